@@ -1,0 +1,44 @@
+"""Robot demonstrations in, Action-Image data sets out, and back again.
+
+Everything named here is imported on first use, so that ``import actionimg_data`` costs next to nothing and never
+imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Camera": "model",
+    "CameraTrack": "model",
+    "GripperTrajectory": "model",
+    "Episode": "model",
+    "EpisodeRef": "model",
+    "View": "model",
+    "ActionImageSpec": "schemas",
+    "render": "raster",
+    "decode": "decode",
+    "DecodedTrajectory": "decode",
+    "open_dataset": "shards",
+    "ActionImgError": "errors",
+}
+_MODULES = ("torch", "mesh")
+__all__ = [*_EXPORTS, *_MODULES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS, *_MODULES])

@@ -1,0 +1,11 @@
+"""Rotations, rigid transforms, pinhole cameras, crops and triangulation.
+
+Pure functions without IO, written once for numpy and torch arrays through the array API: a function returns arrays of
+the library it was given, and accepts any leading batch shape.
+"""
+
+from __future__ import annotations
+
+from . import crop, pinhole, rotations, transforms
+
+__all__ = ["crop", "pinhole", "rotations", "transforms"]

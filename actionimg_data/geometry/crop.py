@@ -1,0 +1,59 @@
+"""Crop and resize, with K kept true: ``fx*s, (cx - dx)*s`` for a picture that spans ``[0, W] x [0, H]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ..errors import InvalidArrayError
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class CropResize:
+    """Cut the box ``(left, top, crop_width, crop_height)`` out of a picture, then scale it to ``width x height``."""
+
+    left: int
+    top: int
+    crop_width: int
+    crop_height: int
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Factors along x and y."""
+        return self.width / self.crop_width, self.height / self.crop_height
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the crop keeps the size; the box may still cut something off."""
+        return (self.crop_width, self.crop_height) == (self.width, self.height) and (self.left, self.top) == (0, 0)
+
+
+def center_crop(source_height: int, source_width: int, height: int, width: int) -> CropResize:
+    """The largest centred box with the aspect of ``height x width``, to be scaled to that size.
+
+    The box has whole pixels; where the aspect cannot be met exactly the scales along x and y differ by under one
+    part in the box's size, and `apply_to_K` keeps both.
+    """
+    for name, value in (("height", source_height), ("width", source_width)):
+        if value < 1:
+            raise InvalidArrayError("picture size must be positive", field=name, expected=">= 1", found=value)
+    if source_width * height >= source_height * width:
+        crop_height, crop_width = source_height, max(1, round(source_height * width / height))
+    else:
+        crop_height, crop_width = max(1, round(source_width * height / width)), source_width
+    left, top = (source_width - crop_width) // 2, (source_height - crop_height) // 2
+    return CropResize(left, top, crop_width, crop_height, width, height)
+
+
+def apply_to_K(K: Array, crop: CropResize) -> Array:
+    """Intrinsics ``(..., 3, 3)`` of the cropped and resized picture."""
+    xp = array_namespace(K)
+    sx, sy = crop.scale
+    change = [[sx, 0.0, -crop.left * sx], [0.0, sy, -crop.top * sy], [0.0, 0.0, 1.0]]
+    return xp.asarray(change, dtype=K.dtype, device=K.device) @ K

@@ -1,0 +1,206 @@
+"""Rotations: xyzw quaternions, matrices, extrinsic "xyz" Euler angles, rotation vectors, the 6-D form.
+
+Formulas: J. Diebel, "Representing Attitude" (2006); Zhou et al., "On the Continuity of Rotation Representations in
+Neural Networks" (arXiv 1812.07035) for the 6-D form. All functions take any leading batch shape, numpy or torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+
+def _sqrt_positive(xp: Any, x: Array) -> Array:
+    """sqrt that has a zero gradient (instead of NaN) where x is not positive."""
+    positive = x > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, x, xp.ones_like(x))), xp.zeros_like(x))
+
+
+def normalize(v: Array) -> Array:
+    """Vectors ``(..., N)`` divided by their length; a zero vector stays zero."""
+    xp = array_namespace(v)
+    norm = _sqrt_positive(xp, xp.sum(v * v, axis=-1, keepdims=True))
+    return v / xp.where(norm > 0, norm, xp.ones_like(norm))
+
+
+def skew(v: Array) -> Array:
+    """Cross-product matrices ``(..., 3, 3)`` of vectors ``(..., 3)``: ``skew(a) @ b == cross(a, b)``."""
+    xp = array_namespace(v)
+    x, y, z = v[..., 0], v[..., 1], v[..., 2]
+    o = xp.zeros_like(x)
+    rows = [xp.stack([o, -z, y], axis=-1), xp.stack([z, o, -x], axis=-1), xp.stack([-y, x, o], axis=-1)]
+    return xp.stack(rows, axis=-2)
+
+
+def matrix_from_quaternion(quaternion_xyzw: Array) -> Array:
+    """Rotation matrices ``(..., 3, 3)`` of unit quaternions xyzw ``(..., 4)``; the input is normalised."""
+    q = normalize(quaternion_xyzw)
+    xp = array_namespace(q)
+    x, y, z, w = q[..., 0], q[..., 1], q[..., 2], q[..., 3]
+    rows = [
+        xp.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], axis=-1),
+        xp.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], axis=-1),
+        xp.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], axis=-1),
+    ]
+    return xp.stack(rows, axis=-2)
+
+
+def quaternion_from_matrix(matrix: Array) -> Array:
+    """Unit quaternions xyzw ``(..., 4)`` of rotation matrices ``(..., 3, 3)``, with w >= 0 where w dominates.
+
+    Of the four equivalent forms (Shepperd 1978) the one with the largest divisor is taken, element by element.
+    """
+    m = matrix
+    xp = array_namespace(m)
+    m00, m01, m02 = m[..., 0, 0], m[..., 0, 1], m[..., 0, 2]
+    m10, m11, m12 = m[..., 1, 0], m[..., 1, 1], m[..., 1, 2]
+    m20, m21, m22 = m[..., 2, 0], m[..., 2, 1], m[..., 2, 2]
+    four_squares = xp.stack(
+        [1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22, 1 + m00 + m11 + m22], axis=-1
+    )
+    candidates = xp.stack(
+        [
+            xp.stack([four_squares[..., 0], m01 + m10, m02 + m20, m21 - m12], axis=-1),
+            xp.stack([m01 + m10, four_squares[..., 1], m12 + m21, m02 - m20], axis=-1),
+            xp.stack([m02 + m20, m12 + m21, four_squares[..., 2], m10 - m01], axis=-1),
+            xp.stack([m21 - m12, m02 - m20, m10 - m01, four_squares[..., 3]], axis=-1),
+        ],
+        axis=-2,
+    )
+    best = xp.argmax(four_squares, axis=-1)
+    picked = candidates[..., 0, :]
+    for i in range(1, 4):
+        picked = xp.where((best == i)[..., None], candidates[..., i, :], picked)
+    return normalize(picked)
+
+
+def quaternion_multiply(a: Array, b: Array) -> Array:
+    """Hamilton product of xyzw quaternions ``(..., 4)``: the rotation ``a`` after ``b``."""
+    xp = array_namespace(a, b)
+    ax, ay, az, aw = (a[..., i] for i in range(4))
+    bx, by, bz, bw = (b[..., i] for i in range(4))
+    return xp.stack(
+        [
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+            aw * bw - ax * bx - ay * by - az * bz,
+        ],
+        axis=-1,
+    )
+
+
+def make_sign_continuous(quaternion: Array) -> Array:
+    """Quaternions ``(T, 4)`` with signs flipped so that neighbours in time have a non-negative dot product."""
+    xp = array_namespace(quaternion)
+    dots = xp.sum(quaternion[1:] * quaternion[:-1], axis=-1)
+    flips = xp.where(dots < 0, -xp.ones_like(dots), xp.ones_like(dots))
+    signs = xp.concat([xp.ones_like(quaternion[:1, 0]), flips])
+    return quaternion * xp.cumulative_prod(signs)[:, None]
+
+
+def slerp(a: Array, b: Array, fraction: Array) -> Array:
+    """Quaternions on the shorter great arc from ``a`` to ``b`` ``(..., 4)`` at ``fraction`` ``(...)`` in [0, 1].
+
+    K. Shoemake, "Animating rotation with quaternion curves" (1985); linear where the arc is under 1e-4 rad.
+    """
+    xp = array_namespace(a, b)
+    dot = xp.sum(a * b, axis=-1, keepdims=True)
+    b = xp.where(dot < 0, -b, b)
+    dot = xp.clip(xp.abs(dot), 0.0, 1.0)
+    f = fraction[..., None]
+    angle = xp.acos(dot)
+    near = angle < 1e-4
+    sine = xp.where(near, xp.ones_like(angle), xp.sin(angle))
+    wa = xp.where(near, 1 - f, xp.sin((1 - f) * angle) / sine)
+    wb = xp.where(near, f, xp.sin(f * angle) / sine)
+    return normalize(wa * a + wb * b)
+
+
+def matrix_from_euler(euler_xyz: Array) -> Array:
+    """Rotation matrices ``(..., 3, 3)`` of extrinsic "xyz" angles ``(..., 3)``: ``Rz @ Ry @ Rx``."""
+    xp = array_namespace(euler_xyz)
+    c, s = xp.cos(euler_xyz), xp.sin(euler_xyz)
+    cx, cy, cz = c[..., 0], c[..., 1], c[..., 2]
+    sx, sy, sz = s[..., 0], s[..., 1], s[..., 2]
+    rows = [
+        xp.stack([cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx], axis=-1),
+        xp.stack([sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx], axis=-1),
+        xp.stack([-sy, cy * sx, cy * cx], axis=-1),
+    ]
+    return xp.stack(rows, axis=-2)
+
+
+def euler_from_matrix(matrix: Array) -> Array:
+    """Extrinsic "xyz" angles ``(..., 3)`` of rotation matrices; at gimbal lock (|pitch| = pi/2) z is set to 0."""
+    xp = array_namespace(matrix)
+    m = matrix
+    pitch = xp.atan2(-m[..., 2, 0], _sqrt_positive(xp, m[..., 0, 0] ** 2 + m[..., 1, 0] ** 2))
+    locked = m[..., 0, 0] ** 2 + m[..., 1, 0] ** 2 < 1e-14
+    roll = xp.where(locked, xp.atan2(-m[..., 1, 2], m[..., 1, 1]), xp.atan2(m[..., 2, 1], m[..., 2, 2]))
+    yaw = xp.where(locked, xp.zeros_like(roll), xp.atan2(m[..., 1, 0], m[..., 0, 0]))
+    return xp.stack([roll, pitch, yaw], axis=-1)
+
+
+def matrix_from_rotation_vector(vector: Array) -> Array:
+    """Rodrigues' formula: matrices ``(..., 3, 3)`` of rotation vectors ``(..., 3)``; smooth at zero."""
+    xp = array_namespace(vector)
+    squared = xp.sum(vector * vector, axis=-1)[..., None, None]
+    small = squared < 1e-8
+    safe = xp.where(small, xp.ones_like(squared), squared)
+    angle = xp.sqrt(safe)
+    a = xp.where(small, 1 - squared / 6, xp.sin(angle) / angle)
+    b = xp.where(small, 0.5 - squared / 24, (1 - xp.cos(angle)) / safe)
+    k = skew(vector)
+    identity = xp.eye(3, dtype=vector.dtype, device=vector.device)
+    return identity + a * k + b * (k @ k)
+
+
+def rotation_vector_from_matrix(matrix: Array) -> Array:
+    """Rotation vectors ``(..., 3)`` with angle in [0, pi] of rotation matrices ``(..., 3, 3)``; smooth at zero."""
+    q = quaternion_from_matrix(matrix)
+    xp = array_namespace(q)
+    q = xp.where(q[..., 3:] < 0, -q, q)
+    v, w = q[..., :3], q[..., 3:]
+    sine = _sqrt_positive(xp, xp.sum(v * v, axis=-1, keepdims=True))
+    small = sine < 1e-6
+    scale = xp.where(small, 2 / xp.where(w > 0.5, w, xp.ones_like(w)),
+                     2 * xp.atan2(sine, w) / xp.where(small, xp.ones_like(sine), sine))  # fmt: skip
+    return v * scale
+
+
+def matrix_from_6d(rotation_6d: Array) -> Array:
+    """Matrices ``(..., 3, 3)`` whose first two columns are Gram-Schmidt of ``(..., 6)`` (arXiv 1812.07035)."""
+    xp = array_namespace(rotation_6d)
+    x = normalize(rotation_6d[..., :3])
+    b = rotation_6d[..., 3:]
+    y = normalize(b - xp.sum(x * b, axis=-1, keepdims=True) * x)
+    z = xp.linalg.cross(x, y, axis=-1)
+    return xp.stack([x, y, z], axis=-1)
+
+
+def angle_between(a: Array, b: Array) -> Array:
+    """Angle in radians ``(...)`` of the rotation between matrices ``(..., 3, 3)``, accurate near 0 and near pi."""
+    xp = array_namespace(a, b)
+    v = rotation_vector_from_matrix(xp.matrix_transpose(a) @ b)
+    return _sqrt_positive(xp, xp.sum(v * v, axis=-1))
+
+
+def orthonormality_error(matrix: Array) -> Array:
+    """Largest absolute entry ``(...)`` of ``R^T R - I``; 2 or more where R is a reflection."""
+    xp = array_namespace(matrix)
+    identity = xp.eye(3, dtype=matrix.dtype, device=matrix.device)
+    error = xp.max(xp.abs(xp.matrix_transpose(matrix) @ matrix - identity), axis=(-2, -1))
+    return xp.where(xp.linalg.det(matrix) > 0, error, error + 2)
+
+
+def nearest_rotation(matrix: Array) -> Array:
+    """The rotation nearest to each ``(..., 3, 3)`` in the Frobenius norm (polar decomposition by SVD)."""
+    xp = array_namespace(matrix)
+    u, _, vt = xp.linalg.svd(matrix)
+    sign = xp.linalg.det(u @ vt)[..., None]
+    last = u[..., :, 2] * sign
+    return xp.concat([u[..., :, :2], last[..., None]], axis=-1) @ vt

@@ -1,0 +1,132 @@
+"""Pinhole cameras: fixed, or moving with time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import FrameCountError, InvalidCameraError
+from ..geometry import crop, pinhole
+from . import _check
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A fixed pinhole camera with OpenCV axes.
+
+    Args:
+        K: ``(3, 3)`` intrinsics in pixels, positive focal lengths, for a picture that spans ``[0, W] x [0, H]``.
+        world_from_camera: ``(4, 4)`` pose of the camera in the world, metres. Rounding (up to 1e-4 in
+            ``RᵀR``) is removed.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+
+    Raises:
+        InvalidCameraError: A value cannot be that of a camera.
+    """
+
+    K: FloatArray
+    world_from_camera: FloatArray
+    width: int
+    height: int
+
+    def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
+        K = _check.float_array(K, (3, 3), "K", InvalidCameraError)
+        _check.intrinsics(K)
+        pose = _check.float_array(world_from_camera, (4, 4), "world_from_camera", InvalidCameraError)
+        object.__setattr__(self, "K", K)
+        object.__setattr__(
+            self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError)
+        )
+        object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
+        object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
+
+    def track(self, num_frames: int) -> CameraTrack:
+        """This camera standing still for ``num_frames`` frames."""
+        return CameraTrack(
+            np.broadcast_to(self.K, (num_frames, 3, 3)),
+            np.broadcast_to(self.world_from_camera, (num_frames, 4, 4)),
+            self.width,
+            self.height,
+        )
+
+    def resized(self, height: int, width: int) -> Camera:
+        """The camera of its picture centre-cropped to the aspect of ``height x width`` and scaled to that size."""
+        change = crop.center_crop(self.height, self.width, height, width)
+        return Camera(crop.apply_to_K(self.K, change), self.world_from_camera, width, height)
+
+    def project(self, points_world: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Pixels ``(N, 2)`` of world points ``(N, 3)`` and which of them lie in front of the camera ``(N,)``."""
+        points = _check.float_array(points_world, (None, 3), "points_world", InvalidCameraError, finite=False)
+        uv, _, valid = pinhole.project(points, self.K, self.world_from_camera)
+        return uv, valid
+
+
+@dataclass(frozen=True, eq=False)
+class CameraTrack:
+    """A pinhole camera over time, moving or not.
+
+    Args:
+        K: ``(T, 3, 3)`` intrinsics of each frame.
+        world_from_camera: ``(T, 4, 4)`` pose of each frame.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+
+    Raises:
+        InvalidCameraError: A value cannot be that of a camera.
+    """
+
+    K: FloatArray
+    world_from_camera: FloatArray
+    width: int
+    height: int
+
+    def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
+        K = _check.float_array(K, (None, 3, 3), "K", InvalidCameraError)
+        _check.intrinsics(K)
+        pose = _check.float_array(world_from_camera, (None, 4, 4), "world_from_camera", InvalidCameraError)
+        if len(K) != len(pose) or len(K) == 0:
+            raise InvalidCameraError(
+                "K and world_from_camera must have the same, positive number of frames",
+                found=f"{len(K)} and {len(pose)}",
+            )
+        object.__setattr__(self, "K", K)
+        object.__setattr__(
+            self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError)
+        )
+        object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
+        object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
+
+    def __len__(self) -> int:
+        return len(self.K)
+
+    @overload
+    def __getitem__(self, index: int) -> Camera: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[np.intp]) -> CameraTrack: ...
+    def __getitem__(self, index: int | slice | NDArray[np.intp]) -> Camera | CameraTrack:
+        kind = Camera if isinstance(index, (int, np.integer)) else CameraTrack
+        return kind(self.K[index], self.world_from_camera[index], self.width, self.height)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the camera is the same in every frame."""
+        return bool((self.K == self.K[0]).all() and (self.world_from_camera == self.world_from_camera[0]).all())
+
+    def track(self, num_frames: int) -> CameraTrack:
+        """Itself; refused with `FrameCountError` where its length is another than ``num_frames``."""
+        if len(self) != num_frames:
+            raise FrameCountError(
+                "camera track and trajectory differ in length", expected=num_frames, found=len(self)
+            )
+        return self
+
+    def resized(self, height: int, width: int) -> CameraTrack:
+        """The camera of its pictures centre-cropped to the aspect of ``height x width`` and scaled to that size."""
+        change = crop.center_crop(self.height, self.width, height, width)
+        return CameraTrack(crop.apply_to_K(self.K, change), self.world_from_camera, width, height)

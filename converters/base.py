@@ -1,0 +1,125 @@
+"""What every converter is: a class with ``discover`` and ``read``, found through an entry point."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import InvalidSpecError, WrongFormatError
+from ..model import Episode, EpisodeRef
+
+ENTRY_POINT_GROUP = "actionimg.converters"
+
+
+class ConverterOptions(BaseModel):
+    """Base of a converter's options.
+
+    Each field becomes an option of ``actionimg convert NAME`` (``_`` as ``-``; tuples may be given several times or
+    comma-separated; the description is the help text), and is part of the plan's fingerprint. Every field needs a
+    default or is required on the command line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str) -> ConverterOptions:
+        """Options from a mapping; `InvalidSpecError` names the first one that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidSpecError(
+                first["msg"], where=where, field=".".join(map(str, first["loc"])), found=first.get("input")
+            ) from None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Why a source looks like a converter's format, e.g. ``PerAct layout, 2 episodes``."""
+
+    layout: str
+    details: str = ""
+
+
+class Converter(ABC):
+    """Reads one format.
+
+    ``discover`` is cheap, sorted and lazy, and yields the same references in the same order on every machine;
+    ``read`` takes one of them and may run in any process. A converter reads pictures only when they are asked for.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Options: ClassVar[type[ConverterOptions]] = ConverterOptions
+
+    def __init__(self, options: ConverterOptions | None = None) -> None:
+        self.options: Any = self.Options() if options is None else options
+
+    @classmethod
+    @abstractmethod
+    def detect(cls, source: str) -> Detection | None:
+        """Whether ``source`` looks like this format; cheap, and never raises for another format."""
+
+    @abstractmethod
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """References to the episodes of ``source``, sorted naturally.
+
+        Raises:
+            SourceNotFoundError: ``source`` does not exist.
+            WrongFormatError: ``source`` is not of this format, or holds no episode.
+        """
+
+    @abstractmethod
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One episode; its pictures are read when asked for.
+
+        Raises:
+            ActionImgError: Anything about the episode that cannot be converted; its ``code`` is the reason code
+                under which the episode is quarantined.
+        """
+
+
+@cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {e.name: e for e in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name)}
+
+
+def names() -> list[str]:
+    """Names of all installed converters, ours and third parties'."""
+    return list(_entry_points())
+
+
+def converter_class(name: str) -> type[Converter]:
+    """The converter class registered under ``name``; imported only now."""
+    try:
+        entry = _entry_points()[name]
+    except KeyError:
+        close = difflib.get_close_matches(name, names(), n=1)
+        raise WrongFormatError(
+            "no such converter",
+            field="format",
+            expected=" | ".join(names()),
+            found=name,
+            hint=f"Did you mean {close[0]!r}?" if close else None,
+        ) from None
+    loaded = entry.load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Converter)):
+        raise WrongFormatError("entry point is not a Converter class", where=entry.value, found=loaded)
+    return loaded
+
+
+def detect(source: str) -> dict[str, Detection]:
+    """Every installed converter that recognises ``source``, with why."""
+    found = {}
+    for name in names():
+        detection = converter_class(name).detect(source)
+        if detection is not None:
+            found[name] = detection
+    return found
