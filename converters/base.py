@@ -85,6 +85,29 @@ class Converter(ABC):
                 under which the episode is quarantined.
         """
 
+    def inspect(self, source: str) -> dict[str, Any]:
+        """What is in ``source``, as JSON values, for ``actionimg inspect``: nothing is converted.
+
+        The first episode is read (not its pictures); override it to show more.
+        """
+        refs = list(self.discover(source))
+        episode = self.read(refs[0])
+        frames = [r.num_frames for r in refs]
+        return {
+            "format": self.name,
+            "episodes": len(refs),
+            "frames": None if None in frames else sum(n or 0 for n in frames),
+            "fps": episode.fps,
+            "instruction": episode.instruction,
+            "views": {
+                name: {
+                    "size": f"{view.frames.width}x{view.frames.height}",
+                    "calibrated": view.camera is not None,
+                }
+                for name, view in episode.views.items()
+            },
+        }
+
 
 @cache
 def _entry_points() -> dict[str, metadata.EntryPoint]:

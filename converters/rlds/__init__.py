@@ -1,0 +1,1 @@
+"""RLDS data sets as TensorFlow Datasets writes them, read without TensorFlow."""
