@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _sample_data_root() -> Path | None:
+    named = os.environ.get("ACTIONIMG_TEST_DATA")
+    root = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    return root if root.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder of real samples; tests that need it are skipped, by name, where it is absent."""
+    root = _sample_data_root()
+    if root is None:
+        pytest.skip("sample data not found: set ACTIONIMG_TEST_DATA or put it at ../shared/data")
+    return root
