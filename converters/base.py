@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,6 +85,14 @@ class Converter(ABC):
             ActionImgError: Anything about the episode that cannot be converted; its ``code`` is the reason code
                 under which the episode is quarantined.
         """
+
+    @classmethod
+    def explain(cls) -> str:
+        """What the format is and how it is read, as Markdown, for ``actionimg converters --explain``.
+
+        By default the class's own docstring.
+        """
+        return inspect.cleandoc(cls.__doc__ or "")
 
     def inspect(self, source: str) -> dict[str, Any]:
         """What is in ``source``, as JSON values, for ``actionimg inspect``: nothing is converted.

@@ -1,0 +1,61 @@
+"""``actionimg converters``: which formats there are, and what one of them needs."""
+
+from __future__ import annotations
+
+import click
+
+from ._common import emit_json, output
+
+
+@click.command("converters")
+@click.option("--explain", metavar="NAME", help="Explain one format: what it reads, its options and conventions.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(explain: str | None, as_json: bool) -> None:
+    """List the source formats, or explain one.
+
+    \b
+    actionimg converters
+    actionimg converters --explain rlbench
+    """  # noqa: D301
+    from ..converters import base
+
+    wanted = base.names() if explain is None else [explain]
+    classes = {name: base.converter_class(name) for name in wanted}
+    if as_json:
+        emit_json(
+            {
+                name: {
+                    "summary": cls.summary,
+                    "class": f"{cls.__module__}:{cls.__qualname__}",
+                    "options": cls.Options.model_json_schema().get("properties", {}),
+                }
+                for name, cls in classes.items()
+            }
+        )
+        return
+    if explain is None:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("format", style="bold")
+        table.add_column("reads")
+        for name, cls in classes.items():
+            table.add_row(name, cls.summary)
+        output().print(table)
+        output().print("\nactionimg converters --explain NAME says more about one of them.", style="dim")
+        return
+    cls = classes[explain]
+    output().print(f"[bold]{explain}[/bold]: {cls.summary}\n")
+    documentation = cls.explain()
+    if documentation:
+        from rich.markdown import Markdown
+
+        output().print(Markdown(documentation))
+    fields = cls.Options.model_fields
+    if fields:
+        output().print("\nOptions of [bold]actionimg convert " + explain + "[/bold]:")
+        for name, field in fields.items():
+            output().print(f"  --{name.replace('_', '-')}", style="bold", end="  ")
+            output().print(field.description or "", markup=False)
+
+

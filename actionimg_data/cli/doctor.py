@@ -1,0 +1,131 @@
+"""``actionimg doctor``: is this machine able to do the work?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from typing import Any
+
+import click
+
+from .. import __version__
+from ._common import EXIT_DONE, EXIT_FAILED, emit_json, output
+
+_CORE = ("numpy", "scipy", "opencv-python-headless", "pyarrow", "webdataset", "h5py", "trimesh", "click", "av")
+_CORE += ("pydantic", "rich", "fsspec", "array-api-compat", "pyyaml")
+_EXTRAS = {
+    "torch": ("torch",),
+    "pytorch3d": ("pytorch3d",),
+    "rlds": ("array_record", "simplejpeg", "google_crc32c"),
+    "teleop": ("rosbags", "zarr"),
+}
+_INSTALL = {
+    "torch": "pip install 'actionimg-data[torch]'",
+    "pytorch3d": "pip install torch==2.12.0 easypytorch3d==0.7.9.post1",
+    "rlds": "pip install 'actionimg-data[rlds]'",
+    "teleop": "pip install 'actionimg-data[teleop]'",
+}
+
+
+def _check_core() -> list[dict[str, Any]]:
+    rows = []
+    for name in _CORE:
+        try:
+            # Either wheel of OpenCV will do.
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            try:
+                found = metadata.version("opencv-python") if name.startswith("opencv") else None
+            except metadata.PackageNotFoundError:
+                found = None
+        rows.append({"check": name, "ok": found is not None, "found": found or "not installed"})
+    return rows
+
+
+def _check_codecs() -> list[dict[str, Any]]:
+    import av
+
+    available = av.codec.codecs_available
+    wanted = {"libx264": "h264 videos", "h264": "reading h264", "ffv1": "lossless action videos", "png": "png"}
+    return [
+        {"check": f"codec {name}", "ok": name in available, "found": use if name in available else "not in this PyAV"}
+        for name, use in wanted.items()
+    ]
+
+
+def _check_round_trip() -> dict[str, Any]:
+    """Draw and decode one clip, in memory: the whole kernel in a few milliseconds."""
+    import numpy as np
+
+    from ..decode import decode
+    from ..model import Camera, GripperTrajectory
+    from ..raster import render
+    from ..schemas import ActionImageSpec
+
+    spec = ActionImageSpec(height=128, width=128)
+    K = [[150.0, 0, 64], [0, 150.0, 64], [0, 0, 1]]
+    pose = np.eye(4)
+    side = np.array([[0, 0, -1.0, 1.0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]])
+    cameras = [Camera(K, pose, 128, 128), Camera(K, side, 128, 128)]
+    path = np.linspace([-0.05, 0, 0.95], [0.05, 0.02, 1.05], 3)
+    truth = GripperTrajectory(path, [[0.0, 0, 0, 1]] * 3, [1.0, 0.0, 1.0], [0.0, 0.1, 0.2])
+    decoded = decode(render(truth, cameras, spec), cameras, spec)
+    error = float(np.abs(decoded.trajectory.position - truth.position).max() * 1000)
+    ok = bool(decoded.valid.all()) and error < 1.0
+    return {"check": "render and decode", "ok": ok, "found": f"{error:.3f} mm"}
+
+
+def _check_extras() -> list[dict[str, Any]]:
+    rows = []
+    for extra, modules in _EXTRAS.items():
+        missing = []
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except (ImportError, OSError) as error:
+                missing.append(f"{module}: {str(error).splitlines()[0][:80]}")
+        found = "installed" if not missing else f"{'; '.join(missing)} → {_INSTALL[extra]}"
+        rows.append({"check": f"extra {extra}", "ok": not missing, "found": found, "optional": True})
+    return rows
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Check this machine: versions, codecs, extras, disk, and one render-and-decode round trip.
+
+    Exit code 0 when everything that is not optional works, else 1.
+
+    \b
+    actionimg doctor
+    """  # noqa: D301
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = [
+        {"check": "python", "ok": sys.version_info >= (3, 10), "found": platform.python_version()},
+        {"check": "actionimg-data", "ok": True, "found": __version__},
+        {"check": "cores", "ok": True, "found": str(cores)},
+        {"check": "free space for temporary files", "ok": free > 1, "found": f"{free:.0f} GB"},
+        *_check_core(),
+        *_check_codecs(),
+        _check_round_trip(),
+        *_check_extras(),
+    ]
+    ok = all(row["ok"] or row.get("optional") for row in rows)
+    if as_json:
+        emit_json({"ok": ok, "checks": rows})
+    else:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for row in rows:
+            sign = "[green]✓[/green]" if row["ok"] else "[yellow]–[/yellow]" if row.get("optional") else "[red]✗[/red]"
+            table.add_row(sign, row["check"], row["found"])
+        output().print(table)
+    ctx.exit(EXIT_DONE if ok else EXIT_FAILED)

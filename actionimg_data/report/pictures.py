@@ -1,0 +1,142 @@
+"""Pictures for people: RGB, action image and their blend side by side, and contact sheets of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MissingCalibrationError
+from ..geometry import crop
+from ..model import Episode
+from ..raster import project_keypoints, render_view
+from ..schemas import ActionImageSpec
+
+Image = NDArray[np.uint8]
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_INK = (24, 24, 27)
+_PAPER = (250, 250, 249)
+
+
+def fit(image: Image, height: int, width: int) -> Image:
+    """``image`` centre-cropped to the aspect of ``height x width`` and resized, as the shard writer does it."""
+    change = crop.center_crop(image.shape[0], image.shape[1], height, width)
+    box = image[change.top : change.top + change.crop_height, change.left : change.left + change.crop_width]
+    if change.scale == (1.0, 1.0):
+        return np.ascontiguousarray(box)
+    shrinking = max(change.scale) < 1
+    return np.asarray(
+        cv2.resize(box, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR), np.uint8
+    )
+
+
+def blend(rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
+    """The blobs of ``action`` painted over ``rgb``; the pedestal is left out, so that the picture shows through."""
+    weight = action.astype(np.float32) / 255
+    floor = spec.pedestal + 1.5 / 255
+    weight[..., 2] = np.where(weight[..., 2] <= floor, 0, weight[..., 2])
+    cover = weight.max(axis=-1, keepdims=True)
+    return np.asarray(rgb * (1 - cover) + 255 * weight, np.uint8)
+
+
+def mark(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
+    """Draw the gripper's axes into ``image``: a ring at the origin, lines to the other two points, in place."""
+    scale = max(1, min(image.shape[:2]) // 256)
+    # cv2 draws with four fractional bits, so that the mark does not jump from pixel to pixel.
+    points = [(round(float(u) * 16), round(float(v) * 16)) for u, v in np.clip(uv, -4096, 8192)]
+    for index, colour in ((1, (60, 220, 60)), (2, (80, 120, 255))):
+        if valid[0] and valid[index]:
+            cv2.line(image, points[0], points[index], colour, scale, cv2.LINE_AA, 4)
+    if valid[0]:
+        cv2.circle(image, points[0], 16 * 4 * scale, (255, 255, 255), scale, cv2.LINE_AA, 4)
+        cv2.circle(image, points[0], 16 * 1 * scale, (255, 40, 40), -1, cv2.LINE_AA, 4)
+
+
+def label(image: Image, text: str, bar: float | None = None) -> None:
+    """Write ``text`` on a strip along the lower edge, with a bar for the openness in [0, 1], in place."""
+    height, width = image.shape[:2]
+    strip = max(14, height // 24)
+    image[height - strip :] = (image[height - strip :] * 0.35).astype(np.uint8)
+    size = strip / 32
+    cv2.putText(image, text, (strip // 3, height - strip // 3), _FONT, size, _PAPER, 1, cv2.LINE_AA)
+    if bar is not None and np.isfinite(bar):
+        right, left = width - strip // 3, width - width // 4
+        top, bottom = height - 2 * strip // 3, height - strip // 3
+        cv2.rectangle(image, (left, top), (right, bottom), (110, 110, 110), 1)
+        cv2.rectangle(image, (left, top), (left + round((right - left) * bar), bottom), (90, 170, 255), -1)
+
+
+@dataclass(frozen=True)
+class Triptych:
+    """One frame of one view: the picture, its action image, and the blend with the gripper's axes marked."""
+
+    rgb: Image
+    action: Image
+    overlay: Image
+
+    def wide(self) -> Image:
+        """``(H, 3 W, 3)``: RGB | action image | blend."""
+        return np.concatenate([self.rgb, self.action, self.overlay], axis=1)
+
+
+def triptychs(
+    episode: Episode, view: str, spec: ActionImageSpec, frames: Sequence[int], *, text: bool = True
+) -> Iterator[Triptych]:
+    """The chosen ``frames`` of a view, one at a time, at the spec's size.
+
+    Raises:
+        MissingCalibrationError: The view has no camera.
+    """
+    source = episode.views[view]
+    if source.camera is None:
+        raise MissingCalibrationError("cannot draw action images without a camera", where=episode.id, field=view)
+    camera = source.camera.resized(spec.height, spec.width)
+    uv, valid = project_keypoints(episode.trajectory, [camera], spec)
+    for index, picture in zip(frames, source.frames.frames(list(frames)), strict=True):
+        rgb = fit(picture, spec.height, spec.width)
+        action = render_view(episode.trajectory, camera, spec, slice(index, index + 1))[0]
+        overlay = blend(rgb, action, spec)
+        mark(overlay, uv[0, index], valid[0, index])
+        if text:
+            seen = "" if valid[0, index].all() else "  (behind the camera)"
+            label(overlay, f"{view}  {index}{seen}", float(episode.trajectory.openness[index]))
+        yield Triptych(rgb, action, overlay)
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` frame numbers spread over ``count`` frames, first and last included."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, max(1, wanted)))})
+
+
+def contact_sheet(
+    episode: Episode, spec: ActionImageSpec, views: Sequence[str] | None = None, columns: int = 6, tile: int = 192
+) -> Image:
+    """One picture of a whole episode: a row of RGB, of action images and of blends for each view, over time."""
+    names = list(views or episode.views)
+    frames = evenly(len(episode), columns)
+    scale = tile / min(spec.height, spec.width)
+    small = spec.resized(max(1, round(spec.height * scale)), max(1, round(spec.width * scale)))
+    gap, margin, head = 4, 16, 56
+    rows: list[list[Image]] = []
+    for name in names:
+        shown = list(triptychs(episode, name, small, frames))
+        rows += [[t.rgb for t in shown], [t.action for t in shown], [t.overlay for t in shown]]
+    width = 2 * margin + len(frames) * (small.width + gap) - gap
+    height = head + len(rows) * (small.height + gap) + (len(names) - 1) * 2 * gap + margin
+    sheet = np.full((height, width, 3), _INK, np.uint8)
+    title = episode.instruction if episode.instruction.isascii() else episode.id
+    cv2.putText(sheet, title[:80], (margin, 26), _FONT, 0.6, _PAPER, 1, cv2.LINE_AA)
+    about = f"{episode.id}   {len(episode)} frames at {episode.fps:g} Hz"
+    cv2.putText(sheet, about[:110], (margin, 46), _FONT, 0.42, (170, 170, 175), 1, cv2.LINE_AA)
+    y = head
+    for number, row in enumerate(rows):
+        y += 2 * gap if number and number % 3 == 0 else 0
+        for column, picture in enumerate(row):
+            x = margin + column * (small.width + gap)
+            sheet[y : y + small.height, x : x + small.width] = picture
+        y += small.height + gap
+    return sheet
+
