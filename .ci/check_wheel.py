@@ -16,6 +16,7 @@ DATA = {".yaml", ".json", ".html", ".typed", ".css"}
 
 
 def expected() -> set[str]:
+    """Names that the wheel must hold."""
     files = set()
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
@@ -29,6 +30,7 @@ def expected() -> set[str]:
 
 
 def main(wheel: str) -> int:
+    """Exit status: 0 when the wheel and the folders agree."""
     with zipfile.ZipFile(wheel) as archive:
         found = {n for n in archive.namelist() if ".dist-info/" not in n}
     wanted = expected()

@@ -80,7 +80,7 @@ def main() -> None:
     actionimg render rlbench ~/rlbench_demos      is the calibration right? look
     actionimg convert rlbench ~/rlbench_demos out --size 512
     actionimg verify out
-    """  # noqa: D301
+    """
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def command(explain: str | None, as_json: bool) -> None:
     \b
     actionimg converters
     actionimg converters --explain rlbench
-    """  # noqa: D301
+    """
     from ..converters import base
 
     wanted = base.names() if explain is None else [explain]
@@ -57,5 +57,3 @@ def command(explain: str | None, as_json: bool) -> None:
         for name, field in fields.items():
             output().print(f"  --{name.replace('_', '-')}", style="bold", end="  ")
             output().print(field.description or "", markup=False)
-
-

@@ -16,7 +16,17 @@ import click
 from .. import __version__
 from ._common import EXIT_DONE, EXIT_FAILED, emit_json, output
 
-_CORE = ("numpy", "scipy", "opencv-python-headless", "pyarrow", "webdataset", "h5py", "trimesh", "click", "av")
+_CORE = (
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pyarrow",
+    "webdataset",
+    "h5py",
+    "trimesh",
+    "click",
+    "av",
+)
 _CORE += ("pydantic", "rich", "fsspec", "array-api-compat", "pyyaml")
 _EXTRAS = {
     "torch": ("torch",),
@@ -51,9 +61,18 @@ def _check_codecs() -> list[dict[str, Any]]:
     import av
 
     available = av.codec.codecs_available
-    wanted = {"libx264": "h264 videos", "h264": "reading h264", "ffv1": "lossless action videos", "png": "png"}
+    wanted = {
+        "libx264": "h264 videos",
+        "h264": "reading h264",
+        "ffv1": "lossless action videos",
+        "png": "png",
+    }
     return [
-        {"check": f"codec {name}", "ok": name in available, "found": use if name in available else "not in this PyAV"}
+        {
+            "check": f"codec {name}",
+            "ok": name in available,
+            "found": use if name in available else "not in this PyAV",
+        }
         for name, use in wanted.items()
     ]
 
@@ -104,7 +123,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     \b
     actionimg doctor
-    """  # noqa: D301
+    """
     free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows = [

@@ -31,7 +31,10 @@ class CropResize:
     @property
     def is_identity(self) -> bool:
         """Whether the crop keeps the size; the box may still cut something off."""
-        return (self.crop_width, self.crop_height) == (self.width, self.height) and (self.left, self.top) == (0, 0)
+        return (self.crop_width, self.crop_height) == (self.width, self.height) and (self.left, self.top) == (
+            0,
+            0,
+        )
 
 
 def center_crop(source_height: int, source_width: int, height: int, width: int) -> CropResize:

@@ -40,9 +40,7 @@ class Camera:
         _check.intrinsics(K)
         pose = _check.float_array(world_from_camera, (4, 4), "world_from_camera", InvalidCameraError)
         object.__setattr__(self, "K", K)
-        object.__setattr__(
-            self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError)
-        )
+        object.__setattr__(self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError))
         object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
         object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
 
@@ -96,9 +94,7 @@ class CameraTrack:
                 found=f"{len(K)} and {len(pose)}",
             )
         object.__setattr__(self, "K", K)
-        object.__setattr__(
-            self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError)
-        )
+        object.__setattr__(self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError))
         object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
         object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
 
@@ -116,14 +112,12 @@ class CameraTrack:
     @property
     def is_static(self) -> bool:
         """Whether the camera is the same in every frame."""
-        return bool((self.K == self.K[0]).all() and (self.world_from_camera == self.world_from_camera[0]).all())
+        return bool((self.K[0] == self.K).all() and (self.world_from_camera == self.world_from_camera[0]).all())
 
     def track(self, num_frames: int) -> CameraTrack:
         """Itself; refused with `FrameCountError` where its length is another than ``num_frames``."""
         if len(self) != num_frames:
-            raise FrameCountError(
-                "camera track and trajectory differ in length", expected=num_frames, found=len(self)
-            )
+            raise FrameCountError("camera track and trajectory differ in length", expected=num_frames, found=len(self))
         return self
 
     def resized(self, height: int, width: int) -> CameraTrack:

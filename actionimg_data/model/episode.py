@@ -9,7 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EmptyEpisodeError, FrameCountError, InvalidTextError, InvalidTrajectoryError, WrongFormatError
+from ..errors import (
+    EmptyEpisodeError,
+    FrameCountError,
+    InvalidTextError,
+    InvalidTrajectoryError,
+    WrongFormatError,
+)
 from .camera import Camera, CameraTrack
 from .trajectory import GripperTrajectory
 
@@ -165,7 +171,9 @@ class Episode:
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise InvalidTrajectoryError("must be positive", where=self.id, field="fps", found=self.fps)
         if self.sync not in ("measured", "assumed"):
-            raise InvalidTextError("bad value", where=self.id, field="sync", expected="measured or assumed", found=self.sync)
+            raise InvalidTextError(
+                "bad value", where=self.id, field="sync", expected="measured or assumed", found=self.sync
+            )
         if self.sync_residual_s is not None and self.sync_residual_s.shape != (n,):
             raise FrameCountError("sync residuals and poses differ in number", where=self.id, expected=n)
         if not self.instructions:
@@ -231,5 +239,8 @@ def check_instruction(text: object, where: str) -> None:
     bad = next((c for c in text if not c.isprintable()), None)
     if bad is not None:
         raise InvalidTextError(
-            "holds a control character", where=where, field="instruction", found=f"U+{ord(bad):04X} in {text[:60]!r}"
+            "holds a control character",
+            where=where,
+            field="instruction",
+            found=f"U+{ord(bad):04X} in {text[:60]!r}",
         )

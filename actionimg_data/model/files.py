@@ -18,6 +18,7 @@ from .trajectory import GripperTrajectory
 SUFFIXES = (".csv", ".npz", ".npy", ".json")
 ACTION7_COLUMNS = ("x", "y", "z", "roll", "pitch", "yaw", "openness")
 ACTION8_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw", "openness")
+_OWN_MEMBERS = ("position", "quaternion_xyzw", "openness", "times")
 _MAX_BYTES = 2**30
 
 
@@ -57,7 +58,8 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise WrongFormatError("is not a JSON object", where=path, found=type(content).__name__)
-            return _from_members({k: _numbers(v) for k, v in content.items() if isinstance(v, list)}, fps, path)
+            known = (*_OWN_MEMBERS, "action_7d", "action_8d")
+            return _from_members({k: _numbers(content[k]) for k in known if k in content}, fps, path)
         if suffix == ".csv":
             return _from_members(_csv_members(path), fps, path)
     except ActionImgError as error:
@@ -67,7 +69,7 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
     raise WrongFormatError("unknown kind of trajectory file", where=path, expected=" ".join(SUFFIXES), found=suffix)
 
 
-def _numbers(value: list[Any]) -> NDArray[Any]:
+def _numbers(value: Any) -> NDArray[Any]:
     """A JSON list as an array, with null as NaN."""
     array = np.array(value, dtype=object)
     return np.where(array == None, math.nan, array).astype(np.float64) if array.dtype == object else array  # noqa: E711
@@ -97,7 +99,11 @@ def _csv_members(path: Path) -> dict[str, NDArray[Any]]:
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise BadFileError(
-                "row has another length", where=path, field=f"row {number}", expected=len(header), found=len(row)
+                "row has another length",
+                where=path,
+                field=f"row {number}",
+                expected=len(header),
+                found=len(row),
             )
         for name, cell in zip(header, row, strict=True):
             if name in texts:
@@ -105,9 +111,7 @@ def _csv_members(path: Path) -> dict[str, NDArray[Any]]:
             try:
                 columns[name].append(float(cell) if cell else math.nan)
             except ValueError:
-                raise BadFileError(
-                    "is not a number", where=path, field=f"row {number}, {name}", found=cell
-                ) from None
+                raise BadFileError("is not a number", where=path, field=f"row {number}, {name}", found=cell) from None
     table = {name: np.array(values) for name, values in columns.items() if values}
     for names, key in ((ACTION8_COLUMNS, "action_8d"), (ACTION7_COLUMNS, "action_7d")):
         if all(name in table for name in names):
@@ -133,13 +137,15 @@ def _from_members(members: Mapping[str, NDArray[Any]], fps: float | None, path: 
                 found=str(members["action"].shape),
             )
         members = {key: members["action"]}
-    own = ("position", "quaternion_xyzw", "openness", "times")
-    if all(name in members for name in own):
-        return GripperTrajectory(*(members[name] for name in own), allow_missing=True)
+    if all(name in members for name in _OWN_MEMBERS):
+        return GripperTrajectory(*(members[name] for name in _OWN_MEMBERS), allow_missing=True)
     key = next((k for k in ("action_8d", "action_7d") if k in members), None)
     if key is None:
         raise WrongFormatError(
-            "lacks members", where=path, expected="action_7d, action_8d or " + ", ".join(own), found=" ".join(members)
+            "lacks members",
+            where=path,
+            expected="action_7d, action_8d or " + ", ".join(_OWN_MEMBERS),
+            found=" ".join(members),
         )
     action = np.asarray(members[key])
     times = members.get("times")
@@ -196,7 +202,10 @@ def write_trajectory(
                 writer.writerow([repr(float(time)), *cells, *(_cell(column[i]) for column in flat.values())])
     else:
         raise WrongFormatError(
-            "unknown kind of trajectory file", where=path, expected=" ".join(SUFFIXES), found=suffix or "no ending"
+            "unknown kind of trajectory file",
+            where=path,
+            expected=" ".join(SUFFIXES),
+            found=suffix or "no ending",
         )
 
 

@@ -82,7 +82,10 @@ class GripperTrajectory:
         if out.any():
             frame = int(np.argmax(out))
             raise error(
-                "is outside [0, 1]", field=f"openness[{frame}]", expected="0 … 1", found=f"{openness[frame]:g}"
+                "is outside [0, 1]",
+                field=f"openness[{frame}]",
+                expected="0 … 1",
+                found=f"{openness[frame]:g}",
             )
         unit = q / np.where(known, norms, 1.0)[:, None]
         if n > 1 and known.any():
@@ -121,9 +124,7 @@ class GripperTrajectory:
         return np.asarray(transforms.make_transform(self.rotation, self.position))
 
     @classmethod
-    def from_transforms(
-        cls, world_from_gripper: ArrayLike, openness: ArrayLike, times: ArrayLike
-    ) -> GripperTrajectory:
+    def from_transforms(cls, world_from_gripper: ArrayLike, openness: ArrayLike, times: ArrayLike) -> GripperTrajectory:
         """Trajectory of rigid transforms ``(T, 4, 4)``."""
         raw = _check.float_array(world_from_gripper, (None, 4, 4), "world_from_gripper", InvalidTrajectoryError)
         pose = _check.rigid(raw, "world_from_gripper", InvalidTrajectoryError)

@@ -1,0 +1,1 @@
+"""Pictures and reports for people who would rather look than read."""

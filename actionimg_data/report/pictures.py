@@ -29,7 +29,8 @@ def fit(image: Image, height: int, width: int) -> Image:
         return np.ascontiguousarray(box)
     shrinking = max(change.scale) < 1
     return np.asarray(
-        cv2.resize(box, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR), np.uint8
+        cv2.resize(box, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR),
+        np.uint8,
     )
 
 
@@ -112,7 +113,11 @@ def evenly(count: int, wanted: int) -> list[int]:
 
 
 def contact_sheet(
-    episode: Episode, spec: ActionImageSpec, views: Sequence[str] | None = None, columns: int = 6, tile: int = 192
+    episode: Episode,
+    spec: ActionImageSpec,
+    views: Sequence[str] | None = None,
+    columns: int = 6,
+    tile: int = 192,
 ) -> Image:
     """One picture of a whole episode: a row of RGB, of action images and of blends for each view, over time."""
     names = list(views or episode.views)
@@ -139,4 +144,3 @@ def contact_sheet(
             sheet[y : y + small.height, x : x + small.width] = picture
         y += small.height + gap
     return sheet
-
