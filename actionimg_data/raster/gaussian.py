@@ -1,0 +1,344 @@
+"""Action images as uint8: windowed separable Gaussians, written straight into the video.
+
+A blob differs from black only within 3.5 sigma of its centre, and is an outer product of two short profiles there.
+Each frame is composed in three small planes and interleaved into the output in one pass, which also paints the
+background. What is drawn, and the constants, are those of arXiv 2604.06168 (see `conventions`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from actionimg_data.schemas import ActionImageSpec
+
+from ..errors import InvalidArrayError, InvalidCameraError, InvalidTrajectoryError
+from ..geometry import pinhole, rotations
+from ..model import Camera, CameraTrack, GripperTrajectory
+from .keypoints import gripper_keypoints
+
+Cameras: TypeAlias = "Sequence[Camera | CameraTrack] | Mapping[str, Camera | CameraTrack]"
+Video: TypeAlias = NDArray[np.uint8]
+
+_CHUNK = 32
+"""Frames composed at a time: profiles stay in the cache, and a view of any length needs no more memory."""
+
+
+def project_keypoints(
+    trajectory: GripperTrajectory, cameras: Cameras, spec: ActionImageSpec | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Where the three keypoints of each frame fall in each view.
+
+    Args:
+        trajectory: T poses; frames with a missing pose have no valid keypoint.
+        cameras: V cameras, fixed or moving, in order (of the mapping).
+        spec: Axis length, near plane and picture size; the published ones by default.
+
+    Returns:
+        ``uv (V, T, 3, 2)`` in pixels of the spec's picture, 0 where not valid, and ``valid (V, T, 3)``: the keypoint
+        lies in front of the near plane (not: inside the picture).
+
+    Raises:
+        InvalidCameraError: No camera, or one of another picture size than the spec's.
+        FrameCountError: A camera track of another length than the trajectory.
+    """
+    spec = spec or ActionImageSpec()
+    named = _checked(cameras, spec)
+    frames = slice(0, len(trajectory))
+    views = [_project(trajectory, camera, spec, frames) for camera in named.values()]
+    return np.stack([uv for uv, _ in views]), np.stack([valid for _, valid in views])
+
+
+def render(
+    trajectory: GripperTrajectory,
+    cameras: Cameras,
+    spec: ActionImageSpec | None = None,
+    *,
+    out: Video | None = None,
+    threads: int | None = None,
+) -> Video:
+    """Draw a trajectory into every camera.
+
+    Args:
+        trajectory: T poses; a frame with a missing pose is black throughout.
+        cameras: V cameras of the spec's picture size, fixed or moving, in order (of the mapping).
+        spec: What to draw; the published picture by default.
+        out: Array ``(V, T, H, W, 3)`` uint8 to draw into, each picture contiguous; a new one by default.
+        threads: Threads to draw with; two by default, or one on a single core. The result is the same.
+
+    Returns:
+        ``(V, T, H, W, 3)`` uint8, RGB. A keypoint at or behind the near plane is not drawn.
+
+    Raises:
+        InvalidCameraError: No camera, or one of another picture size than the spec's.
+        FrameCountError: A camera track of another length than the trajectory.
+        InvalidTrajectoryError: A frame's pose is known and its openness is not.
+        InvalidArrayError: ``out`` has another shape or dtype, or ``threads`` is not positive.
+    """
+    spec = spec or ActionImageSpec()
+    named = _checked(cameras, spec)
+    total = len(trajectory)
+    for camera in named.values():
+        _check_length(camera, total)
+    out = _output(out, (len(named), total, spec.height, spec.width, 3))
+    if threads is None:
+        threads = min(2, os.cpu_count() or 1)
+    elif threads < 1:
+        raise InvalidArrayError("must be positive", field="threads", expected=">= 1", found=threads)
+    openness = _drawn_openness(trajectory, spec)
+    parts = -(-total // _CHUNK)
+    bounds = [total * part // parts for part in range(parts + 1)]
+    jobs = [
+        (camera, slice(*frames), video)
+        for camera, video in zip(named.values(), out, strict=True)
+        for frames in pairwise(bounds)
+    ]
+    threads = min(threads, len(jobs))
+
+    def work(first: int) -> None:
+        canvas = _Canvas(spec)
+        for camera, frames, video in jobs[first::threads]:
+            canvas.draw(trajectory, camera, openness, frames, video[frames])
+
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(work, first) for first in range(1, threads)]
+        work(0)
+        for other in others:
+            other.result()
+    return out
+
+
+def render_view(
+    trajectory: GripperTrajectory,
+    camera: Camera | CameraTrack,
+    spec: ActionImageSpec | None = None,
+    frames: slice = slice(None),
+    *,
+    out: Video | None = None,
+) -> Video:
+    """Draw some frames of a trajectory into one camera, in this thread.
+
+    Args:
+        trajectory: T poses.
+        camera: A camera of the spec's picture size; a `CameraTrack` has T frames.
+        spec: What to draw; the published picture by default.
+        frames: Which of the T frames.
+        out: Array ``(n, H, W, 3)`` uint8 to draw into, e.g. the same one for each part of a long episode.
+
+    Returns:
+        ``(n, H, W, 3)`` uint8, RGB: the same bytes as those frames of `render`.
+
+    Raises:
+        InvalidCameraError, FrameCountError, InvalidTrajectoryError, InvalidArrayError: As `render`.
+    """
+    spec = spec or ActionImageSpec()
+    _check_camera(camera, spec, "camera")
+    _check_length(camera, len(trajectory))
+    indices = range(len(trajectory))[frames]
+    out = _output(out, (len(indices), spec.height, spec.width, 3))
+    openness = _drawn_openness(trajectory, spec)
+    canvas = _Canvas(spec)
+    for start in range(0, len(indices), _CHUNK):
+        part = indices[start : start + _CHUNK]
+        # A range that counts down to 0 stops at -1, which a slice would take for the last element.
+        window = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
+        canvas.draw(trajectory, camera, openness, window, out[start : start + len(part)])
+    return out
+
+
+def render_frames(
+    trajectory: GripperTrajectory, camera: Camera | CameraTrack, spec: ActionImageSpec | None = None
+) -> Iterator[Video]:
+    """The pictures ``(H, W, 3)`` of `render_view` one by one, drawn a few at a time: memory stays flat.
+
+    Raises:
+        InvalidCameraError, FrameCountError, InvalidTrajectoryError: As `render`.
+    """
+    for start in range(0, len(trajectory), _CHUNK):
+        yield from render_view(trajectory, camera, spec, slice(start, start + _CHUNK))
+
+
+class _Canvas:
+    """Three planes in which one frame after the other is composed; one for each thread."""
+
+    def __init__(self, spec: ActionImageSpec) -> None:
+        self.spec = spec
+        # Beyond this many pixels 255 exp(-r^2 / 2 sigma^2) is under half a grey level.
+        radius = spec.sigma_px * math.sqrt(2 * math.log(2 * 255))
+        disc = min(radius, spec.sigma_px * math.sqrt(-2 * math.log(spec.pedestal)))
+        self.radii = (radius, radius, disc)
+        self.edge = _edge(spec.pedestal)
+        self.planes = tuple(np.zeros((spec.height, spec.width), np.uint8) for _ in range(3))
+        self.blob = np.empty((_span(radius, spec.height), _span(radius, spec.width)), np.float32)
+        self.background = 0
+
+    def draw(
+        self,
+        trajectory: GripperTrajectory,
+        camera: Camera | CameraTrack,
+        openness: NDArray[np.float64],
+        frames: slice,
+        out: Video,
+    ) -> None:
+        """Draw some frames of a trajectory into ``out (n, H, W, 3)``."""
+        spec = self.spec
+        uv, valid = _project(trajectory, camera, spec, frames)
+        columns = [_Profiles(uv[:, c, 0], spec.sigma_px, spec.width, self.radii[c]) for c in range(3)]
+        rows = [_Profiles(uv[:, c, 1], spec.sigma_px, spec.height, self.radii[c]) for c in range(3)]
+        seen = [(valid[:, c] & columns[c].seen & rows[c].seen).tolist() for c in range(3)]
+        known = trajectory.known[frames].tolist()
+        opened = openness[frames].tolist()
+        for i, picture in enumerate(out):
+            if not known[i]:
+                picture.fill(0)
+                continue
+            background = round(255 * spec.pedestal * opened[i])
+            if background != self.background:
+                self.planes[2].fill(background)
+                self.background = background
+            drawn = []
+            for c in range(3):
+                if not seen[c][i]:
+                    continue
+                patch = self.planes[c][rows[c].windows[i], columns[c].windows[i]]
+                blob = self.blob[: patch.shape[0], : patch.shape[1]]
+                np.multiply(rows[c].values[i, :, None], columns[c].values[i], out=blob)
+                cv2.convertScaleAbs(blob, patch, 255.0)
+                drawn.append((patch, background if c == 2 else 0))
+                if c == 2:
+                    if opened[i] == 1:
+                        # The blob meets the pedestal at its own height, so the larger of the two is the picture.
+                        cv2.max(patch, float(background), patch)
+                    else:
+                        outside = rows[c].squared[i, :, None] + columns[c].squared[i] >= self.edge
+                        patch[outside] = background
+            cv2.merge(self.planes, picture)
+            for patch, background in drawn:
+                patch.fill(background)
+
+
+class _Profiles:
+    """Blobs along one axis: windows of equal length inside the picture, and the Gaussian in them.
+
+    Args:
+        centre: ``(n,)`` pixels; anything, far outside and not finite included.
+        sigma: Pixels.
+        size: Length of the picture along this axis.
+        radius: Pixels about the centre that must be drawn.
+    """
+
+    def __init__(self, centre: NDArray[np.float64], sigma: float, size: int, radius: float) -> None:
+        span = _span(radius, size)
+        self.seen = (centre > -radius - 1) & (centre < size + radius)
+        centre = np.where(self.seen, centre, 0.0)
+        start = np.clip(np.ceil(centre - radius), 0, size - span).astype(np.intp)
+        distance = (start[:, None] + np.arange(span) - centre[:, None]) / sigma
+        self.squared = distance * distance
+        self.values = np.exp((-0.5 * self.squared).astype(np.float32))
+        self.windows = [slice(first, first + span) for first in start.tolist()]
+
+
+def _span(radius: float, size: int) -> int:
+    """Pixels of a window that holds every pixel within ``radius`` of any centre, at most the picture's."""
+    return int(min(size, 2 * math.floor(radius) + 2)) if radius < size else size
+
+
+def _edge(pedestal: float) -> float:
+    """The least ``r^2 / sigma^2`` in float64 whose blob is at or under the pedestal.
+
+    Comparing with it gives the same answer as comparing the blob itself, the pixels exactly at the edge included.
+    """
+    edge = np.float64(-2 * math.log(pedestal))
+    while np.exp(-0.5 * edge) <= pedestal:
+        edge = np.nextafter(edge, 0.0)
+    while np.exp(-0.5 * edge) > pedestal:
+        edge = np.nextafter(edge, np.inf)
+    return float(edge)
+
+
+def _project(
+    trajectory: GripperTrajectory, camera: Camera | CameraTrack, spec: ActionImageSpec, frames: slice
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Pixels ``(n, 3, 2)`` of some frames' keypoints in one view, and ``(n, 3)`` whether they can be drawn."""
+    moving = isinstance(camera, CameraTrack)
+    K = camera.K[frames] if moving else camera.K
+    world_from_camera = camera.world_from_camera[frames] if moving else camera.world_from_camera
+    rotation = rotations.matrix_from_quaternion(trajectory.quaternion_xyzw[frames])
+    points = gripper_keypoints(trajectory.position[frames], rotation, spec.axis_length)
+    uv, _, valid = pinhole.project(points, K, world_from_camera, spec.near)
+    return uv, valid
+
+
+def _drawn_openness(trajectory: GripperTrajectory, spec: ActionImageSpec) -> NDArray[np.float64]:
+    """``(T,)`` what the pedestal shows of the openness."""
+    unknown = trajectory.known & np.isnan(trajectory.openness)
+    if unknown.any():
+        raise InvalidTrajectoryError(
+            "the pose is known and the openness is not",
+            field=f"openness[{int(np.argmax(unknown))}]",
+            expected="0 … 1",
+            found="nan",
+            hint="Fill it in, or make the whole frame missing.",
+        )
+    if spec.openness == "continuous":
+        return trajectory.openness
+    return (trajectory.openness > spec.openness_threshold).astype(np.float64)
+
+
+def _checked(cameras: Cameras, spec: ActionImageSpec) -> dict[str, Camera | CameraTrack]:
+    """The cameras by name or number, each of the spec's size."""
+    if isinstance(cameras, Mapping):
+        named = dict(cameras)
+    elif isinstance(cameras, Sequence):
+        named = {str(i): camera for i, camera in enumerate(cameras)}
+    else:
+        raise InvalidCameraError(
+            "is neither a sequence nor a mapping of cameras",
+            field="cameras",
+            found=type(cameras).__name__,
+            hint="Give one camera as [camera].",
+        )
+    if not named:
+        raise InvalidCameraError("there is no camera to draw into", field="cameras")
+    for name, camera in named.items():
+        _check_camera(camera, spec, f"cameras[{name}]")
+    return named
+
+
+def _check_camera(camera: object, spec: ActionImageSpec, field: str) -> None:
+    if not isinstance(camera, (Camera, CameraTrack)):
+        raise InvalidCameraError("is not a Camera or CameraTrack", field=field, found=type(camera).__name__)
+    if (camera.height, camera.width) != (spec.height, spec.width):
+        raise InvalidCameraError(
+            "camera and spec differ in picture size",
+            field=field,
+            expected=f"{spec.height}x{spec.width} (height x width)",
+            found=f"{camera.height}x{camera.width}",
+            hint=f"Use camera.resized({spec.height}, {spec.width}), or spec.resized(...).",
+        )
+
+
+def _check_length(camera: Camera | CameraTrack, frames: int) -> None:
+    if isinstance(camera, CameraTrack):
+        camera.track(frames)
+
+
+def _output(out: Video | None, shape: tuple[int, ...]) -> Video:
+    """``out`` where it fits, or a new array."""
+    if out is None:
+        return np.empty(shape, np.uint8)
+    if out.shape != shape or out.dtype != np.uint8:
+        raise InvalidArrayError(
+            "does not fit the video", field="out", expected=f"uint8 {shape}", found=f"{out.dtype} {out.shape}"
+        )
+    if out.strides[-3:] != (3 * shape[-2], 3, 1) or not out.flags.writeable:
+        raise InvalidArrayError("needs contiguous, writable pictures", field="out", found=f"strides {out.strides}")
+    return out
