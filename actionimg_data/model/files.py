@@ -26,8 +26,8 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
     """A trajectory from a file.
 
     * ``.npy``: ``(T, 7)`` action_7d or ``(T, 8)`` action_8d.
-    * ``.npz``: ``position, quaternion_xyzw, openness, times``, or ``action_8d`` or ``action_7d`` (with ``times`` or not).
-    * ``.csv``: a header naming ``x y z`` and ``qx qy qz qw`` or ``roll pitch yaw`` (radians, extrinsic xyz), ``openness``
+    * ``.npz``: ``position, quaternion_xyzw, openness, times``, or ``action_8d`` or ``action_7d``, perhaps ``times``.
+    * ``.csv``: a header naming ``x y z``, ``qx qy qz qw`` or ``roll pitch yaw`` (radians, extrinsic xyz), ``openness``
       and perhaps ``time_s``; or no header and exactly 7 or 8 columns. Rows with ``valid`` 0 are missing poses.
     * ``.json``: what ``actionimg decode --out x.json`` writes, or an object with the members of an ``.npz``.
 
