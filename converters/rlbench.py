@@ -1,0 +1,428 @@
+"""RLBench demos as RLBench, PerAct and Colosseum save them; RLBench, PyRep and CoppeliaSim are not needed.
+
+Layouts (``N`` is not zero-padded):
+
+* stepjam: ``TASK/variationN/episodes/episodeN``, descriptions beside ``episodes``
+* PerAct: ``TASK/all_variations/episodes/episodeN``, descriptions and ``variation_number.pkl`` in the episode
+* Colosseum: as stepjam, TASK ends in ``_INDEX``; or ``TASK_INDEX/episodes/episodeN``
+
+An episode holds ``low_dim_obs.pkl`` and, a camera, ``CAMERA_rgb/N.png``. Depth and mask pictures are not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..errors import (
+    ActionImgError,
+    AmbiguousSourceError,
+    BadFileError,
+    EmptyEpisodeError,
+    FrameCountError,
+    InvalidCameraError,
+    InvalidTextError,
+    InvalidTrajectoryError,
+    MissingFrameError,
+    UnsupportedSourceError,
+    WrongFormatError,
+)
+from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from . import _coppelia, _images, _safe_pickle, _tree
+from .base import Converter, ConverterOptions, Detection
+
+FPS: Final = 20.0
+"""RLBench steps the simulation by 0.05 s an observation (CoppeliaSim's default time step)."""
+
+TOOL_FROM_GRIPPER: Final = np.eye(4)
+"""RLBench reports the pose of the Panda's tip dummy, which is the canonical frame already: between the fingertips,
+z along the approach, the fingers opening along y (seen in the wrist pictures of real demos: the fingers lie left and
+right of the centre, and the camera's horizontal axis is the pose's y axis)."""
+
+_PICTURE = re.compile(r"(0|[1-9]\d*)\.png\Z")
+_BIMANUAL_PICTURE = re.compile(r"(rgb|depth|mask)_\d+\.png\Z")
+_COLOSSEUM_TASK = re.compile(r"(?P<task>.+)_(?P<index>\d+)\Z")
+_BEFORE_1_1 = "recorded by RLBench before 1.1, which saved no camera calibration: it cannot be known from the demo"
+
+
+class RLBenchOptions(ConverterOptions):
+    """What to take from an RLBench data set."""
+
+    tasks: tuple[str, ...] = Field((), description="only these tasks (default: all)")
+    variations: tuple[int, ...] = Field((), description="only these variation numbers (default: all)")
+    cameras: tuple[str, ...] = Field((), description="only these cameras; others are not even looked at (default: all)")
+
+
+class RLBenchConverter(Converter):
+    """RLBench demos in the layouts of stepjam/RLBench, PerAct and Colosseum."""
+
+    name: ClassVar[str] = "rlbench"
+    summary: ClassVar[str] = "RLBench demos (stepjam, PerAct and Colosseum layouts)"
+    Options: ClassVar[type[ConverterOptions]] = RLBenchOptions
+    options: RLBenchOptions
+
+    @classmethod
+    def detect(cls, source: str) -> Detection | None:
+        """The layout of the first episode found in a few hundred folders."""
+        root = Path(os.path.abspath(source))
+        if not root.is_dir():
+            return None
+        try:
+            for folder in _tree.find_episodes(root, max_folders=500):
+                if (folder.path / "low_dim_obs.pkl").is_file():
+                    return Detection(_layout(folder), f"first episode {folder.id}")
+        except ActionImgError:
+            return None
+        return None
+
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """References to the episodes, by task, variation and episode in natural order; nothing is unpickled.
+
+        With ``variations`` given, PerAct's ``variation_number.pkl`` of each episode is read. An episode that is
+        damaged is yielded too: `read` says what is wrong with it.
+
+        Raises:
+            SourceNotFoundError: ``source`` does not exist.
+            WrongFormatError: ``source`` holds no RLBench episode, or none of the tasks or variations asked for.
+            UnsupportedSourceError: ``source`` holds 3D Diffuser Actor's packed ``.dat`` demos.
+        """
+        root = _tree.source_folder(source)
+        seen_tasks: Counter[str] = Counter()
+        seen_variations: set[int] = set()
+        found = processed = 0
+        for folder in _tree.find_episodes(root):
+            cameras = _camera_folders(folder.path)
+            if not cameras and (folder.path / "actions.npy").is_file():
+                processed += 1
+                continue
+            found += 1
+            seen_tasks[folder.task or ""] += 1
+            if self.options.tasks and not {folder.task, _split_task(folder)[0]} & set(self.options.tasks):
+                continue
+            if self.options.variations:
+                variation = _variation_if_readable(folder)
+                if variation is not None:
+                    seen_variations.add(variation)
+                    if variation not in self.options.variations:
+                        continue
+            yield _reference(folder, cameras)
+        if found == 0:
+            raise _nothing_found(root, source, processed)
+        if self.options.tasks and not any(
+            {task, _without_index(task)} & set(self.options.tasks) for task in seen_tasks
+        ):
+            raise WrongFormatError(
+                "holds none of these tasks",
+                where=source,
+                field="tasks",
+                expected=" | ".join(sorted(seen_tasks)),
+                found=" ".join(self.options.tasks),
+            )
+        if self.options.variations and seen_variations and not seen_variations & set(self.options.variations):
+            raise WrongFormatError(
+                "holds none of these variations",
+                where=source,
+                field="variations",
+                expected=" | ".join(map(str, sorted(seen_variations))),
+                found=" ".join(map(str, self.options.variations)),
+            )
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One demo; its pictures are read when asked for.
+
+        Raises:
+            UnsupportedSourceError: Bimanual, or recorded before RLBench 1.1 without calibration.
+            UnsafeFileError: A pickle asks for more than data needs.
+            BadFileError: A pickle is truncated, damaged, or lacks something every demo has.
+            FrameCountError: A camera has another number of pictures than there are observations.
+            MissingFrameError: A picture is missing in the middle.
+            BadImageError: The first picture of a camera is no PNG.
+            InvalidCameraError: A camera's matrices cannot be true, or are for another picture size.
+            InvalidTrajectoryError: A gripper pose is not finite, or its quaternion is not unit.
+        """
+        folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
+        demo_file = os.fspath(folder.path / "low_dim_obs.pkl")
+        cameras = self._cameras(folder.path)
+        demo = _safe_pickle.load(demo_file, records=_coppelia.DEMO_CLASSES, unsupported=_coppelia.UNSUPPORTED_CLASSES)
+        observations = _observations(demo, demo_file)
+        n = len(observations)
+        views, no_calibration = {}, []
+        for name, pictures in cameras.items():
+            frames = _frames(folder.path / f"{name}_rgb", name, pictures, n)
+            track = _camera_track(observations, name, frames, demo_file)
+            if track is None:
+                no_calibration.append(name)
+            views[name] = View(track, frames)
+        if len(no_calibration) == len(views):
+            raise UnsupportedSourceError(_BEFORE_1_1, where=demo_file, field="misc")
+        variation, variation_source = _variation(folder, demo)
+        instructions, instruction_source = _instructions(folder)
+        layout = _layout(folder)
+        provenance: dict[str, Any] = {
+            "path": folder.relative,
+            "layout": layout,
+            "variation": variation,
+            "variation_source": variation_source,
+            "random_state": _random_state(demo),
+            "instruction_source": instruction_source,
+            "tool_from_gripper": TOOL_FROM_GRIPPER.tolist(),
+        }
+        task, index = _split_task(folder)
+        if index is not None:
+            provenance["colosseum_index"] = index
+        if no_calibration:
+            provenance["cameras_without_calibration"] = no_calibration
+        return Episode(
+            id=ref.id,
+            views=views,
+            trajectory=_trajectory(observations, demo_file),
+            fps=FPS,
+            instructions=instructions,
+            task=task,
+            sync="assumed",
+            provenance=provenance,
+        )
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        """As the base class, with the number of episodes of each task."""
+        tasks = Counter(ref.location["task"] or "" for ref in self.discover(source))
+        return {**super().inspect(source), "tasks": dict(tasks)}
+
+    def _cameras(self, path: Path) -> dict[str, list[str]]:
+        """Camera name to the names of its files, for the cameras that have any."""
+        found = _camera_folders(path)
+        wanted: tuple[str, ...] = self.options.cameras
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise WrongFormatError(
+                "has no pictures of this camera",
+                where=path,
+                field="cameras",
+                expected=" | ".join(found) or "a folder CAMERA_rgb",
+                found=" ".join(missing),
+            )
+        names = wanted or tuple(found)
+        if not names:
+            raise EmptyEpisodeError("has no pictures", where=path, expected="CAMERA_rgb/0.png")
+        return {name: [file for file, _ in found[name]] for name in names}
+
+
+def _camera_folders(path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Camera name to the names and sizes of its files. RLBench makes a folder for a camera that is off, too."""
+    found = {
+        folder.name.removesuffix("_rgb"): _tree.files_with_sizes(folder)
+        for folder in _tree.subfolders(path)
+        if folder.name.endswith("_rgb") and len(folder.name) > 4
+    }
+    return {name: files for name, files in found.items() if files}
+
+
+def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
+    digest = hashlib.sha256()
+    for group, files in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
+        digest.update(repr((group, files)).encode("utf-8", "surrogatepass"))
+    num_frames = len(next(iter(cameras.values()))) if cameras else None
+    return EpisodeRef(folder.id, folder.location(), num_frames, digest.hexdigest()[:16])
+
+
+def _nothing_found(root: Path, source: str, processed: int) -> ActionImgError:
+    if processed:
+        return WrongFormatError(
+            "is the published processed tree, not RLBench's own",
+            where=source,
+            expected="episodes with low_dim_obs.pkl",
+            found=f"{processed} episodes with actions.npy",
+            hint="Use the format action-images.",
+        )
+    packed = next((str(file) for file in _tree.some_files(root, ".dat")), None)
+    if packed is not None:
+        return UnsupportedSourceError(
+            "3D Diffuser Actor's packed demos hold keyframes without cameras or a frame rate",
+            where=packed,
+            hint="Convert the RLBench demos they were made from.",
+        )
+    return WrongFormatError("holds no RLBench episode", where=source, expected="TASK/variationN/episodes/episodeN")
+
+
+# What the place in the tree says.
+
+
+def _without_index(task: str) -> str:
+    match = _COLOSSEUM_TASK.match(task)
+    return match["task"] if match else task
+
+
+def _split_task(folder: _tree.EpisodeFolder) -> tuple[str | None, int | None]:
+    """The task's name, and Colosseum's index where the folder's name ends in one."""
+    match = _COLOSSEUM_TASK.match(folder.task or "")
+    return (match["task"], int(match["index"])) if match else (folder.task, None)
+
+
+def _layout(folder: _tree.EpisodeFolder) -> str:
+    if _split_task(folder)[1] is not None:
+        return "colosseum"
+    return {"all_variations": "peract", None: "plain"}.get(folder.group, "stepjam")
+
+
+# What the pickles say.
+
+
+def _observations(demo: Any, where: str) -> list[_safe_pickle.Record]:
+    observations = demo.get("_observations") if isinstance(demo, _safe_pickle.Record) else demo
+    if not isinstance(observations, list):
+        raise BadFileError("holds no demo", where=where, expected="a list of observations", found=type(demo).__name__)
+    if not observations:
+        raise EmptyEpisodeError("has no observations", where=where)
+    for i, o in enumerate(observations):
+        if not (isinstance(o, _safe_pickle.Record) and o.kind == "Observation"):
+            raise BadFileError(
+                "holds something else than observations", where=where, field=f"[{i}]", found=type(o).__name__
+            )
+    return observations
+
+
+def _stack(values: list[Any], shape: tuple[int, ...], where: str, field: str) -> NDArray[np.float64]:
+    """Values of all observations as ``(T, *shape)``; the first that is absent or misshapen is named."""
+    for i, value in enumerate(values):
+        if not (isinstance(value, (np.ndarray, np.generic, float, int)) and np.shape(value) == shape):
+            raise BadFileError(
+                "is absent or has the wrong shape",
+                where=where,
+                field=f"observation {i}: {field}",
+                expected=str(shape) if shape else "a number",
+                found=str(np.shape(value)) if isinstance(value, np.ndarray) else type(value).__name__,
+            )
+    return np.asarray(values, dtype=np.float64)
+
+
+def _trajectory(observations: list[_safe_pickle.Record], where: str) -> GripperTrajectory:
+    pose = _stack([o.get("gripper_pose") for o in observations], (7,), where, "gripper_pose")
+    openness = _stack([o.get("gripper_open") for o in observations], (), where, "gripper_open")
+    try:
+        return GripperTrajectory(pose[:, :3], pose[:, 3:], openness, np.arange(len(pose)) / FPS)
+    except InvalidTrajectoryError as error:
+        raise error.at(where) from None
+
+
+def _camera_track(
+    observations: list[_safe_pickle.Record], name: str, frames: _images.PngFrames, where: str
+) -> CameraTrack | None:
+    """The camera over time, or None where the demo carries no calibration of it."""
+    misc = [o.get("misc") if isinstance(o.get("misc"), dict) else {} for o in observations]
+    keys = (f"{name}_camera_intrinsics", f"{name}_camera_extrinsics")
+    if not any(key in m for m in misc for key in keys):
+        return None
+    K = _stack([m.get(keys[0]) for m in misc], (3, 3), where, f"misc[{keys[0]}]")
+    pose = _stack([m.get(keys[1]) for m in misc], (4, 4), where, f"misc[{keys[1]}]")
+    if (K[:, 0, 0] > 0).any() or (K[:, 1, 1] > 0).any():
+        raise AmbiguousSourceError(
+            "focal lengths are not negative, so the axes of the camera's pose cannot be known",
+            where=where,
+            field=f"misc[{keys[0]}]",
+            expected="fx, fy < 0 as RLBench stores them",
+            found=f"fx={K[0, 0, 0]:g}, fy={K[0, 1, 1]:g}",
+        )
+    centre = np.array([frames.width, frames.height]) / 2
+    if not (np.abs(K[:, :2, 2] - centre) <= 0.5).all():
+        raise InvalidCameraError(
+            "calibration is for pictures of another size",
+            where=where,
+            field=f"misc[{keys[0]}]",
+            expected=f"principal point {centre[0]:g}, {centre[1]:g} for {frames.width}x{frames.height} pictures",
+            found=f"{K[0, 0, 2]:g}, {K[0, 1, 2]:g}",
+        )
+    try:
+        return CameraTrack(*_coppelia.opencv_camera(K, pose), frames.width, frames.height)
+    except InvalidCameraError as error:
+        raise type(error)(
+            error.message, where=where, field=f"{name} {error.field}", expected=error.expected, found=error.found
+        ) from None
+
+
+def _random_state(demo: Any) -> str | None:
+    """A short name for numpy's random state before the demo: its first words, hashed."""
+    state = demo.get("random_seed") if isinstance(demo, _safe_pickle.Record) else None
+    if isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], np.ndarray):
+        return hashlib.sha256(state[1].tobytes()).hexdigest()[:12]
+    return None
+
+
+def _variation(folder: _tree.EpisodeFolder, demo: Any) -> tuple[int | None, str]:
+    """The variation's number and where it was found; the pickled demo's own is often a leftover 0, so it is last."""
+    file = folder.path / "variation_number.pkl"
+    if file.is_file():
+        value = _safe_pickle.load(file)
+        if type(value) is not int and not isinstance(value, np.integer):
+            raise BadFileError("bad contents", where=file, expected="a whole number", found=type(value).__name__)
+        return int(value), file.name
+    if folder.group is not None and folder.group.startswith("variation"):
+        return int(folder.group.removeprefix("variation")), "folder name"
+    value = demo.get("variation_number") if isinstance(demo, _safe_pickle.Record) else None
+    return (value, "low_dim_obs.pkl") if type(value) is int else (None, "unknown")
+
+
+def _variation_if_readable(folder: _tree.EpisodeFolder) -> int | None:
+    try:
+        return _variation(folder, None)[0]
+    except ActionImgError:
+        return None
+
+
+def _instructions(folder: _tree.EpisodeFolder) -> tuple[tuple[str, ...], str]:
+    """All descriptions, and where they were found; else the task's name, and why."""
+    file = folder.path / "variation_descriptions.pkl"
+    reason = "no variation_descriptions.pkl"
+    for candidate in (file, folder.path.parent.parent / file.name):
+        if candidate.is_file() and (candidate == file or folder.path.parent.name == "episodes"):
+            found = _coppelia.descriptions(candidate)
+            if isinstance(found, tuple):
+                return found, file.name
+            reason = found
+            break
+    task = _split_task(folder)[0]
+    if task is None:
+        raise InvalidTextError("no instruction, and no task folder to name it", where=folder.path, found=reason)
+    return (task.replace("_", " "),), f"task name ({reason})"
+
+
+# What the picture folders say.
+
+
+def _frames(folder: Path, camera: str, files: list[str], n: int) -> _images.PngFrames:
+    numbers = set()
+    for file in files:
+        match = _PICTURE.match(file)
+        if match:
+            numbers.add(int(match[1]))
+        elif _BIMANUAL_PICTURE.match(file):
+            raise UnsupportedSourceError(_coppelia.BIMANUAL, where=folder, found=file)
+        elif file.endswith(".png"):
+            raise WrongFormatError("picture has no number", where=folder, expected="0.png, 1.png, …", found=file)
+    absent = next((i for i in range(n) if i not in numbers), None)
+    if absent is not None and max(numbers, default=-1) >= n - 1:
+        raise MissingFrameError(
+            "picture is missing",
+            where=folder / f"{absent}.png",
+            field=camera,
+            expected=f"{n} pictures, one an observation",
+            found=f"{len(numbers)}",
+        )
+    if len(numbers) != n:
+        raise FrameCountError(
+            "pictures and observations differ in number",
+            where=folder,
+            field=camera,
+            expected=f"{n} pictures, one an observation",
+            found=f"{len(numbers)} pictures",
+        )
+    width, height = _images.png_size(os.fspath(folder / "0.png"))
+    return _images.PngFrames(os.fspath(folder), n, width, height)
