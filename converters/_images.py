@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,22 @@ def _header(data: bytes, path: str) -> tuple[int, int]:
     return width, height
 
 
+def _check_chunks(data: bytes, path: str) -> None:
+    """Refuse a damaged file here: OpenCV may show what there is of it, and libpng writes to stderr."""
+    at = len(_SIGNATURE)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise BadImageError("PNG is damaged: a checksum does not match", where=path, field=f"byte {at}")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
+    raise BadImageError("PNG is truncated", where=path, found=f"{len(data)} bytes")
+
+
 @dataclass(frozen=True)
 class PngFrames:
     """A `FrameSource` over ``FOLDER/0.png``, ``1.png``, …; picklable, and holds no picture.
@@ -87,9 +104,7 @@ class PngFrames:
                     expected=f"{self.width}x{self.height}",
                     found=f"{size[0]}x{size[1]}",
                 )
-            if not data.endswith(b"IEND\xaeB`\x82"):
-                # OpenCV shows what there is of a truncated file, without a word.
-                raise BadImageError("PNG is truncated", where=path, found=f"{len(data)} bytes, no end mark")
+            _check_chunks(data, path)
             try:
                 picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             except cv2.error as error:

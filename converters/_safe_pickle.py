@@ -13,7 +13,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +23,13 @@ from ..errors import ActionImgError, BadFileError, SourceNotFoundError, UnsafeFi
 MAX_BYTES: Final = 256 << 20
 """Largest file that is read; a real RLBench demo has about 3.5 kB a frame."""
 
-MAX_STEPS: Final = 8_000_000
+MAX_STEPS: Final = 4_000_000
 """Most opcodes that are run; a real RLBench demo has about 500 a frame. Bounds memory as well: a step makes at most
 one small object besides the bytes of the file."""
 
 _MAX_INTEGER_BYTES = 16
 _MAX_DIMENSIONS = 8
+_MAX_ELEMENTS = 1 << 40
 _DTYPE = re.compile(r"[<>=|]?([biuf])(1|2|4|8)\Z")
 
 _GLOBALS: Final[Mapping[tuple[str, str], str]] = {
@@ -80,9 +81,6 @@ class _Dtype:
 
     def numpy(self) -> np.dtype[Any]:
         return np.dtype(self.byteorder + self.code)
-
-
-_MARK = object()
 
 
 def load(
@@ -159,6 +157,7 @@ class _Machine:
         self.max_steps = max_steps
         self.pos = 0
         self.stack: list[Any] = []
+        self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         # Bytes may be copied into arrays once each, so copies never outgrow the file.
         self.copies_left = len(data)
@@ -178,7 +177,7 @@ class _Machine:
                 code = data[start]
                 self.pos = start + 1
                 if code == 0x2E:  # STOP
-                    return self.pop()
+                    return self.stack.pop()
                 handlers[code](self)
         except (_Damaged, IndexError, KeyError, struct.error) as error:
             if isinstance(error, KeyError) and start < len(data) and data[start] not in handlers:
@@ -195,29 +194,17 @@ class _Machine:
             raise BadFileError(f"damaged or truncated pickle: {text}", field=f"byte {start} of {len(data)}") from None
         raise UnsafeFileError("takes too many steps to read", expected=f"at most {self.max_steps} opcodes")
 
-    # The stack.
-
-    def pop(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
-            raise _Damaged("a mark where a value should be")
-        return value
+    # The stack: what is above the last mark; `below` holds what lies under each mark.
 
     def pop_to_mark(self) -> list[Any]:
-        stack = self.stack
-        for i in range(len(stack) - 1, -1, -1):
-            if stack[i] is _MARK:
-                items = stack[i + 1 :]
-                del stack[i:]
-                return items
-        raise _Damaged("no mark")
+        items = self.stack
+        self.stack = self.below.pop()
+        return items
 
-    def pop_items(self, count: int) -> list[Any]:
-        if len(self.stack) < count:
+    def pop_items(self, count: int) -> tuple[Any, ...]:
+        items = tuple(self.stack[-count:])
+        if len(items) < count:
             raise _Damaged("too few values")
-        items = self.stack[-count:]
-        if any(item is _MARK for item in items):
-            raise _Damaged("a mark where a value should be")
         del self.stack[-count:]
         return items
 
@@ -262,7 +249,8 @@ class _Machine:
             raise _Damaged(f"a frame of {length} bytes is announced, {len(self.data) - self.pos} are there")
 
     def push_mark(self) -> None:
-        self.stack.append(_MARK)
+        self.below.append(self.stack)
+        self.stack = []
 
     def drop(self) -> None:
         self.stack.pop()
@@ -337,28 +325,28 @@ class _Machine:
         self.stack.append(())
 
     def tuple_to_mark(self) -> None:
-        self.stack.append(tuple(self.pop_to_mark()))
+        items = self.pop_to_mark()
+        self.stack.append(tuple(items))
 
     def tuple1(self) -> None:
-        self.stack.append(tuple(self.pop_items(1)))
+        self.stack.append(self.pop_items(1))
 
     def tuple2(self) -> None:
-        self.stack.append(tuple(self.pop_items(2)))
+        self.stack.append(self.pop_items(2))
 
     def tuple3(self) -> None:
-        self.stack.append(tuple(self.pop_items(3)))
+        self.stack.append(self.pop_items(3))
 
     def empty_list(self) -> None:
         self.stack.append([])
 
     def append(self) -> None:
-        value = self.pop()
-        self._extend([value])
+        self._extend(self.pop_items(1))
 
     def appends(self) -> None:
         self._extend(self.pop_to_mark())
 
-    def _extend(self, items: list[Any]) -> None:
+    def _extend(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not list:
             raise _Damaged("appends to something that is no list")
@@ -373,7 +361,7 @@ class _Machine:
     def setitems(self) -> None:
         self._update(self.pop_to_mark())
 
-    def _update(self, items: list[Any]) -> None:
+    def _update(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise _Damaged("sets items of something that is no dictionary")
@@ -469,8 +457,8 @@ class _Machine:
         elif type(target) is np.ndarray and type(state) is tuple and len(state) == 5:
             _, shape, dtype, fortran, raw = state
             # The array is in the memo already, so its contents are set in place.
-            made = self._array(dtype, shape, raw, "F" if fortran is True else "C")
-            target.__setstate__((1, made.shape, made.dtype, bool(fortran), bytes(raw)))
+            kind = self._checked(dtype, shape, raw)
+            target.__setstate__((1, shape, kind, np.bool_(fortran is True), raw))
         elif type(target) is _Dtype and type(state) is tuple and 8 <= len(state) <= 9:
             if state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
                 raise UnsafeFileError("holds a structured number type", field=f"byte {self.pos}")
@@ -493,25 +481,35 @@ class _Machine:
         return _Dtype(match[1] + match[2], code[0] if code[0] in "<>=|" else "=")
 
     def _array(self, dtype: Any, shape: Any, raw: Any, order: Any) -> Any:
+        kind = self._checked(dtype, shape, raw)
+        if order not in ("C", "F"):
+            raise _Damaged("an array's order is neither C nor F")
+        return np.frombuffer(raw, kind).reshape(shape, order=order)
+
+    def _checked(self, dtype: Any, shape: Any, raw: Any) -> np.dtype[Any]:
+        """The number type of an array that is made of bytes in the file and of nothing else."""
         if type(dtype) is not _Dtype:
             raise UnsafeFileError("array without a number type", field=f"byte {self.pos}")
-        if type(shape) is not tuple or len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
+        if type(shape) is not tuple or len(shape) > _MAX_DIMENSIONS:
             raise _Damaged("an array's shape is no tuple of whole numbers")
-        if type(raw) is not bytes or order not in ("C", "F"):
+        for n in shape:
+            if type(n) is not int or not 0 <= n < 1 << 32:
+                raise _Damaged("an array's shape is no tuple of whole numbers")
+        if type(raw) is not bytes:
             raise UnsafeFileError("an array's contents are not bytes", field=f"byte {self.pos}")
         kind = dtype.numpy()
-        if math.prod(shape) * kind.itemsize != len(raw):
+        needed = math.prod(shape) * kind.itemsize
+        if needed != len(raw):
             raise BadFileError(
                 "an array's bytes do not fill its shape",
                 field=f"byte {self.pos}",
-                expected=f"{math.prod(shape) * kind.itemsize} bytes for {kind} {shape}",
+                expected=f"{needed} bytes for {kind} {shape}",
                 found=f"{len(raw)}",
             )
+        if math.prod(n for n in shape if n) > _MAX_ELEMENTS:
+            raise _Damaged("an array's shape is impossible")
         self._charge(len(raw))
-        try:
-            return np.frombuffer(raw, kind).reshape(shape, order=order)
-        except ValueError:
-            raise _Damaged("an array's shape is impossible") from None
+        return kind
 
     def _charge(self, count: int) -> None:
         self.copies_left -= count
