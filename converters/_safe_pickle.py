@@ -458,7 +458,7 @@ class _Machine:
             _, shape, dtype, fortran, raw = state
             # The array is in the memo already, so its contents are set in place.
             kind = self._checked(dtype, shape, raw)
-            target.__setstate__((1, shape, kind, np.bool_(fortran is True), raw))
+            target.__setstate__((1, shape, kind, fortran is True, raw))  # type: ignore[arg-type]
         elif type(target) is _Dtype and type(state) is tuple and 8 <= len(state) <= 9:
             if state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
                 raise UnsafeFileError("holds a structured number type", field=f"byte {self.pos}")
