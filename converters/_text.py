@@ -1,0 +1,103 @@
+"""Small text files that users write: YAML and JSON, read without running or expanding anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+
+MAX_YAML_BYTES = 16 << 20
+MAX_JSON_BYTES = 1 << 30
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys, which YAML parsers otherwise let overwrite each other."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", node.value[i][0].start_mark
+                )
+        result: dict[Any, Any] = super().construct_mapping(node, deep)
+        return result
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most ``limit`` bytes."""
+    if not path.is_file():
+        raise SourceNotFoundError("no such file", where=path)
+    size = path.stat().st_size
+    if size > limit:
+        raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {limit} bytes", found=size)
+    return path.read_bytes()
+
+
+def load_yaml(path: Path) -> Any:
+    """The values of a YAML file; tags, anchors and duplicate keys are refused.
+
+    Raises:
+        UnsafeFileError: A tag (``!!python/...`` or any other), an anchor or an alias.
+        BadFileError: Not YAML.
+    """
+    raw = read_bytes(path, MAX_YAML_BYTES)
+    try:
+        for token in yaml.scan(raw):
+            if isinstance(token, (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)):
+                what = "a tag" if isinstance(token, yaml.TagToken) else "an anchor or alias"
+                raise UnsafeFileError(
+                    f"YAML with {what} is refused",
+                    where=path,
+                    field=f"line {token.start_mark.line + 1}",
+                    expected="plain keys, lists, text and numbers",
+                    found=str(getattr(token, "value", "")),
+                )
+        # The loader is a SafeLoader; tags are refused above even where it would know them.
+        return yaml.load(raw, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        line = f"line {mark.line + 1}" if mark is not None else None
+        raise BadFileError(f"is not YAML: {problem}", where=path, field=line) from None
+    except RecursionError:
+        raise UnsafeFileError("is nested too deeply", where=path) from None
+
+
+def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """The values of a JSON file; `BadFileError` says in which line it stops being JSON."""
+    raw = read_bytes(path, limit)
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise BadFileError(f"is not JSON: {error.msg}", where=path, field=f"line {error.lineno}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise BadFileError(f"is not JSON: {type(error).__name__}", where=path) from None
+
+
+def load_any(path: Path) -> Any:
+    """The values of a ``.json`` file, or of any other as YAML."""
+    return load_json(path) if path.suffix.lower() == ".json" else load_yaml(path)
+
+
+def parse(model: type[Model], value: Any, where: object) -> Model:
+    """``value`` as ``model``; `WrongFormatError` names every field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        first = problems[0]
+        rest = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[1:6]]
+        raise WrongFormatError(
+            first["msg"].removeprefix("Value error, "),
+            where=where,
+            field=".".join(map(str, first["loc"])) or None,
+            found=first["input"] if not isinstance(first["input"], dict) else sorted(map(str, first["input"])),
+            hint=f"Also: {'; '.join(rest)}." if rest else None,
+        ) from None

@@ -1,0 +1,304 @@
+"""The mapping file: how one lab's log becomes an episode. Users write it in YAML; ``docs/mapping.md`` explains it.
+
+One schema serves every kind of log. What names a stream differs (a table's file and columns, a topic, a tf chain);
+what has to be known about it does not: units, the form and order of rotations, the frames, the gripper's range and
+polarity, and whose clock stamped it. Nothing of that has a default where a wrong guess would give a wrong picture.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from .camera_file import CameraEntry, Transform
+
+UNKNOWN = "???"
+"""What a proposed mapping writes where only the user can know; a mapping that still holds it is refused."""
+
+ColumnRef = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+"""A column, ``NAME``, or a part of one that holds vectors: ``NAME[3]``, ``NAME[0:3]``."""
+
+LENGTH_UNITS = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
+ANGLE_UNITS = {"rad": 1.0, "deg": 0.017453292519943295}
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+LengthUnit = Literal["m", "cm", "mm"]
+AngleUnit = Literal["rad", "deg"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TimeSource(_Model):
+    """Whose stamps a stream has: a column of stamps, or (assumed, and recorded as such) a constant rate."""
+
+    column: ColumnRef | None = Field(None, description="column of stamps")
+    unit: TimeUnit | None = Field(None, description="unit of the stamps; required with `column`")
+    file: str | None = Field(None, description="file that holds the column, where it is not the stream's own")
+    fps: float | None = Field(None, gt=0, le=10000, description="constant rate, for streams without stamps")
+    start_s: float = Field(0.0, description="time of the first sample, with `fps`")
+    stamp: Literal["header", "log"] | None = Field(
+        None, description="bags: the message's own stamp, or the time at which it was logged"
+    )
+    offset_s: float = Field(0.0, ge=-3600, le=3600, description="seconds added to every stamp of this stream")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TimeSource:
+        given = [n for n in ("column", "fps", "stamp") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of column, fps and stamp, not {' and '.join(given)}")
+        if (self.column is None) != (self.unit is None):
+            raise ValueError("column and unit go together")
+        if self.file is not None and self.column is None:
+            raise ValueError("a file of stamps needs a column")
+        return self
+
+
+class Position(_Model):
+    """Where the tool is."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, max_length=3, description="x, y, z; 3 numbers in all")
+    unit: LengthUnit
+
+
+class Rotation(_Model):
+    """How the tool is turned; ``order`` says what the numbers mean, by form."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, max_length=9)
+    form: Literal["quaternion", "euler", "rotation_vector", "matrix", "rotation_6d"]
+    order: str | None = Field(
+        None,
+        description="quaternion: xyzw | wxyz; euler: scipy's letters, lowercase about fixed axes (xyz), uppercase "
+        "about moving ones (ZYX); matrix: row | column; rotation_6d: columns | rows (of the matrix)",
+    )
+    unit: AngleUnit | None = Field(None, description="of euler angles and rotation vectors")
+    checked: bool = Field(
+        False, description="the order was checked by eye: do not ask about it where the motion looks implausible"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Rotation:
+        orders: dict[str, tuple[str, ...]] = {
+            "quaternion": ("xyzw", "wxyz"),
+            "matrix": ("row", "column"),
+            "rotation_6d": ("columns", "rows"),
+        }
+        if self.form in orders and self.order not in orders[self.form]:
+            raise ValueError(f"order of a {self.form} must be {' or '.join(orders[self.form])}")
+        if self.form == "euler":
+            order = self.order or ""
+            one_case = order.islower() or order.isupper()
+            letters = order.lower()
+            adjacent = any(a == b for a, b in zip(letters, letters[1:], strict=False))
+            if len(order) != 3 or not one_case or set(letters) - set("xyz") or adjacent:
+                raise ValueError("order of euler angles must be three of xyz (fixed axes) or XYZ (moving axes)")
+        if self.form == "rotation_vector" and self.order is not None:
+            raise ValueError("a rotation vector has no order")
+        angular = self.form in ("euler", "rotation_vector")
+        if angular != (self.unit is not None):
+            raise ValueError(f"a {self.form} {'needs a' if angular else 'has no'} unit")
+        return self
+
+
+class PoseMatrix(_Model):
+    """Poses given as 4x4 matrices: 16 numbers, e.g. libfranka's ``O_T_EE`` (column)."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, max_length=16)
+    order: Literal["row", "column"]
+    unit: LengthUnit
+
+
+class TfChain(_Model):
+    """A pose from a bag's ``/tf`` and ``/tf_static``: the pose of ``child`` in ``parent``."""
+
+    parent: str
+    child: str
+
+
+class Joints(_Model):
+    """Poses from joint angles through the robot's own kinematics."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each of `names`")
+    names: tuple[str, ...] = Field(min_length=1, description="joints of the robot file, in the order of the columns")
+    unit: AngleUnit = Field(description="of revolute joints; prismatic ones are metres")
+    robot: str = Field(description="URDF file, beside the mapping file")
+    base: str = Field(description="link whose frame is the poses' frame")
+    tip: str = Field(description="link whose pose is the tool's")
+
+
+class PoseStream(_Model):
+    """A stream of poses: position and rotation, a matrix, a topic, a tf chain, or joints."""
+
+    file: str | None = Field(None, description="folder logs: table beside the recording, e.g. poses.csv")
+    topic: str | None = Field(None, description="bags: PoseStamped, TransformStamped, Odometry")
+    tf: TfChain | None = None
+    position: Position | None = None
+    rotation: Rotation | None = None
+    matrix: PoseMatrix | None = None
+    joints: Joints | None = None
+    time: TimeSource | None = None
+    inverse: bool = Field(False, description="the log holds the inverse: the frame's pose in the tool")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PoseStream:
+        given = [n for n in ("matrix", "joints", "tf") if getattr(self, n) is not None]
+        parts = self.position is not None or self.rotation is not None
+        if parts and (self.position is None or self.rotation is None):
+            raise ValueError("position and rotation go together")
+        if len(given) + parts + (self.topic is not None and not parts and not given) != 1:
+            raise ValueError("give one of: position and rotation; matrix; joints; topic; tf")
+        return self
+
+
+class ToolPose(PoseStream):
+    """The poses of the robot's end-effector."""
+
+    tool_from_gripper: Transform = Field(
+        description="the canonical gripper frame (origin between the fingertips, +z approach, fingers open along "
+        "+-y) in the frame that the log reports"
+    )
+    world_from_frame: Transform | None = Field(
+        None, description="the frame of the poses in the cameras' world, where the two differ"
+    )
+
+
+class Gripper(_Model):
+    """How open the gripper is."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, max_length=2, description="one, or two with `combine`")
+    combine: Literal["difference", "sum", "mean"] | None = Field(
+        None, description="of two columns, e.g. the difference of two finger joints"
+    )
+    closed: float = Field(description="the value when the gripper is closed")
+    open: float = Field(description="the value when the gripper is open")
+    kind: Literal["measured", "command"] = Field(
+        description="measured values are interpolated; commands hold until the next one"
+    )
+    tolerance: float = Field(
+        0.02, ge=0, le=0.5, description="how far values may leave the range, as a fraction of it, before refusal"
+    )
+    file: str | None = None
+    topic: str | None = None
+    time: TimeSource | None = None
+
+    @model_validator(mode="after")
+    def _range(self) -> Gripper:
+        if self.closed == self.open:
+            raise ValueError("closed and open must differ")
+        if len(self.columns) == 2 and self.combine is None:
+            raise ValueError("two columns need combine")
+        if self.combine is not None and len(self.columns) != 2:
+            raise ValueError("combine needs two columns")
+        return self
+
+
+class ViewCamera(_Model):
+    """Where a view's calibration is: a file, the log itself (bags), or written here."""
+
+    file: str | None = Field(None, description="camera file, OpenCV, ROS or Kalibr YAML")
+    name: str | None = Field(None, description="camera within the file")
+    entry: CameraEntry | None = Field(None, description="the camera itself, as in a camera file")
+    camera_info: str | None = Field(None, description="bags: topic of the CameraInfo")
+    rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
+    tf: TfChain | None = Field(None, description="bags: the camera's optical frame in the poses' frame")
+    world_from_camera: Transform | None = Field(
+        None, description="the camera's pose, where its file has none; for a Kalibr chain that of its first camera"
+    )
+    tool_from_camera: Transform | None = Field(None, description="of a camera fixed to the end-effector")
+    poses: PoseStream | None = Field(None, description="the camera's own pose stream, for one that is tracked")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ViewCamera:
+        given = [n for n in ("file", "entry", "camera_info") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of file, entry and camera_info")
+        poses = [n for n in ("tf", "world_from_camera", "tool_from_camera", "poses") if getattr(self, n) is not None]
+        if len(poses) > 1:
+            raise ValueError(f"give one pose, not {' and '.join(poses)}")
+        return self
+
+
+class ViewSource(_Model):
+    """One camera's pictures."""
+
+    frames: str | None = Field(
+        None, description="folder logs: a video, a pattern of pictures (rgb/*.png), or FILE.hdf5#DATASET"
+    )
+    feature: str | None = Field(None, description="lerobot: the feature, e.g. observation.images.front")
+    topic: str | None = Field(None, description="bags: Image or CompressedImage")
+    time: TimeSource | None = None
+    camera: ViewCamera
+    flip: Literal["none", "vertical", "horizontal", "both"] = Field(
+        "none", description="pictures are stored flipped, the calibration is of the upright ones: flip them back"
+    )
+
+
+class Instruction(_Model):
+    """What the demonstration does, in words: text, or where to read it."""
+
+    text: str | None = None
+    file: str | None = Field(None, description="a .txt file, or a .json file with `key`")
+    key: str | None = None
+    column: str | None = None
+    topic: str | None = Field(None, description="bags: std_msgs/String; the first message")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Instruction:
+        given = [n for n in ("text", "file", "column", "topic") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of text, file, column and topic")
+        return self
+
+
+class Sync(_Model):
+    """How streams with their own stamps are brought together."""
+
+    mode: Literal["stamps", "rows"] = Field(
+        "stamps", description="rows: sample i of every stream belongs to picture i, and the rate is stated"
+    )
+    fps: float | None = Field(None, gt=0, le=1000, description="the rate, with rows")
+    master: str | None = Field(None, description="view whose pictures set the times; the slowest if not said")
+    max_pose_gap_s: float | None = Field(
+        None, gt=0, description="longest gap between poses to interpolate over; else 2 periods or 50 ms"
+    )
+    max_frame_gap_s: float = Field(0.5, gt=0, description="longest gap between pictures within an episode")
+
+    @model_validator(mode="after")
+    def _rows(self) -> Sync:
+        if (self.mode == "rows") != (self.fps is not None):
+            raise ValueError("rows need fps, and only they have one")
+        return self
+
+
+class Mapping(_Model):
+    """A mapping file."""
+
+    version: Literal[1]
+    format: Literal["folder", "lerobot", "rosbag"]
+    episodes: str | None = Field(
+        None, description="pattern of episode folders (or bags) below the source; all that hold the pose file if not said"
+    )
+    group: str | None = Field(
+        None, description="pattern of groups within an HDF5 or zarr file, each an episode, e.g. data/demo_*"
+    )
+    task: str | None = None
+    instruction: Instruction | None = Field(None, description="lerobot has its own; else required")
+    pose: ToolPose
+    gripper: Gripper
+    views: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")], ViewSource] = Field(min_length=1)
+    sync: Sync = Sync()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Mapping:
+        if self.sync.master is not None and self.sync.master not in self.views:
+            raise ValueError(f"sync.master is not one of the views {', '.join(self.views)}")
+        if self.format != "lerobot" and self.instruction is None:
+            raise ValueError("instruction is required: no default is made up")
+        kind = {"folder": "frames", "lerobot": "feature", "rosbag": "topic"}[self.format]
+        for name, view in self.views.items():
+            if getattr(view, kind) is None:
+                raise ValueError(f"views.{name}: a {self.format} view needs {kind}")
+        return self
