@@ -1,0 +1,303 @@
+"""Read videos: whole, in chunks, or a window, with memory for no more frames than are asked for."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import av.error
+import av.video.reformatter
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadVideoError, MissingFrameError, SourceNotFoundError
+from .encode import INTERPOLATION
+
+Image = NDArray[np.uint8]
+Source = bytes | str | Path
+
+MAX_SIDE: Final = 16384
+MAX_FRAMES: Final = 10_000_000
+_LIMITED, _FULL = 1, 2
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds: frames are counted, not taken from a header."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    codec: str
+
+
+class VideoReader(ABC):
+    """Frames of one open video, RGB uint8 ``(H, W, 3)``."""
+
+    info: VideoInfo
+
+    @abstractmethod
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """Pictures at ``indices``, which must increase; decoding starts at the keyframe before the first."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_video(source: Source, name: object = None) -> VideoReader:
+    """Open a video, or a zip of PNG pictures.
+
+    Args:
+        source: The bytes of a video, or a path.
+        name: What to call it in an error, where ``source`` is bytes.
+
+    Raises:
+        SourceNotFoundError: The path does not exist.
+        BadVideoError: Not a video, or none that can be read.
+    """
+    where = str(source) if not isinstance(source, bytes) else name
+    if isinstance(source, bytes):
+        file: Any = io.BytesIO(source)
+        head = source[:4]
+    else:
+        try:
+            with open(source, "rb") as probe:
+                head = probe.read(4)
+        except OSError as error:
+            raise SourceNotFoundError(error.strerror or str(error), where=where) from None
+        file = str(source)
+    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where)
+
+
+def read_frames(source: Source, indices: Sequence[int] | None = None, name: object = None) -> Image:
+    """Pictures ``(n, H, W, 3)`` uint8 RGB at ``indices`` (any order, may repeat), or all of them.
+
+    Raises:
+        MissingFrameError: An index is past the end.
+        BadVideoError: The video is damaged or truncated.
+    """
+    with open_video(source, name) as video:
+        wanted = range(video.info.frames) if indices is None else indices
+        order = sorted(set(wanted))
+        place = {index: i for i, index in enumerate(order)}
+        out = np.empty((len(order), video.info.height, video.info.width, 3), np.uint8)
+        for i, picture in enumerate(video.frames(order)):
+            out[i] = picture
+    if indices is None or list(wanted) == order:
+        return out
+    return np.ascontiguousarray(out[[place[i] for i in wanted]])
+
+
+def iter_chunks(source: Source, size: int, name: object = None) -> Iterator[Image]:
+    """All pictures in order, ``(≤ size, H, W, 3)`` uint8 RGB at a time.
+
+    Each chunk is an array of its own.
+    """
+    with open_video(source, name) as video:
+        count, height, width = video.info.frames, video.info.height, video.info.width
+        pictures = video.frames(range(count))
+        for start in range(0, count, size):
+            chunk = np.empty((min(size, count - start), height, width, 3), np.uint8)
+            for i in range(len(chunk)):
+                chunk[i] = next(pictures)
+            yield chunk
+
+
+class VideoFrames:
+    """A `FrameSource` over a video file, opened when its frames are asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        with open_video(self.path) as video:
+            self.info = video.info
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return self.info.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return self.info.height
+
+    def __len__(self) -> int:
+        return self.info.frames
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """RGB pictures ``(H, W, 3)`` at ``indices`` (increasing), one at a time."""
+        with open_video(self.path) as video:
+            yield from video.frames(indices)
+
+
+def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
+    previous = -1
+    for index in indices:
+        if not 0 <= index < count:
+            raise MissingFrameError("no such frame", where=where, expected=f"0 … {count - 1}", found=index)
+        if index <= previous:
+            raise BadVideoError("frame indices must increase", where=where, found=f"{previous}, {index}")
+        previous = index
+
+
+def _check_size(width: int, height: int, where: object) -> None:
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise BadVideoError("bad picture size", where=where, expected=f"1 … {MAX_SIDE}", found=f"{width}x{height}")
+
+
+class _AvReader(VideoReader):
+    def __init__(self, file: Any, where: object) -> None:
+        self._where = where
+        try:
+            self._container = av.open(file)
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
+        if not self._container.streams.video:
+            self.close()
+            raise BadVideoError("has no video stream", where=where)
+        self._stream = self._container.streams.video[0]
+        context = self._stream.codec_context
+        context.thread_count = 1
+        # Damaged data is an error, not a picture to be guessed.
+        context.options = {"err_detect": "explode"}
+        try:
+            self._index()
+        except (av.error.FFmpegError, BadVideoError) as error:
+            self.close()
+            if isinstance(error, BadVideoError):
+                raise
+            raise BadVideoError(f"cannot be read: {error}", where=where) from None
+        _check_size(context.width, context.height, where)
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.info = VideoInfo(
+            context.width, context.height, len(self._pts), float(rate) if rate else 0.0, context.codec.name
+        )
+        self._convert = av.video.reformatter.VideoReformatter()
+
+    def _index(self) -> None:
+        """Time stamps of all frames in display order and which are keyframes; nothing is decoded."""
+        stamps: list[int] = []
+        keys: list[int] = []
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0 or packet.pts is None or packet.is_discard:
+                continue
+            if len(stamps) >= MAX_FRAMES:
+                raise BadVideoError("too many frames", where=self._where, expected=f"≤ {MAX_FRAMES}")
+            stamps.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+        if not stamps:
+            raise BadVideoError("has no frames", where=self._where)
+        self._pts = np.unique(np.array(stamps, np.int64))
+        if len(self._pts) != len(stamps):
+            raise BadVideoError("has frames with equal time stamps", where=self._where)
+        self._keys = np.searchsorted(self._pts, np.unique(np.array(keys, np.int64)))
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        _check_indices(indices, self.info.frames, self._where)
+        decoded: Iterator[av.VideoFrame] | None = None
+        position = -1  # the frame decoded last
+        try:
+            for index in indices:
+                before = self._keys[self._keys <= index]
+                key = int(before[-1]) if len(before) else 0
+                if decoded is None or key > position + 1:
+                    self._container.seek(int(self._pts[key]), stream=self._stream, backward=True)
+                    decoded = self._container.decode(self._stream)
+                target = self._pts[index]
+                for frame in decoded:
+                    if frame.pts is None or frame.pts < target:
+                        continue
+                    if frame.pts > target:
+                        raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {index}")
+                    position = index
+                    yield self._rgb(frame)
+                    break
+                else:
+                    raise BadVideoError(
+                        "ends early", where=self._where, expected=f"{self.info.frames} frames", found=f"{index}"
+                    )
+        except av.error.FFmpegError as error:
+            raise BadVideoError(f"cannot be decoded: {error}", where=self._where) from None
+
+    def _rgb(self, frame: av.VideoFrame) -> Image:
+        if (frame.width, frame.height) != (self.info.width, self.info.height):
+            raise BadVideoError(
+                "picture size changes",
+                where=self._where,
+                expected=f"{self.info.width}x{self.info.height}",
+                found=f"{frame.width}x{frame.height}",
+            )
+        return self._convert.reformat(
+            frame,
+            format="rgb24",
+            src_colorspace=frame.colorspace,
+            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+            interpolation=INTERPOLATION,
+        ).to_ndarray()
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _ZipReader(VideoReader):
+    def __init__(self, file: Any, where: object) -> None:
+        self._where = where
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise BadVideoError(f"cannot be opened as a zip of pictures: {error}", where=where) from None
+        entries = self._archive.infolist()
+        names = [entry.filename for entry in entries]
+        if not names or names != [f"{i:06d}.png" for i in range(len(names))]:
+            self.close()
+            raise BadVideoError("is not a zip of pictures", where=where, expected="000000.png, 000001.png, …")
+        # A stored zip cannot be a bomb; the pictures' own sizes are in their headers.
+        bad = next((e for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
+        if bad is not None:
+            self.close()
+            raise BadVideoError("pictures must be stored, not compressed again", where=where, field=bad.filename)
+        self._size = _png_size(self._archive.read(entries[0]), where)
+        self.info = VideoInfo(*self._size, len(names), 0.0, "png")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        _check_indices(indices, self.info.frames, self._where)
+        for index in indices:
+            name = f"{index:06d}.png"
+            try:
+                data = self._archive.read(name)
+            except (zipfile.BadZipFile, OSError, EOFError) as error:
+                raise BadVideoError(f"cannot be read: {error}", where=self._where, field=name) from None
+            if _png_size(data, self._where) != self._size:
+                raise BadVideoError("picture size changes", where=self._where, field=name)
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            if picture is None:
+                raise BadVideoError("cannot be decoded", where=self._where, field=name)
+            yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+def _png_size(data: bytes, where: object) -> tuple[int, int]:
+    """Width and height from a PNG's header, before anything is allocated for it."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
+        raise BadVideoError("holds a picture that is no PNG", where=where)
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    _check_size(width, height, where)
+    return width, height
