@@ -2,7 +2,7 @@
 
 H.264 is written as yuv420p, BT.601, limited range, and tagged so: readers that follow the tags and readers that assume
 ffmpeg's defaults give the same colours. swscale's bicubic filter, without its FULL_CHR_H flags, is used in both
-directions; with those flags chroma lands 0.36 px beside luma at 512 px (measured on blobs with known centres).
+directions; with them chroma lands 0.36 px beside luma at 512 px (measured on blobs with known centres).
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def rgb_encoding(crf: int = 18) -> Encoding:
 
 
 def action_encoding(codec: Codec, crf: int = 18) -> Encoding:
-    """How action images are encoded.
+    """How action images are encoded: x264 "fast" without B-frames.
 
-    For x264 "medium" without adaptive quantisation, which takes bits from the flanks of the blobs where the position
-    is read: 35 in place of 47 kB for 125 frames at equal keypoint error.
+    Over 125 frames of blobs with known centres, crf 18: 50 kB and 0.040 / 0.082 px (median / p95), against 47 kB and
+    0.045 / 0.105 px of "medium" with B-frames and 51 kB and 0.060 / 0.198 px of "veryfast".
     """
-    return Encoding(codec, crf, options={"preset": "medium", "aq-mode": "0"} if codec == "h264" else {})
+    return Encoding(codec, crf, options={"preset": "fast", "bf": "0"} if codec == "h264" else {})
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:

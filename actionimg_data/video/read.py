@@ -243,13 +243,14 @@ class _AvReader(VideoReader):
                 expected=f"{self.info.width}x{self.info.height}",
                 found=f"{frame.width}x{frame.height}",
             )
-        return self._convert.reformat(
+        rgb = self._convert.reformat(
             frame,
             format="rgb24",
             src_colorspace=frame.colorspace,
             src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
             interpolation=INTERPOLATION,
-        ).to_ndarray()
+        )
+        return np.asarray(rgb.to_ndarray(), np.uint8)
 
     def close(self) -> None:
         self._container.close()
