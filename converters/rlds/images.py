@@ -1,0 +1,177 @@
+"""JPEG and PNG pictures as ``tf.image.decode_image`` gives them (TFDS' image_feature.py)."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BadImageError
+from .features import Leaf, Shape
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+FAST_DCT = simplejpeg is not None
+"""Whether JPEGs decode to TensorFlow's very pixels; OpenCV's differ by up to 15 levels, 1 to 2 in the mean."""
+
+MAX_PIXELS = 1 << 26
+_PNG = b"\x89PNG\r\n\x1a\n"
+# IHDR's colour types: channels as stored (palettes become RGB).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_COLOR_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; instead of IMREAD_COLOR, never with it
+
+Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+
+
+def header(data: bytes) -> tuple[str, int, int, int, int]:
+    """Format, height, width, channels and bits of an encoded picture, from its header alone.
+
+    Raises:
+        BadImageError: Neither JPEG nor PNG, a damaged header, or more than 67 million pixels.
+    """
+    if data[:2] == b"\xff\xd8":
+        kind, (height, width, channels, bits) = "jpeg", _jpeg_header(data)
+    elif data[:8] == _PNG:
+        if len(data) < 33 or data[12:16] != b"IHDR":
+            raise BadImageError("a PNG without a header", found=f"{len(data)} bytes")
+        width, height, bits, color = struct.unpack(">IIBB", data[16:26])
+        if color not in _PNG_CHANNELS:
+            raise BadImageError("a PNG of unknown colour type", found=color)
+        kind, channels = "png", _PNG_CHANNELS[color]
+    else:
+        named = {b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP"}
+        found = next((n for magic, n in named.items() if data.startswith(magic)), repr(data[:8]))
+        raise BadImageError("not a JPEG or PNG picture", expected="jpeg | png", found=found)
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadImageError("a picture of impossible size", expected=f"1 … {MAX_PIXELS} pixels", found=f"{width}x{height}")
+    return kind, height, width, channels, bits
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Height, width, channels, bits from the frame header (SOFn), found by walking the segments (ITU-T T.81 B.1)."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 1 if marker == 0xFF else 2
+            continue
+        # All SOF markers but DHT (C4), JPG (C8) and DAC (CC).
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if position + 10 > len(data):
+                break
+            bits, height, width, channels = struct.unpack(">BHHB", data[position + 4 : position + 10])
+            return height, width, channels, bits
+        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+    raise BadImageError("a JPEG without a frame header", found=f"{len(data)} bytes")
+
+
+def stored_shape(data: bytes, leaf: Leaf) -> tuple[int, int, int]:
+    """Shape ``(height, width, channels)`` that `decode` will give, from the header alone."""
+    _, height, width, channels, _ = header(data)
+    wanted = leaf.shape[2]
+    return height, width, wanted or channels
+
+
+def matches(shape: tuple[int, ...], wanted: Shape) -> bool:
+    """Whether ``shape`` is one that ``wanted`` (None for any length) allows."""
+    return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
+
+
+def decode(data: bytes, leaf: Leaf, out: Image | None = None) -> Image:
+    """The picture ``(height, width, channels)`` in the leaf's dtype.
+
+    Args:
+        data: The encoded picture.
+        leaf: An image; pictures of another size than it states are refused.
+        out: Where to write it, contiguous and of the right shape and dtype; a new array where None.
+
+    Raises:
+        BadImageError: The picture cannot be decoded, or is not what the leaf says.
+    """
+    kind, height, width, channels, bits = header(data)
+    wanted = leaf.shape[2] or channels
+    if not matches((height, width, wanted), leaf.shape):
+        raise BadImageError(
+            "a picture of another size than features.json states",
+            expected=leaf.text(),
+            found=f"{height}x{width}",
+        )
+    if kind == "jpeg":
+        if leaf.dtype != "uint8":
+            raise BadImageError("a JPEG cannot hold this dtype", expected=leaf.dtype, found="uint8")
+        return _jpeg(data, wanted, channels, (height, width), out)
+    picture = _png(data, leaf, wanted, channels, bits)
+    if picture.shape != (height, width, wanted):
+        raise BadImageError("decoded to another size than its header states", found=picture.shape)
+    if out is None:
+        return picture
+    out[...] = picture
+    return out
+
+
+def _jpeg(data: bytes, wanted: int, channels: int, size: tuple[int, int], out: Image | None) -> Image:
+    if wanted not in (1, 3) or channels not in (1, 3):
+        raise BadImageError("a JPEG with channels that cannot be converted", expected=wanted, found=channels)
+    picture: Image
+    if simplejpeg is not None:
+        if out is None:
+            out = np.empty((*size, wanted), np.uint8)
+        try:
+            # TensorFlow's default: the fast integer DCT with fancy upsampling.
+            simplejpeg.decode_jpeg(data, "RGB" if wanted == 3 else "GRAY", fastdct=True, buffer=out)
+        except ValueError as error:
+            raise BadImageError("a JPEG that cannot be decoded", found=error) from None
+        return out
+    flags = _COLOR if wanted == 3 else cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = _opencv(data, flags, "JPEG")
+    if picture.shape[:2] != size:
+        raise BadImageError("decoded to another size than its header states", found=picture.shape)
+    if out is None:
+        return picture
+    out[...] = picture
+    return out
+
+
+def _opencv(data: bytes, flags: int, name: str) -> Image:
+    """A picture through OpenCV, with RGB(A) channels ``(H, W, C)``."""
+    rgb = flags == _COLOR and _COLOR_RGB is not None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if rgb else flags)
+    except cv2.error as error:
+        raise BadImageError(f"a {name} that cannot be decoded", found=str(error)[:120]) from None
+    if picture is None:
+        raise BadImageError(f"a {name} that cannot be decoded", found=f"{len(data)} bytes")
+    if picture.ndim == 2:
+        return picture[..., None]
+    if rgb:
+        return picture
+    order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return cv2.cvtColor(picture, order)
+
+
+def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Image:
+    if leaf.dtype == "float32":
+        # A float picture is stored as an RGBA PNG, each pixel's four bytes one float (image_feature.py).
+        if (wanted, channels, bits) != (1, 4, 8):
+            raise BadImageError("a float picture is not stored as 8-bit RGBA", found=f"{channels} channels, {bits} bit")
+        return np.ascontiguousarray(_opencv(data, cv2.IMREAD_UNCHANGED, "PNG")).view("<f4")
+    if leaf.dtype not in ("uint8", "uint16"):
+        raise BadImageError("no picture has this dtype", expected="uint8 | uint16 | float32", found=leaf.dtype)
+    deep = leaf.dtype == "uint16"
+    if deep != (bits == 16):
+        raise BadImageError("a PNG of another depth than features.json states", expected=leaf.dtype, found=f"{bits} bit")
+    if wanted == channels == 1:
+        return _opencv(data, cv2.IMREAD_UNCHANGED if deep else cv2.IMREAD_GRAYSCALE, "PNG")
+    if wanted == 3 and not deep:
+        return _opencv(data, _COLOR, "PNG")
+    if wanted == channels and wanted in (3, 4):
+        return _opencv(data, cv2.IMREAD_UNCHANGED, "PNG")
+    raise BadImageError("a PNG with channels that cannot be converted", expected=wanted, found=channels)
