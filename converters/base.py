@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import InvalidSpecError, WrongFormatError
+from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError
 from ..model import Episode, EpisodeRef
 
 ENTRY_POINT_GROUP = "actionimg.converters"
@@ -141,17 +142,28 @@ def converter_class(name: str) -> type[Converter]:
             found=name,
             hint=f"Did you mean {close[0]!r}?" if close else None,
         ) from None
-    loaded = entry.load()
+    try:
+        loaded = entry.load()
+    except ImportError as error:
+        raise MissingExtraError("converter cannot be imported", where=f"{name} = {entry.value}", found=error) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Converter)):
         raise WrongFormatError("entry point is not a Converter class", where=entry.value, found=loaded)
     return loaded
 
 
 def detect(source: str) -> dict[str, Detection]:
-    """Every installed converter that recognises ``source``, with why."""
+    """Every installed converter that recognises ``source``, with why.
+
+    A plug-in that cannot be imported is warned of and passed over: it must not take the others down with it.
+    """
     found = {}
     for name in names():
-        detection = converter_class(name).detect(source)
+        try:
+            cls = converter_class(name)
+        except MissingExtraError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        detection = cls.detect(source)
         if detection is not None:
             found[name] = detection
     return found

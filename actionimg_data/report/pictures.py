@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..conventions import CHANNEL_NAMES
 from ..errors import MissingCalibrationError
 from ..geometry import crop
 from ..model import Episode
@@ -102,8 +103,9 @@ def triptychs(
         overlay = blend(rgb, action, spec)
         mark(overlay, uv[0, index], valid[0, index])
         if text:
-            seen = "" if valid[0, index].all() else "  (behind the camera)"
-            label(overlay, f"{view}  {index}{seen}", float(episode.trajectory.openness[index]))
+            behind = [n for n, seen in zip(CHANNEL_NAMES, valid[0, index], strict=True) if not seen]
+            remark = f"  behind: {' '.join(behind)}" if behind else ""
+            label(overlay, f"{view}  {index}{remark}", float(episode.trajectory.openness[index]))
         yield Triptych(rgb, action, overlay)
 
 

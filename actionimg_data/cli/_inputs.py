@@ -1,0 +1,179 @@
+"""What several commands read from the command line: camera files, sizes, specs, converter options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import (
+    AmbiguousSourceError,
+    InvalidCameraError,
+    InvalidSpecError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
+
+if TYPE_CHECKING:
+    from ..converters import Converter
+    from ..model import Camera, CameraTrack, Episode
+    from ..schemas import ActionImageSpec
+
+
+class SizeType(click.ParamType):
+    """``512`` or ``HxW``; the value is ``(height, width)``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse the text of an option."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
+        if not match or 0 in (height := int(match[1]), width := int(match[2] or match[1])):
+            self.fail(f"{value!r} is neither a number nor HEIGHTxWIDTH", param, ctx)
+        return height, width
+
+
+SIZE = SizeType()
+
+
+def split_names(values: Sequence[str]) -> list[str]:
+    """Names that were given several times or separated by commas, in order, without doubles."""
+    return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+
+
+def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec:
+    """The spec of a JSON file (a spec alone, or anything that holds one under ``spec``), at ``size`` where given."""
+    import json
+
+    from ..schemas import ActionImageSpec
+
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SourceNotFoundError("no such spec file", where=path) from None
+        except (OSError, ValueError) as error:
+            raise WrongFormatError("is not JSON", where=path, found=error) from None
+        values = content.get("spec", content) if isinstance(content, dict) else None
+        if not isinstance(values, dict):
+            raise WrongFormatError("is not a spec", where=path, expected="a JSON object")
+    spec = ActionImageSpec(**values)
+    return spec if size is None else spec.resized(*size)
+
+
+def load_cameras(path: str) -> dict[str, Camera | CameraTrack]:
+    """Pinhole cameras by view name, from a camera file or from the ``.cameras.npz`` of a shard.
+
+    Raises:
+        ActionImgError: The file is not one of these, or a camera has no pose or a distorting lens.
+    """
+    if path.endswith(".npz"):
+        from ..shards import read_cameras_npz
+
+        return dict(read_cameras_npz(path))
+    from ..converters.calibration import load_cameras as load
+
+    cameras: dict[str, Camera | CameraTrack] = {}
+    for name, camera in load(Path(path)).items():
+        if camera.distortion is not None and not camera.distortion.is_zero:
+            raise InvalidCameraError(
+                "action images are drawn with a pinhole, this lens distorts",
+                where=path,
+                field=name,
+                found=f"{camera.distortion.model} {camera.distortion.coefficients}",
+                hint="Give the camera of the undistorted pictures.",
+            )
+        cameras[name] = camera.camera(f"{path}: {name}")
+    return cameras
+
+
+def fit_cameras(
+    cameras: Mapping[str, Camera | CameraTrack], height: int, width: int, where: str
+) -> dict[str, Camera | CameraTrack]:
+    """The cameras at a picture size of the same aspect; another aspect is refused, not cropped."""
+    fitted = {}
+    for name, camera in cameras.items():
+        if camera.width * height != camera.height * width:
+            raise InvalidCameraError(
+                "camera and pictures differ in aspect",
+                where=where,
+                field=name,
+                expected=f"{height}x{width} (HxW)",
+                found=f"{camera.height}x{camera.width}",
+            )
+        fitted[name] = camera.resized(height, width)
+    return fitted
+
+
+def make_converter(source: str, format_name: str | None, options: Sequence[str]) -> Converter:
+    """The converter for ``source``: the named one, or the only one that recognises it.
+
+    Args:
+        source: A folder or file.
+        format_name: The converter's name, or None to detect it.
+        options: ``NAME=VALUE`` texts for the converter's own options.
+
+    Raises:
+        WrongFormatError: Nobody recognises the source.
+        AmbiguousSourceError: More than one converter does.
+        InvalidSpecError: An option that the converter does not have, or a bad value.
+    """
+    from ..converters import base
+
+    if format_name is None:
+        if not Path(source).exists():
+            raise SourceNotFoundError("no such file or folder", where=source)
+        found = base.detect(source)
+        if not found:
+            raise WrongFormatError(
+                "no converter recognises this source", where=source, hint="See actionimg converters, or give --format."
+            )
+        if len(found) > 1:
+            raise AmbiguousSourceError(
+                "several converters recognise this source",
+                where=source,
+                found=" ".join(found),
+                hint="Choose one with --format.",
+            )
+        format_name = next(iter(found))
+    cls = base.converter_class(format_name)
+    values: dict[str, Any] = {}
+    for text in options:
+        name, equals, value = text.partition("=")
+        key = name.strip().replace("-", "_")
+        if not equals or key not in cls.Options.model_fields:
+            raise InvalidSpecError(
+                "no such option",
+                where=format_name,
+                field=name,
+                expected=" ".join(f"{n}=…" for n in cls.Options.model_fields) or "no options",
+                found=text,
+            )
+        many = "tuple" in str(cls.Options.model_fields[key].annotation)
+        values[key] = tuple(value.split(",")) if many else value
+    return cls(cls.Options.parse(values, format_name))
+
+
+def read_episode(converter: Converter, source: str, wanted: str | None) -> Episode:
+    """The episode with the id ``wanted`` (or a number in the order of discovery), by default the first.
+
+    Raises:
+        WrongFormatError: There is no such episode; some that there are get named.
+    """
+    ids = []
+    for number, ref in enumerate(converter.discover(source)):
+        if wanted is None or wanted in (ref.id, str(number)):
+            return converter.read(ref)
+        ids.append(ref.id)
+    raise WrongFormatError(
+        "no such episode",
+        where=source,
+        expected=", ".join(ids[:5]) + (f" … ({len(ids)} in all)" if len(ids) > 5 else ""),
+        found=wanted,
+    )

@@ -1,0 +1,216 @@
+"""``actionimg render``: look at action images before anything is converted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InvalidSpecError, MissingCalibrationError, OutputError
+from ._common import console, emit_json, progress
+from ._inputs import SIZE, fit_cameras, load_cameras, load_spec, make_converter, read_episode, split_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..model import Episode
+    from ..schemas import ActionImageSpec
+
+    Image = NDArray[np.uint8]
+
+_TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
+
+
+@click.command("render")
+@click.argument("source")
+@click.option("--out", "-o", default="render", show_default=True, help="Folder for the pictures and videos.")
+@click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be.")
+@click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="An option of the converter.")
+@click.option("--episode", metavar="ID", help="Episode id, or its number in the order of discovery.  [default: first]")
+@click.option("--views", "views", multiple=True, help="Views to draw, comma-separated.  [default: all]")
+@click.option("--cameras", "camera_file", metavar="FILE", help="Camera file, for a trajectory file.")
+@click.option("--fps", type=float, help="Frame rate, for a trajectory file that has no times.")
+@click.option("--size", type=SIZE, default="512", show_default=True, help="Picture size, N or HxW.")
+@click.option("--spec", "spec_file", metavar="FILE", help="JSON file with an ActionImageSpec.")
+@click.option("--stride", type=click.IntRange(1), default=1, show_default=True, help="Draw each N-th frame.")
+@click.option("--columns", type=click.IntRange(1), default=7, show_default=True, help="Frames in the contact sheet.")
+@click.option("--tile", type=click.IntRange(16), default=192, show_default=True, help="Size of its pictures in pixels.")
+@click.option("--style", type=click.Choice(["keypoints", "mesh"]), default="keypoints", show_default=True)
+@click.option("--mesh", "mesh_file", metavar="FILE", help="Gripper mesh or URDF, for --style mesh.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device, for --style mesh.")
+@click.option("--video/--no-video", default=True, help="Write the overlay videos, not only the contact sheet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object that names what was written.")
+def command(source: str, out: str, as_json: bool, **given: Any) -> None:
+    """Draw action images over SOURCE's own pictures: is the calibration right?
+
+    SOURCE is demonstrations in any format that `actionimg converters` lists; one episode of it is drawn, as a contact
+    sheet (PNG) and as one video a view: RGB | action image | both blended. Or SOURCE is a trajectory file (CSV, NPZ,
+    NPY or JSON of action_7d, action_8d, or what `actionimg decode` writes), drawn into the cameras of --cameras.
+
+    The red blob has to sit between the fingertips in every view and every frame.
+
+    \b
+    actionimg render ~/rlbench_demos --out look
+    actionimg render ~/rlbench_demos --episode open_drawer/all_variations/episode5 --views front,wrist
+    actionimg render trajectory.csv --cameras cameras.json --out look
+    actionimg render ~/rlbench_demos --style mesh
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("cannot make the folder", where=out, found=error.strerror) from None
+    if Path(source).is_file() and Path(source).suffix.lower() in _TRAJECTORY_SUFFIXES and not given["format_name"]:
+        result = _render_trajectory(source, folder, given)
+    else:
+        result = _render_episode(source, folder, given)
+    if as_json:
+        emit_json(result)
+        return
+    for path in result["files"]:
+        click.echo(path)
+
+
+def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    from ..report import pictures
+
+    spec = load_spec(given["spec_file"], given["size"])
+    converter = make_converter(source, given["format_name"], given["options"])
+    episode = read_episode(converter, source, given["episode"])
+    views = split_names(given["views"]) or [n for n, v in episode.views.items() if v.camera is not None]
+    if not views:
+        raise MissingCalibrationError("no view has a camera", where=episode.id)
+    episode = episode.with_views(views).select(range(0, len(episode), given["stride"]))
+    files = []
+    if given["style"] == "keypoints":
+        sheet = folder / "contact_sheet.png"
+        _write_png(sheet, pictures.contact_sheet(episode, spec, views, given["columns"], given["tile"]))
+        files.append(str(sheet))
+    if given["video"] or given["style"] == "mesh":
+        with progress("render", len(views) * len(episode), "frames") as advance:
+            for view in views:
+                frames = (
+                    _mesh_frames(episode, view, spec, given)
+                    if given["style"] == "mesh"
+                    else _triptych_frames(episode, view, spec)
+                )
+                path = folder / f"{view}.{'mesh' if given['style'] == 'mesh' else 'overlay'}.mp4"
+                _write_video(path, _counted(frames, advance), episode.fps)
+                files.append(str(path))
+    return {"episode": episode.id, "frames": len(episode), "fps": episode.fps, "views": views, "files": files}
+
+
+def _triptych_frames(episode: Episode, view: str, spec: ActionImageSpec) -> Iterator[Image]:
+    from ..report import pictures
+
+    return (t.wide() for t in pictures.triptychs(episode, view, spec, range(len(episode))))
+
+
+def _mesh_frames(episode: Episode, view: str, spec: ActionImageSpec, given: dict[str, Any]) -> Iterator[Image]:
+    import numpy as np
+
+    from ..report import pictures
+
+    try:
+        from ..raster.mesh_backend import render_overlay_frames
+    except ImportError as error:
+        from ..errors import MissingExtraError
+
+        raise MissingExtraError(
+            "--style mesh needs PyTorch3D",
+            found=error,
+            hint="pip install torch==2.12.0 easypytorch3d==0.7.9.post1",
+        ) from None
+    source = episode.views[view]
+    if source.camera is None:
+        raise MissingCalibrationError("cannot draw without a camera", where=episode.id, field=view)
+    camera = source.camera.resized(spec.height, spec.width)
+    drawn = render_overlay_frames(episode.trajectory, camera, spec, mesh=given["mesh_file"], device=given["device"])
+    for picture, (rgb, alpha) in zip(source.frames.frames(range(len(episode))), drawn, strict=True):
+        below = pictures.fit(picture, spec.height, spec.width)
+        cover = alpha[..., None].astype(np.float32) / 255
+        mixed = np.asarray(below * (1 - 0.75 * cover) + rgb * (0.75 * cover), np.uint8)
+        yield np.concatenate([below, mixed], axis=1)
+
+
+def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
+    from ..model.files import read_trajectory
+    from ..raster import render_frames, render_view
+    from ..report import pictures
+
+    if not given["camera_file"]:
+        raise MissingCalibrationError(
+            "a trajectory file has no cameras", where=source, hint="Give a camera file with --cameras."
+        )
+    if given["style"] == "mesh":
+        raise InvalidSpecError("a trajectory file has no pictures to draw a mesh over", field="--style", found="mesh")
+    spec = load_spec(given["spec_file"], given["size"])
+    trajectory = read_trajectory(source, given["fps"])
+    cameras = fit_cameras(load_cameras(given["camera_file"]), spec.height, spec.width, given["camera_file"])
+    views = split_names(given["views"]) or list(cameras)
+    unknown = [v for v in views if v not in cameras]
+    if unknown:
+        raise InvalidSpecError("no such camera", field="--views", expected=" ".join(cameras), found=" ".join(unknown))
+    n = len(trajectory)
+    fps = (n - 1) / float(trajectory.times[-1] - trajectory.times[0]) if n > 1 else given["fps"] or 1.0
+    shown = pictures.evenly(n, given["columns"])
+    rows = []
+    for view in views:
+        row = []
+        for index in shown:
+            panel = render_view(trajectory, cameras[view].track(n), spec, slice(index, index + 1))[0]
+            panel = pictures.fit(panel, given["tile"], max(1, round(given["tile"] * spec.width / spec.height)))
+            pictures.label(panel, f"{view}  {index}", float(trajectory.openness[index]))
+            row.append(panel)
+        rows.append(np.concatenate(row, axis=1))
+    sheet = folder / "contact_sheet.png"
+    _write_png(sheet, np.concatenate(rows, axis=0))
+    files = [str(sheet)]
+    if given["video"]:
+        with progress("render", len(views) * n, "frames") as advance:
+            for view in views:
+                path = folder / f"{view}.action.mp4"
+                frames = render_frames(trajectory, cameras[view].track(n), spec)
+                _write_video(path, _counted(frames, advance), fps)
+                files.append(str(path))
+    return {"episode": None, "frames": n, "fps": fps, "views": views, "files": files}
+
+
+def _counted(frames: Iterator[Image], advance: Any) -> Iterator[Image]:
+    for frame in frames:
+        yield frame
+        advance()
+
+
+def _write_png(path: Path, picture: Image) -> None:
+    import cv2
+
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise OutputError("cannot encode the picture", where=path)
+    _write(path, data.tobytes())
+
+
+def _write_video(path: Path, frames: Iterator[Image], fps: float) -> None:
+    import itertools
+
+    from ..video import encode_bytes, rgb_encoding
+
+    first = next(frames)
+    height, width = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2
+    if (height, width) != first.shape[:2]:
+        console().print(f"{path.name}: cut to {width}x{height}, H.264 needs even sizes", style="yellow")
+    even = (f[:height, :width] for f in itertools.chain([first], frames))
+    _write(path, encode_bytes(even, rgb_encoding(), fps, height, width))
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError("cannot write", where=path, found=error.strerror) from None
