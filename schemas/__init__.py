@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+from .dataset import (
+    ConverterRecord,
+    ConvertOptions,
+    DatasetManifest,
+    MemberRow,
+    PlanEpisode,
+    PlanRow,
+    QuarantineRow,
+    SampleMeta,
+    SampleRow,
+    ShardRecord,
+    ShardSidecar,
+    index_schema,
+)
 from .spec import ActionImageSpec
 
-__all__ = ["ActionImageSpec"]
+__all__ = [
+    "ActionImageSpec",
+    "ConvertOptions",
+    "ConverterRecord",
+    "DatasetManifest",
+    "MemberRow",
+    "PlanEpisode",
+    "PlanRow",
+    "QuarantineRow",
+    "SampleMeta",
+    "SampleRow",
+    "ShardRecord",
+    "ShardSidecar",
+    "index_schema",
+]

@@ -1,0 +1,11 @@
+"""``python -m actionimg_data.schemas [FOLDER]`` writes the JSON schemas, by default beside their models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from .dataset import export
+
+for path in export(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent):
+    print(path.name)

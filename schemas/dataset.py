@@ -1,0 +1,357 @@
+"""Everything a data set writes to disk: manifest, plan, sidecars, samples, quarantine and the index.
+
+`to_bytes` is the one way to write any of them, so that equal content gives equal bytes and a changed byte is found by
+writing again what was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
+from .spec import ActionImageSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT: Final = "actionimg-dataset"
+FORMAT_VERSION: Final = 1
+
+ActionCodec = Literal["h264", "ffv1", "png", "none"]
+RgbCodec = Literal["h264"]
+VIEW_PATTERN: Final = r"^[a-z0-9_-]+$"
+KEY_PATTERN: Final = r"^[a-z0-9_-]{1,160}$"
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ConvertOptions(_Stored):
+    """What decides the bytes of a data set, apart from its source and the converter's own options.
+
+    Raises:
+        InvalidSpecError: An option is outside its range, or two do not go together (use `parse`).
+    """
+
+    height: int = Field(512, ge=16, le=8192, description="picture height in pixels")
+    width: int = Field(512, ge=16, le=8192, description="picture width in pixels")
+    views: tuple[str, ...] | None = Field(
+        None, description="views in this order; null: the calibrated views of the first episode that can be read"
+    )
+    stride: int = Field(1, ge=1, description="every n-th frame; the frame rate is divided by it")
+    clip_frames: int | None = Field(
+        None, ge=1, description="cut episodes into clips of this many frames; the last one may be shorter"
+    )
+    spec: ActionImageSpec = Field(default_factory=lambda: ActionImageSpec(), description="how action images are drawn")
+    action_codec: ActionCodec = Field("h264", description="h264, ffv1 or png (lossless), or none: draw on load")
+    rgb_codec: RgbCodec = Field("h264", description="codec of the camera pictures")
+    crf: int = Field(18, ge=0, le=51, description="x264's constant rate factor; less is better and larger")
+    episodes_per_shard: int | None = Field(
+        None, ge=1, le=100_000, description="null: a 32nd of the episodes, at least 1, at most 32"
+    )
+    split: str = Field("train", pattern=VIEW_PATTERN, max_length=64, description="folder the shards go to")
+
+    @field_validator("views")
+    @classmethod
+    def _views(cls, views: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if views is not None:
+            if not views or len(set(views)) != len(views):
+                raise ValueError("views must be named, each once")
+            for name in views:
+                if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+                    raise ValueError(f"bad view name {name!r}: [a-z0-9_-]+")
+        return views
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConvertOptions:
+        if self.height % 2 or self.width % 2:
+            down, up = f"{self.height & ~1}x{self.width & ~1}", f"{-(-self.height // 2) * 2}x{-(-self.width // 2) * 2}"
+            raise ValueError(f"h264 video has an even height and width (HxW): {down} or {up}")
+        if (self.spec.height, self.spec.width) != (self.height, self.width):
+            raise ValueError("spec and options differ in size")
+        return self
+
+    @classmethod
+    def parse(cls, **values: Any) -> ConvertOptions:
+        """Options from keyword arguments; ``spec`` may be a mapping and takes its size from ``height``, ``width``."""
+        height, width = values.get("height", 512), values.get("width", 512)
+        spec = values.pop("spec", None) or {}
+        fields = spec.model_dump() if isinstance(spec, ActionImageSpec) else dict(spec)
+        fields |= {"height": height, "width": width}
+        try:
+            # The options' own complaint about a bad size is the better one.
+            usable = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+            return cls(**values, spec=ActionImageSpec(**fields) if usable else ActionImageSpec())
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            field = ".".join(map(str, first["loc"])) or "size"
+            found = f"{height}x{width}" if field == "size" else first.get("input")
+            raise InvalidSpecError(message, where="convert options", field=field, found=found) from None
+
+
+class PlanEpisode(_Stored):
+    """One episode of a plan: all that is needed to convert it, in any process."""
+
+    id: str = Field(min_length=1)
+    key: str = Field(pattern=KEY_PATTERN)
+    location: dict[str, Any] = Field(default_factory=dict)
+    num_frames: int | None = None
+    fingerprint: str = ""
+
+
+class PlanRow(_Stored):
+    """One shard of a plan."""
+
+    shard: str
+    episodes: tuple[PlanEpisode, ...] = Field(min_length=1)
+
+
+class QuarantineRow(_Stored):
+    """One episode that could not be converted."""
+
+    id: str
+    key: str
+    shard: str
+    code: str
+    message: str
+    traceback: str | None = None
+
+
+class MemberRow(_Stored):
+    """One member of a sample within its shard: name without the key, and where its bytes are."""
+
+    name: str
+    offset: int = Field(ge=0)
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=SHA256_PATTERN)
+
+
+class SampleRow(_Stored):
+    """One sample within its shard; ``offset`` and ``bytes`` span its members with their tar headers."""
+
+    key: str = Field(pattern=KEY_PATTERN)
+    episode: str
+    clip: int = Field(ge=0)
+    start_frame: int = Field(ge=0)
+    frames: int = Field(ge=1)
+    fps: float = Field(gt=0)
+    views: tuple[str, ...]
+    instruction: str
+    task: str
+    offset: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    members: tuple[MemberRow, ...]
+
+
+class ShardSidecar(_Stored):
+    """The commit mark of a shard; a shard without samples has no tar (``bytes`` 0, ``sha256`` null)."""
+
+    format: Literal["actionimg-shard"] = "actionimg-shard"
+    version: Literal[1] = 1
+    plan: str = Field(pattern=SHA256_PATTERN)
+    shard: str
+    bytes: int = Field(ge=0)
+    sha256: str | None = Field(None, pattern=SHA256_PATTERN)
+    samples: tuple[SampleRow, ...] = ()
+    quarantined: tuple[QuarantineRow, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Frames of all samples."""
+        return sum(s.frames for s in self.samples)
+
+
+class SampleMeta(_Stored):
+    """A sample's ``.json``: the same fields with the same types in every sample."""
+
+    format: Literal["actionimg-sample"] = "actionimg-sample"
+    version: Literal[1] = 1
+    key: str = Field(pattern=KEY_PATTERN)
+    episode: str
+    clip: int = Field(ge=0, description="number of the clip within its episode")
+    start_frame: int = Field(ge=0, description="the sample's first frame, counted in the source")
+    stride: int = Field(ge=1, description="source frames from one frame to the next")
+    frames: int = Field(ge=1)
+    fps: float = Field(gt=0)
+    instruction: str = Field(min_length=1)
+    instructions: tuple[str, ...] = Field(min_length=1)
+    task: str = Field(description="empty where the source has no task")
+    views: tuple[str, ...] = Field(min_length=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    source_sizes: tuple[tuple[int, int], ...] = Field(description="height, width of each view in the source")
+    spec: str = Field(description="id of the action-image specification, in full in dataset.json")
+    rgb_codec: RgbCodec
+    action_codec: ActionCodec
+    sync: Literal["measured", "assumed"]
+    sync_residual_s: tuple[float, ...] = Field(
+        description="seconds from each frame to the nearest measured pose; empty where not known"
+    )
+    provenance: dict[str, Any]
+
+
+class ConverterRecord(_Stored):
+    """Which converter made a data set, and with which of its own options."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ShardRecord(_Stored):
+    """One shard in the manifest."""
+
+    path: str
+    samples: int
+    frames: int
+    bytes: int
+    sha256: str | None
+    sidecar_sha256: str = Field(pattern=SHA256_PATTERN)
+    quarantined: int
+
+
+class Counts(_Stored):
+    """What a finished data set holds."""
+
+    episodes: int
+    converted: int
+    quarantined: int
+    quarantine_codes: dict[str, int]
+    samples: int
+    frames: int
+    bytes: int
+    shards: int
+
+
+class DatasetManifest(_Stored):
+    """``dataset.json``. While shards are missing, ``complete`` is false and counts, shards and files are absent."""
+
+    format: Literal["actionimg-dataset"] = FORMAT
+    version: Literal[1] = FORMAT_VERSION
+    complete: bool = False
+    plan: str = Field(pattern=SHA256_PATTERN, description="fingerprint of the plan")
+    planned_shards: int
+    planned_episodes: int
+    tool: dict[str, str] = Field(description="versions that decide the bytes")
+    converter: ConverterRecord
+    sources: tuple[str, ...]
+    views: tuple[str, ...] = Field(min_length=1)
+    options: ConvertOptions
+    spec_id: str
+    counts: Counts | None = None
+    shards: tuple[ShardRecord, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of plan, index and quarantine")
+    checksum: str = Field("", description="SHA-256 of this document with this field empty")
+
+    def sealed(self) -> DatasetManifest:
+        """The manifest with its checksum filled in."""
+        blank = self.model_copy(update={"checksum": ""})
+        return blank.model_copy(update={"checksum": hashlib.sha256(to_bytes(blank)).hexdigest()})
+
+
+def to_bytes(model: BaseModel) -> bytes:
+    """The one JSON text of a model: indented, UTF-8, fields in the order of the class, keys of mappings sorted."""
+    return (json.dumps(_ordered(model), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def to_line(model: BaseModel) -> bytes:
+    """A model as one line of JSON."""
+    return (json.dumps(_ordered(model), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _ordered(model: BaseModel) -> dict[str, Any]:
+    # Through JSON mode, so that tuples become lists; mappings inside get sorted keys, the model keeps its order.
+    dumped = model.model_dump(mode="json")
+    return {name: _sorted(value) if isinstance(value, dict) else value for name, value in dumped.items()}
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _sorted(value[k]) for k in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(v) for v in value]
+    return value
+
+
+def parse(
+    model: type[Model], data: bytes | str, where: object, error: type[ActionImgError] = CorruptDatasetError
+) -> Model:
+    """A model from JSON text.
+
+    Raises:
+        CorruptDatasetError: Not JSON, or a field is missing, unknown or of the wrong type (or ``error``).
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        raise error(
+            first["msg"],
+            where=where,
+            field=".".join(map(str, first["loc"])) or None,
+            found=None if first["type"] == "json_invalid" else first.get("input"),
+        ) from None
+
+
+def index_schema() -> pa.Schema:
+    """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards."""
+    import pyarrow as pa
+
+    member = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("episode", pa.string(), nullable=False),
+        pa.field("clip", pa.int32(), nullable=False),
+        pa.field("start_frame", pa.int64(), nullable=False),
+        pa.field("frames", pa.int64(), nullable=False),
+        pa.field("fps", pa.float64(), nullable=False),
+        pa.field("views", pa.list_(pa.string()), nullable=False),
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("members", pa.list_(member), nullable=False),
+        pa.field("decode_position_p95_mm", pa.float64()),
+        pa.field("decode_rotation_p95_deg", pa.float64()),
+        pa.field("decode_openness_accuracy", pa.float64()),
+        pa.field("undecodable_frames", pa.int64()),
+    ]
+    return pa.schema(fields, metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
+
+
+EXPORTED: Final[dict[str, type[BaseModel]]] = {
+    "action-image-spec": ActionImageSpec,
+    "dataset": DatasetManifest,
+    "plan-row": PlanRow,
+    "quarantine-row": QuarantineRow,
+    "sample": SampleMeta,
+    "shard": ShardSidecar,
+}
+"""Documents that other programs may want to check, by the name of their schema file."""
+
+
+def json_schemas() -> dict[str, str]:
+    """JSON schema texts by file name."""
+    return {
+        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
+        for name, model in EXPORTED.items()
+    }
+
+
+def export(folder: Path) -> list[Path]:
+    """Write the JSON schemas into ``folder``."""
+    paths = []
+    for name, text in json_schemas().items():
+        (folder / name).write_text(text)
+        paths.append(folder / name)
+    return paths
