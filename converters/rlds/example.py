@@ -1,8 +1,8 @@
 """From the columns of a ``tf.train.Example`` to the values of its features.
 
-How TFDS lays values out: example_serializer.py, example_parser.py and features/*.py of tensorflow/datasets. A leaf in no
-sequence is one value; in one sequence its values follow each other in one list; in more it is ragged, with the lengths
-of the inner sequences in lists of their own.
+How TFDS lays values out: example_serializer.py, example_parser.py and features/*.py of tensorflow/datasets. A leaf in
+no sequence is one value; in one sequence its values follow each other in one list; in more it is ragged, with the
+lengths of the inner sequences in lists of their own.
 """
 
 from __future__ import annotations

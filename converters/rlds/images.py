@@ -49,7 +49,9 @@ def header(data: bytes) -> tuple[str, int, int, int, int]:
         found = next((n for magic, n in named.items() if data.startswith(magic)), repr(data[:8]))
         raise BadImageError("not a JPEG or PNG picture", expected="jpeg | png", found=found)
     if not 0 < height * width <= MAX_PIXELS:
-        raise BadImageError("a picture of impossible size", expected=f"1 … {MAX_PIXELS} pixels", found=f"{width}x{height}")
+        raise BadImageError(
+            "a picture of impossible size", expected=f"1 … {MAX_PIXELS} pixels", found=f"{width}x{height}"
+        )
     return kind, height, width, channels, bits
 
 
@@ -143,8 +145,10 @@ def _jpeg(data: bytes, wanted: int, channels: int, size: tuple[int, int], out: I
 def _opencv(data: bytes, flags: int, name: str) -> Image:
     """A picture through OpenCV, with RGB(A) channels ``(H, W, C)``."""
     rgb = flags == _COLOR and _COLOR_RGB is not None
+    if rgb:
+        flags = _COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if rgb else flags)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise BadImageError(f"a {name} that cannot be decoded", found=str(error)[:120]) from None
     if picture is None:
@@ -167,7 +171,9 @@ def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Imag
         raise BadImageError("no picture has this dtype", expected="uint8 | uint16 | float32", found=leaf.dtype)
     deep = leaf.dtype == "uint16"
     if deep != (bits == 16):
-        raise BadImageError("a PNG of another depth than features.json states", expected=leaf.dtype, found=f"{bits} bit")
+        raise BadImageError(
+            "a PNG of another depth than features.json states", expected=leaf.dtype, found=f"{bits} bit"
+        )
     if wanted == channels == 1:
         return _opencv(data, cv2.IMREAD_UNCHANGED if deep else cv2.IMREAD_GRAYSCALE, "PNG")
     if wanted == 3 and not deep:

@@ -66,7 +66,10 @@ def check_header(header: bytes, path: Path, offset: int, size: int) -> int:
     """
     if len(header) < HEADER:
         raise BadFileError(
-            f"ends within the header of the record at byte {offset}", where=path, expected=f"{HEADER} bytes", found=len(header)
+            f"ends within the header of the record at byte {offset}",
+            where=path,
+            expected=f"{HEADER} bytes",
+            found=len(header),
         )
     length, crc = struct.unpack("<QI", header)
     if masked_crc32c(np.frombuffer(header, np.uint8, 8)) != crc:
@@ -153,4 +156,6 @@ def read_record(path: Path, offset: int, expected: tuple[int, int] | None = None
 
 
 def _changed(path: Path, offset: int) -> BadFileError:
-    return BadFileError(f"the record at byte {offset} is not the one that was indexed: the file has changed", where=path)
+    return BadFileError(
+        f"the record at byte {offset} is not the one that was indexed: the file has changed", where=path
+    )

@@ -1,7 +1,7 @@
 """The wire format of ``tf.train.Example``, read without protobuf.
 
-``Example{1: Features{1: repeated entry{1: key, 2: Feature}}}``, ``Feature{1: BytesList | 2: FloatList | 3: Int64List}``,
-each list ``{1: repeated value}`` (tensorflow/core/example/{example,feature}.proto; encoding:
+``Example{1: Features{1: repeated entry{1: key, 2: Feature}}}``, ``Feature{1: BytesList | 2: FloatList |
+3: Int64List}``, each list ``{1: repeated value}`` (tensorflow/core/example/{example,feature}.proto; encoding:
 https://protobuf.dev/programming-guides/encoding). The depth is fixed, nothing recurses, and nothing is allocated that a
 length in the data asks for: every length is checked against what is there.
 """

@@ -1,0 +1,123 @@
+"""A cache of where the records of TFRecord files are, so that a large data set is not walked again and again.
+
+The cache lies in ``$ACTIONIMG_CACHE_DIR``, else ``$XDG_CACHE_HOME/actionimg``, else ``~/.cache/actionimg``, never
+beside the data. Entries are written under a temporary name and renamed; where the folder cannot be written, everything
+works without. An entry counts only while the file has the same size, modification time, first and last bytes, and the
+headers of records spread over it are those remembered; and each record's CRC is compared again when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BadFileError
+from . import tfrecord
+from .tfrecord import FOOTER, HEADER, Records
+
+VERSION = 1
+_EDGE = 4096
+_SAMPLES = 8
+
+
+def cache_folder() -> Path | None:
+    """Where indexes are kept; None where there is no such place."""
+    named = os.environ.get("ACTIONIMG_CACHE_DIR")
+    if named is not None:
+        return Path(named) / "rlds-index" if named else None
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "actionimg" / "rlds-index"
+    except RuntimeError:
+        return None
+
+
+def load(path: Path) -> Records:
+    """The records of a TFRecord file, from the cache where that still holds, else by `tfrecord.scan`.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        BadFileError: The file is cut or damaged.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return tfrecord.scan(path)
+    entry = folder / (hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32] + ".npz")
+    identity = _identity(path)
+    cached = _load_entry(entry, identity)
+    if cached is not None and _agrees(path, cached):
+        return cached
+    records = tfrecord.scan(path)
+    # A file that changed while it was walked is not remembered.
+    if _identity(path) == identity:
+        _store_entry(entry, identity, records)
+    return records
+
+
+def _identity(path: Path) -> str:
+    """Size, modification time and a hash of the edges of a file."""
+    fd = tfrecord.open_file(path)
+    try:
+        stat = os.fstat(fd)
+        edges = os.pread(fd, _EDGE, 0) + os.pread(fd, _EDGE, max(0, stat.st_size - _EDGE))
+    except OSError as error:
+        raise BadFileError("cannot be read", where=path, found=error) from None
+    finally:
+        os.close(fd)
+    return f"{VERSION} {stat.st_size} {stat.st_mtime_ns} {hashlib.sha256(edges).hexdigest()}"
+
+
+def _load_entry(entry: Path, identity: str) -> Records | None:
+    try:
+        with np.load(entry, allow_pickle=False) as file:
+            if str(file["identity"]) != identity:
+                return None
+            records = Records(file["offsets"], file["lengths"], file["crcs"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    shapes = {records.offsets.shape, records.lengths.shape, records.crcs.shape}
+    return records if len(shapes) == 1 and records.offsets.ndim == 1 else None
+
+
+def _agrees(path: Path, records: Records) -> bool:
+    """Whether records spread over the file are where the index says, with the CRCs that it says."""
+    n = len(records)
+    fd = tfrecord.open_file(path)
+    try:
+        for i in {n * k // _SAMPLES for k in range(_SAMPLES)} if n else ():
+            offset, length = int(records.offsets[i]), int(records.lengths[i])
+            if int.from_bytes(os.pread(fd, 8, offset), "little") != length:
+                return False
+            if int.from_bytes(os.pread(fd, FOOTER, offset + HEADER + length), "little") != records.crcs[i]:
+                return False
+        end = int(records.offsets[-1] + records.lengths[-1]) + HEADER + FOOTER if n else 0
+        return end == os.fstat(fd).st_size
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _store_entry(entry: Path, identity: str, records: Records) -> None:
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")
+    except OSError:
+        return
+    try:
+        with os.fdopen(fd, "wb") as file:
+            np.savez(
+                file,
+                identity=np.array(identity),
+                offsets=records.offsets,
+                lengths=records.lengths,
+                crcs=records.crcs,
+            )
+        os.replace(name, entry)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
