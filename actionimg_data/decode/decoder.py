@@ -1,0 +1,300 @@
+"""Action videos back to a trajectory: blobs, keypoints, one rigid pose a frame, with covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DecodeError, FrameCountError, InvalidTrajectoryError
+from ..geometry import rotations
+from ..model import Camera, CameraTrack, GripperTrajectory
+from ..schemas import ActionImageSpec
+from . import continuity, pose
+from .measure import BlobMeasurements, check_video, measure_blobs
+
+FloatArray = NDArray[np.float64]
+Cameras = Sequence[Camera | CameraTrack] | Mapping[str, Camera | CameraTrack]
+
+
+class Reason(str, Enum):
+    """Why a frame has no pose; `DecodedTrajectory.reason` holds the values."""
+
+    OK = "ok"
+    NO_KEYPOINTS = "no-keypoints"
+    """No view shows a blob."""
+    TOO_FEW_KEYPOINTS = "too-few-keypoints"
+    """What is visible does not determine a pose."""
+    VIEWS_DISAGREE = "views-disagree"
+    """No pose explains the blobs to within a quarter of sigma, even with two of them left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedTrajectory:
+    """What action videos say, and how surely.
+
+    The state of ``covariance`` is (x, y, z, rx, ry, rz): translation of the gripper's origin in metres, then a
+    rotation vector in radians, both in world axes: the true pose is ``exp([r]) R``, ``p + (x, y, z)``. A pose from
+    one view is the one, of up to four that look the same, that moves least over time; its covariance is that of the
+    single view (far larger along the ray) and contains the distance to the alternatives.
+    """
+
+    trajectory: GripperTrajectory
+    """Poses and openness; NaN where not ``valid``, and openness also where no picture tells it."""
+    valid: NDArray[np.bool_]
+    """``(T,)``."""
+    reason: NDArray[np.str_]
+    """``(T,)`` values of `Reason`."""
+    covariance: FloatArray
+    """``(T, 6, 6)``; NaN where not ``valid``."""
+    keypoints: FloatArray
+    """``(V, T, 3, 2)`` measured pixels (origin, normal, up); NaN where a channel shows no blob."""
+    keypoint_covariance: FloatArray
+    """``(V, T, 3, 2, 2)`` square pixels; NaN where a channel shows no blob."""
+    keypoint_valid: NDArray[np.bool_]
+    """``(V, T, 3)`` whether the channel shows a blob."""
+    keypoint_used: NDArray[np.bool_]
+    """``(V, T, 3)`` whether the pose rests on it: it was measured, and not found to be wrong."""
+    residual: FloatArray
+    """``(V, T, 3, 2)`` measured minus reprojected pixels, also of blobs found to be wrong; NaN where unknown."""
+    openness_level: FloatArray
+    """``(T,)`` pedestal over its height when open, before any threshold; NaN where no picture tells it."""
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def views_used(self) -> NDArray[np.int64]:
+        """``(T,)`` number of views that the pose rests on; 1 means that continuity chose among solutions."""
+        return self.keypoint_used.any(axis=-1).sum(axis=0)
+
+    @property
+    def reprojection_rms(self) -> FloatArray:
+        """``(T,)`` root mean square length in pixels of the residuals of the keypoints used; NaN where invalid."""
+        squared = np.where(self.keypoint_used[..., None], self.residual, 0.0) ** 2
+        count = self.keypoint_used.sum(axis=(0, 2))
+        with np.errstate(invalid="ignore"):
+            rms = np.sqrt(squared.sum(axis=(0, 2, 3)) / np.maximum(count, 1))
+        return np.where(self.valid, rms, np.nan)
+
+
+def decode(
+    videos: Any,
+    cameras: Camera | CameraTrack | Cameras,
+    spec: ActionImageSpec | None = None,
+    *,
+    times: ArrayLike | None = None,
+    fps: float | None = None,
+) -> DecodedTrajectory:
+    """Decode action videos of one or more calibrated views.
+
+    This is `measure_blobs` of each view, then `solve`; call these two for a video that is too long for memory.
+
+    Args:
+        videos: ``(V, T, H, W, 3)``, or a sequence, or a mapping by view name, of ``(T, H, W, 3)``; RGB, uint8 or
+            float in [0, 1].
+        cameras: One a view, in the same order or under the same names, of the video's size.
+        spec: How the pictures were drawn; the published defaults at the video's size if not given.
+        times: ``(T,)`` seconds of the frames; or
+        fps: their rate; if neither is given, 1 frame a second.
+
+    Raises:
+        DecodeError: Videos, cameras and spec that do not fit each other.
+        FrameCountError: Views, cameras or times that differ in number of frames.
+        InvalidTrajectoryError: Times that do not increase, or a rate that is not positive.
+    """
+    if isinstance(videos, Mapping):
+        names = list(videos)
+        if not isinstance(cameras, Mapping) or set(cameras) != set(names):
+            found = ", ".join(map(str, cameras)) if isinstance(cameras, Mapping) else type(cameras).__name__
+            raise DecodeError(
+                "cameras must be a mapping with the videos' names",
+                field="cameras",
+                expected=", ".join(map(str, names)),
+                found=found,
+            )
+        views: list[Any] = [videos[n] for n in names]
+        listed = [cameras[n] for n in names]
+    else:
+        if not isinstance(videos, np.ndarray) and not isinstance(videos, Sequence):
+            raise DecodeError(
+                "is not an array, a sequence or a mapping of videos", field="videos", found=type(videos).__name__
+            )
+        views, names = list(videos), [f"view {i}" for i in range(len(videos))]
+        listed = _camera_list(cameras)
+    if not views:
+        raise DecodeError("no video", field="videos", expected="at least 1 view", found="0")
+    if spec is None:
+        shape = np.shape(views[0])
+        if len(shape) != 4 or min(shape[1:3]) < 1:
+            raise DecodeError("is not an RGB video", where=names[0], expected="(T, H, W, 3)", found=str(shape))
+        spec = ActionImageSpec(height=shape[1], width=shape[2])
+    checked = [check_video(view, spec, str(name)) for name, view in zip(names, views, strict=True)]
+    _check_cameras(listed, len(checked), len(checked[0]), spec)
+    return solve([measure_blobs(view, spec) for view in checked], listed, spec, times=times, fps=fps)
+
+
+def solve(
+    measurements: Sequence[BlobMeasurements],
+    cameras: Camera | CameraTrack | Cameras,
+    spec: ActionImageSpec,
+    *,
+    times: ArrayLike | None = None,
+    fps: float | None = None,
+) -> DecodedTrajectory:
+    """Poses from the measurements of each view (see `measure_blobs`); arguments and errors as for `decode`."""
+    views = list(measurements)
+    if not views:
+        raise DecodeError("no measurements", field="measurements", expected="at least 1 view", found="0")
+    frames = len(views[0])
+    for i, view in enumerate(views):
+        if len(view) != frames:
+            raise FrameCountError("views differ in length", where=f"view {i}", expected=frames, found=len(view))
+    listed = _camera_list(cameras)
+    _check_cameras(listed, len(views), frames, spec)
+    seconds = _times(times, fps, frames)
+    tracks = [camera.track(frames) for camera in listed]
+    valid = np.stack([m.valid for m in views])
+    measured = pose.Measured(
+        uv=np.stack([m.uv for m in views], axis=1),
+        covariance=np.stack([m.covariance for m in views], axis=1),
+        mask=np.stack([m.valid for m in views], axis=1),
+        K=np.stack([t.K for t in tracks], axis=1),
+        world_from_camera=np.stack([t.world_from_camera for t in tracks], axis=1),
+    )
+    candidates = pose.estimate(measured, spec.axis_length, wrong_blob_floor(spec))
+    body = pose.triangle(measured.uv, spec.axis_length)
+    points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
+    choice = continuity.choose(points, candidates.possible, seconds)
+    every = np.arange(frames)
+    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
+    found = candidates.possible[every, choice]
+    used = candidates.mask & found[:, None, None]
+    _, _, at = pose.final_pose(measured._replace(mask=used), rotation, translation, spec.axis_length, steps=0)
+    covariance, determined = pose.covariance(at, used.sum(axis=(1, 2)).astype(np.float64))
+    covariance = covariance + _alternatives(candidates, choice)
+    everything = measured.mask & found[:, None, None]
+    _, _, wide = pose.final_pose(measured._replace(mask=everything), rotation, translation, spec.axis_length, steps=0)
+    residual = np.where(everything[..., None], wide.residual, np.nan)
+    count = np.maximum(used.sum(axis=(1, 2)), 1)
+    rms = np.sqrt((at.residual**2).sum(axis=(1, 2, 3)) / count)
+    ok = found & determined & at.in_front & (rms <= disagreement_limit(spec))
+    enough = found & determined & at.in_front
+    spread = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 0))
+    enough &= (spread[:, :3].max(axis=-1) < 5 * spec.axis_length) & np.isfinite(spread).all(axis=-1)
+    ok &= enough
+    reason = np.full(frames, Reason.OK.value, dtype="<U24")
+    reason[enough & ~ok] = Reason.VIEWS_DISAGREE.value
+    reason[~enough] = Reason.TOO_FEW_KEYPOINTS.value
+    reason[~valid.any(axis=(0, 2))] = Reason.NO_KEYPOINTS.value
+    openness, level = _openness(views, valid, spec)
+    trajectory = GripperTrajectory(
+        np.where(ok[:, None], translation, np.nan),
+        np.where(ok[:, None], rotations.quaternion_from_matrix(rotation), np.nan),
+        openness,
+        seconds,
+        allow_missing=True,
+    )
+    return DecodedTrajectory(
+        trajectory=trajectory,
+        valid=ok,
+        reason=reason,
+        covariance=np.where(ok[:, None, None], covariance, np.nan),
+        keypoints=np.stack([m.uv for m in views]),
+        keypoint_covariance=np.stack([m.covariance for m in views]),
+        keypoint_valid=valid,
+        keypoint_used=np.swapaxes(used & ok[:, None, None], 0, 1),
+        residual=np.swapaxes(np.where(ok[:, None, None, None], residual, np.nan), 0, 1),
+        openness_level=level,
+    )
+
+
+def wrong_blob_floor(spec: ActionImageSpec) -> float:
+    """Pixels: residuals under this (0.5 at 512) are never taken as those of a wrong blob."""
+    return 0.02 * spec.sigma_px
+
+
+def disagreement_limit(spec: ActionImageSpec) -> float:
+    """Pixels of RMS residual (6.4 at 512) beyond which views contradict each other."""
+    return 0.25 * spec.sigma_px
+
+
+def _camera_list(cameras: Camera | CameraTrack | Cameras) -> list[Camera | CameraTrack]:
+    if isinstance(cameras, (Camera, CameraTrack)):
+        return [cameras]
+    if isinstance(cameras, Mapping):
+        return list(cameras.values())
+    return list(cameras)
+
+
+def _check_cameras(cameras: list[Camera | CameraTrack], views: int, frames: int, spec: ActionImageSpec) -> None:
+    if len(cameras) != views:
+        raise DecodeError("one camera a view is needed", field="cameras", expected=views, found=len(cameras))
+    for i, camera in enumerate(cameras):
+        if not isinstance(camera, (Camera, CameraTrack)):
+            raise DecodeError(
+                "is not a camera", field=f"cameras[{i}]", expected="Camera or CameraTrack", found=type(camera).__name__
+            )
+        if (camera.height, camera.width) != (spec.height, spec.width):
+            raise DecodeError(
+                "camera is for another picture size",
+                field=f"cameras[{i}]",
+                expected=f"{spec.height}x{spec.width}",
+                found=f"{camera.height}x{camera.width}",
+                hint="Give camera.resized(height, width) where the video is a centre crop and scaling of its picture.",
+            )
+        camera.track(frames)
+
+
+def _times(times: ArrayLike | None, fps: float | None, frames: int) -> FloatArray:
+    if times is not None and fps is not None:
+        raise DecodeError("times and fps exclude each other", field="times, fps")
+    if times is None:
+        rate = 1.0 if fps is None else float(fps)
+        if not (np.isfinite(rate) and rate > 0):
+            raise InvalidTrajectoryError("must be positive", field="fps", found=fps)
+        return np.arange(frames) / rate
+    seconds = np.asarray(times, dtype=np.float64)
+    if seconds.shape != (frames,):
+        raise FrameCountError("one time a frame is needed", field="times", expected=f"({frames},)", found=seconds.shape)
+    if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+        raise InvalidTrajectoryError("must be finite and increase", field="times")
+    return seconds
+
+
+def _alternatives(candidates: pose.Candidates, choice: NDArray[np.intp]) -> FloatArray:
+    """What the other poses that look the same add to the covariance ``(T, 6, 6)``."""
+    every = np.arange(len(choice))
+    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
+    turn = rotations.rotation_vector_from_matrix(candidates.rotation @ np.swapaxes(rotation, -1, -2)[:, None])
+    step = np.concatenate([candidates.translation - translation[:, None], turn], axis=-1)
+    other = candidates.possible.copy()
+    other[every, choice] = False
+    share = ALTERNATIVE_SHARE * other / np.maximum(other.sum(axis=1, keepdims=True), 1)
+    return np.einsum("tc,tci,tcj->tij", share, step, step)
+
+
+ALTERNATIVE_SHARE = 0.1
+"""Probability given to the poses of a single view that continuity did not choose."""
+
+
+def _openness(
+    views: Sequence[BlobMeasurements], valid: NDArray[np.bool_], spec: ActionImageSpec
+) -> tuple[FloatArray, FloatArray]:
+    """Openness and its level before any threshold, ``(T,)`` each, from the pedestals of all views."""
+    samples = np.stack([m.pedestal_samples for m in views]).astype(np.float64)
+    level = np.stack([m.pedestal for m in views]) / spec.pedestal
+    # A black picture without a blob may be closed or no action image at all.
+    tells = (samples >= 8) & (valid.any(axis=-1) | (level > 0.5))
+    weight = np.where(tells, samples, 0.0)
+    total = weight.sum(axis=0)
+    known = total > 0
+    mean = np.where(known, (weight * level).sum(axis=0) / np.where(known, total, 1.0), np.nan)
+    clipped = np.clip(mean, 0.0, 1.0)
+    if spec.openness == "binary":
+        return np.where(known, (clipped > 0.5).astype(np.float64), np.nan), mean
+    return clipped, mean

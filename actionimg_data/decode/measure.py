@@ -1,0 +1,167 @@
+"""From the frames of one view to measured keypoints, in memory of the chunk that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DecodeError
+from ..schemas import ActionImageSpec
+from . import blobs
+
+FloatArray = NDArray[np.float64]
+
+_BATCH = 512
+_BLUE = np.array([False, False, True])
+
+
+@dataclass(frozen=True, eq=False)
+class BlobMeasurements:
+    """What one view shows over time: a centre per channel (origin, normal, up), and the pedestal.
+
+    Values of keypoints that are not ``valid`` are NaN. Measurements of successive chunks of a video are joined with
+    `concatenate`, and of the same frames in any order of chunks are the same.
+    """
+
+    uv: FloatArray
+    """``(T, 3, 2)`` pixels, pixel index (0, 0) at coordinate (0, 0); may lie outside the picture."""
+    covariance: FloatArray
+    """``(T, 3, 2, 2)`` square pixels."""
+    valid: NDArray[np.bool_]
+    """``(T, 3)`` whether the channel shows a blob."""
+    amplitude: FloatArray
+    """``(T, 3)`` fitted peak intensity; 1 on a faithful picture."""
+    residual: FloatArray
+    """``(T, 3)`` root mean square of what the blob does not explain, in units of intensity."""
+    pedestal: FloatArray
+    """``(T,)`` median intensity of the blue channel away from its blob."""
+    pedestal_samples: NDArray[np.int64]
+    """``(T,)`` number of samples behind ``pedestal``."""
+
+    def __len__(self) -> int:
+        return len(self.uv)
+
+    @staticmethod
+    def concatenate(parts: Sequence[BlobMeasurements]) -> BlobMeasurements:
+        """Measurements of successive chunks as one; refuses none at all."""
+        if not parts:
+            raise DecodeError("no measurements to join", expected="at least 1 chunk", found="0")
+        return BlobMeasurements(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(BlobMeasurements))
+        )
+
+
+def measure_blobs(frames: Any, spec: ActionImageSpec) -> BlobMeasurements:
+    """Measure the blobs of successive frames of one view.
+
+    Args:
+        frames: ``(T, H, W, 3)`` RGB, uint8 or float in [0, 1]; values of a float video outside are clipped, a frame
+            with values that are not finite shows nothing.
+        spec: How the pictures were drawn, of their size.
+
+    Raises:
+        DecodeError: Not such an array, or of another size than the spec.
+    """
+    video = check_video(frames, spec, "frames")
+    layout = blobs.Layout.of(spec)
+    step = max(1, _BATCH // 3)
+    parts = [_measure(video[i : i + step], layout) for i in range(0, len(video), step)]
+    return BlobMeasurements.concatenate(parts)
+
+
+def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
+    """``frames`` as a numpy array ``(T, H, W, 3)`` of uint8 or floats, or `DecodeError`."""
+    if not hasattr(frames, "shape") or not hasattr(frames, "dtype"):
+        try:
+            frames = np.asarray(frames)
+        except ValueError:
+            raise DecodeError("frames differ in size", where=where, expected="(T, H, W, 3)") from None
+    video: NDArray[Any] = np.asarray(frames)
+    if video.ndim != 4 or video.shape[-1] != 3 or video.shape[0] == 0:
+        raise DecodeError(
+            "is not an RGB video", where=where, expected="(T, H, W, 3), T >= 1", found=str(video.shape)
+        )
+    if video.dtype != np.uint8 and not np.issubdtype(video.dtype, np.floating):
+        raise DecodeError(
+            "has the wrong dtype", where=where, expected="uint8, or float in [0, 1]", found=str(video.dtype)
+        )
+    if video.shape[1:3] != (spec.height, spec.width):
+        raise DecodeError(
+            "has another size than the spec",
+            where=where,
+            expected=f"{spec.height}x{spec.width}",
+            found=f"{video.shape[1]}x{video.shape[2]}",
+        )
+    return video
+
+
+def _measure(video: NDArray[Any], layout: blobs.Layout) -> BlobMeasurements:
+    frames = len(video)
+    sampled = video[:, :: layout.stride, :: layout.stride]
+    coarse = np.empty((frames, 3, *sampled.shape[1:3]), np.float32)
+    for channel in range(3):
+        coarse[:, channel] = sampled[..., channel]
+    scale = _scale(video)
+    coarse *= scale
+    if video.dtype != np.uint8:
+        np.clip(np.nan_to_num(coarse, nan=0.0, posinf=0.0, neginf=0.0), 0, 1, out=coarse)
+    planes = coarse.reshape(frames * 3, *coarse.shape[2:])
+    blue = np.tile(_BLUE, frames)
+    found = blobs.detect(planes, blue, layout)
+    index = np.flatnonzero(found.present)
+    start = found.uv[index].astype(np.float64)
+    origin = blobs.window_origins(start, layout)
+    binned = _bin_windows(video, index, origin, layout, scale)
+    corner = origin.astype(np.float64)
+    state = blobs.converge(binned, corner, start, blue[index], layout)
+    fit = blobs.polish(binned, corner, state, blue[index], layout, np.ones(len(index), bool), steps=0)
+    full = _scatter(fit, index, frames * 3)
+    shown = full.valid.reshape(frames, 3)
+    level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
+    missing = ~full.valid
+    for value in (full.uv, full.covariance, full.amplitude, full.residual):
+        value[missing] = np.nan
+    return BlobMeasurements(
+        uv=full.uv.reshape(frames, 3, 2),
+        covariance=full.covariance.reshape(frames, 3, 2, 2),
+        valid=shown,
+        amplitude=full.amplitude.reshape(frames, 3),
+        residual=full.residual.reshape(frames, 3),
+        pedestal=level.astype(np.float64),
+        pedestal_samples=count.astype(np.int64),
+    )
+
+
+def _scale(video: NDArray[Any]) -> np.float32:
+    return np.float32(1 / 255 if video.dtype == np.uint8 else 1)
+
+
+def _scatter(fit: blobs.BlobFit, index: NDArray[np.intp], total: int) -> blobs.BlobFit:
+    def spread(values: NDArray[Any]) -> NDArray[Any]:
+        out = np.zeros((total, *values.shape[1:]), values.dtype)
+        out[index] = values
+        return out
+
+    return blobs.BlobFit(*(spread(v) for v in fit))
+
+
+def _bin_windows(
+    video: NDArray[Any], index: NDArray[np.intp], origin: NDArray[np.int64], layout: blobs.Layout, scale: np.float32
+) -> FloatArray:
+    """Mean intensities ``(N, bins, bins)`` of the fine windows of planes ``3 * frame + channel``."""
+    size, bins, width = layout.window, layout.bins, layout.bin
+    windows = np.empty((len(index), size, size), np.float32)
+    for i, (plane, (x, y)) in enumerate(zip(index.tolist(), origin.tolist(), strict=True)):
+        windows[i] = video[plane // 3, y : y + size, x : x + size, plane % 3]
+    if video.dtype != np.uint8:
+        np.clip(np.nan_to_num(windows, nan=0.0, posinf=0.0, neginf=0.0), 0, 1, out=windows)
+    if width == 1:
+        return windows.astype(np.float64) * scale
+    # Sums of uint8 over a bin are exact in float32.
+    across = np.repeat(np.eye(bins, dtype=np.float32), width, axis=0)
+    rows = (windows.reshape(-1, size) @ across).reshape(len(index), bins, width, bins)
+    return np.asarray(rows.sum(axis=2, dtype=np.float64) * (float(scale) / width**2))

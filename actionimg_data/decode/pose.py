@@ -1,0 +1,322 @@
+"""From measured keypoints of all views to one rigid pose a frame; written once for numpy and torch.
+
+Every function works on a batch of frames: pixels ``(N, V, 3, 2)``, their whitening ``(N, V, 3, 2, 2)`` (zero where a
+keypoint was not measured), cameras ``(N, V, 3, 3)`` and ``(N, V, 4, 4)``.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+from ..conventions import KEYPOINT_DIRECTIONS
+from ..geometry import p3p, rigid_pose, transforms, triangulation
+
+Array = Any
+
+NUM_CANDIDATES = 4
+"""Poses kept per frame: a triangle in one view has up to four."""
+GATE = 4.0
+"""Root mean square of whitened residuals per degree of freedom above which a wrong blob is looked for."""
+_AMBIGUITY = 25.0
+"""Candidates whose cost exceeds the best by more are not explanations of the pictures."""
+
+
+class Measured(NamedTuple):
+    """Keypoints and cameras of a batch of frames; see the module."""
+
+    uv: Array
+    covariance: Array
+    mask: Array
+    K: Array
+    world_from_camera: Array
+
+    def take(self, index: Array) -> Measured:
+        """The frames of an index array."""
+        return Measured(*(a[index, ...] for a in self))
+
+
+class Candidates(NamedTuple):
+    """Poses that explain a frame, best first; see `estimate`."""
+
+    rotation: Array
+    """``(N, C, 3, 3)``."""
+    translation: Array
+    """``(N, C, 3)``."""
+    possible: Array
+    """``(N, C)`` whether the pose explains the frame about as well as the best one."""
+    mask: Array
+    """``(N, V, 3)`` the measurements that were used."""
+
+
+def triangle(like: Array, axis_length: float) -> Array:
+    """The three keypoints ``(3, 3)`` in the gripper's frame, metres."""
+    xp = array_namespace(like)
+    return xp.asarray(KEYPOINT_DIRECTIONS, dtype=like.dtype, device=like.device) * axis_length
+
+
+def estimate(measured: Measured, axis_length: float, floor: float) -> Candidates:
+    """Find the poses that explain each frame, without gradients.
+
+    Args:
+        measured: The batch.
+        axis_length: Metres, of the spec.
+        floor: Pixels below which a residual is never taken as that of a wrong blob.
+    """
+    first = _solve(measured, axis_length)
+    if measured.mask.shape[0] == 0:
+        return first
+    return _drop_wrong_blobs(measured, first, axis_length, floor)
+
+
+def _solve(measured: Measured, axis_length: float) -> Candidates:
+    """Candidates of each frame from all its measurements: starting poses, refined, ranked by cost."""
+    xp = array_namespace(measured.uv)
+    n, views = measured.mask.shape[:2]
+    body = triangle(measured.uv, axis_length)
+    rotation = xp.zeros((n, NUM_CANDIDATES, 3, 3), dtype=measured.uv.dtype, device=measured.uv.device) + xp.eye(
+        3, dtype=measured.uv.dtype, device=measured.uv.device
+    )
+    translation = xp.zeros_like(rotation[..., 0])
+    possible = xp.zeros_like(rotation[..., 0, 0]) > 1
+    points = triangulation.triangulate(
+        _views_last(xp, measured.uv),
+        _views_last(xp, measured.covariance),
+        xp.matrix_transpose(measured.mask),
+        measured.K[:, None, ...],
+        measured.world_from_camera[:, None, ...],
+    )
+    easy = xp.all(points.valid, axis=-1)
+    chosen = xp.nonzero(easy)[0]
+    if chosen.shape[0]:
+        r, t = p3p.pose_of_triangle(points.points[chosen, ...], body)
+        r, t, at = _refine(measured.take(chosen), r[:, None, ...], t[:, None, ...], body)
+        rotation[chosen, :1, ...] = r
+        translation[chosen, :1, ...] = t
+        possible[chosen, :1] = at.in_front
+    chosen = xp.nonzero(~easy & (xp.sum(xp.astype(measured.mask, xp.int64), axis=(-2, -1)) >= 3))[0]
+    if chosen.shape[0]:
+        part = measured.take(chosen)
+        r, t, valid = _starting_poses(part, points.points[chosen, ...], points.valid[chosen, ...], body)
+        r, t, cost = _refine_best(part, r, t, valid, body)
+        rotation[chosen, ...], translation[chosen, ...] = r, t
+        best = cost[:, :1]
+        possible[chosen, ...] = xp.isfinite(cost) & (cost <= best + _AMBIGUITY)
+    return Candidates(rotation, translation, possible, measured.mask)
+
+
+def _views_last(xp: Any, values: Array) -> Array:
+    """``(N, V, 3, ...)`` as ``(N, 3, V, ...)``."""
+    return xp.moveaxis(values, 1, 2)
+
+
+def _starting_poses(measured: Measured, points: Array, known: Array, body: Array) -> tuple[Array, Array, Array]:
+    """Poses to refine where not all three keypoints can be triangulated: ``(N, M, 3, 3)``, ``(N, M, 3)``, ``(N, M)``.
+
+    Of each view that shows the whole triangle the P3P solutions; for each triangulated keypoint, the others on their
+    rays at the triangle's known distances from it (two places each).
+    """
+    xp = array_namespace(measured.uv)
+    n, views = measured.mask.shape[:2]
+    uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    homogeneous = xp.concat([uv, xp.ones_like(uv[..., :1])], axis=-1)
+    rays = homogeneous @ xp.matrix_transpose(xp.linalg.inv(measured.K))
+    rays = rays / xp.sqrt(xp.sum(rays * rays, axis=-1, keepdims=True))
+    rotations_, translations, valids = [], [], []
+    for v in range(views):
+        full = xp.all(measured.mask[:, v, :], axis=-1)
+        in_camera, valid = p3p.p3p_points(rays[:, v, ...], body)
+        r, t = p3p.pose_of_triangle(transforms.apply(measured.world_from_camera[:, v, None, ...], in_camera), body)
+        rotations_.append(r)
+        translations.append(t)
+        valids.append(valid & full[:, None])
+    directions = rays @ xp.matrix_transpose(measured.world_from_camera[..., :3, :3])
+    centers = measured.world_from_camera[..., :3, 3]
+    # The view whose ray is used for a keypoint that only one view measured: the last that did.
+    seen = xp.any(measured.mask, axis=1)
+    ray, center = directions[:, 0, ...], xp.zeros_like(directions[:, 0, ...]) + centers[:, 0, None, :]
+    for v in range(1, views):
+        use = measured.mask[:, v, :, None]
+        ray = xp.where(use, directions[:, v, ...], ray)
+        center = xp.where(use, centers[:, v, None, :], center)
+    for anchor in range(3):
+        others = [j for j in range(3) if j != anchor]
+        places = {}
+        for j in others:
+            distance2 = xp.sum((body[j, :] - body[anchor, :]) ** 2)
+            to_anchor = points[:, anchor, :] - center[:, j, :]
+            along = xp.sum(to_anchor * ray[:, j, :], axis=-1)
+            under = distance2 - (xp.sum(to_anchor * to_anchor, axis=-1) - along * along)
+            half = xp.sqrt(xp.where(under > 0, under, xp.zeros_like(under)))
+            places[j] = [
+                xp.where(
+                    known[:, j, None], points[:, j, :], center[:, j, :] + (along + s * half)[:, None] * ray[:, j, :]
+                )
+                for s in (-1, 1)
+            ]
+        for a in range(2):
+            for b in range(2):
+                three: list[Array] = [points[:, anchor, :]] * 3
+                three[others[0]], three[others[1]] = places[others[0]][a], places[others[1]][b]
+                r, t = p3p.pose_of_triangle(xp.stack(three, axis=-2), body)
+                rotations_.append(r[:, None, ...])
+                translations.append(t[:, None, ...])
+                valids.append((known[:, anchor] & xp.all(seen, axis=-1))[:, None])
+    return xp.concat(rotations_, axis=1), xp.concat(translations, axis=1), xp.concat(valids, axis=1)
+
+
+def _refine(
+    measured: Measured, rotation: Array, translation: Array, body: Array, iterations: int = 20
+) -> tuple[Array, Array, rigid_pose.PoseEquations]:
+    """`rigid_pose.refine_pose` of candidates ``(N, C, ...)`` that share each frame's measurements."""
+    xp = array_namespace(measured.uv)
+    uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    whiten = triangulation.whitening(measured.covariance, measured.mask)
+    camera_from_world = transforms.invert(measured.world_from_camera)
+    return rigid_pose.refine_pose(
+        rotation,
+        translation,
+        body,
+        uv[:, None, ...],
+        whiten[:, None, ...],
+        measured.K[:, None, ...],
+        camera_from_world[:, None, ...],
+        iterations=iterations,
+    )
+
+
+def _refine_best(
+    measured: Measured, rotation: Array, translation: Array, valid: Array, body: Array
+) -> tuple[Array, Array, Array]:
+    """Refine the most promising starts, and keep `NUM_CANDIDATES` different poses of least cost (infinite: none)."""
+    xp = array_namespace(measured.uv)
+    identity = xp.eye(3, dtype=rotation.dtype, device=rotation.device)
+    usable = valid & xp.all(xp.isfinite(rotation), axis=(-2, -1)) & xp.all(xp.isfinite(translation), axis=-1)
+    rotation = xp.where(usable[..., None, None], rotation, identity)
+    translation = xp.where(usable[..., None], translation, xp.zeros_like(translation))
+    axis_length = float(xp.max(xp.abs(body)))
+    for refined, kept in ((False, 2 * NUM_CANDIDATES), (True, NUM_CANDIDATES)):
+        rotation, translation, at = _refine(measured, rotation, translation, body, iterations=20 if refined else 0)
+        cost = xp.where(usable & at.in_front & xp.isfinite(at.cost), at.cost, xp.full_like(at.cost, xp.inf))
+        rotation, translation, cost = _best_distinct(xp, rotation, translation, cost, kept, axis_length)
+        usable = xp.isfinite(cost)
+    return rotation, translation, cost
+
+
+def _best_distinct(
+    xp: Any, rotation: Array, translation: Array, cost: Array, kept: int, axis_length: float
+) -> tuple[Array, Array, Array]:
+    """The ``kept`` candidates of least cost, each different from all better ones (by 0.6 degrees or 1 % in place)."""
+    frame = xp.arange(cost.shape[0], device=cost.device)[:, None]
+    order = xp.argsort(cost, axis=-1)
+    rotation, translation, cost = rotation[frame, order], translation[frame, order], cost[frame, order]
+    turn = xp.max(xp.abs(rotation[:, :, None, ...] - rotation[:, None, ...]), axis=(-2, -1))
+    move = xp.max(xp.abs(translation[:, :, None, :] - translation[:, None, ...]), axis=-1)
+    place = xp.arange(cost.shape[1], device=cost.device)
+    repeated = xp.any((turn < 0.01) & (move < 0.01 * axis_length) & (place[None, :] < place[:, None]), axis=-1)
+    cost = xp.where(repeated, xp.full_like(cost, xp.inf), cost)
+    order = xp.argsort(cost, axis=-1)[:, :kept]
+    return rotation[frame, order], translation[frame, order], cost[frame, order]
+
+
+def _misfit(measured: Measured, candidates: Candidates, body: Array) -> tuple[Array, Array]:
+    """Of each frame's best candidate: whitened RMS per degree of freedom and the largest residual in pixels.
+
+    The largest residual is 0 where there is no redundancy to speak of, and both are infinite where there is no pose.
+    """
+    xp = array_namespace(measured.uv)
+    one = Measured(measured.uv, measured.covariance, candidates.mask, measured.K, measured.world_from_camera)
+    _, _, at = _refine(one, candidates.rotation[:, :1, ...], candidates.translation[:, :1, ...], body, iterations=0)
+    freedom = 2 * xp.sum(xp.astype(one.mask, measured.uv.dtype), axis=(-2, -1)) - 6
+    chi_square = xp.sum(at.mahalanobis[:, 0, ...] ** 2, axis=(-2, -1))
+    rms = xp.sqrt(chi_square / xp.clip(freedom, 1.0))
+    pixels = xp.sqrt(xp.max(xp.sum(at.residual[:, 0, ...] ** 2, axis=-1), axis=(-2, -1)))
+    none = ~candidates.possible[:, 0]
+    infinite = xp.full_like(rms, xp.inf)
+    return xp.where(none, infinite, rms), xp.where(none, infinite, xp.where(freedom > 0, pixels, 0 * pixels))
+
+
+def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float, floor: float) -> Candidates:
+    """Where a frame's measurements contradict each other, find the one or two without which they do not.
+
+    A wrong blob that is averaged in spoils the whole pose, and pulls the others' residuals up until it no longer
+    stands out; so each is left out in turn, and the pose found anew.
+    """
+    xp = array_namespace(measured.uv)
+    body = triangle(measured.uv, axis_length)
+    views = measured.mask.shape[1]
+    before, pixels = _misfit(measured, first, body)
+    bad = (before > GATE) & (pixels > floor)
+    rotation, translation, possible, mask = (xp.asarray(a, copy=True) for a in first)
+    places = [(v, c) for v in range(views) for c in range(3)]
+    for size in (1, 2):
+        frames = xp.nonzero(bad & (xp.sum(xp.astype(mask, xp.int64), axis=(-2, -1)) - size >= 4))[0]
+        if frames.shape[0] == 0:
+            break
+        subsets = list(combinations(places, size))
+        keep = xp.ones((len(subsets), views, 3), dtype=xp.bool, device=mask.device)
+        for i, subset in enumerate(subsets):
+            for v, c in subset:
+                keep[i, v, c] = False
+        n, m = frames.shape[0], len(subsets)
+        trial = Measured(*(xp.repeat(a, m, axis=0) for a in measured.take(frames)))
+        thinned = trial._replace(mask=trial.mask & xp.reshape(xp.tile(keep, (n, 1, 1)), (n * m, views, 3)))
+        found = _solve(thinned, axis_length)
+        rms, _ = _misfit(thinned, found, body)
+        changed = xp.sum(xp.astype(trial.mask & ~thinned.mask, xp.int64), axis=(-2, -1)) == size
+        rms = xp.reshape(xp.where(changed, rms, xp.full_like(rms, xp.inf)), (n, m))
+        best = xp.argmin(rms, axis=-1)
+        least = rms[xp.arange(n, device=best.device), best]
+        mended = (least < GATE) & (least < 0.25 * before[frames])
+        pick = (xp.arange(n, device=best.device) * m + best)[mended]
+        to = frames[mended]
+        for old, new in zip((rotation, translation, possible, mask), found, strict=True):
+            old[to, ...] = new[pick, ...]
+        bad[to] = False
+    return Candidates(rotation, translation, possible, mask)
+
+
+def final_pose(
+    measured: Measured, rotation: Array, translation: Array, axis_length: float, steps: int
+) -> tuple[Array, Array, rigid_pose.PoseEquations]:
+    """The last Gauss-Newton steps from chosen poses ``(N, 3, 3)``, ``(N, 3)``; gradients flow through these only."""
+    xp = array_namespace(measured.uv)
+    uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    whiten = triangulation.whitening(measured.covariance, measured.mask)
+    return rigid_pose.gauss_newton_steps(
+        rotation,
+        translation,
+        triangle(uv, axis_length),
+        uv,
+        whiten,
+        measured.K,
+        transforms.invert(measured.world_from_camera),
+        steps,
+    )
+
+
+def covariance(at: rigid_pose.PoseEquations, measurements: Array) -> tuple[Array, Array]:
+    """Pose covariance ``(N, 6, 6)`` and whether the pose is determined ``(N,)``.
+
+    The inverse information, grown by the squared residuals per degree of freedom where these say that the pixels are
+    less certain than measured.
+
+    Args:
+        at: Equations at the pose.
+        measurements: ``(N,)`` number of keypoints used.
+    """
+    xp = array_namespace(at.normal)
+    freedom = 2 * measurements - 6
+    excess = xp.sum(at.mahalanobis**2, axis=(-2, -1)) / xp.clip(freedom, 1.0)
+    growth = xp.where((freedom > 0) & (excess > 1), excess, xp.ones_like(excess))
+    identity = xp.eye(6, dtype=at.normal.dtype, device=at.normal.device)
+    diagonal = xp.sum(at.normal * identity, axis=-1)
+    positive = xp.all(diagonal > 0, axis=-1) & xp.all(xp.isfinite(diagonal), axis=-1)
+    scale = xp.sqrt(xp.where(positive[..., None], diagonal, xp.ones_like(diagonal)))
+    unit = xp.where(positive[..., None, None], at.normal / (scale[..., :, None] * scale[..., None, :]), identity)
+    determined = positive & (xp.linalg.eigvalsh(unit)[..., 0] > 1e-10)
+    unit = xp.where(determined[..., None, None], unit, identity)
+    inverse = xp.linalg.inv(unit) / (scale[..., :, None] * scale[..., None, :])
+    return inverse * growth[..., None, None], determined
