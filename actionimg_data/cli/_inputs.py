@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..schemas import ActionImageSpec
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """``512`` or ``HxW``; the value is ``(height, width)``."""
 
     name = "size"
@@ -60,9 +60,10 @@ def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec
             raise SourceNotFoundError("no such spec file", where=path) from None
         except (OSError, ValueError) as error:
             raise WrongFormatError("is not JSON", where=path, found=error) from None
-        values = content.get("spec", content) if isinstance(content, dict) else None
-        if not isinstance(values, dict):
+        found = content.get("spec", content) if isinstance(content, dict) else None
+        if not isinstance(found, dict):
             raise WrongFormatError("is not a spec", where=path, expected="a JSON object")
+        values = found
     spec = ActionImageSpec(**values)
     return spec if size is None else spec.resized(*size)
 

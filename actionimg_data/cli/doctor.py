@@ -16,7 +16,7 @@ import click
 from .. import __version__
 from ._common import EXIT_DONE, EXIT_FAILED, emit_json, output
 
-_CORE = (
+_CORE: tuple[str, ...] = (
     "numpy",
     "scipy",
     "opencv-python-headless",
@@ -47,7 +47,7 @@ def _check_core() -> list[dict[str, Any]]:
     for name in _CORE:
         try:
             # Either wheel of OpenCV will do.
-            found = metadata.version(name)
+            found: str | None = metadata.version(name)
         except metadata.PackageNotFoundError:
             try:
                 found = metadata.version("opencv-python") if name.startswith("opencv") else None
@@ -87,7 +87,7 @@ def _check_round_trip() -> dict[str, Any]:
     from ..schemas import ActionImageSpec
 
     spec = ActionImageSpec(height=128, width=128)
-    K = [[150.0, 0, 64], [0, 150.0, 64], [0, 0, 1]]
+    K = np.array([[150.0, 0, 64], [0, 150, 64], [0, 0, 1]])
     pose = np.eye(4)
     side = np.array([[0, 0, -1.0, 1.0], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]])
     cameras = [Camera(K, pose, 128, 128), Camera(K, side, 128, 128)]
