@@ -51,9 +51,8 @@ def project_keypoints(
         FrameCountError: A camera track of another length than the trajectory.
     """
     spec = spec or ActionImageSpec()
-    named = _checked(cameras, spec)
     frames = slice(0, len(trajectory))
-    views = [_project(trajectory, camera, spec, frames) for camera in named.values()]
+    views = [_project(trajectory, camera, spec, frames) for camera in _checked(cameras, len(trajectory), spec)]
     return np.stack([uv for uv, _ in views]), np.stack([valid for _, valid in views])
 
 
@@ -84,11 +83,9 @@ def render(
         InvalidArrayError: ``out`` has another shape or dtype, or ``threads`` is not positive.
     """
     spec = spec or ActionImageSpec()
-    named = _checked(cameras, spec)
     total = len(trajectory)
-    for camera in named.values():
-        _check_length(camera, total)
-    out = _output(out, (len(named), total, spec.height, spec.width, 3))
+    views = _checked(cameras, total, spec)
+    out = _output(out, (len(views), total, spec.height, spec.width, 3))
     if threads is None:
         threads = min(2, os.cpu_count() or 1)
     elif threads < 1:
@@ -97,9 +94,7 @@ def render(
     parts = -(-total // _CHUNK)
     bounds = [total * part // parts for part in range(parts + 1)]
     jobs = [
-        (camera, slice(*frames), video)
-        for camera, video in zip(named.values(), out, strict=True)
-        for frames in pairwise(bounds)
+        (camera, slice(*frames), video) for camera, video in zip(views, out, strict=True) for frames in pairwise(bounds)
     ]
     threads = min(threads, len(jobs))
 
@@ -140,8 +135,7 @@ def render_view(
         InvalidCameraError, FrameCountError, InvalidTrajectoryError, InvalidArrayError: As `render`.
     """
     spec = spec or ActionImageSpec()
-    _check_camera(camera, spec, "camera")
-    _check_length(camera, len(trajectory))
+    _check_camera(camera, len(trajectory), spec, "camera")
     indices = range(len(trajectory))[frames]
     out = _output(out, (len(indices), spec.height, spec.width, 3))
     openness = _drawn_openness(trajectory, spec)
@@ -167,18 +161,25 @@ def render_frames(
 
 
 class _Canvas:
-    """Three planes in which one frame after the other is composed; one for each thread."""
+    """Planes in which a few frames at a time are composed; one for each thread.
+
+    Between two batches the red and green planes are black and the blue ones hold the pedestal alone.
+    """
 
     def __init__(self, spec: ActionImageSpec) -> None:
         self.spec = spec
-        # Beyond this many pixels 255 exp(-r^2 / 2 sigma^2) is under half a grey level.
-        radius = spec.sigma_px * math.sqrt(2 * math.log(2 * 255))
-        disc = min(radius, spec.sigma_px * math.sqrt(-2 * math.log(spec.pedestal)))
-        self.radii = (radius, radius, disc)
+        # Few enough frames to stay in the cache, enough that Python's own time does not count.
+        self.batch = max(1, min(_CHUNK, 2**20 // (spec.height * spec.width)))
+        self.planes = np.zeros((3, self.batch, spec.height, spec.width), np.uint8)
+        self.pedestals = [0] * self.batch
         self.edge = _edge(spec.pedestal)
-        self.planes = tuple(np.zeros((spec.height, spec.width), np.uint8) for _ in range(3))
-        self.blob = np.empty((_span(radius, spec.height), _span(radius, spec.width)), np.float32)
-        self.background = 0
+        # Beyond this many pixels 255 exp(-r^2 / 2 sigma^2) is under half a grey level.
+        visible = spec.sigma_px * math.sqrt(2 * math.log(2 * 255))
+        disc = min(visible, spec.sigma_px * math.sqrt(-2 * math.log(spec.pedestal)))
+        self.radii = (visible, visible, disc)
+        sizes = [(self.batch, _span(r, spec.height), _span(r, spec.width)) for r in self.radii]
+        self.products = [np.empty(size, np.float32) for size in sizes]
+        self.patches = [np.empty(size, np.uint8) for size in sizes]
 
     def draw(
         self,
@@ -189,61 +190,85 @@ class _Canvas:
         out: Video,
     ) -> None:
         """Draw some frames of a trajectory into ``out (n, H, W, 3)``."""
-        spec = self.spec
-        uv, valid = _project(trajectory, camera, spec, frames)
-        columns = [_Profiles(uv[:, c, 0], spec.sigma_px, spec.width, self.radii[c]) for c in range(3)]
-        rows = [_Profiles(uv[:, c, 1], spec.sigma_px, spec.height, self.radii[c]) for c in range(3)]
-        seen = [(valid[:, c] & columns[c].seen & rows[c].seen).tolist() for c in range(3)]
-        known = trajectory.known[frames].tolist()
-        opened = openness[frames].tolist()
-        for i, picture in enumerate(out):
-            if not known[i]:
-                picture.fill(0)
-                continue
-            background = round(255 * spec.pedestal * opened[i])
-            if background != self.background:
-                self.planes[2].fill(background)
-                self.background = background
-            drawn = []
-            for c in range(3):
-                if not seen[c][i]:
+        uv, valid = _project(trajectory, camera, self.spec, frames)
+        blobs = [_Blobs(uv[:, c], valid[:, c], self.spec, self.radii[c]) for c in range(3)]
+        # A missing pose has no valid keypoint: black, once its pedestal is.
+        openness = np.where(trajectory.known[frames], openness[frames], 0.0)
+        for start in range(0, len(out), self.batch):
+            part = slice(start, start + self.batch)
+            self._compose(blobs, openness[part].tolist(), part, out[part])
+
+    def _compose(self, blobs: list[_Blobs], openness: list[float], part: slice, out: Video) -> None:
+        n = len(out)
+        for i, value in enumerate(openness):
+            pedestal = round(255 * self.spec.pedestal * value)
+            if pedestal != self.pedestals[i]:
+                self.planes[2, i].fill(pedestal)
+                self.pedestals[i] = pedestal
+        drawn = []
+        for c, blob in enumerate(blobs):
+            product, patches = self.products[c][:n], self.patches[c][:n]
+            np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=product)
+            cv2.convertScaleAbs(product.reshape(-1, product.shape[2]), patches.reshape(-1, patches.shape[2]), 255.0)
+            for i, patch in enumerate(patches):
+                if not blob.seen[part.start + i]:
                     continue
-                patch = self.planes[c][rows[c].windows[i], columns[c].windows[i]]
-                blob = self.blob[: patch.shape[0], : patch.shape[1]]
-                np.multiply(rows[c].values[i, :, None], columns[c].values[i], out=blob)
-                cv2.convertScaleAbs(blob, patch, 255.0)
-                drawn.append((patch, background if c == 2 else 0))
-                if c == 2:
-                    if opened[i] == 1:
-                        # The blob meets the pedestal at its own height, so the larger of the two is the picture.
-                        cv2.max(patch, float(background), patch)
-                    else:
-                        outside = rows[c].squared[i, :, None] + columns[c].squared[i] >= self.edge
-                        patch[outside] = background
-            cv2.merge(self.planes, picture)
-            for patch, background in drawn:
-                patch.fill(background)
+                below = self.pedestals[i] if c == 2 else 0
+                if below and openness[i] == 1:
+                    # The blob meets the pedestal at its own height, so the larger of the two is the picture.
+                    np.maximum(patch, np.uint8(below), out=patch)
+                elif c == 2:
+                    patch[blob.squared(part.start + i) >= self.edge] = below
+                target = self.planes[c, i][blob.windows[part.start + i]]
+                target[...] = patch
+                drawn.append((target, below))
+        for i, picture in enumerate(out):
+            cv2.merge(tuple(self.planes[:, i]), picture)
+        for target, below in drawn:
+            target.fill(below)
 
 
-class _Profiles:
-    """Blobs along one axis: windows of equal length inside the picture, and the Gaussian in them.
+class _Blobs:
+    """The blobs of one channel: windows of one size inside the picture, and the Gaussian's profiles in them.
 
     Args:
-        centre: ``(n,)`` pixels; anything, far outside and not finite included.
-        sigma: Pixels.
-        size: Length of the picture along this axis.
+        centre: ``(n, 2)`` pixels; anything, far outside and not finite included.
+        valid: ``(n,)`` whether there is one.
+        spec: Size and sigma.
         radius: Pixels about the centre that must be drawn.
     """
 
-    def __init__(self, centre: NDArray[np.float64], sigma: float, size: int, radius: float) -> None:
-        span = _span(radius, size)
-        self.seen = (centre > -radius - 1) & (centre < size + radius)
-        centre = np.where(self.seen, centre, 0.0)
-        start = np.clip(np.ceil(centre - radius), 0, size - span).astype(np.intp)
-        distance = (start[:, None] + np.arange(span) - centre[:, None]) / sigma
-        self.squared = distance * distance
-        self.values = np.exp((-0.5 * self.squared).astype(np.float32))
-        self.windows = [slice(first, first + span) for first in start.tolist()]
+    def __init__(
+        self, centre: NDArray[np.float64], valid: NDArray[np.bool_], spec: ActionImageSpec, radius: float
+    ) -> None:
+        size = np.array([spec.width, spec.height])
+        seen = valid & ((centre > -radius - 1) & (centre < size + radius)).all(-1)
+        self.seen: list[bool] = seen.tolist()
+        self.sigma = spec.sigma_px
+        self.centre = np.where(seen[:, None], centre, 0.0)
+        self.span = [_span(radius, n) for n in size.tolist()]
+        self.start = np.clip(np.ceil(self.centre - radius), 0, size - self.span).astype(np.intp)
+        self.columns, self.rows = self._profile(0), self._profile(1)
+        self.windows = [(slice(y, y + self.span[1]), slice(x, x + self.span[0])) for x, y in self.start.tolist()]
+
+    def _profile(self, axis: int) -> NDArray[np.float32]:
+        """``(n, span)``: ``exp(-d^2 / 2 sigma^2)`` along x (0) or y (1)."""
+        # float32 is enough for distances within a window: 1e-7 of its length.
+        offset = (self.start[:, axis] - self.centre[:, axis]).astype(np.float32)
+        profile = np.add.outer(offset, np.arange(self.span[axis], dtype=np.float32))
+        profile /= np.float32(max(self.sigma, 1e-18))
+        profile *= profile
+        profile *= np.float32(-0.5)
+        return np.exp(profile, out=profile)
+
+    def squared(self, i: int) -> NDArray[np.float64]:
+        """``r^2 / sigma^2`` in the window of blob ``i``, in float64."""
+        x, y = (
+            (np.arange(start, start + span) - centre) / self.sigma
+            for start, span, centre in zip(self.start[i], self.span, self.centre[i], strict=True)
+        )
+        with np.errstate(over="ignore"):
+            return np.add.outer(y * y, x * x)
 
 
 def _span(radius: float, size: int) -> int:
@@ -293,8 +318,8 @@ def _drawn_openness(trajectory: GripperTrajectory, spec: ActionImageSpec) -> NDA
     return (trajectory.openness > spec.openness_threshold).astype(np.float64)
 
 
-def _checked(cameras: Cameras, spec: ActionImageSpec) -> dict[str, Camera | CameraTrack]:
-    """The cameras by name or number, each of the spec's size."""
+def _checked(cameras: Cameras, frames: int, spec: ActionImageSpec) -> list[Camera | CameraTrack]:
+    """The cameras in order, each of the spec's size and the trajectory's length."""
     if isinstance(cameras, Mapping):
         named = dict(cameras)
     elif isinstance(cameras, Sequence):
@@ -309,11 +334,11 @@ def _checked(cameras: Cameras, spec: ActionImageSpec) -> dict[str, Camera | Came
     if not named:
         raise InvalidCameraError("there is no camera to draw into", field="cameras")
     for name, camera in named.items():
-        _check_camera(camera, spec, f"cameras[{name}]")
-    return named
+        _check_camera(camera, frames, spec, f"cameras[{name}]")
+    return list(named.values())
 
 
-def _check_camera(camera: object, spec: ActionImageSpec, field: str) -> None:
+def _check_camera(camera: object, frames: int, spec: ActionImageSpec, field: str) -> None:
     if not isinstance(camera, (Camera, CameraTrack)):
         raise InvalidCameraError("is not a Camera or CameraTrack", field=field, found=type(camera).__name__)
     if (camera.height, camera.width) != (spec.height, spec.width):
@@ -324,9 +349,6 @@ def _check_camera(camera: object, spec: ActionImageSpec, field: str) -> None:
             found=f"{camera.height}x{camera.width}",
             hint=f"Use camera.resized({spec.height}, {spec.width}), or spec.resized(...).",
         )
-
-
-def _check_length(camera: Camera | CameraTrack, frames: int) -> None:
     if isinstance(camera, CameraTrack):
         camera.track(frames)
 

@@ -1,0 +1,76 @@
+"""Speed of the uint8 renderer: 41 frames, 2 views, 512 x 512, against the dense oracle and against memset.
+
+Run: pytest tests/benchmarks/test_bench_render.py -n 0 --benchmark-enable -o addopts= -s
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from oracles import render_dense
+
+import actionimg_data as aid
+
+FRAMES, SIZE = 41, 512
+
+
+def best(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some calls."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[aid.GripperTrajectory, list[aid.Camera]]:
+    """A 41-frame trajectory half of which is open, seen from 1 m by two cameras."""
+    t = np.linspace(0, 1, FRAMES)
+    position = 0.2 * np.stack([np.cos(5 * t), np.sin(5 * t), t - 0.5], axis=1)
+    angle = np.stack([t, 0.5 * t, np.zeros(FRAMES), np.ones(FRAMES)], axis=1)
+    quaternion = angle / np.linalg.norm(angle, axis=1, keepdims=True)
+    trajectory = aid.GripperTrajectory(position, quaternion, (t > 0.5).astype(float), t)
+    cameras = []
+    for eye in (np.array([1.0, 0.0, 0.5]), np.array([0.5, 0.9, 0.4])):
+        z = -eye / np.linalg.norm(eye)
+        x = np.cross(z, [0.0, 0.0, 1.0])
+        x /= np.linalg.norm(x)
+        pose = np.eye(4)
+        pose[:3] = np.stack([x, np.cross(z, x), z, eye], axis=1)
+        cameras.append(aid.Camera([[600, 0, 256], [0, 600, 256], [0, 0, 1]], pose, SIZE, SIZE))
+    return trajectory, cameras
+
+
+def test_render_against_dense_oracle_and_memset(benchmark, scene) -> None:  # type: ignore[no-untyped-def]
+    trajectory, cameras = scene
+    spec = aid.ActionImageSpec()
+    out = np.empty((2, FRAMES, SIZE, SIZE, 3), np.uint8)
+    aid.render(trajectory, cameras, out=out)
+
+    dense = best(lambda: np.rint(255 * render_dense(trajectory, cameras, spec)).astype(np.uint8), 2)
+    ours, memset, fresh, fresh_memset = [], [], [], []
+    for _ in range(15):  # interleaved, so that a busy machine slows all of them alike
+        memset.append(best(lambda: out.fill(64), 2))
+        ours.append(best(lambda: aid.render(trajectory, cameras, out=out), 2))
+        fresh_memset.append(best(lambda: np.empty_like(out).fill(64), 2))
+        fresh.append(best(lambda: aid.render(trajectory, cameras), 2))
+    figures = {
+        "render_ms": 1e3 * min(ours),
+        "memset_ms": 1e3 * min(memset),
+        "render_fresh_ms": 1e3 * min(fresh),
+        "memset_fresh_ms": 1e3 * min(fresh_memset),
+        "dense_ms": 1e3 * dense,
+        "times_faster_than_dense": dense / min(fresh),
+        "times_memset_same_buffer": min(ours) / min(memset),
+        "times_memset_fresh_buffer": min(fresh) / min(fresh_memset),
+    }
+    benchmark.extra_info.update(figures)
+    print("\n" + "\n".join(f"{name} {value:.2f}" for name, value in figures.items()))
+    benchmark(lambda: aid.render(trajectory, cameras, out=out))
+    assert figures["times_faster_than_dense"] >= 40
+    assert figures["times_memset_fresh_buffer"] <= 3
