@@ -50,7 +50,7 @@ def looking_at_origin(eye: tuple[float, float, float], height: int, width: int) 
 def wandering(frames: int, seed: int = 0) -> aid.GripperTrajectory:
     rng = np.random.default_rng(seed)
     walk = np.cumsum(rng.normal(0, 0.02, (frames, 3)), axis=0)
-    quaternion = np.cumsum(rng.normal(0, 0.1, (frames, 4)), axis=0) + [0, 1, 0, 0]
+    quaternion = np.array([0, 1, 0, 0]) + np.cumsum(rng.normal(0, 0.1, (frames, 4)), axis=0)
     quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
     return aid.GripperTrajectory(walk, quaternion, rng.random(frames), np.arange(frames) / 20)
 
@@ -265,7 +265,11 @@ def test_pictures_one_by_one_need_no_more_memory_for_a_longer_episode() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda t, c, s: render(t, [c.resized(64, 64)], s), InvalidCameraError, ("cameras[0]", "32x48", "64x64", "resized(32, 48)")),
+        (
+            lambda t, c, s: render(t, [c.resized(64, 64)], s),
+            InvalidCameraError,
+            ("cameras[0]", "32x48", "64x64", "resized(32, 48)"),
+        ),
         (lambda t, c, s: render(t, {"front": c.resized(9, 9)}, s), InvalidCameraError, ("cameras[front]", "9x9")),
         (lambda t, c, s: render_view(t, c.resized(9, 9), s), InvalidCameraError, ("camera:", "9x9")),
         (lambda t, c, s: render(t, [], s), InvalidCameraError, ("no camera",)),
@@ -275,12 +279,24 @@ def test_pictures_one_by_one_need_no_more_memory_for_a_longer_episode() -> None:
         (lambda t, c, s: project_keypoints(t, [c.track(4)], s), FrameCountError, ("expected 3", "found 4")),
         (lambda t, c, s: render_view(t, c.track(4), s), FrameCountError, ("expected 3", "found 4")),
         (lambda t, c, s: render(t, [c], s, threads=0), InvalidArrayError, ("threads", "found 0")),
-        (lambda t, c, s: render(t, [c], s, out=np.zeros((1, 2, 32, 48, 3), np.uint8)), InvalidArrayError, ("out", "(1, 3, 32, 48, 3)")),
+        (
+            lambda t, c, s: render(t, [c], s, out=np.zeros((1, 2, 32, 48, 3), np.uint8)),
+            InvalidArrayError,
+            ("out", "(1, 3, 32, 48, 3)"),
+        ),
         (lambda t, c, s: render(t, [c], s, out=np.zeros((1, 3, 32, 48, 3))), InvalidArrayError, ("out", "float64")),
-        (lambda t, c, s: render(t, [c], s, out=np.zeros((1, 3, 48, 32, 3), np.uint8).swapaxes(2, 3)), InvalidArrayError, ("out", "contiguous")),
-        (lambda t, c, s: render(still([[0, 0, 1]] * 3, [0, NAN, 1], allow_missing=True), [c], s), InvalidTrajectoryError, ("openness[1]", "nan")),
+        (
+            lambda t, c, s: render(t, [c], s, out=np.zeros((1, 3, 48, 32, 3), np.uint8).swapaxes(2, 3)),
+            InvalidArrayError,
+            ("out", "contiguous"),
+        ),
+        (
+            lambda t, c, s: render(still([[0, 0, 1]] * 3, [0, NAN, 1], allow_missing=True), [c], s),
+            InvalidTrajectoryError,
+            ("openness[1]", "nan"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_drawn_is_refused_by_name(call, error: type[ActionImgError], words: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error) as caught:
         call(still([[0, 0, 1]] * 3), flat_camera(32, 48), aid.ActionImageSpec(height=32, width=48))

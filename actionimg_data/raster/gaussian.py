@@ -177,9 +177,9 @@ class _Canvas:
         visible = spec.sigma_px * math.sqrt(2 * math.log(2 * 255))
         disc = min(visible, spec.sigma_px * math.sqrt(-2 * math.log(spec.pedestal)))
         self.radii = (visible, visible, disc)
-        sizes = [(self.batch, _span(r, spec.height), _span(r, spec.width)) for r in self.radii]
-        self.products = [np.empty(size, np.float32) for size in sizes]
-        self.patches = [np.empty(size, np.uint8) for size in sizes]
+        self.products = [
+            np.empty((self.batch, _span(r, spec.height), _span(r, spec.width)), np.float32) for r in self.radii
+        ]
 
     def draw(
         self,
@@ -199,7 +199,6 @@ class _Canvas:
             self._compose(blobs, openness[part].tolist(), part, out[part])
 
     def _compose(self, blobs: list[_Blobs], openness: list[float], part: slice, out: Video) -> None:
-        n = len(out)
         for i, value in enumerate(openness):
             pedestal = round(255 * self.spec.pedestal * value)
             if pedestal != self.pedestals[i]:
@@ -207,25 +206,24 @@ class _Canvas:
                 self.pedestals[i] = pedestal
         drawn = []
         for c, blob in enumerate(blobs):
-            product, patches = self.products[c][:n], self.patches[c][:n]
-            np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=product)
-            cv2.convertScaleAbs(product.reshape(-1, product.shape[2]), patches.reshape(-1, patches.shape[2]), 255.0)
-            for i, patch in enumerate(patches):
+            products = self.products[c][: len(out)]
+            np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=products)
+            for i, product in enumerate(products):
                 if not blob.seen[part.start + i]:
                     continue
                 below = self.pedestals[i] if c == 2 else 0
+                patch = self.planes[c, i][blob.windows[part.start + i]]
+                cv2.convertScaleAbs(product, patch, 255.0)
                 if below and openness[i] == 1:
                     # The blob meets the pedestal at its own height, so the larger of the two is the picture.
                     np.maximum(patch, np.uint8(below), out=patch)
                 elif c == 2:
                     patch[blob.squared(part.start + i) >= self.edge] = below
-                target = self.planes[c, i][blob.windows[part.start + i]]
-                target[...] = patch
-                drawn.append((target, below))
+                drawn.append((patch, below))
         for i, picture in enumerate(out):
             cv2.merge(tuple(self.planes[:, i]), picture)
-        for target, below in drawn:
-            target.fill(below)
+        for patch, below in drawn:
+            patch.fill(below)
 
 
 class _Blobs:
@@ -268,7 +266,7 @@ class _Blobs:
             for start, span, centre in zip(self.start[i], self.span, self.centre[i], strict=True)
         )
         with np.errstate(over="ignore"):
-            return np.add.outer(y * y, x * x)
+            return np.asarray(np.add.outer(y * y, x * x))
 
 
 def _span(radius: float, size: int) -> int:
@@ -299,7 +297,7 @@ def _project(
     rotation = rotations.matrix_from_quaternion(trajectory.quaternion_xyzw[frames])
     points = gripper_keypoints(trajectory.position[frames], rotation, spec.axis_length)
     uv, _, valid = pinhole.project(points, K, world_from_camera, spec.near)
-    return uv, valid
+    return np.asarray(uv), np.asarray(valid)
 
 
 def _drawn_openness(trajectory: GripperTrajectory, spec: ActionImageSpec) -> NDArray[np.float64]:
