@@ -203,6 +203,7 @@ class ViewCamera(_Model):
     entry: CameraEntry | None = Field(None, description="the camera itself, as in a camera file")
     camera_info: str | None = Field(None, description="bags: topic of the CameraInfo")
     rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
+    scaled: bool = Field(False, description="the pictures are the calibrated ones scaled, whole, to another size")
     tf: TfChain | None = Field(None, description="bags: the camera's optical frame in the poses' frame")
     world_from_camera: Transform | None = Field(
         None, description="the camera's pose, where its file has none; for a Kalibr chain that of its first camera"

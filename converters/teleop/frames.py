@@ -1,0 +1,182 @@
+"""Pictures as logs hold them: image files, arrays in HDF5; and what is done to them: selecting, flipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BadImageError, MissingFrameError, WrongFormatError
+from ...model import FrameSource
+from .._tree import natural_key
+from . import hdf5
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedFrames:
+    """The pictures of ``source`` at ``indices``, which increase."""
+
+    source: FrameSource
+    indices: NDArray[np.intp]
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return self.source.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return self.source.height
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices`` of the selection."""
+        return self.source.frames([int(self.indices[i]) for i in indices])
+
+
+@dataclass(frozen=True)
+class FlippedFrames:
+    """Pictures that are stored flipped, the right way round: ``vertical``, ``horizontal`` or ``both``."""
+
+    source: FrameSource
+    flip: str
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return self.source.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return self.source.height
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        rows = slice(None, None, -1 if self.flip in ("vertical", "both") else 1)
+        columns = slice(None, None, -1 if self.flip in ("horizontal", "both") else 1)
+        for picture in self.source.frames(indices):
+            yield np.ascontiguousarray(picture[rows, columns])
+
+
+def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) -> Image:
+    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, …).
+
+    Raises:
+        BadImageError: It cannot be decoded, or a JPEG or PNG ends early.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    # OpenCV fills a truncated JPEG with grey and says nothing.
+    if raw[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in raw[-64:].tobytes():
+        raise BadImageError("JPEG is truncated", where=where, found=f"{len(raw)} bytes")
+    if raw[:4].tobytes() == b"\x89PNG" and b"IEND" not in raw[-64:].tobytes():
+        raise BadImageError("PNG is truncated", where=where, found=f"{len(raw)} bytes")
+    try:
+        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(raw) else None
+    except cv2.error as error:
+        raise BadImageError(f"cannot be decoded: {error.err}", where=where) from None
+    if picture is None:
+        raise BadImageError("cannot be decoded", where=where, found=f"{len(raw)} bytes")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+class ImageFiles:
+    """Pictures in files, one a frame, in natural order of their names.
+
+    Raises:
+        MissingFrameError: No file, or one that is gone when it is read.
+        BadImageError: A file that is no picture, or has another size than the first.
+    """
+
+    def __init__(self, paths: Sequence[str], where: object) -> None:
+        if not paths:
+            raise MissingFrameError("no picture matches", where=where)
+        self.paths = tuple(sorted(paths, key=natural_key))
+        first = self._read(self.paths[0])
+        self.height, self.width = first.shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @staticmethod
+    def _read(path: str) -> Image:
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise MissingFrameError("picture is missing", where=path) from None
+        return decode_image(data, path)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        for i in indices:
+            picture = self._read(self.paths[i])
+            if picture.shape[:2] != (self.height, self.width):
+                raise BadImageError(
+                    "has another size than the first picture of its view",
+                    where=self.paths[i],
+                    expected=f"{self.width}x{self.height}",
+                    found=f"{picture.shape[1]}x{picture.shape[0]}",
+                )
+            yield picture
+
+
+class HDF5Frames:
+    """Pictures in one data set of an HDF5 file: ``(T, H, W, 3)`` uint8 RGB, or encoded, one a row.
+
+    Raises:
+        WrongFormatError: The data set holds neither.
+        BadImageError: A row cannot be decoded.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        with hdf5.open_hdf5(path) as file:
+            found = hdf5.dataset(file, name)
+            self.encoded = found.dtype.kind in "SO" or found.ndim in (1, 2)
+            rgb = found.ndim == 4 and found.shape[3] == 3 and found.dtype == np.uint8
+            if not (rgb or self.encoded) or len(found) == 0:
+                raise WrongFormatError(
+                    "does not hold pictures",
+                    where=f"{path}#{name}",
+                    expected="(T, H, W, 3) uint8, or encoded pictures",
+                    found=f"{found.shape} {found.dtype}",
+                )
+            self.count = len(found)
+            if rgb:
+                self.height, self.width = int(found.shape[1]), int(found.shape[2])
+            else:
+                self.height, self.width = self._decode(found[0], 0).shape[:2]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _decode(self, row: object, index: int) -> Image:
+        # Fixed-length rows are padded with zeros behind the picture.
+        data = row if isinstance(row, bytes) else np.asarray(row).tobytes().rstrip(b"\0")
+        return decode_image(data, f"{self.path}#{self.name}[{index}]")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        with hdf5.open_hdf5(self.path) as file:
+            found = hdf5.dataset(file, self.name)
+            for i in indices:
+                try:
+                    row = found[i]
+                except (OSError, RuntimeError) as error:
+                    raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+                picture = self._decode(row, i) if self.encoded else np.asarray(row)
+                if picture.shape[:2] != (self.height, self.width):
+                    raise BadImageError("has another size than the first", where=f"{self.path}#{self.name}[{i}]")
+                yield picture

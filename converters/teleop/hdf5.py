@@ -1,0 +1,107 @@
+"""HDF5 files of unknown origin, opened without following anything out of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BadFileError, SourceNotFoundError, UnsafeFileError
+
+MAX_COLUMN_BYTES = 4 << 30
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A read-only HDF5 file in which nothing points out of the file.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        BadFileError: Not HDF5, or truncated.
+        UnsafeFileError: An external link, external storage, or a virtual data set over other files.
+    """
+    if not path.is_file():
+        raise SourceNotFoundError("no such file", where=path)
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise BadFileError(f"is not a readable HDF5 file: {error}", where=path) from None
+    with file:
+        _check_links(file, path)
+        yield file
+
+
+def _check_links(file: h5py.File, path: Path) -> None:
+    outside: list[str] = []
+
+    def visit(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            outside.append(f"{name} -> {link.filename}")
+
+    try:
+        file.visititems_links(visit)
+    except (RuntimeError, OSError) as error:
+        raise BadFileError(f"is damaged: {error}", where=path) from None
+    if outside:
+        raise UnsafeFileError(
+            "links to another file", where=path, field=outside[0].split(" -> ")[0], found=outside[0].split(" -> ")[1]
+        )
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The data set ``name``.
+
+    Raises:
+        BadFileError: There is none of that name, or it cannot be opened.
+        UnsafeFileError: Its values are stored in other files, or are references.
+    """
+    where = file.filename
+    try:
+        found = file.get(name)
+    except (RuntimeError, OSError) as error:
+        raise BadFileError(f"is damaged: {error}", where=where, field=name) from None
+    if not isinstance(found, h5py.Dataset):
+        raise BadFileError("has no such data set", where=where, field=name)
+    if found.external:
+        raise UnsafeFileError("keeps its values in another file", where=where, field=name, found=found.external[0][0])
+    if found.is_virtual:
+        sources = sorted({s.file_name for s in found.virtual_sources()} - {".", where})
+        if sources:
+            raise UnsafeFileError("keeps its values in other files", where=where, field=name, found=sources[0])
+    if h5py.check_ref_dtype(found.dtype) is not None or any(
+        h5py.check_ref_dtype(found.dtype[n]) is not None for n in found.dtype.names or ()
+    ):
+        raise UnsafeFileError("holds references, which are not followed", where=where, field=name)
+    return found
+
+
+def read_numbers(file: h5py.File, name: str) -> NDArray[Any]:
+    """All values of a numeric data set, as stored.
+
+    Raises:
+        BadFileError: No such data set, damaged, or not numbers.
+        UnsafeFileError: Too large for a column of numbers, or stored elsewhere.
+    """
+    found = dataset(file, name)
+    if found.dtype.kind not in "biuf":
+        raise BadFileError("does not hold numbers", where=file.filename, field=name, found=found.dtype)
+    if found.size * found.dtype.itemsize > MAX_COLUMN_BYTES:
+        raise UnsafeFileError("is too large for a column", where=file.filename, field=name, found=found.shape)
+    try:
+        return np.asarray(found[()])
+    except (OSError, RuntimeError) as error:
+        raise BadFileError(f"is damaged: {error}", where=file.filename, field=name) from None
+
+
+def text(value: Any) -> str | None:
+    """An attribute or scalar as text, or None."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value) if isinstance(value, (str, np.str_)) else None
