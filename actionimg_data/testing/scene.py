@@ -1,0 +1,615 @@
+"""A small tabletop scene with a robot arm that picks a cube and places it: true poses and shaded pictures.
+
+Everything is made from a seed, on one core, with numpy and OpenCV: a z-buffer over a few hundred triangles with
+Gouraud shading, a textured table, planar shadows, and two samples a pixel along each side. The pictures belong to the
+cameras and poses exactly, which is what tests and the demo need; they are not meant to be photographs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidSpecError
+from ..geometry import rotations, transforms
+from ..model import Camera, CameraTrack
+from ..raster.gripper import gripper_model
+
+FloatArray = NDArray[np.float64]
+
+CAMERAS: Final = ("front", "left_shoulder", "right_shoulder", "overhead", "wrist")
+"""The five cameras of RLBench, by its names."""
+
+COLOURS: Final[Mapping[str, tuple[float, float, float]]] = {
+    "red": (0.86, 0.16, 0.14),
+    "blue": (0.13, 0.36, 0.84),
+    "yellow": (0.97, 0.77, 0.13),
+    "purple": (0.55, 0.25, 0.72),
+    "orange": (0.95, 0.47, 0.10),
+}
+"""What a cube can look like; the number of a demo's variation is the index of its colour."""
+
+MAT_COLOUR: Final = (0.20, 0.62, 0.42)
+
+TABLE_HEIGHT: Final = 0.75
+_TABLE = (-0.35, 0.95, -0.62, 0.62)
+_FLOOR = (-3.0, 4.0, -3.5, 3.5)
+_CUBE = 0.045
+_MAX_JAW = 0.08
+_MAT = 0.13
+_BASE = np.array([-0.24, 0.0, TABLE_HEIGHT])
+_KEY_LIGHT = np.array([0.30, 0.42, 0.86]) / np.linalg.norm([0.30, 0.42, 0.86])
+_FILL_LIGHT = np.array([0.62, -0.70, 0.35]) / np.linalg.norm([0.62, -0.70, 0.35])
+_NEAR = 0.03
+_SAMPLES = 2
+_WALL = (0.62, 0.70, 0.76)
+
+GRIPPER_ID: Final = 2
+"""Object id of the hand and its fingers in `Picture.ids`; 0 background, 1 table, 3 arm, 4 cube."""
+
+
+@dataclass(frozen=True)
+class DemoMotion:
+    """What moves in one demo, frame by frame.
+
+    Attributes:
+        world_from_gripper: ``(T, 4, 4)`` canonical gripper frame.
+        jaw: ``(T,)`` how far the fingers are apart, 0 to 1.
+        gripper_open: ``(T,)`` 1.0 where the jaw is over 0.9, else 0.0, as RLBench records it.
+        world_from_cube: ``(T, 4, 4)``.
+        mat: ``(3,)`` x, y and heading of the mat.
+        colour: Name of the cube's colour.
+    """
+
+    world_from_gripper: FloatArray
+    jaw: FloatArray
+    gripper_open: FloatArray
+    world_from_cube: FloatArray
+    mat: FloatArray
+    colour: str
+
+    def __len__(self) -> int:
+        return len(self.jaw)
+
+
+def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
+    """A pick and place: reach, descend, close, lift, carry, lower, open, retreat.
+
+    Args:
+        frames: Number of frames, at least 1.
+        seed: Where cube and mat lie, how the hand is tilted on its way.
+        colour: One of `COLOURS`.
+
+    Raises:
+        InvalidSpecError: No frames, or no such colour.
+    """
+    if frames < 1:
+        raise InvalidSpecError("must be positive", field="frames", expected=">= 1", found=frames)
+    if colour not in COLOURS:
+        raise InvalidSpecError("no such colour", field="colour", expected=" | ".join(COLOURS), found=colour)
+    rng = np.random.default_rng([seed, 0xAC710])
+    side = rng.choice([-1.0, 1.0])
+    cube = np.array([rng.uniform(0.16, 0.34), side * rng.uniform(0.10, 0.22), rng.uniform(-0.6, 0.6)])
+    mat = np.array([rng.uniform(0.16, 0.36), -side * rng.uniform(0.10, 0.22), rng.uniform(-0.5, 0.5)])
+    grasp_height = TABLE_HEIGHT + _CUBE / 2 + 0.004
+    tilt = rng.uniform(-0.22, 0.22, (3, 2))
+
+    def pose(x: float, y: float, z: float, heading: float, roll: float = 0.0, pitch: float = 0.0) -> FloatArray:
+        down = rotations.matrix_from_euler(np.array([np.pi + roll, pitch, heading]))
+        return np.asarray(transforms.make_transform(down, np.array([x, y, z])))
+
+    home = pose(0.20, rng.uniform(-0.04, 0.04), 1.02, rng.uniform(-0.3, 0.3), *tilt[0])
+    above_cube = pose(cube[0], cube[1], 0.93, cube[2], *tilt[1] * 0.5)
+    at_cube = pose(cube[0], cube[1], grasp_height, cube[2])
+    carry = pose((cube[0] + mat[0]) / 2 + 0.03, 0.0, 1.04, (cube[2] + mat[2]) / 2, *tilt[2])
+    above_mat = pose(mat[0], mat[1], 0.91, mat[2])
+    at_mat = pose(mat[0], mat[1], grasp_height + 0.002, mat[2])
+    closed = (_CUBE - 0.001) / _MAX_JAW
+    # Pose, jaw, and how long it takes to get there.
+    waypoints = [
+        (home, 1.0, 0.0),
+        (above_cube, 1.0, 9.0),
+        (at_cube, 1.0, 6.0),
+        (at_cube, closed, 3.0),
+        (pose(cube[0], cube[1], 0.92, cube[2]), closed, 5.0),
+        (carry, closed, 7.0),
+        (above_mat, closed, 7.0),
+        (at_mat, closed, 5.0),
+        (at_mat, 1.0, 3.0),
+        (above_mat, 1.0, 5.0),
+        (home, 1.0, 8.0),
+    ]
+    ends = np.cumsum([w[2] for w in waypoints])
+    times = np.linspace(0.0, ends[-1], frames) if frames > 1 else np.zeros(1)
+    leg = np.clip(np.searchsorted(ends, times, side="right"), 1, len(waypoints) - 1)
+    s = np.clip((times - ends[leg - 1]) / (ends[leg] - ends[leg - 1]), 0.0, 1.0)
+    s = s**3 * (10 - 15 * s + 6 * s**2)  # minimum jerk (Flash & Hogan 1985)
+    poses = np.stack([w[0] for w in waypoints])
+    jaws = np.array([w[1] for w in waypoints])
+    a, b = poses[leg - 1], poses[leg]
+    quaternions = rotations.slerp(
+        rotations.quaternion_from_matrix(a[:, :3, :3]), rotations.quaternion_from_matrix(b[:, :3, :3]), s
+    )
+    position = a[:, :3, 3] + s[:, None] * (b[:, :3, 3] - a[:, :3, 3])
+    world_from_gripper = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(quaternions), position))
+    jaw = jaws[leg - 1] + s * (jaws[leg] - jaws[leg - 1])
+    lying = _flat(cube[0], cube[1], TABLE_HEIGHT + _CUBE / 2, cube[2])
+    gripper_from_cube = transforms.invert(at_cube) @ lying
+    placed = at_mat @ gripper_from_cube
+    held = (times >= ends[3]) & (times < ends[7])
+    carried = world_from_gripper @ gripper_from_cube
+    world_from_cube = np.where(held[:, None, None], carried, np.where((times >= ends[7])[:, None, None], placed, lying))
+    return DemoMotion(world_from_gripper, jaw, (jaw > 0.9).astype(np.float64), world_from_cube, mat, colour)
+
+
+def make_cameras(motion: DemoMotion, size: int, names: Sequence[str] = CAMERAS) -> dict[str, Camera | CameraTrack]:
+    """The cameras by name, OpenCV axes, square pictures: 40° wide as RLBench's, the wrist's 60° wide and moving.
+
+    Raises:
+        InvalidSpecError: No such camera.
+    """
+    look = np.array([0.26, 0.0, TABLE_HEIGHT + 0.15])
+    stand = {
+        "front": (np.array([1.34, 0.0, 1.42]), look, 40.0),
+        "left_shoulder": (np.array([0.08, 0.98, 1.52]), look + np.array([0.03, 0.0, -0.02]), 40.0),
+        "right_shoulder": (np.array([0.08, -0.98, 1.52]), look + np.array([0.03, 0.0, -0.02]), 40.0),
+        "overhead": (np.array([0.52, 0.0, 2.00]), look, 40.0),
+    }
+    cameras: dict[str, Camera | CameraTrack] = {}
+    for name in names:
+        if name in stand:
+            eye, target, degrees = stand[name]
+            cameras[name] = Camera(_intrinsics(size, degrees), _look_at(eye, target), size, size)
+        elif name == "wrist":
+            gripper_from_camera = _wrist_mount()
+            pose = motion.world_from_gripper @ gripper_from_camera
+            K = np.broadcast_to(_intrinsics(size, 60.0), (len(motion), 3, 3))
+            cameras[name] = CameraTrack(K, pose, size, size)
+        else:
+            raise InvalidSpecError("no such camera", field="cameras", expected=" | ".join(CAMERAS), found=name)
+    return cameras
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: ``rgb (S, S, 3)`` uint8, ``depth (S, S)`` metres along the optical axis, ``ids (S, S)`` objects."""
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    ids: NDArray[np.uint8]
+
+
+class SceneRenderer:
+    """Draws one demo's scene.
+
+    Args:
+        motion: What moves.
+        size: Width and height of the pictures in pixels.
+    """
+
+    def __init__(self, motion: DemoMotion, size: int) -> None:
+        self.motion = motion
+        self.size = size
+        self._texture = _table_texture(motion.mat)
+        self._backgrounds: dict[bytes, _Layer] = {}
+        self._latest: tuple[int, _Soup] | None = None
+
+    def draw(self, camera: Camera, frame: int) -> Picture:
+        """The scene at one frame as ``camera`` sees it; the camera's pictures must be square and of this size."""
+        s = self.size * _SAMPLES
+        K = np.diag([_SAMPLES, _SAMPLES, 1.0]) @ camera.K
+        camera_from_world = np.asarray(transforms.invert(camera.world_from_camera))
+        key = camera.K.tobytes() + camera.world_from_camera.tobytes()
+        background = self._backgrounds.get(key)
+        if background is None:
+            background = self._background(K, camera_from_world, s)
+            if len(self._backgrounds) < 8:
+                self._backgrounds[key] = background
+        if self._latest is None or self._latest[0] != frame:
+            self._latest = frame, self._soup(frame)
+        soup = self._latest[1]
+        colour = background.colour.copy()
+        self._shade_table(colour, background.ids, soup, K, camera_from_world)
+        inverse_depth = background.inverse_depth.copy()
+        ids = background.ids.copy()
+        _rasterize(soup, K, camera_from_world, colour, inverse_depth, ids)
+        rgb = cv2.resize(colour, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        centre = slice(_SAMPLES // 2, None, _SAMPLES)
+        return Picture(
+            rgb,
+            (1 / inverse_depth[centre, centre]).astype(np.float32),
+            ids[centre, centre].copy(),
+        )
+
+    def _soup(self, frame: int) -> _Soup:
+        """All triangles in the world at one frame."""
+        m = self.motion
+        gripper = _gripper_body().at(m.world_from_gripper[frame], float(m.jaw[frame]))
+        arm = [_bodies()[name].at(pose, 0.0) for name, pose in _arm_poses(m.world_from_gripper[frame]).items()]
+        cube = _bodies()["cube"].painted(COLOURS[m.colour]).at(m.world_from_cube[frame], 0.0)
+        return _Soup.join([gripper, *arm, cube])
+
+    def _background(self, K: FloatArray, camera_from_world: FloatArray, s: int) -> _Layer:
+        ramp = np.linspace(1.04, 0.86, s, dtype=np.float32)[:, None, None]
+        wall = (np.array(_WALL, np.float32) * ramp * 255).astype(np.uint8)
+        colour = np.ascontiguousarray(np.broadcast_to(wall, (s, s, 3)))
+        inverse_depth = np.full((s, s), 1 / 50.0, np.float32)
+        ids = np.zeros((s, s), np.uint8)
+        _draw_plane(colour, inverse_depth, ids, self._texture, _TABLE, TABLE_HEIGHT, K, camera_from_world)
+        if not ids.all():
+            rest = np.zeros((s, s), np.uint8)
+            _draw_plane(colour, inverse_depth, rest, _floor_texture(), _FLOOR, 0.0, K, camera_from_world)
+            _rasterize(_table_apron(), K, camera_from_world, colour, inverse_depth, ids)
+        return _Layer(colour, inverse_depth, ids)
+
+    def _shade_table(
+        self, colour: NDArray[np.uint8], ids: NDArray[np.uint8], soup: _Soup, K: FloatArray, camera: FloatArray
+    ) -> None:
+        """Darken the table where something stands between it and the key light."""
+        lit = np.einsum("fij,j->fi", soup.corners - [0, 0, TABLE_HEIGHT], [0, 0, 1.0]) / _KEY_LIGHT[2]
+        fallen = soup.corners - lit[..., None] * _KEY_LIGHT
+        facing = np.einsum("fj,j->f", soup.face_normals, _KEY_LIGHT) > 0
+        above = (soup.corners[..., 2] > TABLE_HEIGHT - 1e-3).all(-1)
+        uvz = _project(fallen[facing & above], K, camera)
+        uvz = uvz[(uvz[..., 2] > _NEAR).all(-1)]
+        shadow = np.zeros(ids.shape, np.uint8)
+        limit = 8.0 * len(ids)
+        polygons = np.rint(np.clip(uvz[..., :2], -limit, limit) * 16).astype(np.int32)
+        for polygon in polygons:
+            cv2.fillConvexPoly(shadow, polygon, 255, cv2.LINE_8, 4)
+        width = max(1, len(ids) // 170) * 2 + 1
+        soft = cv2.GaussianBlur(shadow, (width, width), 0)
+        dark = np.flatnonzero((soft > 0) & (ids == 1))
+        flat_colour = colour.reshape(-1, 3)
+        keep = 1 - np.float32(0.42 / 255) * soft.ravel()[dark]
+        flat_colour[dark] = (flat_colour[dark] * keep[:, None]).astype(np.uint8)
+
+
+# Geometry.
+
+
+def _flat(x: float, y: float, z: float, heading: float) -> FloatArray:
+    turn = rotations.matrix_from_euler(np.array([0.0, 0.0, heading]))
+    return np.asarray(transforms.make_transform(turn, np.array([x, y, z])))
+
+
+def _intrinsics(size: int, degrees: float) -> FloatArray:
+    f = size / 2 / np.tan(np.radians(degrees) / 2)
+    return np.array([[f, 0, size / 2], [0, f, size / 2], [0, 0, 1.0]])
+
+
+def _look_at(eye: FloatArray, target: FloatArray) -> FloatArray:
+    """world_from_camera with OpenCV axes, the picture's up being the world's."""
+    z = (target - eye) / np.linalg.norm(target - eye)
+    x = np.cross(z, [0.0, 0.0, 1.0])
+    x /= np.linalg.norm(x)
+    return np.asarray(transforms.make_transform(np.stack([x, np.cross(z, x), z], axis=1), eye))
+
+
+def _wrist_mount() -> FloatArray:
+    """gripper_from_camera: in front of the hand, looking along the approach with a slight turn towards the tips."""
+    tilt = np.radians(16.0)
+    x = np.array([0.0, 1.0, 0.0])
+    z = np.array([-np.sin(tilt), 0.0, np.cos(tilt)])
+    rotation = np.stack([x, np.cross(z, x), z], axis=1)
+    return np.asarray(transforms.make_transform(rotation, np.array([0.085, 0.0, -0.09])))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    colour: NDArray[np.uint8]
+    inverse_depth: NDArray[np.float32]
+    ids: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Soup:
+    """Triangles in the world."""
+
+    corners: FloatArray  # (F, 3, 3)
+    normals: FloatArray  # (F, 3, 3), one a corner
+    face_normals: FloatArray  # (F, 3), of any length
+    colours: FloatArray  # (F, 3)
+    ids: NDArray[np.uint8]  # (F,)
+    parts: NDArray[np.int64]  # (F,), the faces of one part hardly hide each other
+
+    @classmethod
+    def join(cls, soups: Sequence[_Soup]) -> _Soup:
+        names = ("corners", "normals", "face_normals", "colours", "ids")
+        starts = np.cumsum([0, *(s.parts.max() + 1 for s in soups)])
+        parts = np.concatenate([s.parts + start for s, start in zip(soups, starts[:-1], strict=True)])
+        return cls(*(np.concatenate([getattr(s, n) for s in soups]) for n in names), parts)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A mesh in its own frame, whose vertices slide by ``opening`` times the jaw."""
+
+    corners: FloatArray
+    opening: FloatArray
+    normals: FloatArray
+    colours: FloatArray
+    id: int
+    parts: NDArray[np.int64]
+
+    def painted(self, colour: tuple[float, float, float]) -> _Body:
+        return replace(self, colours=np.broadcast_to(colour, self.colours.shape))
+
+    def at(self, world_from_body: FloatArray, jaw: float) -> _Soup:
+        local = self.corners + jaw * self.opening
+        corners = transforms.apply(world_from_body, local)
+        turn = world_from_body[:3, :3].T
+        edges = corners[:, 1:] - corners[:, :1]
+        face = np.cross(edges[:, 0], edges[:, 1])
+        ids = np.full(len(corners), self.id, np.uint8)
+        return _Soup(corners, self.normals @ turn, face, self.colours, ids, self.parts)
+
+
+def _body(mesh: Any, colour: tuple[float, float, float], id: int) -> _Body:
+    faces = np.asarray(mesh.faces)
+    corners = np.asarray(mesh.vertices, np.float64)[faces]
+    normals = np.repeat(np.asarray(mesh.face_normals, np.float64)[:, None], 3, axis=1)
+    colours = np.broadcast_to(colour, (len(faces), 3))
+    return _Body(corners, np.zeros_like(corners), normals, colours, id, np.zeros(len(faces), np.int64))
+
+
+@cache
+def _gripper_body() -> _Body:
+    model = gripper_model(max_width=_MAX_JAW, fingertip_reach=0.008)
+    corners = model.vertices[model.faces]
+    edges = corners[:, 1:] - corners[:, :1]
+    normals = np.cross(edges[:, 0], edges[:, 1])
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    return _Body(
+        corners,
+        model.opening[model.faces],
+        np.repeat(normals[:, None], 3, axis=1),
+        model.face_colors,
+        GRIPPER_ID,
+        model.face_parts,
+    )
+
+
+_UPPER, _FOREARM, _HAND = 0.42, 0.40, 0.145
+_SHOULDER = _BASE + np.array([0.0, 0.0, 0.30])
+_WRIST = 0.27
+
+
+@cache
+def _bodies() -> dict[str, _Body]:
+    """The arm's links along their own +z from the joint, and the cube."""
+    import trimesh.creation as make
+
+    white, grey, dark = (0.93, 0.94, 0.95), (0.62, 0.64, 0.67), (0.20, 0.21, 0.23)
+
+    def tube(radius: float, length: float, colour: tuple[float, float, float]) -> _Body:
+        mesh = make.cylinder(radius, length, sections=14)
+        mesh.apply_translation([0, 0, length / 2])
+        body = _body(mesh, colour, 3)
+        wall = np.abs(body.normals[..., 2:]) < 0.5
+        return replace(body, normals=np.where(wall, body.corners * [1, 1, 0] / radius, body.normals))
+
+    def ball(radius: float, colour: tuple[float, float, float]) -> _Body:
+        body = _body(make.icosphere(subdivisions=2, radius=radius), colour, 3)
+        return replace(body, normals=body.corners / radius)
+
+    return {
+        "base": tube(0.085, 0.24, white),
+        "column": tube(0.065, 0.30, grey),
+        "shoulder": ball(0.082, white),
+        "upper": tube(0.060, _UPPER, white),
+        "elbow": ball(0.073, dark),
+        "forearm": tube(0.052, _FOREARM, white),
+        "wrist": ball(0.060, white),
+        "link": tube(0.040, _WRIST - _HAND, grey),
+        "cube": _body(make.box((_CUBE, _CUBE, _CUBE)), (1, 1, 1), 4),
+    }
+
+
+def _arm_poses(world_from_gripper: FloatArray) -> dict[str, FloatArray]:
+    """Where the links are so that the last one meets the flange: two links with the elbow up."""
+    wrist = transforms.apply(world_from_gripper, np.array([[0.0, 0.0, -_WRIST]]))[0]
+    reach = wrist - _SHOULDER
+    distance = float(np.clip(np.linalg.norm(reach), 0.1, 0.999 * (_UPPER + _FOREARM)))
+    ahead = reach / np.linalg.norm(reach)
+    side = np.cross([0.0, 0.0, 1.0], ahead)
+    side /= max(float(np.linalg.norm(side)), 1e-9)
+    up = np.cross(ahead, side)
+    along = (distance**2 + _UPPER**2 - _FOREARM**2) / (2 * distance)
+    elbow = _SHOULDER + along * ahead + np.sqrt(max(_UPPER**2 - along**2, 0.0)) * up
+    return {
+        "base": _along(_BASE, np.array([0.0, 0.0, 1.0])),
+        "column": _along(_BASE, np.array([0.0, 0.0, 1.0])),
+        "shoulder": _along(_SHOULDER, ahead),
+        "upper": _along(_SHOULDER, elbow - _SHOULDER),
+        "elbow": _along(elbow, ahead),
+        "forearm": _along(elbow, wrist - elbow),
+        "wrist": _along(wrist, ahead),
+        "link": _along(wrist, world_from_gripper[:3, 2]),
+    }
+
+
+def _along(origin: FloatArray, direction: FloatArray) -> FloatArray:
+    z = direction / np.linalg.norm(direction)
+    x = np.cross([0.0, 1.0, 0.0] if abs(z[1]) < 0.9 else [1.0, 0.0, 0.0], z)
+    x /= np.linalg.norm(x)
+    return np.asarray(transforms.make_transform(np.stack([x, np.cross(z, x), z], axis=1), origin))
+
+
+@cache
+def _table_apron() -> _Soup:
+    import trimesh.creation as make
+
+    x0, x1, y0, y1 = _TABLE
+    top = make.box((x1 - x0, y1 - y0, 0.04))
+    top.apply_translation([(x0 + x1) / 2, (y0 + y1) / 2, TABLE_HEIGHT - 0.021])
+    legs = []
+    for x in (x0 + 0.06, x1 - 0.06):
+        for y in (y0 + 0.06, y1 - 0.06):
+            leg = make.box((0.06, 0.06, TABLE_HEIGHT - 0.04))
+            leg.apply_translation([x, y, (TABLE_HEIGHT - 0.04) / 2])
+            legs.append(_body(leg, (0.34, 0.27, 0.22), 0))
+    wood = _body(top, (0.52, 0.38, 0.26), 0)
+    return _Soup.join([body.at(np.eye(4), 0.0) for body in (wood, *legs)])
+
+
+# Textures.
+
+_TEXELS = 640  # a metre
+
+
+def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
+    """Planks of wood with a faint grid of 10 cm, and the mat."""
+    x0, x1, y0, y1 = _TABLE
+    height, width = round((y1 - y0) * _TEXELS), round((x1 - x0) * _TEXELS)
+    rng = np.random.default_rng(20)
+    grain = cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), 26, sigmaY=1.2)
+    grain = grain / grain.std()
+    plank = np.arange(height) * len(_PLANKS) // height
+    tone = np.array(_PLANKS, np.float32)[plank][:, None] + 0.022 * grain
+    picture = tone[..., None] * np.array([0.80, 0.62, 0.43], np.float32)
+    edges = np.flatnonzero(np.diff(plank))
+    for edge in edges:
+        picture[edge - 1 : edge + 2] *= 0.80
+    for at in np.arange(0.1, max(x1 - x0, y1 - y0), 0.1):
+        i = round(at * _TEXELS)
+        if i < width:
+            picture[:, i - 1 : i + 1] *= 0.93
+    centre = (mat[:2] - [x0, y0]) * _TEXELS
+    turn = np.array([[np.cos(mat[2]), -np.sin(mat[2])], [np.sin(mat[2]), np.cos(mat[2])]])
+    for half, colour in ((_MAT / 2, MAT_COLOUR), (_MAT / 2 * 0.86, (0.93, 0.95, 0.92)), (_MAT / 2 * 0.80, MAT_COLOUR)):
+        corners = centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half * _TEXELS @ turn.T
+        cv2.fillConvexPoly(picture, np.rint(corners * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+_PLANKS = (1.00, 0.94, 1.03, 0.97, 1.05, 0.95, 1.01, 0.98)
+
+
+@cache
+def _floor_texture() -> NDArray[np.uint8]:
+    """Grey tiles of half a metre."""
+    tiles = np.indices((14, 14)).sum(0) % 2
+    picture = np.where(tiles[..., None] == 0, [153, 153, 148], [133, 133, 130]).astype(np.uint8)
+    return cv2.resize(picture, (700, 700), interpolation=cv2.INTER_NEAREST)
+
+
+# Drawing.
+
+
+def _project(points: FloatArray, K: FloatArray, camera_from_world: FloatArray) -> FloatArray:
+    """Pixels and depth ``(..., 3)`` of world points ``(..., 3)``; meaningless at or behind the camera."""
+    p = points @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+    z = p[..., 2:]
+    uv = (p / np.where(np.abs(z) > 1e-6, z, 1e-6)) @ K.T
+    return np.concatenate([uv[..., :2], z], axis=-1)
+
+
+def _draw_plane(
+    colour: NDArray[np.uint8],
+    inverse_depth: NDArray[np.float32],
+    ids: NDArray[np.uint8],
+    texture: NDArray[np.uint8],
+    extent: tuple[float, float, float, float],
+    height: float,
+    K: FloatArray,
+    camera_from_world: FloatArray,
+) -> None:
+    """A level textured rectangle, by the homography between it and the picture; its id is 1."""
+    x0, x1, y0, y1 = extent
+    rows, columns = texture.shape[:2]
+    sx, sy = (x1 - x0) / columns, (y1 - y0) / rows
+    # Texel coordinates (texel centres at whole numbers) to the world, to the picture (pixel centres at whole numbers).
+    world_from_texel = np.array([[sx, 0, x0 + sx / 2], [0, sy, y0 + sy / 2], [0, 0, height], [0, 0, 1.0]])
+    centre = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
+    picture_from_texel = centre @ K @ camera_from_world[:3] @ world_from_texel
+    s = len(colour)
+    drawn = cv2.warpPerspective(texture, picture_from_texel, (s, s), flags=cv2.INTER_LINEAR)
+    hit = cv2.warpPerspective(np.ones(texture.shape[:2], np.uint8), picture_from_texel, (s, s), flags=cv2.INTER_NEAREST)
+    # Where n.p = d in camera coordinates, 1/z = n.(K^-1 (u, v, 1)) / d.
+    normal = camera_from_world[:3, 2]
+    distance = float(normal @ (camera_from_world[:3] @ [0, 0, height, 1.0]))
+    a, b, c = (normal @ np.linalg.inv(K)) / distance
+    pixels = np.arange(s, dtype=np.float32) + 0.5
+    inverse = (np.float32(a) * pixels[None] + np.float32(b) * pixels[:, None] + np.float32(c)).astype(np.float32)
+    nearer = ((hit > 0) & (inverse > inverse_depth) & (inverse < 1 / _NEAR)).view(np.uint8)
+    cv2.copyTo(drawn, nearer, colour)
+    cv2.copyTo(inverse, nearer, inverse_depth)
+    np.maximum(ids, nearer, out=ids)
+
+
+def _light(normals: FloatArray) -> FloatArray:
+    key = np.maximum(normals @ _KEY_LIGHT, 0)
+    fill = np.maximum(normals @ _FILL_LIGHT, 0)
+    return 0.36 + 0.10 * normals[..., 2] + 0.52 * key + 0.20 * fill
+
+
+def _rasterize(
+    soup: _Soup,
+    K: FloatArray,
+    camera_from_world: FloatArray,
+    colour: NDArray[np.uint8],
+    inverse_depth: NDArray[np.float32],
+    ids: NDArray[np.uint8],
+) -> None:
+    """Draw triangles into the three buffers.
+
+    Part by part: the faces of a part are painted far to near (exact for a convex one) as face numbers, then each
+    covered pixel gets its face's 1/z and brightness, which are linear in the picture, and is kept where it is nearest.
+    """
+    s = len(ids)
+    uvz = _project(soup.corners, K, camera_from_world)
+    uv, z = uvz[..., :2], uvz[..., 2]
+    (x0, y0), (x1, y1), (x2, y2) = (uv[:, i].T for i in range(3))
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+    # The picture's y points down, so outward faces (counter-clockwise in the world) have a negative area.
+    keep = (z > _NEAR).all(-1) & (area < -1e-9) & (uv.max(1) > 0).all(-1) & (uv.min(1) < s).all(-1)
+    chosen = np.flatnonzero(keep)
+    if len(chosen) == 0:
+        return
+    # Barycentric coordinates as planes over the picture: weight_i = e[i] . (x, y, 1).
+    x, y = uv[chosen, :, 0], uv[chosen, :, 1]
+    nx, ny, px, py = np.roll(x, -1, 1), np.roll(y, -1, 1), np.roll(x, -2, 1), np.roll(y, -2, 1)
+    edges = np.stack([ny - py, px - nx, nx * py - px * ny], axis=-1) / area[chosen, None, None]
+    values = np.stack([1 / z[chosen], _light(soup.normals[chosen])], axis=1)  # (F, 2, 3 corners)
+    planes = (values @ edges).astype(np.float32)  # (F, 2, 3)
+    # A pixel on a face's rim may lie just outside it: its values stay within those of the corners.
+    least, most = values.min(-1).astype(np.float32), values.max(-1).astype(np.float32)
+    parts = soup.parts[chosen]
+    order = np.lexsort((-z[chosen].mean(-1), parts))
+    low = np.floor(np.clip(uv[chosen].min(1), 0, s)).astype(int)
+    high = np.ceil(np.clip(uv[chosen].max(1), 0, s)).astype(int)
+    polygons = np.rint((np.clip(uv[chosen], -8 * s, 9 * s) - 0.5) * 16).astype(np.int32)
+    colours = (soup.colours[chosen] * 255).astype(np.float32)
+    for faces in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
+        (left, top), (right, bottom) = low[faces].min(0), high[faces].max(0)
+        if right <= left or bottom <= top:
+            continue
+        numbers = np.zeros((bottom - top, right - left), np.int32)
+        offset = np.array([left, top], np.int32) * 16
+        for face, polygon in zip(faces.tolist(), polygons[faces] - offset, strict=True):
+            cv2.fillConvexPoly(numbers, polygon, face + 1, cv2.LINE_8, 4)
+        inside = np.flatnonzero(numbers)
+        face = numbers.ravel()[inside] - 1
+        rows, columns = np.divmod(inside.astype(np.int32), right - left)
+        rows += top
+        columns += left
+        pixel = rows * s + columns
+        own = planes[face]
+        at_x, at_y = columns + np.float32(0.5), rows + np.float32(0.5)
+        inverse = own[:, 0, 0] * at_x + own[:, 0, 1] * at_y + own[:, 0, 2]
+        np.clip(inverse, least[face, 0], most[face, 0], out=inverse)
+        nearest = np.flatnonzero(inverse > inverse_depth.ravel()[pixel])
+        pixel, face, own = pixel[nearest], face[nearest], own[nearest]
+        light = own[:, 1, 0] * at_x[nearest] + own[:, 1, 1] * at_y[nearest] + own[:, 1, 2]
+        np.clip(light, least[face, 1], most[face, 1], out=light)
+        inverse_depth.ravel()[pixel] = inverse[nearest]
+        shade = np.minimum(colours[face] * light[:, None], 255)
+        colour.reshape(-1, 3)[pixel] = shade.astype(np.uint8)
+        ids.ravel()[pixel] = soup.ids[chosen[faces[0]]]
