@@ -5,8 +5,8 @@ of the blue channel only what lies above the pedestal. Two facts carry the speed
 
 * ``log I + |x|^2 / 2 sigma^2`` is linear in the centre, so one weighted least-squares fit on log intensity, on a
   coarse grid of samples, lands within a few hundredths of sigma of it from anywhere on the blob.
-* A blob is smooth: averaged over bins of a sixth of sigma it keeps all information on its centre (in each bin the
-  model is averaged over the same pixels, so nothing is approximated), at a sixteenth or so of the arithmetic.
+* A blob is smooth: averaged over bins of a fifth of sigma it keeps all information on its centre (in each bin the
+  model is averaged over the same pixels, so nothing is approximated), at a twentieth or so of the arithmetic.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_EXPLAINED = 0.8
 AMPLITUDE_RANGE = (0.5, 1.6)
 """Fitted peaks outside this are not blobs of an action image."""
 _STEPS = 30
-_CONVERGED = 1e-7
+_CONVERGED = 2e-5
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Layout:
     def of(cls, spec: ActionImageSpec) -> Layout:
         """The sampling for the spec's size and sigma."""
         sigma, side = spec.sigma_px, min(spec.height, spec.width)
-        bin_ = max(1, min(int(sigma / 6), side))
+        bin_ = max(1, min(int(sigma / 5), side))
         bins = max(1, min(math.ceil(2 * WINDOW_RADIUS * sigma / bin_), side // bin_))
         return cls(
             height=spec.height,
@@ -78,11 +78,11 @@ class Layout:
         return math.sqrt(-2 * math.log(self.pedestal))
 
 
-WINDOW_RADIUS = 1.6
+WINDOW_RADIUS = 1.9
 """Half side of the fine window in sigmas."""
-FIT_RADIUS = 1.6
+FIT_RADIUS = 1.9
 """Radius in sigmas within which bins are fitted (more where the centre is outside the picture)."""
-PEDESTAL_MARGIN = 0.17
+PEDESTAL_MARGIN = 0.05
 """Bins of the blue blob are fitted to this many sigmas within the edge of the pedestal."""
 
 
@@ -120,18 +120,20 @@ def detect(coarse: Array, blue: Array, layout: Layout) -> CoarseBlobs:
     """
     xp = array_namespace(coarse)
     n, h, w = coarse.shape
-    smooth = _box3(xp, _box3(xp, coarse, 1), 2) if min(h, w) >= 3 else coarse
-    flat = xp.reshape(smooth, (n, h * w))
+    # Means of 3x3 samples that lie inside the grid: one bright pixel must not outshine a noisy blob.
+    rows3 = coarse[:, :-2, :] + coarse[:, 1:-1, :] + coarse[:, 2:, :]
+    smooth = (rows3[:, :, :-2] + rows3[:, :, 1:-1] + rows3[:, :, 2:]) / 9
+    flat = xp.reshape(smooth, (n, (h - 2) * (w - 2)))
     best = xp.argmax(flat, axis=-1)
     every = xp.arange(n, device=coarse.device)
     peak = flat[every, best]
     floor = xp.where(blue, xp.full_like(peak, layout.pedestal), xp.zeros_like(peak))
-    row, column = best // w, best % w
+    row, column = best // (w - 2) + 1, best % (w - 2) + 1
     # A patch that reaches 1.6 sigma from the brightest spot, moved inside the grid at its borders.
     reach = max(1, math.ceil(1.6 * layout.sigma / layout.stride))
     ph, pw = min(h, 2 * reach + 1), min(w, 2 * reach + 1)
-    top = xp.clip(row - reach, 0, h - ph)
-    left = xp.clip(column - reach, 0, w - pw)
+    top = within(xp, row - reach, 0, h - ph)
+    left = within(xp, column - reach, 0, w - pw)
     ys = top[:, None] + xp.arange(ph, device=coarse.device)[None, :]
     xs = left[:, None] + xp.arange(pw, device=coarse.device)[None, :]
     patch = coarse[every[:, None, None], ys[:, :, None], xs[:, None, :]]
@@ -151,43 +153,42 @@ def detect(coarse: Array, blue: Array, layout: Layout) -> CoarseBlobs:
     normal = weighted @ basis
     ridge = 1e-3 * xp.eye(3, dtype=patch.dtype, device=patch.device)
     solution = xp.linalg.solve(normal + ridge, weighted @ xp.reshape(target, (n, ph * pw, 1)))[..., 0]
-    offset = xp.clip(solution[:, 1:], -3.0, 3.0) * layout.sigma
+    offset = within(xp, solution[:, 1:], -3.0, 3.0) * layout.sigma
     spot = xp.stack([xp.astype(column, patch.dtype), xp.astype(row, patch.dtype)], axis=-1) * layout.stride
     contrast = xp.where(blue, xp.full_like(peak, MIN_VISIBLE / 3), xp.full_like(peak, MIN_VISIBLE))
     return CoarseBlobs(spot + offset, peak > floor + contrast)
 
 
-def _box3(xp: Any, planes: Array, axis: int) -> Array:
-    """Mean of three neighbours along an axis, the border repeated."""
-    size = planes.shape[axis]
-    index = [slice(None)] * planes.ndim
+def at_least(xp: Any, values: Array, low: float) -> Array:
+    """The larger of each value and ``low`` (the compat layer's clip costs more than the arithmetic here)."""
+    return xp.where(values > low, values, xp.full_like(values, low))
 
-    def cut(start: int, stop: int) -> Array:
-        index[axis] = slice(start, stop)
-        return planes[tuple(index)]
 
-    before = xp.concat([cut(0, 1), cut(0, size - 1)], axis=axis)
-    after = xp.concat([cut(1, size), cut(size - 1, size)], axis=axis)
-    return (before + planes + after) / 3
+def within(xp: Any, values: Array, low: float, high: float) -> Array:
+    """Values clipped to ``[low, high]``."""
+    capped = xp.where(values < high, values, xp.full_like(values, high))
+    return at_least(xp, capped, low)
 
 
 def window_origins(uv: Array, layout: Layout) -> Array:
     """Top-left pixels ``(N, 2)`` (x, y; integers) of the fine windows, all of which lie inside the picture."""
     xp = array_namespace(uv)
     corner = xp.astype(xp.round(uv - 0.5 * (layout.window - 1)), xp.int64)
-    x = xp.clip(corner[:, 0], 0, layout.width - layout.window)
-    y = xp.clip(corner[:, 1], 0, layout.height - layout.window)
+    x = within(xp, corner[:, 0], 0, layout.width - layout.window)
+    y = within(xp, corner[:, 1], 0, layout.height - layout.window)
     return xp.stack([x, y], axis=-1)
 
 
 class _Equations(NamedTuple):
     normal: Array
     gradient: Array
-    clusters: Array
     count: Array
     variance: Array
-    explained: Array
-    visible: Array
+    mask: Array
+    gx: Array
+    gy: Array
+    dx: Array
+    dy: Array
 
 
 def _profile(xp: Any, center: Array, origin: Array, layout: Layout) -> tuple[Array, Array]:
@@ -195,61 +196,59 @@ def _profile(xp: Any, center: Array, origin: Array, layout: Layout) -> tuple[Arr
     pixels = xp.astype(xp.arange(layout.window, device=center.device), center.dtype)
     d = (origin[:, None] + pixels[None, :] - center[:, None]) / layout.sigma
     g = xp.exp(-0.5 * d * d)
-    shape = (center.shape[0], layout.bins, layout.bin)
-    return xp.mean(xp.reshape(g, shape), axis=-1), xp.mean(xp.reshape(g * d, shape), axis=-1)
+    both = xp.reshape(xp.stack([g, g * d], axis=1), (center.shape[0], 2, layout.bins, layout.bin))
+    mean = xp.sum(both, axis=-1) / layout.bin
+    return mean[:, 0, :], mean[:, 1, :]
 
 
-def _equations(
-    xp: Any, binned: Array, origin: Array, state: Array, blue: Array, layout: Layout, last: bool
-) -> _Equations:
-    """Linearise ``I - A g`` in (u / sigma, v / sigma, A) about a state, over the bins near the centre."""
-    n, bins = binned.shape[0], layout.bins
+def _mask(xp: Any, origin: Array, u: Array, v: Array, blue: Array, layout: Layout) -> Array:
+    """The bins ``(N, bins, bins)`` that are fitted: near the centre, and in blue clear of the pedestal."""
+    middle = (xp.astype(xp.arange(layout.bins, device=u.device), u.dtype) + 0.5) * layout.bin - 0.5
+    rx = (origin[:, :1] + middle[None, :] - u[:, None]) / layout.sigma
+    ry = (origin[:, 1:] + middle[None, :] - v[:, None]) / layout.sigma
+    # Where the centre is outside the picture the visible tail has to be fitted, as far as the window goes.
+    open_limit = FIT_RADIUS + _distance_outside(xp, u, v, layout)
+    half = 0.5 * (layout.bin - 1) * math.sqrt(2) / layout.sigma
+    blue_limit = xp.full_like(u, layout.visible_radius() - PEDESTAL_MARGIN - half)
+    limit = xp.where(blue, blue_limit, open_limit)
+    room = (limit * limit)[:, None] - ry * ry
+    return xp.astype((rx * rx)[:, None, :] <= room[:, :, None], u.dtype)
+
+
+def _equations(xp: Any, binned: Array, origin: Array, state: Array, blue: Array, layout: Layout) -> _Equations:
+    """Linearise ``I - A g`` in (u / sigma, v / sigma, A) about a state, over the bins near the centre.
+
+    Both the blob and its derivatives are products of a function of x and one of y, so every sum over the window is
+    two small matrix products.
+    """
     u, v, a = state[:, 0], state[:, 1], state[:, 2]
     gx, dx = _profile(xp, u, origin[:, 0], layout)
     gy, dy = _profile(xp, v, origin[:, 1], layout)
-    middle = (xp.astype(xp.arange(bins, device=u.device), u.dtype) + 0.5) * layout.bin - 0.5
-    rx = (origin[:, :1] + middle[None, :] - u[:, None]) / layout.sigma
-    ry = (origin[:, 1:] + middle[None, :] - v[:, None]) / layout.sigma
-    radius2 = ry[:, :, None] ** 2 + rx[:, None, :] ** 2
-    # Where the centre is outside the picture the visible tail has to be fitted, as far as the window goes.
-    outside = _distance_outside(xp, u, v, layout)
-    half = 0.5 * layout.bin * math.sqrt(2) / layout.sigma
-    open_limit = FIT_RADIUS + outside
-    blue_limit = xp.full_like(u, layout.visible_radius() - PEDESTAL_MARGIN - half)
-    limit = xp.where(blue, blue_limit, open_limit)
-    mask = xp.astype(radius2 <= (limit * limit)[:, None, None], u.dtype)
-    template = gy[:, :, None] * gx[:, None, :]
-    residual = (binned - a[:, None, None] * template) * mask
-    ju = (a[:, None] * gy)[:, :, None] * dx[:, None, :] * mask
-    jv = (a[:, None] * dy)[:, :, None] * gx[:, None, :] * mask
-    rows = xp.reshape(xp.stack([ju, jv, template * mask], axis=-1), (n, bins * bins, 3))
-    flat = xp.reshape(residual, (n, bins * bins, 1))
-    transposed = xp.matrix_transpose(rows)
+    mask = _mask(xp, origin, u, v, blue, layout)
+    masked = binned * mask
+    cross_x, cross_y = xp.stack([gx, dx], axis=-1), xp.stack([gy, dy], axis=-2)
+    with_image = cross_y @ (masked @ cross_x)
+    square_x, square_y = xp.stack([gx * gx, gx * dx, dx * dx], axis=-1), xp.stack([gy * gy, gy * dy, dy * dy], axis=-2)
+    with_model = square_y @ (mask @ square_x)
+    uu, uv, ua = a * a * with_model[:, 0, 2], a * a * with_model[:, 1, 1], a * with_model[:, 0, 1]
+    vv, va, aa = a * a * with_model[:, 2, 0], a * with_model[:, 1, 0], with_model[:, 0, 0]
+    normal = xp.reshape(xp.stack([uu, uv, ua, uv, vv, va, ua, va, aa], axis=-1), (u.shape[0], 3, 3))
+    gradient = xp.stack(
+        [a * with_image[:, 0, 1] - a * ua, a * with_image[:, 1, 0] - a * va, with_image[:, 0, 0] - a * aa], axis=-1
+    )
     count = xp.sum(mask, axis=(-2, -1))
-    ssr = xp.sum(flat * flat, axis=(-2, -1))
+    squares = xp.sum(masked * binned, axis=(-2, -1))
+    ssr = at_least(xp, squares - 2 * a * with_image[:, 0, 0] + a * a * aa, 0.0)
     # A sample stored in 8 bits cannot be known better than this, whatever the residual says.
     rounding = 1 / (12 * 255.0**2 * layout.bin**2)
-    variance = ssr / xp.clip(count - 3, 1.0) + rounding
-    clusters, explained, visible = u, u, u
-    if last:
-        groups = math.ceil(bins / layout.cluster)
-        member = xp.arange(bins, device=u.device)[:, None] // layout.cluster
-        member = xp.astype(member == xp.arange(groups, device=u.device)[None, :], u.dtype)
-        down = xp.matrix_transpose(member)
-        clusters = xp.sum((down @ (residual * ju) @ member) ** 2 + (down @ (residual * jv) @ member) ** 2, axis=(-2, -1))
-        total = xp.sum(binned * mask, axis=(-2, -1))
-        squares = xp.sum(binned * binned * mask, axis=(-2, -1))
-        scatter = squares - total * total / xp.clip(count, 1.0)
-        explained = 1 - ssr / xp.clip(scatter, 1e-12)
-        visible = a * xp.max(template * mask, axis=(-2, -1))
-    gradient = (transposed @ flat)[..., 0]
-    return _Equations(transposed @ rows, gradient, clusters, count, variance, explained, visible)
+    variance = ssr / at_least(xp, count - 3, 1.0) + rounding
+    return _Equations(normal, gradient, count, variance, mask, gx, gy, dx, dy)
 
 
 def _distance_outside(xp: Any, u: Array, v: Array, layout: Layout) -> Array:
     """Distance in sigmas of points from the picture, 0 inside it."""
-    x = xp.clip(xp.where(u < 0, -u, u - (layout.width - 1)), 0.0)
-    y = xp.clip(xp.where(v < 0, -v, v - (layout.height - 1)), 0.0)
+    x = at_least(xp, xp.where(u < 0, -u, u - (layout.width - 1)), 0.0)
+    y = at_least(xp, xp.where(v < 0, -v, v - (layout.height - 1)), 0.0)
     squared = x * x + y * y
     positive = squared > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, squared, xp.ones_like(squared))), squared) / layout.sigma
@@ -263,9 +262,9 @@ def _newton(xp: Any, at: _Equations, state: Array, layout: Layout) -> Array:
     normal = at.normal + xp.stack([zero, zero, prior], axis=-1)[..., None] * identity + 1e-9 * identity
     gradient = at.gradient + xp.stack([zero, zero, prior * (1 - state[:, 2])], axis=-1)
     step = xp.linalg.solve(normal, gradient[..., None])[..., 0]
-    step = xp.clip(step, -0.5, 0.5)
+    step = within(xp, step, -0.5, 0.5)
     moved = state[:, :2] + step[:, :2] * layout.sigma
-    amplitude = xp.clip(state[:, 2] + step[:, 2], 0.2, 2.0)
+    amplitude = within(xp, state[:, 2] + step[:, 2], 0.2, 2.0)
     return xp.concat([moved, amplitude[:, None]], axis=-1)
 
 
@@ -287,7 +286,7 @@ def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layou
     active = xp.arange(binned.shape[0], device=binned.device)
     for _ in range(_STEPS):
         before = state[active, :]
-        at = _equations(xp, binned[active, ...], origin[active, :], before, blue[active], layout, last=False)
+        at = _equations(xp, binned[active, ...], origin[active, :], before, blue[active], layout)
         after = _newton(xp, at, before, layout)
         state[active, :] = after
         moved = xp.max(xp.abs(after[:, :2] - before[:, :2]), axis=-1) / layout.sigma
@@ -311,12 +310,27 @@ def polish(
     """
     xp = array_namespace(binned)
     for _ in range(steps):
-        at = _equations(xp, binned, origin, state, blue, layout, last=False)
-        state = _newton(xp, at, state, layout)
-    at = _equations(xp, binned, origin, state, blue, layout, last=True)
+        state = _newton(xp, _equations(xp, binned, origin, state, blue, layout), state, layout)
+    at = _equations(xp, binned, origin, state, blue, layout)
+    amplitude = state[:, 2]
+    template = at.gy[:, :, None] * at.gx[:, None, :] * at.mask
+    residual = binned * at.mask - amplitude[:, None, None] * template
+    groups = math.ceil(layout.bins / layout.cluster)
+    member = xp.arange(layout.bins, device=state.device)[:, None] // layout.cluster
+    member = xp.astype(member == xp.arange(groups, device=state.device)[None, :], state.dtype)
+    # Sums of residual times derivative over each cluster, again as products of functions of x and of y.
+    per_x = xp.concat([at.gx[:, :, None] * member, at.dx[:, :, None] * member], axis=-1)
+    per_y = xp.concat([at.gy[:, :, None] * member, at.dy[:, :, None] * member], axis=-1)
+    sums = xp.matrix_transpose(per_y) @ (residual @ per_x)
+    clusters = xp.sum(sums[:, :groups, groups:] ** 2 + sums[:, groups:, :groups] ** 2, axis=(-2, -1)) * amplitude**2
+    total = xp.sum(binned * at.mask, axis=(-2, -1))
+    squares = xp.sum(binned * binned * at.mask, axis=(-2, -1))
+    scatter = squares - total * total / at_least(xp, at.count, 1.0)
+    explained = 1 - xp.sum(residual * residual, axis=(-2, -1)) / at_least(xp, scatter, 1e-12)
+    visible = amplitude * xp.max(template, axis=(-2, -1))
     curvature = at.normal[:, 0, 0] + at.normal[:, 1, 1]
     seen = curvature > 1e-6
-    clustered = at.clusters / xp.where(seen, curvature, xp.ones_like(curvature))
+    clustered = clusters / xp.where(seen, curvature, xp.ones_like(curvature))
     variance = xp.where(clustered > at.variance, clustered, at.variance)
     identity = xp.eye(3, dtype=state.dtype, device=state.device)
     prior = variance / AMPLITUDE_SPREAD**2
@@ -331,8 +345,8 @@ def polish(
         present
         & seen
         & (at.count >= 6)
-        & (at.visible >= contrast)
-        & (at.explained >= MIN_EXPLAINED)
+        & (visible >= contrast)
+        & (explained >= MIN_EXPLAINED)
         & (state[:, 2] >= low)
         & (state[:, 2] <= high)
         & (spread < (0.5 * layout.sigma) ** 2)
@@ -365,5 +379,5 @@ def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) 
     flat = xp.reshape(xp.where(away, samples, xp.full_like(samples, 2.0)), (n, h * w))
     count = xp.sum(xp.astype(away, xp.int64), axis=(-2, -1))
     ordered = xp.sort(flat, axis=-1)
-    level = ordered[xp.arange(n, device=uv.device), xp.clip(count // 2, 0, h * w - 1)]
+    level = ordered[xp.arange(n, device=uv.device), count // 2]
     return level, count

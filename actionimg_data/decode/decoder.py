@@ -157,14 +157,13 @@ def solve(
     listed = _camera_list(cameras)
     _check_cameras(listed, len(views), frames, spec)
     seconds = _times(times, fps, frames)
-    tracks = [camera.track(frames) for camera in listed]
     valid = np.stack([m.valid for m in views])
     measured = pose.Measured(
         uv=np.stack([m.uv for m in views], axis=1),
         covariance=np.stack([m.covariance for m in views], axis=1),
         mask=np.stack([m.valid for m in views], axis=1),
-        K=np.stack([t.K for t in tracks], axis=1),
-        world_from_camera=np.stack([t.world_from_camera for t in tracks], axis=1),
+        K=np.stack([np.broadcast_to(c.K, (frames, 3, 3)) for c in listed], axis=1),
+        world_from_camera=np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1),
     )
     candidates = pose.estimate(measured, spec.axis_length, wrong_blob_floor(spec))
     body = pose.triangle(measured.uv, spec.axis_length)
@@ -214,8 +213,8 @@ def solve(
 
 
 def wrong_blob_floor(spec: ActionImageSpec) -> float:
-    """Pixels: residuals under this (0.5 at 512) are never taken as those of a wrong blob."""
-    return 0.02 * spec.sigma_px
+    """Pixels: residuals under this (1.0 at 512) are never taken as those of a wrong blob."""
+    return 0.04 * spec.sigma_px
 
 
 def disagreement_limit(spec: ActionImageSpec) -> float:
@@ -247,7 +246,8 @@ def _check_cameras(cameras: list[Camera | CameraTrack], views: int, frames: int,
                 found=f"{camera.height}x{camera.width}",
                 hint="Give camera.resized(height, width) where the video is a centre crop and scaling of its picture.",
             )
-        camera.track(frames)
+        if isinstance(camera, CameraTrack):
+            camera.track(frames)
 
 
 def _times(times: ArrayLike | None, fps: float | None, frames: int) -> FloatArray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,7 +97,8 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             expected=f"{spec.height}x{spec.width}",
             found=f"{video.shape[1]}x{video.shape[2]}",
         )
-    return video
+    # OpenCV has no half precision; two bytes to four is exact.
+    return video.astype(np.float32) if video.dtype == np.float16 else video
 
 
 def _measure(video: NDArray[Any], layout: blobs.Layout) -> BlobMeasurements:
@@ -154,14 +156,15 @@ def _bin_windows(
 ) -> FloatArray:
     """Mean intensities ``(N, bins, bins)`` of the fine windows of planes ``3 * frame + channel``."""
     size, bins, width = layout.window, layout.bins, layout.bin
-    windows = np.empty((len(index), size, size), np.float32)
-    for i, (plane, (x, y)) in enumerate(zip(index.tolist(), origin.tolist(), strict=True)):
-        windows[i] = video[plane // 3, y : y + size, x : x + size, plane % 3]
+    windows = np.empty((len(index), size, size), video.dtype)
+    for window, plane, (x, y) in zip(windows, index.tolist(), origin.tolist(), strict=True):
+        frame = video[plane // 3, y : y + size, x : x + size]
+        # Several times as fast as copying every third byte with numpy.
+        cv2.extractChannel(frame, plane % 3, window)
+    values = windows.astype(np.float32 if video.dtype == np.uint8 else np.float64)
     if video.dtype != np.uint8:
-        np.clip(np.nan_to_num(windows, nan=0.0, posinf=0.0, neginf=0.0), 0, 1, out=windows)
-    if width == 1:
-        return windows.astype(np.float64) * scale
+        np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), 0, 1, out=values)
     # Sums of uint8 over a bin are exact in float32.
-    across = np.repeat(np.eye(bins, dtype=np.float32), width, axis=0)
-    rows = (windows.reshape(-1, size) @ across).reshape(len(index), bins, width, bins)
-    return np.asarray(rows.sum(axis=2, dtype=np.float64) * (float(scale) / width**2))
+    across = np.repeat(np.eye(bins, dtype=values.dtype), width, axis=0)
+    rows = (values.reshape(-1, size) @ across).reshape(len(index), bins, width, bins)
+    return np.asarray(rows.sum(axis=2).astype(np.float64) * (float(scale) / width**2))

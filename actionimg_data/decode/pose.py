@@ -87,6 +87,7 @@ def _solve(measured: Measured, axis_length: float) -> Candidates:
         xp.matrix_transpose(measured.mask),
         measured.K[:, None, ...],
         measured.world_from_camera[:, None, ...],
+        iterations=0,
     )
     easy = xp.all(points.valid, axis=-1)
     chosen = xp.nonzero(easy)[0]
@@ -231,7 +232,7 @@ def _misfit(measured: Measured, candidates: Candidates, body: Array) -> tuple[Ar
     _, _, at = _refine(one, candidates.rotation[:, :1, ...], candidates.translation[:, :1, ...], body, iterations=0)
     freedom = 2 * xp.sum(xp.astype(one.mask, measured.uv.dtype), axis=(-2, -1)) - 6
     chi_square = xp.sum(at.mahalanobis[:, 0, ...] ** 2, axis=(-2, -1))
-    rms = xp.sqrt(chi_square / xp.clip(freedom, 1.0))
+    rms = xp.sqrt(chi_square / xp.where(freedom > 1, freedom, xp.ones_like(freedom)))
     pixels = xp.sqrt(xp.max(xp.sum(at.residual[:, 0, ...] ** 2, axis=-1), axis=(-2, -1)))
     none = ~candidates.possible[:, 0]
     infinite = xp.full_like(rms, xp.inf)
@@ -309,7 +310,7 @@ def covariance(at: rigid_pose.PoseEquations, measurements: Array) -> tuple[Array
     """
     xp = array_namespace(at.normal)
     freedom = 2 * measurements - 6
-    excess = xp.sum(at.mahalanobis**2, axis=(-2, -1)) / xp.clip(freedom, 1.0)
+    excess = xp.sum(at.mahalanobis**2, axis=(-2, -1)) / xp.where(freedom > 1, freedom, xp.ones_like(freedom))
     growth = xp.where((freedom > 0) & (excess > 1), excess, xp.ones_like(excess))
     identity = xp.eye(6, dtype=at.normal.dtype, device=at.normal.device)
     diagonal = xp.sum(at.normal * identity, axis=-1)

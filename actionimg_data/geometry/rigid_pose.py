@@ -109,7 +109,7 @@ def refine_pose(
     K: Array,
     camera_from_world: Array,
     iterations: int = 20,
-    tolerance: float = 1e-10,
+    tolerance: float = 1e-7,
 ) -> tuple[Array, Array, PoseEquations]:
     """Levenberg-Marquardt with a Huber loss from a starting pose, each batch element with its own damping.
 
@@ -138,7 +138,7 @@ def refine_pose(
                 for a, b in zip(at, new, strict=True)
             )
         )
-        damping = xp.where(better, xp.clip(damping * 0.1, 1e-9), xp.clip(damping * 30, 1e-4))
+        damping = xp.where(better, damping * 0.1 + 1e-10, damping * 30 + 1e-4)
         moved = xp.max(xp.abs(step), axis=-1)
         if bool(xp.all((moved < tolerance) | (damping > 1e6))):
             break
