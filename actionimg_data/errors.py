@@ -138,6 +138,12 @@ class MissingFrameError(ActionImgError, FileNotFoundError):
     code = "missing-frame"
 
 
+class MissingViewError(ActionImgError, ValueError):
+    """An episode lacks a view that every sample of its data set has."""
+
+    code = "missing-view"
+
+
 class FrameCountError(ActionImgError, ValueError):
     """Two streams of one episode differ in their number of frames."""
 
@@ -220,3 +226,9 @@ class TooManyBadEpisodesError(ActionImgError, RuntimeError):
     """More episodes failed than ``--max-bad-fraction`` allows."""
 
     code = "too-many-bad-episodes"
+
+
+class WorkerError(ActionImgError, RuntimeError):
+    """A worker process died, or failed for a reason that is not about the data."""
+
+    code = "worker-failed"

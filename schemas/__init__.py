@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dataset import (
     ConverterRecord,
     ConvertOptions,
+    Counts,
     DatasetManifest,
     MemberRow,
     PlanEpisode,
@@ -22,6 +23,7 @@ __all__ = [
     "ActionImageSpec",
     "ConvertOptions",
     "ConverterRecord",
+    "Counts",
     "DatasetManifest",
     "MemberRow",
     "PlanEpisode",

@@ -1,0 +1,19 @@
+"""Shards: plan them, write them, read them, and hold them against what was promised."""
+
+from __future__ import annotations
+
+from .manifest import finalize, read_manifest
+from .plan import Plan, make_plan
+from .read import Dataset, Sample, open_dataset
+from .write import write_shard
+
+__all__ = [
+    "Dataset",
+    "Plan",
+    "Sample",
+    "finalize",
+    "make_plan",
+    "open_dataset",
+    "read_manifest",
+    "write_shard",
+]

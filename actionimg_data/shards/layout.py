@@ -1,0 +1,121 @@
+"""Where things are in a data set's folder, and how files are published in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ..errors import OutputError
+
+MANIFEST: Final = "dataset.json"
+PLAN: Final = "plan.jsonl"
+INDEX: Final = "index.parquet"
+QUARANTINE: Final = "quarantine.jsonl"
+TEMPORARY: Final = ".tmp"
+
+META: Final = "json"
+TRAJECTORY: Final = "trajectory.npz"
+CAMERAS: Final = "cameras.npz"
+
+
+def rgb_member(view: str, ending: str) -> str:
+    """Name, without the key, of a view's camera pictures."""
+    return f"{view}.rgb.{ending}"
+
+
+def action_member(view: str, ending: str) -> str:
+    """Name, without the key, of a view's action images."""
+    return f"{view}.action.{ending}"
+
+
+def shard_name(split: str, number: int) -> str:
+    """``train/000000``: the shard's name in plan, sidecar, index and manifest."""
+    return f"{split}/{number:06d}"
+
+
+def temporary(target: Path) -> Path:
+    """A name beside ``target`` that no other process uses and no reader looks at."""
+    return target.with_name(f"{target.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
+
+
+@contextlib.contextmanager
+def output_errors(where: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        hint = None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Nothing published was changed: free some space and run the same command again."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "Is the folder yours, and writable?"
+        raise OutputError(
+            f"cannot write: {error.strerror or error}", where=error.filename or where, hint=hint
+        ) from error
+
+
+def flush(file: BinaryIO) -> None:
+    """Bring a file's bytes to the disk, and out of the cache, so that reading it back reads the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def publish(target: Path, data: bytes) -> None:
+    """Write a small file so that it is there as a whole or not at all."""
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = temporary(target)
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                flush(file)
+            os.replace(part, target)
+            sync_folder(target.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def publish_if_absent(target: Path, data: bytes) -> bool:
+    """`publish`, unless the file is there already; returns whether it was written. Of two at once one wins."""
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = temporary(target)
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                flush(file)
+            try:
+                os.link(part, target)
+            except FileExistsError:
+                return False
+            except OSError:
+                # A file system without hard links.
+                if target.exists():
+                    return False
+                os.replace(part, target)
+            sync_folder(target.parent)
+            return True
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Some network file systems cannot; their renames are as durable as they are.
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,324 @@
+"""Read a data set: iterate over its samples, or take one by its key; nothing is decoded until it is asked for."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptDatasetError, MissingFrameError, SourceNotFoundError, WrongFormatError
+from ..model import CameraTrack, GripperTrajectory
+from ..raster import render_view
+from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
+from ..schemas.dataset import parse
+from ..video import ENDINGS, iter_chunks, open_video, read_frames
+from . import layout, sample
+from .manifest import read_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Image = NDArray[np.uint8]
+MAX_MEMBER: Final = 4 << 30
+
+
+class Sample:
+    """One sample; each part is read from the shard when it is asked for, and not kept unless said so.
+
+    Attributes:
+        key: Its key, unique in the data set.
+        spec: How its action images are drawn; None for a shard that is read without its data set.
+    """
+
+    def __init__(
+        self, key: str, tar: Path, members: Mapping[str, tuple[int, int]], spec: ActionImageSpec | None
+    ) -> None:
+        self.key = key
+        self.spec = spec
+        self._tar = tar
+        self._members = dict(members)
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.key} of {self._tar}>"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of its members, without the key."""
+        return tuple(self._members)
+
+    def read(self, member: str) -> bytes:
+        """The bytes of a member.
+
+        Raises:
+            CorruptDatasetError: It has no such member, or the shard is truncated.
+        """
+        if member not in self._members:
+            raise CorruptDatasetError(
+                "has no such member", where=self.key, expected=" ".join(self._members), found=member
+            )
+        offset, size = self._members[member]
+        if not 0 <= size <= MAX_MEMBER:
+            raise CorruptDatasetError("has an impossible size", where=self._where(member), found=size)
+        try:
+            with open(self._tar, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise SourceNotFoundError(error.strerror or str(error), where=self._tar) from None
+        if len(data) != size:
+            raise CorruptDatasetError(
+                "is truncated", where=self._where(member), expected=f"{size} B", found=f"{len(data)} B"
+            )
+        return data
+
+    def _where(self, member: str) -> str:
+        return f"{self._tar}: {self.key}.{member}"
+
+    @cached_property
+    def meta(self) -> SampleMeta:
+        """What its ``.json`` says (kept)."""
+        return parse(SampleMeta, self.read(layout.META), self._where(layout.META))
+
+    @property
+    def instruction(self) -> str:
+        """What the demonstration does, in words."""
+        return self.meta.instruction
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of its views."""
+        return self.meta.views
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.meta.fps
+
+    def __len__(self) -> int:
+        return self.meta.frames
+
+    @cached_property
+    def trajectory(self) -> GripperTrajectory:
+        """The gripper at each frame (kept); frames without a pose are NaN."""
+        return sample.trajectory_from(self.read(layout.TRAJECTORY), self._where(layout.TRAJECTORY))
+
+    @cached_property
+    def cameras(self) -> dict[str, CameraTrack]:
+        """The camera of each view, for pictures of the data set's size (kept)."""
+        meta = self.meta
+        data = self.read(layout.CAMERAS)
+        return sample.cameras_from(data, meta.views, meta.height, meta.width, self._where(layout.CAMERAS))
+
+    def rgb(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
+        """Camera pictures ``(n, H, W, 3)`` uint8 RGB of a view: all, a slice, or the frames named.
+
+        Raises:
+            WrongFormatError: There is no such view.
+            MissingFrameError: There is no such frame.
+            BadVideoError: The video is damaged.
+        """
+        name = self._video(view, "rgb")
+        return read_frames(self.read(name), self._indices(frames), self._where(name))
+
+    def action(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
+        """Action images ``(n, H, W, 3)`` uint8 RGB of a view; drawn here where the data set stores none."""
+        indices = self._indices(frames)
+        if self.meta.action_codec != "none":
+            name = self._video(view, "action")
+            return read_frames(self.read(name), indices, self._where(name))
+        self._check_view(view)
+        if self.spec is None:
+            raise CorruptDatasetError(
+                "stores no action images, and how to draw them is in its dataset.json", where=self.key
+            )
+        wanted = np.arange(len(self)) if indices is None else np.asarray(indices, np.intp)
+        return render_view(self.trajectory[wanted], self.cameras[view][wanted], self.spec)
+
+    def iter_rgb(self, view: str, chunk: int = 32) -> Iterator[Image]:
+        """All camera pictures of a view, ``chunk`` at a time."""
+        name = self._video(view, "rgb")
+        yield from iter_chunks(self.read(name), chunk, self._where(name))
+
+    def iter_action(self, view: str, chunk: int = 32) -> Iterator[Image]:
+        """All action images of a view, ``chunk`` at a time."""
+        if self.meta.action_codec == "none":
+            for start in range(0, len(self), chunk):
+                yield self.action(view, slice(start, start + chunk))
+            return
+        name = self._video(view, "action")
+        yield from iter_chunks(self.read(name), chunk, self._where(name))
+
+    def video_info(self, view: str, kind: str = "rgb") -> Any:
+        """Size, frames, rate and codec of a stored video; frames are counted."""
+        name = self._video(view, kind)
+        with open_video(self.read(name), self._where(name)) as video:
+            return video.info
+
+    def _check_view(self, view: str) -> None:
+        if view not in self.meta.views:
+            raise WrongFormatError("has no such view", where=self.key, expected=" ".join(self.views), found=view)
+
+    def _video(self, view: str, kind: str) -> str:
+        self._check_view(view)
+        if kind == "rgb":
+            return layout.rgb_member(view, ENDINGS[self.meta.rgb_codec])
+        if self.meta.action_codec == "none":
+            raise WrongFormatError("stores no action images", where=self.key, field=view)
+        return layout.action_member(view, ENDINGS[self.meta.action_codec])
+
+    def _indices(self, frames: slice | Sequence[int] | None) -> Sequence[int] | None:
+        if frames is None:
+            return None
+        count = len(self)
+        if isinstance(frames, slice):
+            return range(count)[frames]
+        indices = [i + count if i < 0 else i for i in map(int, frames)]
+        bad = next((i for i in indices if not 0 <= i < count), None)
+        if bad is not None:
+            raise MissingFrameError("no such frame", where=self.key, expected=f"0 … {count - 1}", found=bad)
+        return indices
+
+
+class Dataset(Sequence[Sample]):
+    """The samples of a data set, or of one shard; picklable, and no file stays open.
+
+    Attributes:
+        path: The folder, or the shard.
+        manifest: The data set's ``dataset.json``; None for a single shard.
+        index: One row a sample, as `actionimg_data.schemas.index_schema` says; for a single shard key, shard, members.
+    """
+
+    def __init__(self, path: Path, manifest: DatasetManifest | None, index: pa.Table) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.index = index
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        keys = self.keys()
+        number = {key: i for i, key in enumerate(keys)}
+        if len(number) != len(keys):
+            raise CorruptDatasetError("two samples have one key", where=self.path)
+        return number
+
+    @property
+    def spec(self) -> ActionImageSpec | None:
+        """How its action images are drawn; None for a single shard."""
+        return None if self.manifest is None else self.manifest.options.spec
+
+    def keys(self) -> list[str]:
+        """Keys of all samples, in order."""
+        keys: list[str] = self.index["key"].to_pylist()
+        return keys
+
+    def __len__(self) -> int:
+        return int(self.index.num_rows)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._number
+
+    @overload
+    def __getitem__(self, index: int | str) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | str | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if isinstance(index, str):
+            if index not in self._number:
+                raise KeyError(index)
+            index = self._number[index]
+        number = range(len(self))[index]
+        key, shard, members = (self.index[name][number].as_py() for name in ("key", "shard", "members"))
+        tar = self.path / f"{shard}.tar" if self.manifest is not None else self.path
+        return Sample(key, tar, {m["name"]: (m["offset"], m["size"]) for m in members}, self.spec)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(len(self)):
+            yield self[i]
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a data set's folder, or a single shard (``.tar``).
+
+    Args:
+        path: A folder that ``actionimg convert`` wrote, or one of its shards.
+
+    Returns:
+        A sequence of samples in the order of the shards; ``dataset[3]``, ``dataset["key"]``, ``for s in dataset``.
+
+    Raises:
+        SourceNotFoundError: Nothing is there, or it is not a data set.
+        CorruptDatasetError: The manifest, the index or the shard is damaged, or the data set is not complete.
+    """
+    path = Path(path)
+    if path.is_file():
+        return Dataset(path, None, _scan(path))
+    if not (path / layout.MANIFEST).is_file():
+        raise SourceNotFoundError(
+            f"has no {layout.MANIFEST}" if path.is_dir() else "does not exist",
+            where=path,
+            hint="A data set is a folder that actionimg convert wrote.",
+        )
+    manifest = read_manifest(path)
+    if not manifest.complete:
+        raise CorruptDatasetError(
+            "is not complete", where=path, hint="Run the same actionimg convert again to finish it."
+        )
+    return Dataset(path, manifest, _index(path))
+
+
+def _index(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = path / layout.INDEX
+    try:
+        table = pq.read_table(where).combine_chunks()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
+    if not table.schema.equals(index_schema()):
+        raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
+    return table
+
+
+def _scan(tar: Path) -> pa.Table:
+    """Samples of a shard, from its tar headers."""
+    import pyarrow as pa
+
+    rows = [
+        {
+            "key": key,
+            "shard": tar.stem,
+            "members": [{"name": n, "offset": o, "size": z} for n, (o, z) in members.items()],
+        }
+        for key, members in scan_tar(tar).items()
+    ]
+    wanted = ("key", "shard", "members")
+    return pa.Table.from_pylist(rows, schema=pa.schema([index_schema().field(name) for name in wanted]))
+
+
+def scan_tar(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Key to member name to (offset, size), from a shard's tar headers.
+
+    Raises:
+        CorruptDatasetError: Not a tar, or a member is no plain file, is in a folder, has no key, or is there twice.
+    """
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for info in archive:
+                key, dot, member = info.name.partition(".")
+                if not info.isreg() or not dot or not key or "/" in info.name:
+                    raise CorruptDatasetError("has an unexpected member", where=tar, found=info.name)
+                if member in samples.setdefault(key, {}):
+                    raise CorruptDatasetError("has a member twice", where=tar, found=info.name)
+                samples[key][member] = (info.offset_data, info.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise CorruptDatasetError(f"is not a readable tar: {error}", where=tar) from None
+    return samples

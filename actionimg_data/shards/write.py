@@ -1,0 +1,391 @@
+"""Convert the episodes of one plan row into one shard, and publish it.
+
+A shard is written under a temporary name, flushed, read back and hashed, renamed, and only then its sidecar is
+published: a shard without a sidecar is not there. Frames pass one at a time from the source through the resize into the
+encoder; action images are drawn in chunks of `CHUNK`; what is encoded stays in memory up to `SPOOL` bytes a stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import (
+    ActionImgError,
+    CorruptDatasetError,
+    FrameCountError,
+    MissingCalibrationError,
+    MissingViewError,
+    OutputError,
+    WrongFormatError,
+    printable,
+)
+from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..raster import render_view
+from ..schemas import (
+    ActionImageSpec,
+    ConvertOptions,
+    MemberRow,
+    PlanEpisode,
+    PlanRow,
+    QuarantineRow,
+    SampleMeta,
+    SampleRow,
+    ShardSidecar,
+)
+from ..schemas.dataset import to_line
+from ..video import Encoding, action_encoding, encode, rgb_encoding
+from ..video.resize import resized
+from . import layout, sample
+from .tar import TarWriter, file_sha256
+
+CHUNK: Final = 16
+"""Action images drawn at once: 12 MB at 512x512."""
+
+SPOOL: Final = 32 << 20
+INTERNAL_ERROR: Final = "internal-error"
+READ_FAILED: Final = "read-failed"
+WORKER_CRASHED: Final = "worker-crashed"
+
+Image = NDArray[np.uint8]
+
+
+class Reader(Protocol):
+    """The half of a converter that a shard needs."""
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One episode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something was done: frames of one view encoded, or an episode begun or ended."""
+
+    episode: str
+    frames: int = 0
+    bytes: int = 0
+    begun: bool = False
+    ended: bool = False
+    code: str | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def write_shard(
+    out: Path,
+    row: PlanRow,
+    plan: str,
+    reader: Reader,
+    views: tuple[str, ...],
+    options: ConvertOptions,
+    report: Report = lambda _: None,
+    skip: Mapping[str, str] | None = None,
+) -> ShardSidecar:
+    """Convert and publish one shard.
+
+    Args:
+        out: Folder of the data set.
+        row: Which episodes.
+        plan: Fingerprint of the plan.
+        reader: Reads an episode.
+        views: Views of every sample, in order.
+        options: What decides the bytes.
+        report: Called with what was done.
+        skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
+
+    Returns:
+        The sidecar, as published.
+
+    Raises:
+        OutputError: The shard cannot be written; what was published before is unchanged.
+        CorruptDatasetError: What was read back is not what was written.
+    """
+    target = out / f"{row.shard}.tar"
+    samples: list[SampleRow] = []
+    quarantined: list[QuarantineRow] = []
+    with layout.output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    part = layout.temporary(target)
+    try:
+        with layout.output_errors(part), open(part, "wb") as file:
+            tar = TarWriter(file)
+            for planned in row.episodes:
+                mark = tar.mark()
+                report(Progress(planned.id, begun=True))
+                code: str | None = None
+                try:
+                    if skip and planned.id in skip:
+                        quarantined.append(_quarantine(planned, row, WORKER_CRASHED, skip[planned.id]))
+                        code = WORKER_CRASHED
+                    else:
+                        samples += _episode(tar, planned, reader, views, options, part.parent, report)
+                except OutputError:
+                    raise
+                except Exception as error:
+                    # One bad episode must not cost the others; what is not an error of ours keeps its traceback.
+                    if isinstance(error, OSError) and not isinstance(error, ActionImgError) and _is_about(error, part):
+                        raise
+                    tar.rewind(mark)
+                    quarantined.append(_quarantine(planned, row, *_reason(error)))
+                    code = quarantined[-1].code
+                report(Progress(planned.id, ended=True, code=code))
+            sha256 = tar.close()
+            layout.flush(file)
+        return _publish(out, row, plan, part, sha256, tar.offset, samples, quarantined)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _publish(
+    out: Path,
+    row: PlanRow,
+    plan: str,
+    part: Path,
+    sha256: str,
+    size: int,
+    samples: list[SampleRow],
+    quarantined: list[QuarantineRow],
+) -> ShardSidecar:
+    target = out / f"{row.shard}.tar"
+    empty = not samples
+    if not empty:
+        with layout.output_errors(part):
+            found = file_sha256(part)
+        if found != (sha256, size):
+            raise CorruptDatasetError(
+                "what was read back is not what was written",
+                where=part,
+                expected=f"{size} B, SHA-256 {sha256}",
+                found=f"{found[1]} B, SHA-256 {found[0]}",
+                hint="The disk or its driver is faulty.",
+            )
+        with layout.output_errors(target):
+            os.replace(part, target)
+            layout.sync_folder(target.parent)
+    sidecar = ShardSidecar(
+        plan=plan,
+        shard=row.shard,
+        bytes=0 if empty else size,
+        sha256=None if empty else sha256,
+        samples=tuple(samples),
+        quarantined=tuple(quarantined),
+    )
+    layout.publish(out / f"{row.shard}.json", to_line(sidecar))
+    return sidecar
+
+
+def _is_about(error: OSError, part: Path) -> bool:
+    """Whether an error of the operating system is about our own output and not about the source."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or str(error.filename or "").startswith(str(part))
+
+
+def _reason(error: Exception) -> tuple[str, str, str | None]:
+    if isinstance(error, ActionImgError):
+        return error.code, str(error), None
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, OSError):
+        return READ_FAILED, printable(str(error), 400), text
+    return INTERNAL_ERROR, f"{type(error).__name__}: {printable(str(error), 400)}", text
+
+
+def _quarantine(planned: PlanEpisode, row: PlanRow, code: str, message: str, trace: str | None = None) -> QuarantineRow:
+    return QuarantineRow(id=planned.id, key=planned.key, shard=row.shard, code=code, message=message, traceback=trace)
+
+
+def _episode(
+    tar: TarWriter,
+    planned: PlanEpisode,
+    reader: Reader,
+    views: tuple[str, ...],
+    options: ConvertOptions,
+    work: Path,
+    report: Report,
+) -> list[SampleRow]:
+    try:
+        episode = prepared(reader.read(_ref(planned)), views, options)
+        rows = []
+        length = options.clip_frames or len(episode)
+        for clip, start in enumerate(range(0, len(episode), length)):
+            part = episode.select(range(start, min(start + length, len(episode))))
+            key = planned.key if options.clip_frames is None else f"{planned.key}-c{clip:04d}"
+            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report))
+        return rows
+    except ActionImgError as error:
+        raise error.at(planned.id) from None
+
+
+def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) -> Episode:
+    """The episode with the data set's views and stride, its cameras those of the resized pictures.
+
+    Raises:
+        MissingViewError: It lacks a view.
+        MissingCalibrationError: A view has no camera.
+        WrongFormatError: A camera is for pictures of another size than the view's.
+    """
+    missing = [name for name in views if name not in episode.views]
+    if missing:
+        raise MissingViewError(
+            "lacks a view", where=episode.id, expected=" ".join(views), found=f"no {' '.join(missing)}"
+        )
+    episode = episode.with_views(views)
+    if options.stride > 1:
+        episode = episode.select(range(0, len(episode), options.stride))
+    cameras = {}
+    for name, view in episode.views.items():
+        if view.camera is None:
+            raise MissingCalibrationError("view has no calibration", where=episode.id, field=name)
+        if (view.camera.height, view.camera.width) != (view.frames.height, view.frames.width):
+            raise WrongFormatError(
+                "camera and pictures differ in size",
+                where=episode.id,
+                field=name,
+                expected=f"{view.camera.width}x{view.camera.height}, as the camera says",
+                found=f"{view.frames.width}x{view.frames.height}",
+            )
+        cameras[name] = View(view.camera.resized(options.height, options.width), view.frames)
+    return replace(episode, views=cameras)
+
+
+def _sample(
+    tar: TarWriter,
+    key: str,
+    clip: int,
+    start_frame: int,
+    episode: Episode,
+    options: ConvertOptions,
+    work: Path,
+    report: Report,
+) -> SampleRow:
+    count = len(episode)
+    offset = tar.offset
+    members: list[MemberRow] = []
+
+    def add(name: str, body: IO[bytes], size: int) -> None:
+        start, digest = tar.add(f"{key}.{name}", body, size)  # type: ignore[arg-type]
+        members.append(MemberRow(name=name, offset=start, size=size, sha256=digest))
+
+    def add_bytes(name: str, data: bytes) -> None:
+        add(name, io.BytesIO(data), len(data))
+
+    meta = _meta(key, clip, start_frame, episode, options)
+    add_bytes(layout.META, to_line(meta))
+    add_bytes(layout.TRAJECTORY, sample.trajectory_bytes(episode.trajectory))
+    cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
+    add_bytes(layout.CAMERAS, sample.cameras_bytes(cameras))
+    rgb = rgb_encoding(options.crf)
+    action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
+
+    def add_video(name: str, frames: Iterator[Image], encoding: Encoding) -> int:
+        with tempfile.SpooledTemporaryFile(SPOOL, dir=work) as body:
+            with contextlib.closing(frames):  # type: ignore[type-var]
+                encode(frames, body, encoding, episode.fps, options.height, options.width)  # type: ignore[arg-type]
+            size = body.seek(0, io.SEEK_END)
+            body.seek(0)
+            add(name, body, size)
+        return size
+
+    for name, view in episode.views.items():
+        source = view.frames
+        pictures = resized(source.frames(range(count)), source.height, source.width, options.height, options.width)
+        size = add_video(layout.rgb_member(name, rgb.ending), _counted(pictures, count, episode.id, name), rgb)
+        if action is not None:
+            drawn = _drawn(episode.trajectory, cameras[name], options.spec)
+            size += add_video(layout.action_member(name, action.ending), drawn, action)
+        report(Progress(episode.id, frames=count, bytes=size))
+    return SampleRow(
+        key=key,
+        episode=episode.id,
+        clip=clip,
+        start_frame=start_frame,
+        frames=count,
+        fps=episode.fps,
+        views=tuple(episode.views),
+        instruction=episode.instruction,
+        task=episode.task or "",
+        offset=offset,
+        bytes=tar.offset - offset,
+        members=tuple(members),
+    )
+
+
+def _counted(frames: Iterator[Image], expected: int, where: str, view: str) -> Iterator[Image]:
+    count = 0
+    for frame in frames:
+        count += 1
+        yield frame
+    if count != expected:
+        raise FrameCountError("pictures end early", where=where, field=view, expected=expected, found=count)
+
+
+def _drawn(trajectory: GripperTrajectory, camera: CameraTrack, spec: ActionImageSpec) -> Iterator[Image]:
+    for start in range(0, len(trajectory), CHUNK):
+        yield from render_view(trajectory, camera, spec, slice(start, start + CHUNK))
+
+
+def _meta(key: str, clip: int, start_frame: int, episode: Episode, options: ConvertOptions) -> SampleMeta:
+    residual = episode.sync_residual_s
+    return SampleMeta(
+        key=key,
+        episode=episode.id,
+        clip=clip,
+        start_frame=start_frame,
+        stride=options.stride,
+        frames=len(episode),
+        fps=episode.fps,
+        instruction=episode.instruction,
+        instructions=episode.instructions,
+        task=episode.task or "",
+        views=tuple(episode.views),
+        height=options.height,
+        width=options.width,
+        source_sizes=tuple((v.frames.height, v.frames.width) for v in episode.views.values()),
+        spec=options.spec.id,
+        rgb_codec=options.rgb_codec,
+        action_codec=options.action_codec,
+        sync=episode.sync,
+        sync_residual_s=() if residual is None else tuple(residual.tolist()),
+        provenance=_jsonable(episode.provenance, episode.id),
+    )
+
+
+def _jsonable(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A converter's provenance as JSON knows it, so that what is read back equals what was written."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise WrongFormatError(f"holds what JSON cannot: {error}", where=where, field="provenance") from None
+    return plain
+
+
+def measure(
+    planned: PlanEpisode, reader: Reader, views: tuple[str, ...], options: ConvertOptions, frames: int
+) -> tuple[int, int]:
+    """Convert the first frames of an episode and throw them away: ``(frames, bytes)``, for an estimate.
+
+    Raises:
+        ActionImgError: The episode cannot be converted.
+    """
+    with tempfile.TemporaryFile() as file:
+        tar = TarWriter(file)  # type: ignore[arg-type]
+        episode = prepared(reader.read(_ref(planned)), views, options)
+        part = episode.select(range(min(frames, len(episode))))
+        row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None)
+        return row.frames, row.bytes
+
+
+def _ref(planned: PlanEpisode) -> EpisodeRef:
+    return EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)

@@ -1,0 +1,154 @@
+"""A converter of tiny generated episodes, for tests of everything behind a converter.
+
+A source is a folder with ``synthetic.json``: ``{"episodes": 3, "frames": 5, "bad": {"ep_001": "raise-image"}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actionimg_data.converters.base import Converter, ConverterOptions, Detection
+from actionimg_data.errors import BadImageError, MissingFrameError, SourceNotFoundError, WrongFormatError
+from actionimg_data.geometry import rotations
+from actionimg_data.model import Camera, Episode, EpisodeRef, GripperTrajectory, View
+
+SIZE = 64
+
+
+class SyntheticOptions(ConverterOptions):
+    """Options of the synthetic converter."""
+
+    brightness: int = 100
+    """Grey level of the pictures."""
+    tags: tuple[str, ...] = ()
+
+
+class _Frames:
+    def __init__(self, seed: int, frames: int, bad: str | None, slow: float, brightness: int) -> None:
+        self.seed, self.count, self.bad, self.slow, self.brightness = seed, frames, bad, slow, brightness
+
+    width = height = SIZE
+
+    def __len__(self) -> int:
+        return self.count
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for i in indices:
+            time.sleep(self.slow)
+            if i == self.count // 2:
+                misbehave(self.bad)
+            y, x = np.mgrid[:SIZE, :SIZE]
+            value = (self.brightness + 3 * x + 2 * y + 5 * i + 17 * self.seed) % 256
+            yield np.repeat(value[..., None], 3, -1).astype(np.uint8)
+
+
+def misbehave(bad: str | None) -> None:
+    if bad == "bad-image":
+        raise BadImageError("is no PNG", field="frame")
+    if bad == "missing-frame":
+        raise MissingFrameError("is missing", field="frame")
+    if bad == "bug":
+        raise RuntimeError("a bug in a converter")
+    if bad == "io":
+        raise OSError(5, "Input/output error", "/dev/broken")
+    if bad == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if bad and bad.startswith("kill-once:"):
+        mark = Path(bad.partition(":")[2])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def look_at(eye: Sequence[float], target: Sequence[float]) -> np.ndarray:
+    """world_from_camera (4, 4), OpenCV axes."""
+    forward = np.asarray(target, float) - np.asarray(eye, float)
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
+    pose[:3, 3] = eye
+    return pose
+
+
+def camera(name: str) -> Camera:
+    K = [[1.1 * SIZE, 0, SIZE / 2], [0, 1.1 * SIZE, SIZE / 2], [0, 0, 1]]
+    eye = {"front": (1.0, 0.1, 0.5), "side": (0.1, 1.0, 0.6), "top": (0.05, 0.02, 1.2)}[name]
+    return Camera(K, look_at(eye, (0.0, 0.0, 0.2)), SIZE, SIZE)
+
+
+def trajectory(seed: int, frames: int) -> GripperTrajectory:
+    t = np.arange(frames) / 10
+    position = np.stack([0.1 * np.sin(t + seed), 0.1 * np.cos(1.3 * t), 0.2 + 0.05 * np.sin(2 * t)], -1)
+    euler = np.stack([0.3 * np.sin(t), 0.4 * np.cos(t + seed), 0.5 * t], -1)
+    q = rotations.quaternion_from_matrix(rotations.matrix_from_euler(euler))
+    return GripperTrajectory(position, q, (np.arange(frames) % 4 < 2).astype(float), t)
+
+
+class SyntheticConverter(Converter):
+    """Tiny episodes made up from a JSON file."""
+
+    name = "synthetic"
+    summary = "generated episodes for tests"
+    Options = SyntheticOptions
+
+    @classmethod
+    def detect(cls, source: str) -> Detection | None:
+        found = (Path(source) / "synthetic.json").is_file()
+        return Detection("synthetic.json") if found else None
+
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        if not Path(source).exists():
+            raise SourceNotFoundError("does not exist", where=source)
+        path = Path(source) / "synthetic.json"
+        if not path.is_file():
+            raise WrongFormatError("has no synthetic.json", where=source)
+        config: dict[str, Any] = json.loads(path.read_text())
+        for i in range(config["episodes"]):
+            location = {
+                "seed": i,
+                "frames": config.get("frames", 6) + i % 3,
+                "bad": config.get("bad", {}).get(f"ep_{i:03d}"),
+                "slow": config.get("slow", 0.0),
+                "views": config.get("views", {}).get(f"ep_{i:03d}", ["front", "side"]),
+                "uncalibrated": config.get("uncalibrated", []),
+            }
+            yield EpisodeRef(f"task/ep_{i:03d}", location, location["frames"], f"v{config.get('version', 1)}")
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        at = ref.location
+        if at["bad"] == "read":
+            raise WrongFormatError("bad episode", where=ref.id)
+        if at["bad"] == "kill-read":
+            misbehave("kill")
+        n = at["frames"]
+        frames = _Frames(at["seed"], n, at["bad"], at["slow"], self.options.brightness)
+        views = {
+            name: View(None if name in at["uncalibrated"] else camera(name), frames) for name in at["views"]
+        }
+        path = trajectory(at["seed"], n)
+        return Episode(
+            ref.id,
+            views,
+            path,
+            fps=10.0,
+            instructions=(f"do task {at['seed']}", "the same in other words"),
+            task="task",
+            provenance={"seed": at["seed"]},
+        )
+
+
+def write_source(folder: Path, **config: Any) -> str:
+    """A source folder for the converter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "synthetic.json").write_text(json.dumps(config))
+    return str(folder)
