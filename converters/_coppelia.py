@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadFileError
+from ..errors import BadFileError, InvalidTextError
 from ..model.episode import check_instruction
 from . import _safe_pickle
+from ._tree import EpisodeFolder
 
 DEMO_CLASSES = {
     ("rlbench.demo", "Demo"): "Demo",
@@ -74,3 +75,26 @@ def descriptions(path: str | os.PathLike[str]) -> tuple[str, ...] | str:
             raise BadFileError("bad contents", where=where, field=f"[{i}]", expected="text", found=type(text).__name__)
         check_instruction(text.strip(), where)
     return tuple(text.strip() for text in value)
+
+
+def instructions(folder: EpisodeFolder, task: str | None) -> tuple[tuple[str, ...], str]:
+    """All descriptions of an episode and the name of their file; else the task's name, and why.
+
+    Raises:
+        InvalidTextError: Neither descriptions nor a task folder.
+        ActionImgError: As `descriptions`.
+    """
+    name = "variation_descriptions.pkl"
+    reason = f"no {name}"
+    candidates = [folder.path / name]
+    if folder.path.parent.name == "episodes":
+        candidates.append(folder.path.parent.parent / name)
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is not None:
+        found = descriptions(file)
+        if isinstance(found, tuple):
+            return found, name
+        reason = found
+    if task is None:
+        raise InvalidTextError("no instruction, and no task folder to name it", where=folder.path, found=reason)
+    return (task.replace("_", " "),), f"task name ({reason})"

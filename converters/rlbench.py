@@ -30,7 +30,6 @@ from ..errors import (
     EmptyEpisodeError,
     FrameCountError,
     InvalidCameraError,
-    InvalidTextError,
     InvalidTrajectoryError,
     MissingFrameError,
     UnsupportedSourceError,
@@ -165,7 +164,7 @@ class RLBenchConverter(Converter):
         if len(no_calibration) == len(views):
             raise UnsupportedSourceError(_BEFORE_1_1, where=demo_file, field="misc")
         variation, variation_source = _variation(folder, demo)
-        instructions, instruction_source = _instructions(folder)
+        instructions, instruction_source = _coppelia.instructions(folder, _split_task(folder)[0])
         layout = _layout(folder)
         provenance: dict[str, Any] = {
             "path": folder.relative,
@@ -375,23 +374,6 @@ def _variation_if_readable(folder: _tree.EpisodeFolder) -> int | None:
         return _variation(folder, None)[0]
     except ActionImgError:
         return None
-
-
-def _instructions(folder: _tree.EpisodeFolder) -> tuple[tuple[str, ...], str]:
-    """All descriptions, and where they were found; else the task's name, and why."""
-    file = folder.path / "variation_descriptions.pkl"
-    reason = "no variation_descriptions.pkl"
-    for candidate in (file, folder.path.parent.parent / file.name):
-        if candidate.is_file() and (candidate == file or folder.path.parent.name == "episodes"):
-            found = _coppelia.descriptions(candidate)
-            if isinstance(found, tuple):
-                return found, file.name
-            reason = found
-            break
-    task = _split_task(folder)[0]
-    if task is None:
-        raise InvalidTextError("no instruction, and no task folder to name it", where=folder.path, found=reason)
-    return (task.replace("_", " "),), f"task name ({reason})"
 
 
 # What the picture folders say.

@@ -281,7 +281,7 @@ def _encode_depth(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    ok, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    ok, data = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
     if not ok:
         raise OSError(f"{path}: OpenCV cannot encode this picture")
     path.write_bytes(data.tobytes())
