@@ -20,12 +20,12 @@ _EXPORTS = {
     "View": "model",
     "ActionImageSpec": "schemas",
     "render": "raster",
-    "decode": "decode",
     "DecodedTrajectory": "decode",
     "open_dataset": "shards",
     "ActionImgError": "errors",
 }
-_MODULES = ("torch", "mesh")
+# `decode` is a package that can be called: importing it anywhere would shadow a function of that name.
+_MODULES = ("decode", "mesh", "torch")
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]  # noqa: PLE0604
 
 

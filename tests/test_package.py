@@ -86,6 +86,20 @@ def test_public_names_resolve_and_are_listed() -> None:
         aid.rendr  # noqa: B018
 
 
+def test_decode_is_its_package_and_its_function() -> None:
+    import actionimg_data.decode as package
+    from actionimg_data.decode import decode
+
+    assert aid.decode is package is pickle.loads(pickle.dumps(package))
+    spec = aid.ActionImageSpec(height=64, width=64)
+    camera = aid.Camera(
+        [[80.0, 0, 32], [0, 80, 32], [0, 0, 1]], [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1], [0, 0, 0, 1]], 64, 64
+    )
+    video = aid.render(aid.GripperTrajectory([[0.0, 0, 0]], [[0.0, 0, 0, 1]], [1.0], [0.0]), [camera], spec)
+    called, direct = aid.decode(video, [camera], spec), decode(video, [camera], spec)
+    assert (called.trajectory.position == direct.trajectory.position).all()
+
+
 def test_every_registered_converter_loads_and_documents_its_options() -> None:
     assert {"rlbench", "action-images", "rlds"} <= set(base.names())
     for name in base.names():

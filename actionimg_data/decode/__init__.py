@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
+from typing import Any
+
 from .decoder import DecodedTrajectory, Reason, decode, solve
 from .measure import BlobMeasurements, measure_blobs
 
 __all__ = ["BlobMeasurements", "DecodedTrajectory", "Reason", "decode", "measure_blobs", "solve"]
+
+
+class _CallableModule(types.ModuleType):
+    """``actionimg_data.decode`` names this package and, in the public API, its function: calling it calls that."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> DecodedTrajectory:
+        return decode(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _CallableModule
