@@ -25,7 +25,7 @@ def look_at(eye, target, up=(0.0, 0.0, 1.0)):
 
 def ring_cameras(rng, views=2, size=512, distance=1.0, baseline_deg=None, focal=None, center=(0.4, 0.0, 0.3)):
     """Cameras about ``distance`` away, 45 to 60 degrees apart, slightly above, all looking at ``center``."""
-    focal = size * rng.uniform(0.75, 0.95) if focal is None else focal
+    focal = size * rng.uniform(0.9, 1.1) if focal is None else focal
     K = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
     step = np.deg2rad(rng.uniform(45, 60) if baseline_deg is None else baseline_deg)
     first = rng.uniform(0, 2 * np.pi)

@@ -174,7 +174,7 @@ def solve(
     found = candidates.possible[every, choice]
     used = candidates.mask & found[:, None, None]
     _, _, at = pose.final_pose(measured._replace(mask=used), rotation, translation, spec.axis_length, steps=0)
-    covariance, determined = pose.covariance(at, used.sum(axis=(1, 2)).astype(np.float64))
+    covariance, determined = pose.covariance(at, used.sum(axis=(1, 2)).astype(np.float64), found)
     covariance = covariance + _alternatives(candidates, choice)
     everything = measured.mask & found[:, None, None]
     _, _, wide = pose.final_pose(measured._replace(mask=everything), rotation, translation, spec.axis_length, steps=0)

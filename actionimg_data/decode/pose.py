@@ -20,6 +20,8 @@ NUM_CANDIDATES = 4
 """Poses kept per frame: a triangle in one view has up to four."""
 GATE = 4.0
 """Root mean square of whitened residuals per degree of freedom above which a wrong blob is looked for."""
+CLIP_FREEDOM = 12.0
+"""Degrees of freedom that the clip's residuals count for in each frame's covariance."""
 _AMBIGUITY = 25.0
 """Candidates whose cost exceeds the best by more are not explanations of the pictures."""
 
@@ -298,20 +300,32 @@ def final_pose(
     )
 
 
-def covariance(at: rigid_pose.PoseEquations, measurements: Array) -> tuple[Array, Array]:
-    """Pose covariance ``(N, 6, 6)`` and whether the pose is determined ``(N,)``.
+def covariance(at: rigid_pose.PoseEquations, measurements: Array, trusted: Array) -> tuple[Array, Array]:
+    """Pose covariances ``(..., T, 6, 6)`` of clips, and which poses are determined ``(..., T)``.
 
     The inverse information, grown by the squared residuals per degree of freedom where these say that the pixels are
-    less certain than measured.
+    less certain than measured. A codec moves whole blobs, which a blob's own residual cannot show and the views' mutual
+    disagreement does; so this factor is the clip's, blended with each frame's own as if the clip were `CLIP_FREEDOM`
+    degrees of freedom more of it.
 
     Args:
-        at: Equations at the pose.
-        measurements: ``(N,)`` number of keypoints used.
+        at: Equations at the poses.
+        measurements: ``(..., T)`` number of keypoints used.
+        trusted: ``(..., T)`` bool, frames whose poses were found.
     """
     xp = array_namespace(at.normal)
-    freedom = 2 * measurements - 6
-    excess = xp.sum(at.mahalanobis**2, axis=(-2, -1)) / xp.where(freedom > 1, freedom, xp.ones_like(freedom))
-    growth = xp.where((freedom > 0) & (excess > 1), excess, xp.ones_like(excess))
+    zero = xp.zeros_like(measurements)
+    freedom = xp.where(trusted & (measurements > 3), 2 * measurements - 6, zero)
+    # Huber's weights already bound what a single residual does to the pose; here they bound it for the clip.
+    bounded = xp.where(at.mahalanobis < 3 * rigid_pose.HUBER, at.mahalanobis, xp.full_like(at.mahalanobis, 9.0))
+    chi_square = xp.where(trusted, xp.sum(bounded**2, axis=(-2, -1)), zero)
+    clip_freedom = xp.sum(freedom, axis=-1, keepdims=True)
+    clip = xp.sum(xp.where(freedom > 0, chi_square, zero), axis=-1, keepdims=True)
+    one = xp.ones_like(clip)
+    factor = xp.where(clip_freedom > 0, clip / xp.where(clip_freedom > 0, clip_freedom, one), one)
+    own = xp.where(freedom > 0, chi_square, zero)
+    growth = (own + CLIP_FREEDOM * factor) / (freedom + CLIP_FREEDOM)
+    growth = xp.where(growth > 1, growth, xp.ones_like(growth))
     identity = xp.eye(6, dtype=at.normal.dtype, device=at.normal.device)
     diagonal = xp.sum(at.normal * identity, axis=-1)
     positive = xp.all(diagonal > 0, axis=-1) & xp.all(xp.isfinite(diagonal), axis=-1)
