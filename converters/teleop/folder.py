@@ -267,7 +267,7 @@ def open_frames(view: ViewSource, folder: Path, name: str, group: str = "") -> F
         SourceNotFoundError: Nothing there.
         BadVideoError: A video that cannot be read.
     """
-    from .._video import VideoFrames
+    from .._video import VideoFile
     from .frames import HDF5Frames, ImageFiles
 
     text = view.frames or ""
@@ -278,7 +278,7 @@ def open_frames(view: ViewSource, folder: Path, name: str, group: str = "") -> F
     if path.suffix.lower() in VIDEO_SUFFIXES:
         if not path.is_file():
             raise SourceNotFoundError("no such video", where=path, field=f"views.{name}.frames")
-        return VideoFrames(str(path))
+        return VideoFile.probe(str(path))
     matches = [p for p in glob.glob(glob.escape(str(folder)) + "/" + text) if os.path.isfile(p)]
     return ImageFiles(matches, path)
 
