@@ -159,8 +159,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        # Bytes may be copied into arrays once each, so copies never outgrow the file.
-        self.copies_left = len(data)
+        # Bytes are copied once from text (protocol 2) and once into an array: copies never outgrow the file.
+        self.copies_left = 2 * len(data)
 
     def run(self) -> Any:
         data, handlers = self.data, _HANDLERS
