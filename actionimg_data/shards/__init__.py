@@ -5,6 +5,7 @@ from __future__ import annotations
 from .manifest import finalize, read_manifest
 from .plan import Plan, make_plan
 from .read import Dataset, Sample, open_dataset
+from .sample import read_cameras_npz
 from .write import write_shard
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "finalize",
     "make_plan",
     "open_dataset",
+    "read_cameras_npz",
     "read_manifest",
     "write_shard",
 ]

@@ -204,6 +204,6 @@ def differences(old: DatasetManifest, new: DatasetManifest) -> list[str]:
     lines = [
         f"{name}: {printable(str(a.get(name)), 60)} there, {printable(str(b.get(name)), 60)} asked for"
         for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name)
+        if a.get(name) != b.get(name) and name not in ("options.spec.height", "options.spec.width")
     ]
     return lines or ["episodes: their files have changed since the plan was made"]

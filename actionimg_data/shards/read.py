@@ -110,9 +110,7 @@ class Sample:
     @cached_property
     def cameras(self) -> dict[str, CameraTrack]:
         """The camera of each view, for pictures of the data set's size (kept)."""
-        meta = self.meta
-        data = self.read(layout.CAMERAS)
-        return sample.cameras_from(data, meta.views, meta.height, meta.width, self._where(layout.CAMERAS))
+        return sample.cameras_from(self.read(layout.CAMERAS), self._where(layout.CAMERAS))
 
     def rgb(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
         """Camera pictures ``(n, H, W, 3)`` uint8 RGB of a view: all, a slice, or the frames named.

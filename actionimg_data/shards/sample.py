@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ActionImgError, CorruptDatasetError
+from ..errors import ActionImgError, CorruptDatasetError, SourceNotFoundError
 from ..model import CameraTrack, GripperTrajectory
 from . import npz
 
@@ -29,26 +30,58 @@ def trajectory_from(data: bytes, where: object) -> GripperTrajectory:
         raise CorruptDatasetError(str(error), where=where) from None
 
 
+CAMERA_FIELDS = ("K", "world_from_camera", "views", "size")
+
+
 def cameras_bytes(cameras: Mapping[str, CameraTrack]) -> bytes:
-    """``.cameras.npz``: K (V, T, 3, 3) and world_from_camera (V, T, 4, 4), float64, views in the sample's order."""
+    """``.cameras.npz``, views in the sample's order.
+
+    K (V, T, 3, 3) and world_from_camera (V, T, 4, 4) float64, views (V,) text, size (V, 2) int64 as height, width.
+    """
+    tracks = list(cameras.values())
     return npz.dump(
         {
-            "K": np.stack([camera.K for camera in cameras.values()]),
-            "world_from_camera": np.stack([camera.world_from_camera for camera in cameras.values()]),
+            "K": np.stack([camera.K for camera in tracks]),
+            "world_from_camera": np.stack([camera.world_from_camera for camera in tracks]),
+            "views": np.array(list(cameras), dtype=np.str_),
+            "size": np.array([(camera.height, camera.width) for camera in tracks], np.int64),
         }
     )
 
 
-def cameras_from(data: bytes, views: tuple[str, ...], height: int, width: int, where: object) -> dict[str, CameraTrack]:
-    """The cameras of a ``.cameras.npz`` by view."""
-    arrays = _arrays(data, ("K", "world_from_camera"), where)
-    K, pose = arrays["K"], arrays["world_from_camera"]
-    if K.ndim != 4 or len(K) != len(views) or len(pose) != len(views):
-        raise CorruptDatasetError("has another number of views", where=where, expected=len(views), found=len(K))
+def cameras_from(data: bytes, where: object) -> dict[str, CameraTrack]:
+    """The cameras of a ``.cameras.npz`` by view.
+
+    Raises:
+        CorruptDatasetError: It holds other arrays, or what no camera is.
+        BadFileError, UnsafeFileError: It cannot be read.
+    """
+    arrays = npz.load(data, where)
+    if set(arrays) != set(CAMERA_FIELDS):
+        raise CorruptDatasetError(
+            "has the wrong arrays", where=where, expected=" ".join(CAMERA_FIELDS), found=" ".join(arrays) or "none"
+        )
+    K, pose, views, size = (arrays[name] for name in CAMERA_FIELDS)
+    good = views.ndim == 1 and views.dtype.kind == "U" and size.shape == (len(views), 2) and size.dtype == np.int64
+    if not good or K.ndim != 4 or pose.ndim != 4 or not len(K) == len(pose) == len(views):
+        shapes = ", ".join(f"{name} {arrays[name].dtype}{list(arrays[name].shape)}" for name in CAMERA_FIELDS)
+        raise CorruptDatasetError("arrays do not fit each other", where=where, found=shapes)
     try:
-        return {name: CameraTrack(K[i], pose[i], width, height) for i, name in enumerate(views)}
+        return {
+            str(name): CameraTrack(K[i], pose[i], height=int(size[i, 0]), width=int(size[i, 1]))
+            for i, name in enumerate(views)
+        }
     except ActionImgError as error:
         raise CorruptDatasetError(str(error), where=where) from None
+
+
+def read_cameras_npz(path: str | Path) -> dict[str, CameraTrack]:
+    """The cameras of a ``.cameras.npz`` that was taken out of a shard, by view."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SourceNotFoundError(error.strerror or str(error), where=path) from None
+    return cameras_from(data, path)
 
 
 def _arrays(data: bytes, names: tuple[str, ...], where: object) -> dict[str, NDArray[Any]]:

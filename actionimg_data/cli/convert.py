@@ -1,0 +1,454 @@
+"""``actionimg convert``: demonstrations into action-image shards; one subcommand a format."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+import click
+
+from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, emit_json, output
+from ._inputs import SIZE, load_spec, split_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+    from ..engine import Observer
+    from ..shards.plan import Plan
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shared_options(aliases: bool) -> list[click.Option]:
+    choice = click.Choice
+    views = ("--views", "--cameras") if aliases else ("--views",)
+    return [
+        click.Option(["--size"], type=SIZE, default="512", show_default=True, help="Picture size, N or HxW, even."),
+        click.Option(
+            [*views, "views"],
+            multiple=True,
+            help="Views to convert, comma-separated, in order.  [default: the calibrated views of the first episode]",
+        ),
+        click.Option(["--stride"], type=click.IntRange(1), default=1, show_default=True, help="Take each N-th frame."),
+        click.Option(
+            ["--clip-frames"],
+            type=click.IntRange(1),
+            help="Cut episodes into clips of N frames; the last may be shorter.  [default: whole episodes]",
+        ),
+        click.Option(["--spec"], metavar="FILE", help="JSON file with an ActionImageSpec.  [default: as published]"),
+        click.Option(
+            ["--action-codec"],
+            type=choice(["h264", "ffv1", "png", "none"]),
+            default="h264",
+            show_default=True,
+            help="Codec of the action images; none: they are drawn when a sample is loaded.",
+        ),
+        click.Option(["--rgb-codec"], type=choice(["h264"]), default="h264", show_default=True),
+        click.Option(
+            ["--crf"], type=click.IntRange(0, 51), default=18, show_default=True, help="x264 quality; less is better."
+        ),
+        click.Option(
+            ["--episodes-per-shard"],
+            type=click.IntRange(1),
+            help="[default: a 32nd of the episodes, at least 1, at most 32]",
+        ),
+        click.Option(["--split"], default="train", show_default=True, help="Folder of the shards within OUT."),
+        click.Option(
+            ["--num-workers", "-j"], type=click.IntRange(1), default=_cores, show_default="cores", help="Processes."
+        ),
+        click.Option(["--executor"], type=choice(["local"]), default="local", show_default=True),
+        click.Option(
+            ["--shard-index"], type=click.IntRange(0), default=0, help="Make part I of --num-shards.  [default: 0]"
+        ),
+        click.Option(
+            ["--num-shards"], type=click.IntRange(1), default=1, help="Parts of the work, e.g. a SLURM array's size."
+        ),
+        click.Option(
+            ["--max-bad-fraction"],
+            type=click.FloatRange(0, 1),
+            default=0.5,
+            show_default=True,
+            help="Stop when more of the episodes than this cannot be converted.",
+        ),
+        click.Option(
+            ["--resume/--overwrite"],
+            default=True,
+            help="Go on where the same command stopped, or remove what OUT holds and start again.  [default: resume]",
+        ),
+        click.Option(["--dry-run"], is_flag=True, help="Show the plan and an estimate of its cost; write nothing."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
+    ]
+
+
+def _converter_option(name: str, field: FieldInfo) -> click.Option:
+    """An option of the command line for one of the converter's own fields."""
+    kind, many = _click_type(field.annotation)
+    flag = f"--{name.replace('_', '-')}"
+    required = field.is_required()
+    default = None if required else field.get_default(call_default_factory=True)
+    text = field.description or ""
+    if kind is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", f"own_{name}"], default=None, help=text)
+    if default not in (None, (), [], "") and "default" not in text:
+        text += f"  [default: {default}]"
+    return click.Option([flag, f"own_{name}"], type=kind, multiple=many, required=required, default=None, help=text)
+
+
+def _click_type(annotation: Any) -> tuple[Any, bool]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _click_type(next(a for a in args if a is not type(None)))
+    if origin in (tuple, list):
+        # Values may be comma-separated, so they are split before pydantic sees them as what they are.
+        return str, True
+    if origin is Literal:
+        return click.Choice([str(a) for a in args]), False
+    return (annotation if annotation in (int, float, bool) else str), False
+
+
+class _Formats(click.Group):
+    """One subcommand a converter, made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from ..converters import base
+
+        return base.names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from ..converters import base
+
+        if cmd_name not in base.names():
+            return None
+        return _command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from ..converters import base
+
+        rows = [(name, base.converter_class(name).summary) for name in base.names()]
+        if rows:
+            with formatter.section("Formats"):
+                formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            names = self.list_commands(ctx)
+            close = difflib.get_close_matches(args[0], names, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Formats: {', '.join(names)}."
+            if "Did you mean" not in error.message:
+                error.message += f" {hint}"
+            raise
+
+
+@click.command(
+    "convert",
+    cls=_Formats,
+    subcommand_metavar="FORMAT SRC OUT [OPTIONS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def command() -> None:
+    """Convert demonstrations into action-image shards.
+
+    The same command goes on where it was stopped; each format has options of its own (convert FORMAT --help).
+
+    \b
+    actionimg convert rlbench ~/rlbench_demos out --size 512
+    actionimg convert rlbench ~/rlbench_demos out --dry-run
+    actionimg convert rlbench ~/rlbench_demos out --shard-index $SLURM_ARRAY_TASK_ID --num-shards 100
+    """
+
+
+def _command(name: str) -> click.Command:
+    from ..converters import base
+
+    cls = base.converter_class(name)
+    fields = cls.Options.model_fields
+    taken = {f.replace("_", "-") for f in fields}
+    shared = [
+        option
+        for option in _shared_options(aliases="cameras" not in taken)
+        if not taken & {text.lstrip("-") for text in option.opts}
+    ]
+    own = [_converter_option(field, info) for field, info in fields.items()]
+    arguments = [click.Argument(["source"], metavar="SRC"), click.Argument(["out"], metavar="OUT")]
+
+    def callback(**given: Any) -> None:
+        _convert(name, given)
+
+    return click.Command(
+        name,
+        params=[*arguments, *own, *shared],
+        callback=callback,
+        help=f"Convert {cls.summary}.\n\nSRC holds the demonstrations, OUT becomes the data set.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _convert(name: str, given: dict[str, Any]) -> None:
+    from .. import engine
+    from ..converters import base
+    from ..schemas import ConvertOptions
+
+    cls = base.converter_class(name)
+    values: dict[str, Any] = {}
+    for field in cls.Options.model_fields:
+        value = given[f"own_{field}"]
+        if value is None or value == ():
+            continue
+        values[field] = tuple(split_names(value)) if isinstance(value, tuple) else value
+    converter = cls(cls.Options.parse(values, name))
+    height, width = given["size"]
+    options = ConvertOptions.parse(
+        height=height,
+        width=width,
+        views=tuple(split_names(given["views"])) or None,
+        spec=load_spec(given["spec"], None).model_dump(),
+        **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
+        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split")},
+    )
+    source, out = given["source"], given["out"]
+    if given["dry_run"]:
+        _dry_run(converter, engine.plan(converter, source, options), out, given)
+        return
+    context = click.get_current_context()
+    with _terminate_as_interrupt(), _observer(given["as_json"]) as observer:
+        try:
+            result = engine.convert(
+                converter,
+                source,
+                out,
+                options,
+                num_workers=given["num_workers"],
+                shard_index=given["shard_index"],
+                num_shards=given["num_shards"],
+                max_bad_fraction=given["max_bad_fraction"],
+                overwrite=not given["resume"],
+                observer=observer,
+            )
+        except KeyboardInterrupt:
+            click.echo("interrupted: what is published stays; the same command goes on from here", err=True)
+            context.exit(EXIT_INTERRUPTED)
+    _report(result, out, given["as_json"])
+    counts = result.manifest.counts
+    bad = counts.quarantined if counts is not None else len(result.quarantined)
+    context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+def _report(result: Any, out: str, as_json: bool) -> None:
+    manifest, counts = result.manifest, result.manifest.counts
+    if as_json:
+        emit_json(
+            {
+                "out": out,
+                "complete": manifest.complete,
+                **(counts.model_dump() if counts is not None else {}),
+                "views": list(manifest.views),
+                "plan": manifest.plan,
+                "shards_made": result.shards,
+                "shards_resumed": result.resumed_shards,
+                "frames_made": result.frames,
+                "seconds": round(result.seconds, 3),
+                "quarantine": [row.model_dump(exclude={"traceback"}) for row in result.quarantined],
+            }
+        )
+        return
+    for row in result.quarantined:
+        console().print(
+            f"quarantined {row.id}: \\[{row.code}] {row.message}", style="yellow", markup=True, soft_wrap=True
+        )
+        if row.traceback:
+            console().print(row.traceback, style="dim", markup=False)
+    if counts is None:
+        made = f"{result.shards} shards made, {result.resumed_shards} were there"
+        click.echo(f"{out}: {made}; of {manifest.planned_shards} some belong to other runs and are still missing")
+        return
+    text = f"{out}: {counts.converted} of {counts.episodes} episodes, {counts.samples} samples, {counts.frames} frames"
+    text += f" × {len(manifest.views)} views, {human_bytes(counts.bytes)} in {counts.shards} shards"
+    text += f" ({result.seconds:.1f} s)" if result.shards else " (was complete already)"
+    click.echo(text)
+    if counts.quarantined:
+        reasons = ", ".join(f"{n} × {code}" for code, n in counts.quarantine_codes.items())
+        click.echo(
+            f"{counts.quarantined} episodes in quarantine: {reasons}; see {os.path.join(out, 'quarantine.jsonl')}"
+        )
+    output().print(f"next: actionimg verify {out}", style="dim", markup=False)
+
+
+def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> None:
+    from .. import engine
+
+    estimate = engine.estimate(converter, made, out)
+    options = made.manifest.options
+    if given["as_json"]:
+        emit_json(
+            {
+                "out": out,
+                "plan": made.manifest.plan,
+                "episodes": made.episodes,
+                "shards": [{"path": f"{row.shard}.tar", "episodes": [e.id for e in row.episodes]} for row in made.rows],
+                "views": list(made.manifest.views),
+                "size": [options.height, options.width],
+                "frames": estimate.frames,
+                "estimated_bytes": estimate.bytes,
+                "estimated_seconds_one_worker": estimate.seconds_one_worker,
+                "free_bytes": estimate.free_bytes,
+            }
+        )
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    frames = "not known before reading" if estimate.frames is None else f"{estimate.frames}"
+    table.add_row("episodes", f"{made.episodes} in {len(made.rows)} shards of up to {options.episodes_per_shard}")
+    table.add_row("frames", f"{frames} × {len(made.manifest.views)} views at {options.height}x{options.width}")
+    table.add_row("views", " ".join(made.manifest.views))
+    if estimate.bytes is not None and estimate.seconds_one_worker is not None:
+        seconds = estimate.seconds_one_worker / given["num_workers"]
+        table.add_row("size", f"about {human_bytes(estimate.bytes)}; {human_bytes(estimate.free_bytes)} are free")
+        table.add_row("time", f"about {human_time(seconds)} with {given['num_workers']} workers")
+    table.add_row("plan", made.manifest.plan[:12])
+    output().print(table)
+    for row in made.rows[:5]:
+        names = [e.id for e in row.episodes]
+        output().print(f"  {row.shard}.tar  {', '.join(names[:3])}{' …' if len(names) > 3 else ''}", markup=False)
+    if len(made.rows) > 5:
+        output().print(f"  … {len(made.rows) - 5} more shards")
+    if estimate.bytes is not None and estimate.bytes > estimate.free_bytes:
+        console().print("more than there is free space for", style="red")
+
+
+def human_bytes(count: float) -> str:
+    """``2.9 MB``: a size for people, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """``1 h 02 min``: a time for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, stops as cleanly as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _observer(quiet: bool) -> Iterator[Observer]:
+    if sys.stderr.isatty() and not quiet:
+        with _bar() as observer:
+            yield observer
+    else:
+        yield _lines(lambda text: click.echo(text, err=True))
+
+
+class _Tally:
+    """Sums up progress events: episodes, frames, bytes, and the time left."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.frames = self.bytes = self.episodes = self.view_frames = 0
+        self.total_episodes = 1
+        self.views: dict[str, int] = {}
+
+    def add(self, event: Any) -> None:
+        self.view_frames += event.frames
+        self.bytes += event.bytes
+        self.episodes += event.ended
+
+    def text(self) -> str:
+        passed = max(time.monotonic() - self.begun, 1e-6)
+        rate = f"{self.view_frames / passed:.0f} pictures/s"
+        left = passed / self.episodes * (self.total_episodes - self.episodes) if self.episodes else None
+        ahead = "" if left is None else f", {human_time(left)} left"
+        return f"{self.episodes}/{self.total_episodes} episodes, {rate}, {human_bytes(self.bytes)}{ahead}"
+
+
+def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
+    """Progress for logs: one line every ten seconds."""
+    from ..engine import Observer, Totals
+
+    class Lines(Observer):
+        def __init__(self) -> None:
+            self.tally = _Tally()
+            self.last = time.monotonic()
+
+        def started(self, totals: Totals) -> None:
+            self.tally.total_episodes = totals.episodes - totals.episodes_done
+            if totals.shards_done:
+                echo(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
+
+        def progress(self, event: Any) -> None:
+            self.tally.add(event)
+            if time.monotonic() - self.last > every:
+                self.last = time.monotonic()
+                echo(self.tally.text())
+
+    return Lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Observer]:
+    """Progress for people: a bar over episodes with frames/s, bytes and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..engine import Observer, Totals
+
+    columns = (
+        TextColumn("converting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes · {task.fields[rate]} · {task.fields[size]} ·"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="", size="")
+
+        class Bar(Observer):
+            def __init__(self) -> None:
+                self.tally = _Tally()
+
+            def started(self, totals: Totals) -> None:
+                self.tally.total_episodes = totals.episodes
+                bar.update(task, total=totals.episodes, completed=totals.episodes_done)
+                if totals.shards_done:
+                    bar.console.print(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
+
+            def progress(self, event: Any) -> None:
+                self.tally.add(event)
+                passed = max(time.monotonic() - self.tally.begun, 1e-6)
+                rate = f"{self.tally.view_frames / passed:.0f} pictures/s"
+                bar.update(task, advance=int(event.ended), rate=rate, size=human_bytes(self.tally.bytes))
+
+        yield Bar()
