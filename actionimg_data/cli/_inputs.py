@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,13 @@ from ..errors import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..converters import Converter
     from ..model import Camera, CameraTrack, Episode
     from ..schemas import ActionImageSpec
+    from ..shards import Sample
 
 
 class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -47,7 +52,7 @@ def split_names(values: Sequence[str]) -> list[str]:
 
 
 def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec:
-    """The spec of a JSON file (a spec alone, or anything that holds one under ``spec``), at ``size`` where given."""
+    """The spec of a JSON file (a spec alone, or a data set's ``dataset.json``), at ``size`` where given."""
     import json
 
     from ..schemas import ActionImageSpec
@@ -60,7 +65,8 @@ def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec
             raise SourceNotFoundError("no such spec file", where=path) from None
         except (OSError, ValueError) as error:
             raise WrongFormatError("is not JSON", where=path, found=error) from None
-        found = content.get("spec", content) if isinstance(content, dict) else None
+        holder = content.get("options", content) if isinstance(content, dict) else {}
+        found = holder.get("spec", holder) if isinstance(holder, dict) else None
         if not isinstance(found, dict):
             raise WrongFormatError("is not a spec", where=path, expected="a JSON object")
         values = found
@@ -68,16 +74,20 @@ def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec
     return spec if size is None else spec.resized(*size)
 
 
-def load_cameras(path: str) -> dict[str, Camera | CameraTrack]:
-    """Pinhole cameras by view name, from a camera file or from the ``.cameras.npz`` of a shard.
+def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | CameraTrack]:
+    """Pinhole cameras by view name, from a camera file, or those of one sample of a data set.
+
+    Args:
+        path: A camera file, or the folder of a data set.
+        sample: Key or number of the sample, for a data set.
 
     Raises:
         ActionImgError: The file is not one of these, or a camera has no pose or a distorting lens.
     """
-    if path.endswith(".npz"):
-        from ..shards import read_cameras_npz
-
-        return dict(read_cameras_npz(path))
+    if Path(path).is_dir():
+        return dict(pick_sample(path, sample).cameras)
+    if sample is not None:
+        raise InvalidSpecError("a camera file has no samples", where=path, field="--sample", found=sample)
     from ..converters.calibration import load_cameras as load
 
     cameras: dict[str, Camera | CameraTrack] = {}
@@ -92,6 +102,67 @@ def load_cameras(path: str) -> dict[str, Camera | CameraTrack]:
             )
         cameras[name] = camera.camera(f"{path}: {name}")
     return cameras
+
+
+def pick_sample(path: str, wanted: str | None) -> Sample:
+    """The sample of a data set with the key or the number ``wanted``; by default the first.
+
+    Raises:
+        WrongFormatError: There is no such sample; some that there are get named.
+    """
+    from ..shards import open_dataset
+
+    data = open_dataset(path)
+    keys = data.keys()
+    if wanted is None and keys:
+        return data[0]
+    if wanted in keys:
+        return data[keys.index(wanted)]
+    if wanted is not None and wanted.isdecimal() and int(wanted) < len(keys):
+        return data[int(wanted)]
+    raise WrongFormatError("no such sample", where=path, expected=_some(keys), found=wanted)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" … ({len(names)} in all)" if len(names) > 5 else "") or "none"
+
+
+@dataclass(frozen=True)
+class _StoredFrames:
+    """The camera pictures of one view of a sample."""
+
+    sample: Sample
+    view: str
+
+    @property
+    def width(self) -> int:
+        return self.sample.meta.width
+
+    @property
+    def height(self) -> int:
+        return self.sample.meta.height
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        from ..video import ENDINGS, open_video
+
+        with open_video(self.sample.read(f"{self.view}.rgb.{ENDINGS[self.sample.meta.rgb_codec]}")) as video:
+            yield from video.frames(indices)
+
+
+def episode_of(sample: Sample) -> Episode:
+    """A stored sample as an episode again."""
+    from ..model import Episode, View
+
+    return Episode(
+        id=sample.key,
+        views={name: View(sample.cameras[name], _StoredFrames(sample, name)) for name in sample.views},
+        trajectory=sample.trajectory,
+        fps=sample.fps,
+        instructions=(sample.instruction,),
+    )
 
 
 def fit_cameras(
@@ -175,6 +246,6 @@ def read_episode(converter: Converter, source: str, wanted: str | None) -> Episo
     raise WrongFormatError(
         "no such episode",
         where=source,
-        expected=", ".join(ids[:5]) + (f" … ({len(ids)} in all)" if len(ids) > 5 else ""),
+        expected=_some(ids),
         found=wanted,
     )

@@ -28,6 +28,7 @@ _CHUNK = 32
 @click.option(
     "--cameras", "camera_file", required=True, metavar="FILE", help="Camera file, or a sample's .cameras.npz."
 )
+@click.option("--sample", metavar="KEY", help="Sample of the data set whose cameras to use.  [default: the first]")
 @click.option("--out", "-o", required=True, metavar="FILE", help="Trajectory to write: .csv, .npz, .npy or .json.")
 @click.option("--concatenated", is_flag=True, help="One video holds [video|action] of each view, one after the other.")
 @click.option("--views", multiple=True, help="View names in the order of the videos, or of the segments.")
@@ -40,6 +41,7 @@ def command(
     ctx: click.Context,
     videos: tuple[str, ...],
     camera_file: str,
+    sample: str | None,
     out: str,
     concatenated: bool,
     views: tuple[str, ...],
@@ -60,6 +62,7 @@ def command(
     actionimg decode front.mp4 wrist.mp4 --cameras cameras.json --out trajectory.csv
     actionimg decode front=gen_0.mp4 overhead=gen_1.mp4 --cameras cameras.json --out trajectory.npz
     actionimg decode generated.mp4 --concatenated --views front,wrist --cameras cameras.json --out t.csv
+    actionimg decode front.mp4 wrist.mp4 --cameras shards --sample open-drawer-000000 --out t.csv
     """
     import numpy as np
 
@@ -69,7 +72,7 @@ def command(
 
     if Path(out).suffix.lower() not in SUFFIXES:
         raise InvalidSpecError("unknown ending", field="--out", expected=" ".join(SUFFIXES), found=out)
-    known = load_cameras(camera_file)
+    known = load_cameras(camera_file, sample)
     names = split_names(views)
     sources = _concatenated(videos, names) if concatenated else _separate(videos, names, list(known))
     missing = [name for name in sources if name not in known]
@@ -89,6 +92,8 @@ def command(
     if len(sizes) > 1 or len(rates) > 1:
         raise DecodeError("videos differ in size or frame rate", found=f"sizes {sorted(sizes)}, rates {sorted(rates)}")
     (height, width), fps = sizes.pop(), rates.pop()
+    if spec_file is None and (Path(camera_file) / "dataset.json").is_file():
+        spec_file = str(Path(camera_file) / "dataset.json")
     spec = load_spec(spec_file, (height, width))
     segments = {name: _segment(infos[name].frames, segment, path) for name, (path, segment) in sources.items()}
     lengths = {len(s) for s in segments.values()}

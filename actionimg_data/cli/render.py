@@ -10,7 +10,17 @@ import click
 
 from ..errors import InvalidSpecError, MissingCalibrationError, OutputError
 from ._common import console, emit_json, progress
-from ._inputs import SIZE, fit_cameras, load_cameras, load_spec, make_converter, read_episode, split_names
+from ._inputs import (
+    SIZE,
+    episode_of,
+    fit_cameras,
+    load_cameras,
+    load_spec,
+    make_converter,
+    pick_sample,
+    read_episode,
+    split_names,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +57,9 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     """Draw action images over SOURCE's own pictures: is the calibration right?
 
     SOURCE is demonstrations in any format that `actionimg converters` lists; one episode of it is drawn, as a contact
-    sheet (PNG) and as one video a view: RGB | action image | both blended. Or SOURCE is a trajectory file (CSV, NPZ,
-    NPY or JSON of action_7d, action_8d, or what `actionimg decode` writes), drawn into the cameras of --cameras.
+    sheet (PNG) and as one video a view: RGB | action image | both blended. SOURCE may also be a data set of ours
+    (--episode takes a sample's key), or a trajectory file (CSV, NPZ, NPY or JSON of action_7d, action_8d, or what
+    `actionimg decode` writes), which is drawn into the cameras of --cameras.
 
     The red blob has to sit between the fingertips in every view and every frame.
 
@@ -78,8 +89,11 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
     from ..report import pictures
 
     spec = load_spec(given["spec_file"], given["size"])
-    converter = make_converter(source, given["format_name"], given["options"])
-    episode = read_episode(converter, source, given["episode"])
+    if (Path(source) / "dataset.json").is_file() and not given["format_name"]:
+        episode = episode_of(pick_sample(source, given["episode"]))
+    else:
+        converter = make_converter(source, given["format_name"], given["options"])
+        episode = read_episode(converter, source, given["episode"])
     views = split_names(given["views"]) or [n for n, v in episode.views.items() if v.camera is not None]
     if not views:
         raise MissingCalibrationError("no view has a camera", where=episode.id)
