@@ -101,7 +101,7 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
     files = []
     if given["style"] == "keypoints":
         sheet = folder / "contact_sheet.png"
-        _write_png(sheet, pictures.contact_sheet(episode, spec, views, given["columns"], given["tile"]))
+        _write(sheet, pictures.png_bytes(pictures.contact_sheet(episode, spec, views, given["columns"], given["tile"])))
         files.append(str(sheet))
     if given["video"] or given["style"] == "mesh":
         with progress("render", len(views) * len(episode), "frames") as advance:
@@ -183,7 +183,7 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
             row.append(panel)
         rows.append(np.concatenate(row, axis=1))
     sheet = folder / "contact_sheet.png"
-    _write_png(sheet, np.concatenate(rows, axis=0))
+    _write(sheet, pictures.png_bytes(np.concatenate(rows, axis=0)))
     files = [str(sheet)]
     if given["video"]:
         with progress("render", len(views) * n, "frames") as advance:
@@ -199,15 +199,6 @@ def _counted(frames: Iterator[Image], advance: Any) -> Iterator[Image]:
     for frame in frames:
         yield frame
         advance()
-
-
-def _write_png(path: Path, picture: Image) -> None:
-    import cv2
-
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OutputError("cannot encode the picture", where=path)
-    _write(path, data.tobytes())
 
 
 def _write_video(path: Path, frames: Iterator[Image], fps: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conventions import CHANNEL_NAMES
-from ..errors import MissingCalibrationError
+from ..errors import BadImageError, MissingCalibrationError
 from ..geometry import crop
 from ..model import Episode
 from ..raster import project_keypoints, render_view
@@ -146,3 +146,26 @@ def contact_sheet(
             sheet[y : y + small.height, x : x + small.width] = picture
         y += small.height + gap
     return sheet
+
+
+def grid(columns: Sequence[Triptych], gap: int = 4) -> Image:
+    """Frames side by side, each as a column of RGB, action image and blend."""
+    stacks = [_spaced([t.rgb, t.action, t.overlay], 0, gap) for t in columns]
+    return _spaced(stacks, 1, gap)
+
+
+def _spaced(pictures: Sequence[Image], axis: int, gap: int) -> Image:
+    """Pictures of one size one after the other along ``axis``, with a gap between them."""
+    shape = list(pictures[0].shape)
+    shape[axis] = gap
+    space = np.full(shape, _PAPER, np.uint8)
+    parts = [part for picture in pictures for part in (picture, space)][:-1]
+    return np.concatenate(parts, axis=axis)
+
+
+def png_bytes(picture: Image) -> bytes:
+    """``picture`` ``(H, W, 3)`` RGB as a PNG file."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise BadImageError("cannot be encoded", field="picture", found=str(picture.shape))
+    return bytes(data.tobytes())
