@@ -136,7 +136,9 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         return {path.stem: _opencv(path)}
     value = _text.load_any(path)
     if not isinstance(value, Mapping):
-        raise WrongFormatError("is not a camera file", where=path, expected="cameras by name", found=type(value).__name__)
+        raise WrongFormatError(
+            "is not a camera file", where=path, expected="cameras by name", found=type(value).__name__
+        )
     if "camera_matrix" in value and "image_width" in value:
         name = str(value.get("camera_name") or path.stem)
         return {name: _ros(value, path)}

@@ -52,7 +52,9 @@ class UndistortedFrames:
         """Undistorted RGB pictures at ``indices``, interpolated bilinearly."""
         size = (self.width, self.height)
         coefficients = np.asarray(self.distortion.coefficients)
-        make = cv2.fisheye.initUndistortRectifyMap if self.distortion.model == "fisheye" else cv2.initUndistortRectifyMap
+        make = (
+            cv2.fisheye.initUndistortRectifyMap if self.distortion.model == "fisheye" else cv2.initUndistortRectifyMap
+        )
         x, y = make(self.K, coefficients, np.eye(3), self.new_K, size, cv2.CV_32FC1)
         for picture in self.source.frames(indices):
             yield cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -27,9 +27,7 @@ class PoseParts(BaseModel):
 
     @model_validator(mode="after")
     def _one_rotation(self) -> PoseParts:
-        given = [
-            n for n in ("quaternion_xyzw", "euler_xyz_deg", "rotation") if getattr(self, n) is not None
-        ]
+        given = [n for n in ("quaternion_xyzw", "euler_xyz_deg", "rotation") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"give one form of rotation, not {' and '.join(given)}")
         return self

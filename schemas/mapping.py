@@ -7,6 +7,7 @@ polarity, and whose clock stamped it. Nothing of that has a default where a wron
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -92,7 +93,7 @@ class Rotation(_Model):
             order = self.order or ""
             one_case = order.islower() or order.isupper()
             letters = order.lower()
-            adjacent = any(a == b for a, b in zip(letters, letters[1:], strict=False))
+            adjacent = any(a == b for a, b in pairwise(letters))
             if len(order) != 3 or not one_case or set(letters) - set("xyz") or adjacent:
                 raise ValueError("order of euler angles must be three of xyz (fixed axes) or XYZ (moving axes)")
         if self.form == "rotation_vector" and self.order is not None:
@@ -280,7 +281,8 @@ class Mapping(_Model):
     version: Literal[1]
     format: Literal["folder", "lerobot", "rosbag"]
     episodes: str | None = Field(
-        None, description="pattern of episode folders (or bags) below the source; all that hold the pose file if not said"
+        None,
+        description="pattern of episode folders (or bags) below the source; all that hold the pose file if not said",
     )
     group: str | None = Field(
         None, description="pattern of groups within an HDF5 or zarr file, each an episode, e.g. data/demo_*"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class ViewInput:
         poses: The camera's own pose stream (camera in the world, OpenCV axes), for one that is tracked.
         flip: ``none``, or how the pictures are stored flipped.
         scaled: Pictures may have another size than the calibration: they were scaled.
+        wanted: ``(N,)`` which pictures the log means to be used; None for all.
         frame: Which frame ``camera.world_from_camera`` is in: ``world``, or ``pose`` for that of the poses.
     """
 
@@ -42,6 +43,7 @@ class ViewInput:
     poses: PoseSamples | None = None
     flip: str = "none"
     scaled: bool = False
+    wanted: NDArray[np.bool_] | None = None
     frame: str = "world"
 
 
@@ -76,7 +78,7 @@ class Recording:
     rotation: Rotation | None = None
     rows_fps: float | None = None
     master: str | None = None
-    limits: SyncLimits = SyncLimits()
+    limits: SyncLimits = field(default_factory=SyncLimits)
     assumed: bool = False
     task: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -84,8 +86,6 @@ class Recording:
 
 def shifted(recording: Recording, offset_s: float) -> Recording:
     """The recording with ``offset_s`` added to the stamps of its poses and gripper."""
-    from dataclasses import replace
-
     return replace(
         recording,
         poses=replace(recording.poses, times=recording.poses.times + offset_s),
@@ -140,6 +140,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
             master=recording.master,
             extra=extra,
             limits=recording.limits,
+            wanted={name: view.wanted for name, view in recording.views.items() if view.wanted is not None},
         )
     rotation = np.asarray(rotations.matrix_from_quaternion(synced.quaternion_xyzw))
     world_from_tool = recording.world_from_frame @ np.asarray(transforms.make_transform(rotation, synced.position))
@@ -186,7 +187,9 @@ def parse_offset(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise AmbiguousSourceError("is not an offset", field="time_offset", expected="none | auto | seconds", found=text)
+        raise AmbiguousSourceError(
+            "is not an offset", field="time_offset", expected="none | auto | seconds", found=text
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""Plain folders: a table of poses, videos or pictures, a calibration file, and a mapping file that says what they mean."""
+"""Plain folders: a table of poses, videos or pictures, a calibration file, and a mapping file that explains them."""
 
 from __future__ import annotations
 
@@ -135,9 +135,15 @@ class FolderConverter(Converter):
         tables: dict[Path, Table] = {}
 
         def table(name: str | None, field: str) -> Table:
-            path = folder / ref.location["file"] if name is None or name == mapping.pose.file else inside(folder, name, field)
+            path = (
+                folder / ref.location["file"]
+                if name is None or name == mapping.pose.file
+                else inside(folder, name, field)
+            )
             if path not in tables:
-                tables[path] = open_table(path, group if table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip") else "")
+                tables[path] = open_table(
+                    path, group if table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip") else ""
+                )
             return tables[path]
 
         rows_fps = mapping.sync.fps if mapping.sync.mode == "rows" else None
@@ -222,9 +228,7 @@ class FolderConverter(Converter):
 
 
 def _rows(table: Table, stream: PoseStream) -> int:
-    columns = next(
-        part.columns for part in (stream.position, stream.matrix, stream.joints) if part is not None
-    )
+    columns = next(part.columns for part in (stream.position, stream.matrix, stream.joints) if part is not None)
     return len(table.column(columns[0]))
 
 

@@ -44,6 +44,27 @@ class SelectedFrames:
 
 
 @dataclass(frozen=True)
+class CroppedFrames:
+    """The box ``(left, top, width, height)`` of every picture of ``source``, e.g. one eye of a stereo picture."""
+
+    source: FrameSource
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        rows = slice(self.top, self.top + self.height)
+        columns = slice(self.left, self.left + self.width)
+        for picture in self.source.frames(indices):
+            yield np.ascontiguousarray(picture[rows, columns])
+
+
+@dataclass(frozen=True)
 class FlippedFrames:
     """Pictures that are stored flipped, the right way round: ``vertical``, ``horizontal`` or ``both``."""
 

@@ -50,7 +50,7 @@ class Chain:
         if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
             raise UnsafeFileError("XML with declarations is refused", where=path, found="<!DOCTYPE or <!ENTITY")
         try:
-            root = ElementTree.fromstring(raw)  # noqa: S314
+            root = ElementTree.fromstring(raw)
         except ElementTree.ParseError as error:
             raise BadFileError(f"is not XML: {error}", where=path) from None
         if root.tag != "robot":
@@ -59,12 +59,16 @@ class Chain:
         links = {e.get("name") for e in root.findall("link")}
         for link in (base, tip):
             if link not in links:
-                raise WrongFormatError("has no such link", where=path, field=link, expected=" | ".join(sorted(map(str, links))))
+                raise WrongFormatError(
+                    "has no such link", where=path, field=link, expected=" | ".join(sorted(map(str, links)))
+                )
         chain: list[_Joint] = []
         link = tip
         while link != base:
             if link not in by_child or len(chain) > len(by_child):
-                raise WrongFormatError("links are not connected", where=path, expected=f"{base} above {tip}", found=link)
+                raise WrongFormatError(
+                    "links are not connected", where=path, expected=f"{base} above {tip}", found=link
+                )
             chain.append(by_child[link])
             link = by_child[link].parent
         return cls(tuple(reversed(chain)), str(path))
@@ -83,7 +87,10 @@ class Chain:
         moving = [j.name for j in self.joints if j.kind in _MOVING]
         if sorted(moving) != sorted(names):
             raise WrongFormatError(
-                "joints and the robot's chain differ", where=self.where, expected=", ".join(moving), found=", ".join(names)
+                "joints and the robot's chain differ",
+                where=self.where,
+                expected=", ".join(moving),
+                found=", ".join(names),
             )
         pose = np.broadcast_to(np.eye(4), (len(values), 4, 4))
         for joint in self.joints:
@@ -93,7 +100,9 @@ class Chain:
             value = values[:, list(names).index(joint.name)]
             zero = np.zeros((len(values), 3))
             if joint.kind == "prismatic":
-                step = transforms.make_transform(np.broadcast_to(np.eye(3), (len(values), 3, 3)), value[:, None] * joint.axis)
+                step = transforms.make_transform(
+                    np.broadcast_to(np.eye(3), (len(values), 3, 3)), value[:, None] * joint.axis
+                )
             else:
                 turn = rotations.matrix_from_rotation_vector(value[:, None] * angle_unit * joint.axis)
                 step = transforms.make_transform(turn, zero)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
     path = Path(path).absolute()
     value = _text.load_yaml(path)
     if not isinstance(value, dict):
-        raise WrongFormatError("is not a mapping file", where=path, expected="keys and values", found=type(value).__name__)
+        raise WrongFormatError(
+            "is not a mapping file", where=path, expected="keys and values", found=type(value).__name__
+        )
     open_fields = list(_unknown(value, ""))
     if open_fields:
         raise AmbiguousSourceError(
@@ -74,7 +76,9 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
         )
     mapping = _text.parse(Mapping, value, path)
     if mapping.format != expected_format:
-        raise WrongFormatError("is for another format", where=path, field="format", expected=expected_format, found=mapping.format)
+        raise WrongFormatError(
+            "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
+        )
     return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
@@ -113,8 +117,6 @@ def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -
         MissingCalibrationError: The file has no such camera.
         SourceNotFoundError: No such file.
     """
-    from dataclasses import replace
-
     if camera.file is not None:
         path = find_beside(camera.file, folders, f"views.{name}.camera.file")
         cameras = calibration.load_cameras(path)
@@ -146,9 +148,7 @@ def stamps(table: Table, source: TimeSource | None, count: int, where: object) -
     if source is not None and source.fps is not None:
         return source.start_s + source.offset_s + np.arange(count) / source.fps, True
     if source is None or source.column is None or source.unit is None:
-        raise AmbiguousSourceError(
-            "has no stamps", where=where, field="time", expected="column and unit, or fps"
-        )
+        raise AmbiguousSourceError("has no stamps", where=where, field="time", expected="column and unit, or fps")
     values = table.column(source.column)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

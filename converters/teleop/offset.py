@@ -97,14 +97,17 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         if view.times is not None and view.poses is None and _fixed_pose(view, recording) is not None
     }
     if not views:
-        raise AmbiguousSourceError("needs a fixed, calibrated camera with stamps", where=recording.id, field="time_offset")
+        raise AmbiguousSourceError(
+            "needs a fixed, calibrated camera with stamps", where=recording.id, field="time_offset"
+        )
     candidates = np.arange(-max_offset_s, max_offset_s + _STEP_S / 2, _STEP_S)
     offset = 0.0
     products: dict[str, FloatArray] = {}
     for _ in range(_ROUNDS):
         # The window follows the gripper, so it is placed again once the offset is known roughly.
         products = {
-            name: _correlations(view, recording, poses, candidates, offset, max_offset_s) for name, view in views.items()
+            name: _correlations(view, recording, poses, candidates, offset, max_offset_s)
+            for name, view in views.items()
         }
         products = {name: value for name, value in products.items() if np.isfinite(value).all()}
         if not products:

@@ -134,7 +134,10 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         q = quaternions(raw, r.form, r.order, r.unit, table.where)
     else:
         raise MissingCalibrationError(
-            "says no columns for the pose", where="mapping", field="pose", expected="position and rotation, matrix or joints"
+            "says no columns for the pose",
+            where="mapping",
+            field="pose",
+            expected="position and rotation, matrix or joints",
         )
     if len(times) != len(position):
         raise InvalidTrajectoryError(
@@ -146,7 +149,9 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
 
 def inverted(samples: PoseSamples) -> PoseSamples:
     """The inverses of all poses."""
-    pose = transforms.invert(transforms.make_transform(rotations.matrix_from_quaternion(samples.quaternion_xyzw), samples.position))
+    pose = transforms.invert(
+        transforms.make_transform(rotations.matrix_from_quaternion(samples.quaternion_xyzw), samples.position)
+    )
     q = np.where(samples.finite[:, None], samples.quaternion_xyzw * [-1, -1, -1, 1], np.nan)
     return PoseSamples(samples.times, np.asarray(pose[:, :3, 3]), q)
 
@@ -257,4 +262,6 @@ def _spread_deg(world_from_tool: FloatArray, world_from_camera: FloatArray) -> f
     """Median angle by which a camera's rotation within the tool differs from its mean one."""
     within = np.swapaxes(world_from_tool, -1, -2) @ world_from_camera
     mean = np.asarray(rotations.nearest_rotation(within.mean(0)))
-    return float(np.degrees(np.median(np.asarray(rotations.angle_between(np.broadcast_to(mean, within.shape), within)))))
+    return float(
+        np.degrees(np.median(np.asarray(rotations.angle_between(np.broadcast_to(mean, within.shape), within))))
+    )

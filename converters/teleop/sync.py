@@ -344,6 +344,7 @@ def synchronize(
     master: str | None = None,
     extra: Mapping[str, PoseSamples] | None = None,
     limits: SyncLimits | None = None,
+    wanted: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Synced:
     """Bring streams to the times of one camera's pictures.
 
@@ -354,6 +355,8 @@ def synchronize(
         master: The view whose pictures set the times; the slowest if None.
         extra: Further pose streams that the views need (tracked cameras).
         limits: What to refuse.
+        wanted: For some views ``(N_v,)`` which pictures the log means to be used; the others are left out where that
+            view is the master, and leave no gap behind that would be refused.
 
     Raises:
         EmptyEpisodeError: The streams do not overlap in time, or in fewer than two pictures.
@@ -393,16 +396,25 @@ def synchronize(
             hint=f"Pictures from {times[0]:.3f} to {times[-1]:.3f} s, "
             f"poses from {streams['pose'].times[0]:.3f} to {streams['pose'].times[-1]:.3f} s.",
         )
-    times = times[chosen]
-    periods = np.diff(times)
+    periods = np.diff(times[chosen])
     if periods.max() > limits.max_frame_gap_s:
         worst = int(periods.argmax())
         raise InvalidTrajectoryError(
             "has a gap between pictures",
-            field=f"{master}: {times[worst]:.3f} s",
+            field=f"{master}: {times[chosen[worst]]:.3f} s",
             expected=f"≤ {limits.max_frame_gap_s:g} s",
             found=f"{periods[worst]:.3g} s",
         )
+    period, longest = float(np.median(periods)), float(periods.max())
+    meant = np.ones(len(chosen), dtype=bool)
+    if wanted is not None and master in wanted:
+        meant = wanted[master][kept[master][chosen]]
+        if meant.sum() < 2:
+            raise EmptyEpisodeError(
+                "the log means fewer than two pictures to be used", expected="≥ 2", found=meant.sum()
+            )
+    chosen = chosen[meant]
+    times = times[chosen]
     at = {name: stream.at(times, name, limits.max_pose_gap_s) for name, stream in streams.items()}
     values = width.at(times, "gripper", limits.max_pose_gap_s)
     position, quaternion = at.pop("pose")
@@ -413,6 +425,7 @@ def synchronize(
         "left_out": {
             "no_picture_of": unmatched,
             "not_covered": int((usable & ~covered).sum()),
+            "not_meant": int((~meant).sum()),
             "picture_stamps_not_increasing": {n: len(np.asarray(cameras[n])) - len(kept[n]) for n in cameras},
             "poses": len(poses.times) - len(streams["pose"].times),
         },
@@ -420,7 +433,7 @@ def synchronize(
             name: {"median": round(float(np.median(d[chosen])) * 1e3, 3), "max": round(float(d[chosen].max()) * 1e3, 3)}
             for name, d in distances.items()
         },
-        "longest_period_ms": round(float(periods.max()) * 1e3, 3),
+        "longest_period_ms": round(longest * 1e3, 3),
     }
     return Synced(
         times=times,
@@ -430,7 +443,7 @@ def synchronize(
         values=values,
         extra=at,
         residual_s=nearest(streams["pose"].times, times)[1],
-        fps=round(1 / float(np.median(periods)), 3),
+        fps=round(1 / period, 3),
         report=report,
     )
 
