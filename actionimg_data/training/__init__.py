@@ -1,0 +1,22 @@
+"""Torch data sets over action-image shards, and what a training step does with their samples on the device."""
+
+from __future__ import annotations
+
+from . import modes
+from .batch import DeviceTransform, collate
+from .datasets import (
+    ActionImageDataset,
+    ConcatActionImageDataset,
+    IndexedActionImageDataset,
+    SkippedSampleWarning,
+)
+
+__all__ = [
+    "ActionImageDataset",
+    "ConcatActionImageDataset",
+    "DeviceTransform",
+    "IndexedActionImageDataset",
+    "SkippedSampleWarning",
+    "collate",
+    "modes",
+]

@@ -1,0 +1,425 @@
+"""A training sample as the published code reads it, cut out of a stored sample.
+
+Formulas as in the published training code (arXiv 2604.06168); what it leaves to chance is stated here: frames past the
+end of an episode are black, marked in ``valid`` and have index -1, and the frame rate is part of the sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError
+from ..geometry import transforms
+from ..geometry.axes import rotate_half_turn
+from ..geometry.crop import CropResize, center_crop
+from ..geometry.pluecker import pluecker_rays
+from ..model import CameraTrack
+from ..raster import render_view
+from ..schemas import SampleMeta
+from ..schemas.dataset import parse
+from ..shards import layout
+from ..shards import sample as stored
+from ..video import ENDINGS, open_video
+from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds, draw, task
+from .source import ShardSource
+
+Action = Literal["stored", "rendered", "both", "none"]
+Axes = Literal["rlbench", "opencv"]
+Short = Literal["pad", "skip", "error"]
+Pixels = Literal["float32", "uint8"]
+
+_RATE_TOLERANCE: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How samples are cut; see `ActionImageDataset` for each field."""
+
+    num_frames: int = 41
+    frame_stride: int = 1
+    fps: float | None = None
+    views: int = 2
+    view_names: tuple[str, ...] | None = None
+    height: int = 512
+    width: int = 512
+    action: Action = "stored"
+    plucker: bool = True
+    modes: Mapping[str, float] = field(default_factory=lambda: dict(PUBLISHED_ODDS))
+    latent_stride: int = LATENT_STRIDE
+    short: Short = "pad"
+    pixels: Pixels = "float32"
+    axes: Axes = "rlbench"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("num_frames", "frame_stride", "views", "height", "width", "latent_stride")
+        for name in counts:
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+                raise InvalidSpecError("must be a positive integer", field=name, expected=">= 1", found=value)
+        if self.seed < 0:
+            raise InvalidSpecError("must not be negative", field="seed", found=self.seed)
+        if self.fps is not None and not (np.isfinite(self.fps) and self.fps > 0):
+            raise InvalidSpecError("must be positive", field="fps", found=self.fps)
+        if self.fps is not None and self.frame_stride != 1:
+            raise InvalidSpecError("give fps or frame_stride, not both", field="fps", found=self.fps)
+        for name, allowed in (
+            ("action", ("stored", "rendered", "both", "none")),
+            ("short", ("pad", "skip", "error")),
+            ("pixels", ("float32", "uint8")),
+            ("axes", ("rlbench", "opencv")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InvalidSpecError(
+                    "no such choice", field=name, expected=" | ".join(allowed), found=getattr(self, name)
+                )
+        object.__setattr__(self, "modes", check_odds(self.modes))
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last of a window, for `frame_stride`."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+    def stride(self, fps: float, where: object) -> int:
+        """Frames from one to the next at a source's rate.
+
+        Raises:
+            InvalidSpecError: The declared rate is not a whole fraction of the source's.
+        """
+        if self.fps is None:
+            return self.frame_stride
+        stride = max(1, round(fps / self.fps))
+        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
+            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
+            raise InvalidSpecError(
+                "the source's rate is no whole multiple of the declared one",
+                where=where,
+                field="fps",
+                expected=f"one of {whole}, …",
+                found=self.fps,
+                hint="Frames are never repeated or interpolated to meet a rate.",
+            )
+        return stride
+
+
+class SampleReader:
+    """Reads windows of a source's samples.
+
+    Raises:
+        InvalidSpecError: The source has too few views, lacks a view, or stores no action images that are asked for.
+    """
+
+    def __init__(self, source: ShardSource, options: SampleOptions) -> None:
+        self.source, self.options = source, options
+        stored_options = source.manifest.options
+        names = source.views if options.view_names is None else options.view_names
+        missing = [name for name in names if name not in source.views]
+        if missing:
+            raise InvalidSpecError(
+                "has no such view",
+                where=source.path,
+                field="view_names",
+                expected=" ".join(source.views),
+                found=missing[0],
+            )
+        if len(set(names)) < options.views or len(set(names)) != len(names):
+            raise InvalidSpecError(
+                "has too few views",
+                where=source.path,
+                field="views",
+                expected=f"{options.views} different ones",
+                found=f"{len(names)}: {' '.join(names)}",
+                hint="A view is never shown twice in its place.",
+            )
+        if options.action in ("stored", "both") and stored_options.action_codec == "none":
+            raise InvalidSpecError(
+                "stores no action images",
+                where=source.path,
+                field="action",
+                expected="rendered | none",
+                found=options.action,
+            )
+        self.names = tuple(names)
+        self.spec = source.spec.resized(options.height, options.width)
+        self._crop = center_crop(stored_options.height, stored_options.width, options.height, options.width)
+        self._salt = int(source.manifest.plan[:16], 16)
+        if options.fps is None and len(source) and float(np.ptp(source.fps)) > _RATE_TOLERANCE * float(source.fps[0]):
+            raise InvalidSpecError(
+                "samples differ in frame rate",
+                where=source.path,
+                field="fps",
+                expected="the rate to bring them to",
+                found=", ".join(f"{rate:g}" for rate in np.unique(source.fps)[:8]),
+            )
+
+    def usable(self) -> NDArray[np.int64]:
+        """Rows that are long enough, or all of them where short ones are padded.
+
+        Raises:
+            InvalidSpecError: A rate does not fit the declared one.
+            EmptyEpisodeError: A sample is too short and that is an error, or no sample is long enough.
+        """
+        options, source = self.options, self.source
+        strides = {rate: options.stride(float(rate), source.path) for rate in np.unique(source.fps)}
+        if options.short == "pad":
+            return np.arange(len(source))
+        spans = np.array([(options.num_frames - 1) * strides[rate] + 1 for rate in source.fps])
+        long_enough = source.frames >= spans
+        if options.short == "error" and not long_enough.all():
+            row = int(np.argmin(long_enough))
+            raise EmptyEpisodeError(
+                "is shorter than a window",
+                where=source.where(row),
+                expected=f">= {spans[row]} frames",
+                found=f"{source.frames[row]}",
+                hint="short='pad' fills up with a mask, short='skip' leaves such samples out.",
+            )
+        rows = np.flatnonzero(long_enough)
+        if not len(rows):
+            raise EmptyEpisodeError(
+                "no sample is as long as a window",
+                where=source.path,
+                expected=f">= {spans.min()} frames",
+                found=f"at most {source.frames.max()}",
+            )
+        return rows
+
+    def draw(
+        self,
+        row: int,
+        turn: int,
+        *,
+        start: int | None = None,
+        views: Sequence[str] | None = None,
+        mode: str | None = None,
+    ) -> dict[str, Any]:
+        """One sample; what is not given is drawn, from the seed, the sample's key and ``turn`` alone.
+
+        Args:
+            row: Row of the source.
+            turn: The how-manieth time this sample comes.
+            start: First frame of the window.
+            views: Which views, in order.
+            mode: Which task.
+
+        Raises:
+            InvalidSpecError: ``start``, a view or the mode does not exist.
+            CorruptDatasetError, BadVideoError, MissingFrameError: The stored sample is damaged.
+        """
+        options, source = self.options, self.source
+        key = source.key(row)
+        name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+        rng = np.random.default_rng([options.seed, turn, self._salt, name])
+        stride = options.stride(float(source.fps[row]), source.where(row))
+        total = int(source.frames[row])
+        spare = total - ((options.num_frames - 1) * stride + 1)
+        drawn_start = int(rng.integers(0, max(spare, 0) + 1))
+        drawn_views = [self.names[i] for i in rng.permutation(len(self.names))[: options.views]]
+        drawn_mode = draw(options.modes, float(rng.random()))
+        pick = float(rng.random())
+        start = drawn_start if start is None else start
+        if not 0 <= start < total:
+            raise InvalidSpecError(
+                "no such frame", where=source.where(row), field="start", expected=f"0 … {total - 1}", found=start
+            )
+        if views is not None:
+            unknown = [view for view in views if view not in source.views]
+            if unknown or len(views) != options.views:
+                raise InvalidSpecError(
+                    "bad choice of views",
+                    where=source.where(row),
+                    field="views",
+                    expected=f"{options.views} of {' '.join(source.views)}",
+                    found=" ".join(views),
+                )
+        indices = start + stride * np.arange(options.num_frames)
+        return self._cut(row, indices[indices < total], list(views or drawn_views), mode or drawn_mode, pick, stride)
+
+    def _cut(
+        self, row: int, indices: NDArray[np.int64], views: list[str], mode: str, pick: float, stride: int
+    ) -> dict[str, Any]:
+        options, source = self.options, self.source
+        stored_options = source.manifest.options
+        rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
+        with_stored = options.action in ("stored", "both")
+        action = [layout.action_member(view, ENDINGS[stored_options.action_codec]) for view in views if with_stored]
+        members = source.read(row, [layout.META, layout.TRAJECTORY, layout.CAMERAS, *rgb, *action])
+        meta = self._meta(row, members[layout.META])
+        where = source.where(row)
+        trajectory = stored.trajectory_from(members[layout.TRAJECTORY], where)
+        tracks = stored.cameras_from(members[layout.CAMERAS], where)
+        found = (tuple(tracks), {len(trajectory), *map(len, tracks.values())})
+        if found != (meta.views, {meta.frames}):
+            raise CorruptDatasetError(
+                "members do not fit each other",
+                where=where,
+                expected=f"{meta.views}, {meta.frames} frames",
+                found=found,
+            )
+        window = trajectory[indices]
+        cameras = [tracks[view][indices].resized(options.height, options.width) for view in views]
+        count = options.num_frames
+        pad = count - len(indices)
+
+        known = window.known & np.isfinite(window.openness)
+        action7 = np.where(known[:, None], np.nan_to_num(window.to_action7()), 0.0)
+        action8 = np.where(known[:, None], np.nan_to_num(window.to_action8()), 0.0)
+        intrinsics, extrinsics = self._published_cameras(cameras, count)
+        relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
+        flat = (options.views * count,)
+        masks = task(mode, count, options.views, options.latent_stride)
+        instructions = meta.instructions
+        result: dict[str, Any] = {
+            "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
+            "video": self._video([members[name] for name in rgb], views, "rgb", indices, where),
+            "camera": _tensor(relative[..., :3, :].reshape(*flat, 12)),
+            "extrinsics": _tensor(extrinsics.reshape(*flat, 4, 4)),
+            "intrinsics": _tensor(intrinsics.reshape(*flat, 3, 3)),
+            "action_7d": _tensor(_padded(action7, pad)),
+            "action_8d": _tensor(_padded(action8, pad)),
+            "path": source.location(row),
+            "key": meta.key,
+            "view_names": tuple(views),
+            "frame_indices": torch.from_numpy(np.concatenate([indices, np.full(pad, -1)]).astype(np.int64)),
+            "fps": meta.fps / stride,
+            "valid": torch.from_numpy(np.concatenate([known, np.zeros(pad, np.bool_)])),
+            "mode": mode,
+            "condition_mask": torch.from_numpy(masks.given),
+            "used_mask": torch.from_numpy(masks.used),
+            "condition_mask_latent": torch.from_numpy(masks.given_latent),
+            "used_mask_latent": torch.from_numpy(masks.used_latent),
+        }
+        if with_stored:
+            result["action_video"] = self._video([members[n] for n in action], views, "action", indices, where)
+        if options.action in ("rendered", "both"):
+            drawn = _Planes(options, pad)
+            picture = np.empty((len(indices), options.height, options.width, 3), np.uint8)
+            for i, camera in enumerate(cameras):
+                for j, frame in enumerate(render_view(window, camera, self.spec, out=picture)):
+                    drawn.put(i * count + j, frame)
+            result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
+        if options.plucker:
+            result["plucker"] = self._plucker(relative, intrinsics, cameras)
+        return result
+
+    def _meta(self, row: int, data: bytes) -> SampleMeta:
+        source, where = self.source, self.source.where(row)
+        meta = parse(SampleMeta, data, where)
+        promised = source.manifest
+        facts = (
+            ("key", source.key(row), meta.key),
+            ("frames", int(source.frames[row]), meta.frames),
+            ("views", promised.views, meta.views),
+            ("size", (promised.options.height, promised.options.width), (meta.height, meta.width)),
+            ("spec", promised.spec_id, meta.spec),
+            ("action_codec", promised.options.action_codec, meta.action_codec),
+        )
+        for name, expected, found in facts:
+            if expected != found:
+                raise CorruptDatasetError(
+                    "is not a sample of this data set", where=where, field=name, expected=expected, found=found
+                )
+        return meta
+
+    def _published_cameras(
+        self, cameras: Sequence[CameraTrack], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Intrinsics ``(V, T, 3, 3)`` and camera-to-world ``(V, T, 4, 4)``; padded frames keep the last camera."""
+        held = np.minimum(np.arange(count), len(cameras[0]) - 1)
+        intrinsics = np.stack([camera.K for camera in cameras])[:, held]
+        extrinsics = np.stack([camera.world_from_camera for camera in cameras])[:, held]
+        if self.options.axes == "rlbench":
+            intrinsics, extrinsics = rotate_half_turn(intrinsics, extrinsics)
+        return intrinsics, extrinsics
+
+    def _plucker(
+        self, relative: NDArray[np.float64], intrinsics: NDArray[np.float64], cameras: Sequence[CameraTrack]
+    ) -> torch.Tensor:
+        options = self.options
+        count = options.num_frames
+        out = torch.empty((6, options.views, count, options.height, options.width))
+        for i, camera in enumerate(cameras):
+            # The rays of a camera that stands still are computed once.
+            still = camera.is_static and (relative[i] == relative[i, 0]).all()
+            frames = slice(0, 1) if still else slice(None)
+            pose, K = _tensor(relative[i, frames, :3]), _tensor(intrinsics[i, frames])
+            out[:, i] = pluecker_rays(K, pose, options.height, options.width).movedim(1, 0)
+        return out.flatten(1, 2)
+
+    def _video(
+        self, videos: Sequence[bytes], views: Sequence[str], kind: str, indices: NDArray[np.int64], where: str
+    ) -> torch.Tensor:
+        options = self.options
+        planes = _Planes(options, options.num_frames - len(indices))
+        wanted: list[int] = indices.tolist()
+        stored_options = self.source.manifest.options
+        for i, (data, view) in enumerate(zip(videos, views, strict=True)):
+            name = f"{where}.{view}.{kind}"
+            with open_video(data, name) as video:
+                size = (video.info.height, video.info.width)
+                if size != (stored_options.height, stored_options.width):
+                    raise CorruptDatasetError(
+                        "has another size than the data set",
+                        where=name,
+                        expected=f"{stored_options.width}x{stored_options.height}",
+                        found=f"{size[1]}x{size[0]}",
+                    )
+                for j, frame in enumerate(video.frames(wanted)):
+                    planes.put(i * options.num_frames + j, _resized(frame, self._crop))
+        return planes.tensor
+
+
+_LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.5).numpy()
+"""A grey level in [-1, 1], in the operations and the order of the published code."""
+
+
+class _Planes:
+    """A video ``(3, V T, H, W)`` that is filled frame by frame, black where nothing was put."""
+
+    def __init__(self, options: SampleOptions, pad: int) -> None:
+        shape = (3, options.views * options.num_frames, options.height, options.width)
+        self._bytes = options.pixels == "uint8"
+        self._array: NDArray[Any] = np.empty(shape, np.uint8 if self._bytes else np.float32)
+        self._split = [np.empty(shape[2:], np.uint8) for _ in range(3)]
+        if pad:
+            by_view = self._array.reshape(3, options.views, options.num_frames, *shape[2:])
+            by_view[:, :, options.num_frames - pad :] = 0 if self._bytes else _LEVELS[0]
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        return torch.from_numpy(self._array)
+
+    def put(self, index: int, frame: NDArray[np.uint8]) -> None:
+        """Set a frame to an RGB picture ``(H, W, 3)``."""
+        if self._bytes:
+            cv2.split(frame, [self._array[c, index] for c in range(3)])
+            return
+        for c, plane in enumerate(cv2.split(frame, self._split)):
+            cv2.LUT(plane, _LEVELS, self._array[c, index])
+
+
+def _resized(frame: NDArray[np.uint8], change: CropResize) -> NDArray[np.uint8]:
+    """A picture cropped and scaled bilinearly with antialiasing, as the published code does with Pillow."""
+    if change.is_identity and frame.shape[:2] == (change.height, change.width):
+        return frame
+    box = frame[change.top : change.top + change.crop_height, change.left : change.left + change.crop_width]
+    planes = torch.from_numpy(box).permute(2, 0, 1)[None]
+    scaled = F.interpolate(planes, size=(change.height, change.width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())
+
+
+def _tensor(array: NDArray[np.float64]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def _padded(array: NDArray[np.float64], pad: int) -> NDArray[np.float64]:
+    return np.concatenate([array, np.zeros((pad, *array.shape[1:]))])

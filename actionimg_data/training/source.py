@@ -1,0 +1,309 @@
+"""One data set as a table of samples whose members are read by offset, and checked against their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError, SourceNotFoundError, WrongFormatError
+from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar, index_schema
+from ..schemas.dataset import parse, to_bytes
+from ..shards import layout
+from .files import Files
+
+_DIGESTS: Final = 128
+_TAR: Final = ".tar"
+
+
+class ShardSource:
+    """A data set, or some of its shards.
+
+    Nothing but the manifest, the index and (for single shards) the sidecars is read at first.
+
+    Args:
+        path: Folder or URL of a data set.
+        shards: Only these (``train/000003``); None for all of its index.
+        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
+        verify: Hold every member that is read against its checksum.
+        storage_options: What fsspec needs for a URL.
+
+    Raises:
+        SourceNotFoundError: There is no data set.
+        CorruptDatasetError: It is damaged or incomplete, or a shard is of another data set.
+        EmptyEpisodeError: No sample is left.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        shards: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+        verify: bool = True,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self._files = Files(path, storage_options)
+        self._verify = verify
+        self.manifest = self._read_manifest()
+        self._sizes: dict[str, int] = {}
+        self._digests: OrderedDict[str, dict[tuple[str, str], str]] = OrderedDict()
+        self._records = {record.path.removesuffix(_TAR): record for record in self.manifest.shards}
+        table = self._index() if shards is None else self._table_of(shards)
+        if filter is not None:
+            table = _filtered(table, filter, path)
+        if table.num_rows == 0:
+            raise EmptyEpisodeError("no samples", where=path, hint=None if filter is None else "Is the filter right?")
+        self._load(table)
+
+    @property
+    def spec(self) -> ActionImageSpec:
+        """How its action images are drawn."""
+        return self.manifest.options.spec
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views of every sample."""
+        return self.manifest.views
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def key(self, row: int) -> str:
+        """Key of a sample."""
+        return str(self._keys[row].as_py())
+
+    def shard(self, row: int) -> str:
+        """Shard of a sample."""
+        return self._shard_names[int(self.shards[row])]
+
+    def where(self, row: int) -> str:
+        """Shard and key of a sample, for errors."""
+        return f"{self._files.path(self.shard(row))}{_TAR}: {self.key(row)}"
+
+    def location(self, row: int) -> str:
+        """A path that names a sample: the shard's, and the key in it."""
+        return f"{self._files.path(self.shard(row))}{_TAR}/{self.key(row)}"
+
+    def row_of(self, key: str) -> int:
+        """Row of the sample with this key; `KeyError` where there is none."""
+        row: int = pc.index(self._keys, pa.scalar(key, self._keys.type)).as_py()
+        if row < 0:
+            raise KeyError(key)
+        return row
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the index, of the samples left by the filter."""
+        return self.table[name]
+
+    def read(self, row: int, names: Sequence[str]) -> dict[str, bytes]:
+        """Members of a sample by name (without the key).
+
+        Raises:
+            CorruptDatasetError: A member is missing or truncated, or its checksum is another.
+            SourceNotFoundError: The shard cannot be read.
+        """
+        first, last = self._members[row], self._members[row + 1]
+        codes = self._member_codes[first:last].tolist()
+        places = []
+        for name in names:
+            code = self._member_names.get(name, -1)
+            if code not in codes:
+                have = [n for n, c in self._member_names.items() if c in codes]
+                raise CorruptDatasetError(
+                    "has no such member", where=self.where(row), field=name, expected=" ".join(have)
+                )
+            place = first + codes.index(code)
+            places.append((int(self._member_offsets[place]), int(self._member_sizes[place])))
+        shard = self.shard(row)
+        parts = self._files.read_ranges(f"{shard}{_TAR}", places, self._bytes_of(shard))
+        if self._verify:
+            key = self.key(row)
+            digests = self._digests_of(shard)
+            for name, part in zip(names, parts, strict=True):
+                expected = digests.get((key, name))
+                found = hashlib.sha256(part).hexdigest()
+                if expected != found:
+                    raise CorruptDatasetError(
+                        "was changed after it was written",
+                        where=self.where(row),
+                        field=name,
+                        expected=f"SHA-256 {expected}",
+                        found=found,
+                        hint="actionimg verify checks the whole data set.",
+                    )
+        return dict(zip(names, parts, strict=True))
+
+    def _read_manifest(self) -> DatasetManifest:
+        where = self._files.path(layout.MANIFEST)
+        if not self._files.exists(layout.MANIFEST):
+            raise SourceNotFoundError(
+                f"has no {layout.MANIFEST}",
+                where=self.path,
+                hint="A data set is a folder that actionimg convert wrote.",
+            )
+        data = self._files.read(layout.MANIFEST)
+        manifest = parse(DatasetManifest, data, where)
+        if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
+            raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
+        return manifest
+
+    def _index(self) -> pa.Table:
+        if not self.manifest.complete:
+            raise CorruptDatasetError(
+                "is not complete", where=self.path, hint="Run the same actionimg convert again to finish it."
+            )
+        where = self._files.path(layout.INDEX)
+        data = self._files.read(layout.INDEX)
+        if self._verify and hashlib.sha256(data).hexdigest() != self.manifest.files.get(layout.INDEX):
+            raise CorruptDatasetError("is not the one the manifest names", where=where, field="SHA-256")
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
+        missing = [name for name in index_schema().names if name not in table.column_names]
+        if missing:
+            raise CorruptDatasetError("lacks a column", where=where, field=missing[0])
+        return table
+
+    def _table_of(self, shards: Sequence[str]) -> pa.Table:
+        """The index of some shards, from their sidecars: the data set may be unfinished."""
+        schema = index_schema()
+        batches = []
+        for shard in shards:
+            rows = [_index_row(shard, sample) for sample in self._sidecar(shard).samples]
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+        return pa.Table.from_batches(batches, schema=schema)
+
+    def _sidecar(self, shard: str) -> ShardSidecar:
+        name = f"{shard}.json"
+        where = self._files.path(name)
+        data = self._files.read(name)
+        record = self._records.get(shard)
+        if record is not None and hashlib.sha256(data).hexdigest() != record.sidecar_sha256:
+            raise CorruptDatasetError("is not the one the manifest names", where=where, field="SHA-256")
+        sidecar = parse(ShardSidecar, data, where)
+        if sidecar.shard != shard:
+            raise CorruptDatasetError("is of another shard", where=where, expected=shard, found=sidecar.shard)
+        if sidecar.plan != self.manifest.plan:
+            raise CorruptDatasetError(
+                "is of another data set",
+                where=where,
+                field="plan",
+                expected=self.manifest.plan[:12],
+                found=sidecar.plan[:12],
+                hint="Shards of different data sets are mixed with ConcatActionImageDataset.",
+            )
+        self._sizes[shard] = sidecar.bytes
+        return sidecar
+
+    def _bytes_of(self, shard: str) -> int:
+        record = self._records.get(shard)
+        return self._sizes[shard] if record is None else record.bytes
+
+    def _digests_of(self, shard: str) -> dict[tuple[str, str], str]:
+        if shard not in self._digests:
+            samples = self._sidecar(shard).samples
+            self._digests[shard] = {(s.key, m.name): m.sha256 for s in samples for m in s.members}
+            if len(self._digests) > _DIGESTS:
+                self._digests.popitem(last=False)
+        else:
+            self._digests.move_to_end(shard)
+        return self._digests[shard]
+
+    def _load(self, table: pa.Table) -> None:
+        """Columns as flat arrays: no Python object a row, so that worker processes share their memory."""
+        # Rows of a shard next to each other, in the order of the shards.
+        self.table = table.drop_columns(["members", "key"])
+        self._keys = table["key"].combine_chunks()
+        shards = pc.dictionary_encode(table["shard"].combine_chunks())
+        self._shard_names: list[str] = shards.dictionary.to_pylist()
+        self.shards: NDArray[np.int64] = shards.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        self.frames: NDArray[np.int64] = table["frames"].to_numpy().astype(np.int64)
+        self.fps: NDArray[np.float64] = table["fps"].to_numpy().astype(np.float64)
+        members = table["members"].combine_chunks()
+        lengths = pc.list_value_length(members).to_numpy(zero_copy_only=False)
+        self._members: NDArray[np.int64] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        flat = members.flatten()
+        names = pc.dictionary_encode(flat.field("name"))
+        self._member_names = {name: code for code, name in enumerate(names.dictionary.to_pylist())}
+        self._member_codes: NDArray[np.int32] = names.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+        self._member_offsets: NDArray[np.int64] = flat.field("offset").to_numpy(zero_copy_only=False)
+        self._member_sizes: NDArray[np.int64] = flat.field("size").to_numpy(zero_copy_only=False)
+
+
+def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
+    return {**sample.model_dump(), "shard": shard}
+
+
+def _filtered(table: pa.Table, expression: pc.Expression, where: str) -> pa.Table:
+    try:
+        return table.filter(expression)
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidSpecError(
+            f"does not fit the index: {error}",
+            where=where,
+            field="filter",
+            expected=f"an expression over {', '.join(table.column_names)}",
+        ) from None
+
+
+def open_sources(
+    paths: Any,
+    *,
+    filter: pc.Expression | None = None,
+    verify: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ShardSource:
+    """The data set that ``paths`` name: its folder or URL, or one or several of its shards (``.tar``).
+
+    Raises:
+        WrongFormatError: Nothing is named, or several data sets are.
+        UnsafeFileError, UnsupportedSourceError, SourceNotFoundError, CorruptDatasetError, EmptyEpisodeError:
+            As `ShardSource` and `Files`.
+    """
+    named = [paths] if isinstance(paths, str) or hasattr(paths, "__fspath__") else list(paths)
+    texts = [str(path) for path in named]
+    if not texts:
+        raise WrongFormatError("no data set named", field="paths")
+    options = None if storage_options is None else dict(storage_options)
+    if len(texts) == 1 and not texts[0].endswith(_TAR):
+        return ShardSource(texts[0], filter=filter, verify=verify, storage_options=options)
+    roots = []
+    shards = []
+    for text in texts:
+        if text.lstrip().lower().startswith("pipe:"):
+            Files(text)
+        parts = text.replace("\\", "/").rsplit("/", 2)
+        if len(parts) < 3:
+            parts = ["."] * (3 - len(parts)) + parts
+        if not text.endswith(_TAR):
+            raise WrongFormatError(
+                "several data sets are mixed with ConcatActionImageDataset",
+                field="paths",
+                expected="one data set, or shards (.tar) of one",
+                found=text,
+            )
+        roots.append(parts[0])
+        shards.append(f"{parts[1]}/{parts[2].removesuffix(_TAR)}")
+    if len(set(roots)) > 1:
+        other = next(root for root in roots if root != roots[0])
+        raise WrongFormatError(
+            "shards of different data sets are mixed with ConcatActionImageDataset",
+            field="paths",
+            expected=f"shards of {roots[0]}",
+            found=other,
+        )
+    if len(set(shards)) != len(shards):
+        twice = next(shard for shard in shards if shards.count(shard) > 1)
+        raise WrongFormatError("a shard is named twice", field="paths", found=twice)
+    return ShardSource(roots[0], shards=shards, filter=filter, verify=verify, storage_options=options)
