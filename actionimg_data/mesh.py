@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from .raster.gripper import load_mesh, parallel_jaw_gripper
-from .raster.mesh_backend import render
+from .raster.gripper import GripperModel, gripper_model, load_mesh, parallel_jaw_gripper
+from .raster.mesh_backend import (
+    MeshDrawing,
+    MeshPictures,
+    blend_overlay,
+    draw,
+    pose_vertices,
+    render,
+    render_overlay_frames,
+    silhouette,
+)
 
-__all__ = ["load_mesh", "parallel_jaw_gripper", "render"]
+__all__ = [
+    "GripperModel",
+    "MeshDrawing",
+    "MeshPictures",
+    "blend_overlay",
+    "draw",
+    "gripper_model",
+    "load_mesh",
+    "parallel_jaw_gripper",
+    "pose_vertices",
+    "render",
+    "render_overlay_frames",
+    "silhouette",
+]

@@ -158,9 +158,7 @@ def test_urdf_link_visuals_are_placed_in_the_link_frame(tmp_path, name):
     mesh = load_mesh(write_urdf(tmp_path / "robot", name), link="hand")
     assert mesh.metadata["part_names"] == ["shell", "hand1"]
     shell = mesh.vertices[np.unique(mesh.faces[mesh.face_attributes["part_id"] == 1])]
-    np.testing.assert_allclose(
-        [shell.min(0), shell.max(0)], [[-0.05, -0.02, 0.07], [0.05, 0.02, 0.13]], atol=1e-7
-    )
+    np.testing.assert_allclose([shell.min(0), shell.max(0)], [[-0.05, -0.02, 0.07], [0.05, 0.02, 0.13]], atol=1e-7)
     ball = mesh.vertices[np.unique(mesh.faces[mesh.face_attributes["part_id"] == 2])]
     np.testing.assert_allclose(np.linalg.norm(ball, axis=1), 0.02)
 
