@@ -176,6 +176,29 @@ def test_a_pixel_exactly_at_the_pedestal_is_replaced(openness: float) -> None:
     assert_same_picture(video, drawn_by_oracle(trajectory, cameras, spec))
 
 
+@settings(deadline=None)
+@given(
+    sigma=floats(0.02, 0.5),
+    dx=st.integers(0, 8),
+    dy=st.integers(0, 8),
+    openness=floats(0, 1),
+    ulps=st.integers(-1, 1),
+)
+def test_pixels_within_a_rounding_of_the_pedestal_are_decided_as_in_float64(
+    sigma: float, dx: int, dy: int, openness: float, ulps: int
+) -> None:
+    pixels = sigma * 32
+    pedestal = np.exp(-0.5 * ((dx / pixels) ** 2 + (dy / pixels) ** 2))
+    pedestal = float(pedestal + ulps * np.spacing(pedestal))
+    assume(0.01 < pedestal < 1)
+    spec = aid.ActionImageSpec(
+        height=32, width=32, sigma=sigma, pedestal=pedestal, axis_length=0.25, openness="continuous"
+    )
+    trajectory = still([0.12, 0.17, 1.25], openness)
+    video = render(trajectory, [flat_camera(32, 32)], spec)
+    assert_same_picture(video, drawn_by_oracle(trajectory, [flat_camera(32, 32)], spec))
+
+
 def test_keypoints_are_where_a_plain_projection_puts_them() -> None:
     trajectory = wandering(7)
     spec = aid.ActionImageSpec(height=480, width=640)

@@ -208,22 +208,31 @@ class _Canvas:
         for c, blob in enumerate(blobs):
             products = self.products[c][: len(out)]
             np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=products)
+            if c == 2:
+                self._cut(products, blob, part.start)
             for i, product in enumerate(products):
-                if not blob.seen[part.start + i]:
-                    continue
-                below = self.pedestals[i] if c == 2 else 0
-                patch = self.planes[c, i][blob.windows[part.start + i]]
-                cv2.convertScaleAbs(product, patch, 255.0)
-                if below and openness[i] == 1:
-                    # The blob meets the pedestal at its own height, so the larger of the two is the picture.
-                    np.maximum(patch, np.uint8(below), out=patch)
-                elif c == 2:
-                    patch[blob.squared(part.start + i) >= self.edge] = below
-                drawn.append((patch, below))
+                if blob.seen[part.start + i]:
+                    patch = self.planes[c, i][blob.windows[part.start + i]]
+                    cv2.convertScaleAbs(product, patch, 255.0)
+                    below = self.pedestals[i] if c == 2 else 0
+                    if below:
+                        np.maximum(patch, np.uint8(below), out=patch)
+                    drawn.append((patch, below))
         for i, picture in enumerate(out):
             cv2.merge(tuple(self.planes[:, i]), picture)
         for patch, below in drawn:
             patch.fill(below)
+
+    def _cut(self, products: NDArray[np.float32], blob: _Blobs, first: int) -> None:
+        """Set what is at or under the pedestal to 0, as float64 would decide."""
+        pedestal = self.spec.pedestal
+        rows = products.reshape(-1, products.shape[2])
+        doubtful = cv2.inRange(rows, pedestal * (1 - 1e-5), pedestal * (1 + 1e-5))
+        cv2.threshold(rows, pedestal, 0, cv2.THRESH_TOZERO, dst=rows)
+        if cv2.countNonZero(doubtful):
+            i, y, x = np.nonzero(doubtful.reshape(products.shape))
+            outside = blob.squared(first + i, y, x) >= self.edge
+            products[i, y, x] = np.where(outside, 0.0, pedestal)
 
 
 class _Blobs:
@@ -259,14 +268,11 @@ class _Blobs:
         profile *= np.float32(-0.5)
         return np.exp(profile, out=profile)
 
-    def squared(self, i: int) -> NDArray[np.float64]:
-        """``r^2 / sigma^2`` in the window of blob ``i``, in float64."""
-        x, y = (
-            (np.arange(start, start + span) - centre) / self.sigma
-            for start, span, centre in zip(self.start[i], self.span, self.centre[i], strict=True)
-        )
+    def squared(self, i: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
+        """``r^2 / sigma^2`` in float64 at pixel ``(x, y)`` of the window of blob ``i``."""
+        distance = (self.start[i] + np.stack([x, y], axis=-1) - self.centre[i]) / self.sigma
         with np.errstate(over="ignore"):
-            return np.asarray(np.add.outer(y * y, x * x))
+            return np.asarray(distance[:, 0] ** 2 + distance[:, 1] ** 2)
 
 
 def _span(radius: float, size: int) -> int:
