@@ -2,21 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ...errors import UnsupportedSourceError
-from ...model import Episode, EpisodeRef
-from ..base import Converter, Detection
-from . import layout
+import numpy as np
+from pydantic import Field
+
+from ...errors import (
+    ActionImgError,
+    BadImageError,
+    EmptyEpisodeError,
+    InvalidSpecError,
+    InvalidTextError,
+    MissingFrameError,
+    UnsupportedSourceError,
+    WrongFormatError,
+)
+from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View
+from ...model.episode import Image
+from ...schemas.rlds_registry import RldsEntry
+from ..base import Converter, ConverterOptions, Detection
+from ..teleop.frames import FlippedFrames
+from ..undistort import UndistortedFrames, undistorted_K
+from . import cameras, layout, motion, registry
+from .reader import Place, Record, RLDSDataset, Shard
+
+MAX_INSTRUCTIONS = 16
+
+
+class RLDSOptions(ConverterOptions):
+    """What to take from an RLDS data set, and what the data set does not say."""
+
+    dataset: str | None = Field(None, description="which data set, where SRC holds several: NAME or NAME/VERSION")
+    split: str = Field("train", description="split, with TFDS' slicing: train, train[10:20], train[:5%], train+val")
+    config: Path | None = Field(None, description="registry entry (YAML) for a data set of your own")
+    camera_file: Path | None = Field(None, description="camera file: for the data set, by scene or by episode")
+    droid_calibration: Path | None = Field(None, description="folder with DROID's calibration side files")
+    poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
+    only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
+    tool_from_gripper: str | None = Field(
+        None,
+        description="the canonical gripper frame in the reported one: identity, 'x y z qx qy qz qw', or 16 numbers",
+    )
+    choose: tuple[str, ...] = Field((), description="SECTION=NAME, where sources disagree about the data set")
+    fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
+    instruction: str | None = Field(None, description="instruction of episodes that have none (else they are refused)")
+    allow_missing_shards: bool = Field(False, description="go on without files that dataset_info.json lists")
+    allow_count_mismatch: bool = Field(
+        False, description="go by the files where dataset_info.json counts other records"
+    )
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where an episode is; what an `EpisodeRef` carries, so that no index is needed to read it."""
+
+    folder: str
+    split: str
+    shard: int
+    file: str
+    number: int
+    records: tuple[tuple[int, ...], ...]
+    grouping: str
+
+    @classmethod
+    def of(cls, dataset: RLDSDataset, place: Place) -> _Location:
+        shard = place.shard
+        records = tuple(tuple(r) for r in place.records)
+        folder = str(dataset.path)
+        return cls(folder, shard.split, shard.number, shard.path.name, place.number, records, place.grouping)
+
+    @classmethod
+    def parse(cls, ref: EpisodeRef) -> _Location:
+        try:
+            values = dict(ref.location)
+            return cls(**{**values, "records": tuple(tuple(r) for r in values["records"])})
+        except (TypeError, KeyError):
+            raise WrongFormatError(
+                "not a reference to an RLDS episode", where=ref.id, found=dict(ref.location)
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "records": [list(r) for r in self.records]}
+
+    def place(self) -> Place:
+        shard = Shard(self.split, self.shard, Path(self.folder) / self.file, None)
+        return Place(shard, self.number, tuple(list(r) for r in self.records), self.grouping)
+
+
+@lru_cache(maxsize=4)
+def _open(folder: str, _: tuple[int, ...]) -> RLDSDataset:
+    return RLDSDataset(layout.find(folder), allow_missing_shards=True, allow_count_mismatch=True)
+
+
+def _dataset_of(location: _Location) -> RLDSDataset:
+    """The data set of an episode; its features are parsed once a process, and again when the file changes."""
+    paths = (Path(location.folder) / name for name in (layout.FEATURES, layout.INFO))
+    return _open(location.folder, tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in paths))
+
+
+@lru_cache(maxsize=2)
+def _record(location: _Location) -> Record:
+    """The last records that were read: the views of an episode are decoded one after the other."""
+    return _dataset_of(location).record(location.place())
+
+
+@dataclass(frozen=True)
+class RecordFrames:
+    """Pictures of one view, decoded when asked for; the record is read again where it is not the last one read."""
+
+    location: _Location
+    key: str
+    count: int
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """RGB pictures ``(H, W, 3)`` at ``indices``."""
+        for index in indices:
+            record = _record(self.location)
+            picture = record.read(self.key, frames=[index])[0]
+            if picture.shape[:2] != (self.height, self.width):
+                raise BadImageError(
+                    "a picture of another size than the first one",
+                    where=record.where,
+                    field=f"{self.key}: picture {index}",
+                    expected=f"{self.height}x{self.width}",
+                    found=f"{picture.shape[0]}x{picture.shape[1]}",
+                )
+            # One channel is grey; a fourth is opacity.
+            yield np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.ascontiguousarray(picture[..., :3])
 
 
 class RLDSConverter(Converter):
-    """Any RLDS data set that TensorFlow Datasets wrote, read without TensorFlow."""
+    """RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them, read without TensorFlow."""
 
     name: ClassVar[str] = "rlds"
     summary: ClassVar[str] = "RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them"
+    Options: ClassVar[type[ConverterOptions]] = RLDSOptions
+    options: RLDSOptions
+
+    def __init__(self, options: ConverterOptions | None = None) -> None:
+        super().__init__(options)
+        self._known: dict[str, tuple[str, RldsEntry]] = {}
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
@@ -27,10 +163,286 @@ class RLDSConverter(Converter):
         names = sorted({f.name for f in found})
         return Detection("TFDS", f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}")
 
+    @classmethod
+    def explain(cls) -> str:
+        """The registry: every field of an entry, what each known data set's entry says, and where that was read."""
+        return registry.explain()
+
+    # -- episodes ------------------------------------------------------------------------------------------------
+
     def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """References to the episodes of the chosen split, in file order."""
-        raise UnsupportedSourceError("the RLDS reader is being built", where=source)
+        """References to the episodes of the chosen split, in file order; reads record headers only.
+
+        Raises:
+            ActionImgError: The data set cannot be opened, is not known, or leaves something open that no option says.
+        """
+        dataset = self._dataset(source)
+        entry_name, _ = self._entry(dataset)
+        stamp = self._stamp(entry_name)
+        count = 0
+        for place in dataset.places(self.options.split):
+            location = _Location.of(dataset, place)
+            fingerprint = hashlib.sha256(f"{dataset.fingerprint(place)} {stamp}".encode()).hexdigest()[:16]
+            num_frames = len(place.records) if place.grouping else None
+            yield EpisodeRef(place.id, location.to_json(), num_frames, fingerprint)
+            count += 1
+        if count == 0:
+            raise WrongFormatError("has no episodes", where=dataset.path, field=f"split {self.options.split}")
+
+    def _dataset(self, source: str) -> RLDSDataset:
+        found = layout.find(source, self.options.dataset)
+        return RLDSDataset(
+            found,
+            allow_missing_shards=self.options.allow_missing_shards,
+            allow_count_mismatch=self.options.allow_count_mismatch,
+        )
+
+    def _entry(self, dataset: RLDSDataset) -> tuple[str, RldsEntry]:
+        """The registry's entry with the user's choices made, and checked as far as it can be without an episode."""
+        folder = str(dataset.path)
+        if folder not in self._known:
+            self._known[folder] = self._find_entry(dataset)
+        return self._known[folder]
+
+    def _find_entry(self, dataset: RLDSDataset) -> tuple[str, RldsEntry]:
+        name, entry = registry.find(dataset, self.options.config)
+        entry = registry.choose(entry, self.options.choose, dataset.path)
+        registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
+        self._fps(entry, dataset)
+        views = self._views(entry)
+        if not self.options.poses_only:
+            # Said before any episode is read: without it every episode would fail in the same way.
+            given = self._calibration()
+            carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
+            if not carried and given.camera_file is None:
+                raise cameras.missing(views[0], entry, given, str(dataset.path))
+        return name, entry
+
+    def _views(self, entry: RldsEntry) -> list[str]:
+        unknown = [v for v in self.options.only_views if v not in entry.views]
+        if unknown:
+            raise InvalidSpecError(
+                "no such view", field="only_views", expected=" | ".join(entry.views), found=unknown[0]
+            )
+        return list(self.options.only_views or entry.views)
+
+    def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
+        fps = self.options.fps or entry.fps
+        if fps is None:
+            raise InvalidSpecError(
+                "the rate of this data set is not known", where=dataset.path, field="fps", hint="Give it with --fps."
+            )
+        return fps
+
+    def _calibration(self) -> cameras.Sources:
+        return cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+
+    def _stamp(self, entry_name: str) -> str:
+        """What changes when a file that the user gave does."""
+        parts = [entry_name]
+        for path in (self.options.config, self.options.camera_file):
+            if path is not None and path.is_file():
+                parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        folder = self.options.droid_calibration
+        if folder is not None and folder.is_dir():
+            parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]
+        return " ".join(parts)
 
     def read(self, ref: EpisodeRef) -> Episode:
-        """One episode."""
-        raise UnsupportedSourceError("the RLDS reader is being built", where=ref.id)
+        """One episode; its pictures are read when asked for.
+
+        Raises:
+            EmptyEpisodeError: No steps.
+            MissingCalibrationError: A view without a known camera (not with ``poses_only``).
+            ActionImgError: Anything else about the episode that cannot be converted.
+        """
+        try:
+            return self._read(ref)
+        except ActionImgError as error:
+            raise error.at(ref.id) from None
+
+    def _read(self, ref: EpisodeRef) -> Episode:
+        location = _Location.parse(ref)
+        record = _record(location)
+        dataset = _dataset_of(location)
+        name, entry = self._entry(dataset)
+        steps = record.num_steps
+        if steps == 0:
+            raise EmptyEpisodeError("has no steps", where=record.where)
+        fps = self._fps(entry, dataset)
+        if entry.pose is None or entry.gripper is None:
+            raise WrongFormatError("leaves pose or gripper open", where=name)
+        world_from_tool = motion.world_from_tool(record, entry.pose)
+        tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
+        trajectory = GripperTrajectory.from_transforms(
+            world_from_tool @ tool_from_gripper, motion.openness(record, entry.gripper), np.arange(steps) / fps
+        )
+        given = cameras.Sources() if self.options.poses_only else self._calibration()
+        views: dict[str, View] = {}
+        calibrations: dict[str, Any] = {}
+        for view in self._views(entry):
+            found = self._view(view, entry, location, record, world_from_tool, given, ref.id)
+            if found is not None:
+                views[view], calibrations[view] = found
+        if not views:
+            raise EmptyEpisodeError("has none of the views", where=record.where, expected=" | ".join(entry.views))
+        return Episode(
+            id=ref.id,
+            views=views,
+            trajectory=trajectory,
+            fps=fps,
+            instructions=self._instructions(entry, record),
+            task=dataset.name,
+            sync="assumed",
+            provenance={
+                "format": "rlds",
+                "dataset": dataset.name,
+                "version": dataset.version,
+                "split": location.split,
+                "file": location.file,
+                "record": location.number,
+                "registry": name,
+                "choices": list(self.options.choose),
+                "tool_from_gripper": tool_from_gripper.tolist(),
+                "calibration": calibrations,
+                **_metadata(record),
+            },
+        )
+
+    def _view(
+        self,
+        name: str,
+        entry: RldsEntry,
+        location: _Location,
+        record: Record,
+        world_from_tool: np.ndarray[Any, np.dtype[np.float64]],
+        given: cameras.Sources,
+        episode_id: str,
+    ) -> tuple[View, dict[str, Any]] | None:
+        """The view with its camera and where that comes from; None where the episode has fill in its place."""
+        view = entry.views[name]
+        key = registry.feature_key(view.image)
+        leaf = record.leaf(key).leaf
+        if leaf.kind != "image" or leaf.dtype != "uint8":
+            raise UnsupportedSourceError("is no 8-bit picture", where=record.where, field=key, found=leaf.text())
+        height, width, _ = record.image_shape(key)
+        frames: FrameSource = RecordFrames(location, key, record.num_steps, width, height)
+        if view.may_be_fill and not any(p.any() for p in frames.frames(sorted({0, record.num_steps - 1}))):
+            if name in self.options.only_views:
+                raise MissingFrameError(
+                    "holds black pictures: the episode has no such camera", where=record.where, field=key
+                )
+            return None
+        if view.flip != "none":
+            frames = FlippedFrames(frames, view.flip)
+        if self.options.poses_only:
+            return View(None, frames), {}
+        known, source = cameras.find(name, frames, entry, given, episode_id, record)
+        camera: Camera | CameraTrack
+        if known.distortion is not None and not known.distortion.is_zero:
+            K = undistorted_K(known.K, known.distortion, width, height, where=name)
+            frames = UndistortedFrames(frames, known.K, known.distortion, K)
+            known = replace(known, K=K, distortion=None)
+        camera = cameras.place(known, world_from_tool, episode_id, name)
+        return View(camera, frames), source
+
+    def _instructions(self, entry: RldsEntry, record: Record) -> tuple[str, ...]:
+        """Distinct texts that are not empty, in order; the user's where there is none."""
+        texts: dict[str, None] = {}
+        for key in entry.instruction.keys:
+            flat = registry.feature_key(key)
+            if flat not in record.leaves and len(entry.instruction.keys) > 1:
+                continue
+            value = record.read(flat)
+            for text in [value] if isinstance(value, str) else np.asarray(value, dtype=object).ravel():
+                texts.setdefault(re.sub(r"\s+", " ", str(text)).strip())
+        found = [t for t in texts if t][:MAX_INSTRUCTIONS]
+        if not found and self.options.instruction is not None:
+            found = [self.options.instruction]
+        if not found:
+            raise InvalidTextError(
+                "has no instruction",
+                where=record.where,
+                field=", ".join(entry.instruction.keys),
+                hint="To convert such episodes too, give them one with --instruction.",
+            )
+        return tuple(found)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        """The splits, the registry's entry, and the feature tree with the first episode's values."""
+        dataset = self._dataset(source)
+        splits = {}
+        for name, shards in dataset.splits.items():
+            counts = [s.records for s in shards]
+            splits[name] = {
+                "episodes": None if None in counts else sum(n or 0 for n in counts),
+                "files": len(shards),
+                "absent": sum(not s.path.is_file() for s in shards),
+            }
+        try:
+            entry_name, entry = registry.find(dataset, self.options.config)
+            known: Any = {
+                "entry": entry_name,
+                "robot": entry.robot,
+                "views": list(entry.views),
+                "fps": entry.fps,
+                "gripper frame": "stated" if entry.tool_from_gripper is not None else "unknown: --tool-from-gripper",
+                "calibration": entry.calibration.kind,
+                "to be chosen": {s: list(d.options) for s, d in entry.disagreements.items()},
+                "notes": entry.notes,
+            }
+        except ActionImgError as error:
+            known = str(error)
+        report: dict[str, Any] = {
+            "format": self.name,
+            "dataset": dataset.name,
+            "version": dataset.version,
+            "folder": str(dataset.path),
+            "file format": dataset.file_format,
+            "splits": splits,
+            "registry": known,
+        }
+        try:
+            place = next(dataset.places(self.options.split))
+            record = dataset.record(place)
+            report["first episode"] = {"id": place.id, "steps": record.num_steps}
+            report["features"] = dataset.tree(_readable(record))
+        except StopIteration:
+            report["first episode"] = "none in this split"
+            report["features"] = dataset.tree()
+        except ActionImgError as error:
+            report["first episode"] = f"cannot be read: {error}"
+            report["features"] = dataset.tree()
+        return report
+
+
+def _readable(record: Record) -> dict[str, Any]:
+    """All leaves that can be read, as nested dicts; of one that cannot, why."""
+    out: dict[str, Any] = {}
+    for stored in record.leaves.values():
+        inner = out
+        for name in stored.place[:-1]:
+            inner = inner.setdefault(name, {})
+        try:
+            inner[stored.place[-1]] = record.read(stored.key)
+        except ActionImgError as error:
+            inner[stored.place[-1]] = f"cannot be read: {error.message}"
+    return out
+
+
+def _metadata(record: Record) -> Mapping[str, Any]:
+    """Texts and numbers about the episode, e.g. the path of the original file, as JSON values."""
+    found: dict[str, Any] = {}
+    for key, stored in record.leaves.items():
+        if stored.sequences or stored.leaf.kind not in ("text", "tensor") or stored.leaf.shape:
+            continue
+        try:
+            value = record.read(key)
+        except ActionImgError as error:
+            value = f"cannot be read: {error.code}"
+        value = value if isinstance(value, str) else value.item() if isinstance(value, np.ndarray) else value
+        if isinstance(value, (str, int, float, bool)):
+            found[key] = value[:1000] if isinstance(value, str) else value
+    return {"metadata": found}

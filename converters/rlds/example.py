@@ -134,7 +134,7 @@ class Example:
         flat = self._flat(stored.key, leaf, None, None)
         if len(flat) != 1:
             raise BadFileError("is not one value", expected="1", found=len(flat))
-        return _text_or_array(np.asarray(flat[0]))
+        return flat[0]
 
     def _ragged(self, stored: Stored) -> bool:
         # Written whenever two sequences nest (example_serializer.py), even where their lengths are fixed.

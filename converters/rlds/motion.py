@@ -1,0 +1,133 @@
+"""From an episode's numbers to poses and openness, as the registry says."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ActionImgError, InvalidTrajectoryError, WrongFormatError
+from ...geometry import rotations, transforms
+from ...schemas.mapping import LENGTH_UNITS
+from ...schemas.rlds_registry import RldsGripper, RldsPose
+from ..teleop.streams import quaternions
+from .reader import Record
+from .registry import column
+
+FloatArray = NDArray[np.float64]
+
+_WIDTHS = {"quaternion": 4, "euler": 3, "rotation_vector": 3, "matrix": 9, "rotation_6d": 6}
+_RELATIVE_DEADBAND = 0.1
+"""Fraction of a command under which it says nothing (rel2abs_gripper_actions of octo's data_utils.py)."""
+
+
+def numbers(record: Record, columns: tuple[str, ...], width: int | None) -> FloatArray:
+    """Columns of a record side by side, ``(T, width)`` float64.
+
+    Raises:
+        WrongFormatError: A feature does not exist, is not numbers, or there are not ``width`` of them.
+    """
+    parts = []
+    for reference in columns:
+        key, part = column(reference)
+        values = record.read(key)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or not record.leaf(key).in_steps:
+            raise WrongFormatError("is not numbers, one row a step", where=record.where, field=key)
+        rows = values.reshape(record.num_steps, -1) if values.size else values.reshape(record.num_steps, 0)
+        if part is not None and part.stop > rows.shape[1]:
+            raise WrongFormatError(
+                "has fewer numbers than asked for",
+                where=record.where,
+                field=key,
+                expected=reference.removeprefix(key),
+                found=f"{rows.shape[1]} numbers",
+            )
+        parts.append(rows if part is None else rows[:, part])
+    out = np.concatenate(parts, axis=1).astype(np.float64)
+    if width is not None and out.shape[1] != width:
+        raise WrongFormatError(
+            "holds another count of numbers than needed",
+            where=record.where,
+            field=", ".join(columns),
+            expected=width,
+            found=out.shape[1],
+        )
+    return out
+
+
+def world_from_tool(record: Record, pose: RldsPose) -> FloatArray:
+    """Poses ``(T, 4, 4)`` of the reported frame, metres.
+
+    Raises:
+        WrongFormatError: Features that do not exist or do not fit.
+        InvalidTrajectoryError: Values that are not finite, or rotations that are none.
+    """
+    if pose.matrix is not None:
+        values = numbers(record, pose.matrix.columns, 16).reshape(-1, 4, 4)
+        matrix = values if pose.matrix.order == "row" else values.swapaxes(1, 2)
+        if not np.abs(matrix[:, 3] - [0, 0, 0, 1]).max(initial=0) <= 1e-6:
+            raise InvalidTrajectoryError(
+                "last row of a 4x4 matrix must be 0 0 0 1",
+                where=record.where,
+                field="pose.matrix.order",
+                found=pose.matrix.order,
+                hint="Is the order the other one?",
+            )
+        position, unit = matrix[:, :3, 3], pose.matrix.unit
+        flat = matrix[:, :3, :3].reshape(-1, 9)
+        q = quaternions(flat, "matrix", "row", None, record.where)
+    elif pose.position is not None and pose.rotation is not None:
+        position, unit = numbers(record, pose.position.columns, 3), pose.position.unit
+        r = pose.rotation
+        q = quaternions(numbers(record, r.columns, _WIDTHS[r.form]), r.form, r.order, r.unit, record.where)
+    else:
+        raise WrongFormatError("says no columns for the pose", where=record.where, field="pose")
+    finite = np.isfinite(position).all(-1) & np.isfinite(q).all(-1)
+    if not finite.all():
+        step = int(np.argmin(finite))
+        raise InvalidTrajectoryError("has a pose that is not finite", where=record.where, field=f"pose of step {step}")
+    rotation = np.asarray(rotations.matrix_from_quaternion(q))
+    if pose.rotation_offset is not None:
+        rotation = rotation @ np.asarray(pose.rotation_offset)
+    return np.asarray(transforms.make_transform(rotation, position * LENGTH_UNITS[unit]))
+
+
+def openness(record: Record, gripper: RldsGripper) -> FloatArray:
+    """Openness ``(T,)`` in [0, 1], 1 = open.
+
+    Raises:
+        WrongFormatError: Features that do not exist or do not fit.
+        InvalidTrajectoryError: Values that are not finite.
+    """
+    try:
+        values = numbers(record, gripper.columns, len(gripper.columns))
+    except ActionImgError as error:
+        raise error.at(record.where) from None
+    if gripper.combine == "difference":
+        value = values[:, 0] - values[:, 1]
+    elif gripper.combine is not None:
+        value = values.sum(1) if gripper.combine == "sum" else values.mean(1)
+    else:
+        value = values[:, 0]
+    if not np.isfinite(value).all():
+        step = int(np.argmin(np.isfinite(value)))
+        raise InvalidTrajectoryError("is not finite", where=record.where, field=f"gripper of step {step}")
+    if gripper.kind == "relative":
+        return integrated(value, gripper.closed, gripper.open)
+    return np.asarray(np.clip((value - gripper.closed) / (gripper.open - gripper.closed), 0.0, 1.0))
+
+
+def integrated(commands: FloatArray, closed: float, open: float) -> FloatArray:
+    """Openness ``(T,)`` of relative commands ``(T,)``: the last command holds, small ones say nothing.
+
+    As the field does it (octo, OpenVLA: rel2abs_gripper_actions): the first command is taken to change something, so
+    before it the gripper is in the other state; without any command it is open.
+    """
+    says_open = commands * np.sign(open) > _RELATIVE_DEADBAND * abs(open)
+    says_closed = commands * np.sign(closed) > _RELATIVE_DEADBAND * abs(closed)
+    state = np.where(says_open, 1.0, np.where(says_closed, 0.0, np.nan))
+    known = np.flatnonzero(~np.isnan(state))
+    if len(known) == 0:
+        return np.ones(len(commands))
+    before = 1.0 - state[known[0]]
+    last = np.searchsorted(known, np.arange(len(commands)), side="right") - 1
+    return np.asarray(np.where(last >= 0, state[known[np.maximum(last, 0)]], before))

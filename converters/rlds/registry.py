@@ -1,0 +1,272 @@
+"""Which entry of the registry a data set has, and what the user chose where the entry leaves something open."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from ...errors import AmbiguousSourceError, InvalidSpecError, UnsupportedSourceError, WrongFormatError
+from ...geometry import rotations, transforms
+from ...model import _check
+from ...schemas import rlds_registry as models
+from ...schemas.camera_file import CameraEntry, PoseParts
+from ...schemas.mapping import PoseMatrix, Position, Rotation
+from ...schemas.rlds_registry import CHOOSABLE, RldsEntry
+from .. import _text
+from ..calibration import transform_matrix
+from .reader import STEPS, RLDSDataset
+
+FloatArray = NDArray[np.float64]
+_COLUMN = re.compile(r"(?P<key>.*?)(?:\[(?P<start>\d+)(?::(?P<stop>\d+))?\])?\Z", re.S)
+
+
+@cache
+def shipped() -> dict[str, RldsEntry]:
+    """The registry that is part of the package, by file name."""
+    folder = resources.files("actionimg_data.schemas") / "registry" / "rlds"
+    out = {}
+    for item in sorted(folder.iterdir(), key=lambda p: p.name):
+        if item.name.endswith(".yaml"):
+            with resources.as_file(item) as path:
+                out[item.name.removesuffix(".yaml")] = load(path)
+    return out
+
+
+def load(path: Path) -> RldsEntry:
+    """An entry from a YAML file.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        UnsafeFileError: YAML with tags, anchors or aliases.
+        WrongFormatError: A field is missing or wrong; every such field is named.
+    """
+    return _text.parse(RldsEntry, _text.load_any(path), path)
+
+
+def feature_key(key: str) -> str:
+    """The flat key that an entry's ``KEY`` means: below ``steps``, or from the top where it begins with "/"."""
+    return key[1:] if key.startswith("/") else f"{STEPS}/{key}"
+
+
+def column(reference: str) -> tuple[str, slice | None]:
+    """Flat key and range of a column as entries write it: ``KEY``, ``KEY[3]`` or ``KEY[0:3]``."""
+    match = _COLUMN.match(reference)
+    if match is None or match["start"] is None:
+        return feature_key(reference), None
+    start = int(match["start"])
+    return feature_key(match["key"]), slice(start, int(match["stop"]) if match["stop"] else start + 1)
+
+
+def find(dataset: RLDSDataset, config: Path | None) -> tuple[str, RldsEntry]:
+    """The data set's entry and where it comes from: the user's file, or the registry.
+
+    Raises:
+        UnsupportedSourceError: No entry has this name, and no file was given.
+        WrongFormatError: The entry names features that the data set does not have.
+    """
+    if config is not None:
+        entry = load(config)
+        _check_required(entry, dataset, str(config))
+        return str(config), entry
+    named = {n: e for n, e in shipped().items() if any(fnmatch.fnmatchcase(dataset.name, p) for p in e.names)}
+    fitting = {n: e for n, e in named.items() if not _missing(e, dataset)}
+    if fitting:
+        name = sorted(fitting, key=lambda n: (-len(fitting[n].requires), n))[0]
+        return name, fitting[name]
+    if named:
+        name, entry = next(iter(named.items()))
+        _check_required(entry, dataset, f"registry entry {name}")
+    raise UnsupportedSourceError(
+        "the registry does not know this data set",
+        where=dataset.path,
+        field="name",
+        expected=" | ".join(sorted({n for e in shipped().values() for n in e.names})),
+        found=dataset.name,
+        hint="Write an entry of the same shape and give it with --config: docs/rlds.md has an example, and "
+        "`actionimg inspect` prints the features.",
+    )
+
+
+def _missing(entry: RldsEntry, dataset: RLDSDataset) -> list[str]:
+    return [k for k in entry.requires if feature_key(k) not in dataset.leaves]
+
+
+def _check_required(entry: RldsEntry, dataset: RLDSDataset, where: str) -> None:
+    missing = _missing(entry, dataset)
+    if missing:
+        raise WrongFormatError(
+            f"{where} names features that the data set does not have",
+            where=dataset.path,
+            field=feature_key(missing[0]),
+            expected=" | ".join(entry.requires),
+            found=", ".join(k for k in dataset.leaves if k.startswith(STEPS))[:200],
+            hint="Is it another version of the data set? Give an entry for it with --config.",
+        )
+
+
+def choose(entry: RldsEntry, choices: tuple[str, ...], where: object) -> RldsEntry:
+    """The entry with the user's choices made.
+
+    Args:
+        entry: With its disagreements.
+        choices: ``SECTION=NAME`` each.
+        where: For errors.
+
+    Raises:
+        InvalidSpecError: A choice that the entry does not offer.
+        AmbiguousSourceError: A disagreement that no choice settles; the message lists the sides.
+    """
+    for text in choices:
+        section, equals, name = text.partition("=")
+        disagreement = entry.disagreements.get(section)  # type: ignore[call-overload]
+        if not equals or disagreement is None or name not in disagreement.options:
+            offered = [f"{s}={o}" for s, d in entry.disagreements.items() for o in d.options]
+            raise InvalidSpecError(
+                "is no choice of this data set",
+                where=where,
+                field="choose",
+                expected=" | ".join(offered) or "none: sources agree",
+                found=text,
+            )
+        entry = entry.chosen(section, disagreement.options[name])
+    for section, disagreement in entry.disagreements.items():
+        sides = "; ".join(f"{n}: {o.says} ({o.url})" for n, o in disagreement.options.items())
+        raise AmbiguousSourceError(
+            f"sources disagree about the {section.replace('_', ' ')}: {disagreement.why} {sides}",
+            where=where,
+            hint=f"Choose with --choose {section}={next(iter(disagreement.options))} (or another side).",
+        )
+    return entry
+
+
+def tool_from_gripper(entry: RldsEntry, given: str | None, where: object) -> FloatArray:
+    """The 4x4 that takes the canonical gripper frame to the reported one; the user's where given.
+
+    Raises:
+        InvalidSpecError: What the user gave is no transform.
+        AmbiguousSourceError: Neither the entry nor the user says.
+    """
+    if given is not None:
+        return parse_transform(given)
+    if entry.tool_from_gripper is None:
+        raise AmbiguousSourceError(
+            "nobody states which frame of the hand the poses are of",
+            where=where,
+            field="tool_from_gripper",
+            hint="Give the canonical gripper frame (origin between the fingertips, +z approach, fingers open along +-y)"
+            " in the reported one with --tool-from-gripper: identity, x y z qx qy qz qw, or 16 numbers row by row.",
+        )
+    return transform_matrix(entry.tool_from_gripper)
+
+
+def parse_transform(text: str) -> FloatArray:
+    """A 4x4 transform from ``identity``, ``x y z qx qy qz qw`` or 16 numbers row by row (spaces or commas)."""
+    if text.strip() == "identity":
+        return np.eye(4)
+    try:
+        numbers = np.array([float(p) for p in re.split(r"[\s,\[\]]+", text.strip()) if p])
+    except ValueError:
+        numbers = np.empty(0)
+    if len(numbers) == 7 and abs(np.linalg.norm(numbers[3:]) - 1) < 1e-3:
+        matrix = transforms.make_transform(rotations.matrix_from_quaternion(numbers[3:]), numbers[:3])
+    elif len(numbers) == 16:
+        matrix = numbers.reshape(4, 4)
+    else:
+        raise InvalidSpecError(
+            "is no transform",
+            field="tool_from_gripper",
+            expected="identity | x y z qx qy qz qw (a unit quaternion) | 16 numbers, row by row",
+            found=text,
+        )
+    return _check.rigid(np.asarray(matrix, np.float64), "tool_from_gripper", InvalidSpecError)
+
+
+# -- documentation ---------------------------------------------------------------------------------------------------
+
+_MODELS = (
+    models.RldsEntry,
+    models.RldsView,
+    models.RldsPose,
+    Position,
+    Rotation,
+    PoseMatrix,
+    PoseParts,
+    models.RldsGripper,
+    models.RldsInstruction,
+    models.RldsCalibration,
+    models.FeatureCamera,
+    models.DroidFiles,
+    models.Disagreement,
+    models.Option,
+    models.Source,
+    models.RldsCameraFile,
+    CameraEntry,
+)
+
+
+def _type_name(annotation: Any) -> str:
+    """A type in words."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(args[0])
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_type_name(a) for a in args if a is not type(None)))
+    if origin is Literal:
+        return " or ".join(f"`{a}`" for a in args)
+    if origin is tuple and args[-1] is Ellipsis:
+        return f"list of {_type_name(args[0])}"
+    if origin is tuple:
+        inner = get_args(args[0])
+        return f"{len(args)}x{len(inner)} matrix" if inner else f"{len(args)} numbers"
+    if origin is dict:
+        return f"{_type_name(args[1])} by name"
+    return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no", "Any": "anything"}.get(
+        annotation.__name__, annotation.__name__.removeprefix("Rlds")
+    )
+
+
+def _fields(model: type[BaseModel]) -> str:
+    lines = ["| field | type | needed | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        needed = "yes" if field.is_required() else ""
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_type_name(field.annotation)} | {needed} | {meaning} |")
+    return "\n".join(lines)
+
+
+def explain() -> str:
+    """The registry as Markdown: every field of an entry, and what each data set's entry says."""
+    parts = [
+        (models.__doc__ or "").strip(),
+        f"Sections that sources may disagree about: {', '.join(CHOOSABLE)}.",
+    ]
+    for model in _MODELS:
+        title = re.sub(r"^Rlds", "", model.__name__)
+        parts += [f"### {title}", (model.__doc__ or "").strip().split("\n")[0], _fields(model)]
+    parts.append("### Data sets")
+    lines = [
+        "| entry | names | views | gripper frame | rate | calibration | to be chosen |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in shipped().items():
+        frame = "stated" if entry.tool_from_gripper is not None else "unknown: --tool-from-gripper"
+        options = "; ".join(f"{s}: {', '.join(d.options)}" for s, d in entry.disagreements.items())
+        lines.append(
+            f"| {name} | {', '.join(entry.names)} | {', '.join(entry.views)} | {frame} | {entry.fps:g} Hz "
+            f"| {entry.calibration.kind} | {options} |"
+        )
+    parts.append("\n".join(lines))
+    for name, entry in shipped().items():
+        facts = [(section, s) for section, found in entry.sources.items() for s in found]
+        urls = "\n".join(f"- {section}: {s.url}{f' ({s.says})' if s.says else ''}" for section, s in facts)
+        parts.append(f"**{name}** {entry.robot}. {entry.notes}\n\n{urls}")
+    return "\n\n".join(parts)
