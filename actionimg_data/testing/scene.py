@@ -464,8 +464,9 @@ def _table_apron() -> _Soup:
 _TEXELS = 640  # a metre
 
 
-def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
-    """Planks of wood with a faint grid of 10 cm, and the mat."""
+@cache
+def _wood() -> NDArray[np.float32]:
+    """Planks with a faint grid of 10 cm."""
     x0, x1, y0, y1 = _TABLE
     height, width = round((y1 - y0) * _TEXELS), round((x1 - x0) * _TEXELS)
     rng = np.random.default_rng(20)
@@ -481,6 +482,13 @@ def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
         i = round(at * _TEXELS)
         if i < width:
             picture[:, i - 1 : i + 1] *= 0.93
+    return picture
+
+
+def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
+    """The planks with the mat on them."""
+    x0, _, y0, _ = _TABLE
+    picture = _wood().copy()
     centre = (mat[:2] - [x0, y0]) * _TEXELS
     turn = np.array([[np.cos(mat[2]), -np.sin(mat[2])], [np.sin(mat[2]), np.cos(mat[2])]])
     for half, colour in ((_MAT / 2, MAT_COLOUR), (_MAT / 2 * 0.86, (0.93, 0.95, 0.92)), (_MAT / 2 * 0.80, MAT_COLOUR)):
