@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .converter import RLDSConverter
+from .converter import RLDSConverter, RLDSOptions
+from .reader import RLDSDataset, open_rlds
 
-__all__ = ["RLDSConverter"]
+__all__ = ["RLDSConverter", "RLDSDataset", "RLDSOptions", "open_rlds"]
