@@ -1,7 +1,20 @@
-"""Conversion on one machine: a plan, processes that make its shards, and the manifest at the end."""
+"""Whole data sets on one machine: plan and convert them, and verify them, in several processes."""
 
 from __future__ import annotations
 
 from .convert import Estimate, Observer, Result, Totals, convert, estimate, plan
+from .verify import Report, Tolerance, record, verify
 
-__all__ = ["Estimate", "Observer", "Result", "Totals", "convert", "estimate", "plan"]
+__all__ = [
+    "Estimate",
+    "Observer",
+    "Report",
+    "Result",
+    "Tolerance",
+    "Totals",
+    "convert",
+    "estimate",
+    "plan",
+    "record",
+    "verify",
+]

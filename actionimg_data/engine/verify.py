@@ -1,0 +1,353 @@
+"""Verify a whole data set, in several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError, WorkerError
+from ..schemas import DatasetManifest, PlanRow, ShardRecord, index_schema
+from ..schemas.dataset import to_bytes
+from ..shards import layout
+from ..shards.manifest import (
+    index_table,
+    read_bytes,
+    read_manifest,
+    read_plan,
+    read_quarantine,
+    read_sidecar,
+    table_bytes,
+)
+from ..shards.plan import fingerprint
+from ..shards.verify import Failure, RoundTrip, ShardReport, verify_shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MIN_OPENNESS_ACCURACY: Final = 0.99
+_DECODE_COLUMNS: Final = (
+    "decode_position_p95_mm",
+    "decode_rotation_p95_deg",
+    "decode_openness_accuracy",
+    "undecodable_frames",
+)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest 95th percentile of the round trip's errors; also the largest median of any one sample."""
+
+    position_mm: float
+    rotation_deg: float
+
+
+def default_tolerance(manifest: DatasetManifest) -> Tolerance:
+    """0.5 mm and 0.5° for h264, 0.05 mm and 0.03° for lossless codecs, at 512 pixels; more for smaller pictures."""
+    options = manifest.options
+    scale = max(1.0, 512 / min(options.height, options.width))
+    if options.action_codec == "h264":
+        # From crf 18 on, x264's quantiser step doubles every 6.
+        loss = 2 ** (max(0, options.crf - 18) / 6)
+        return Tolerance(0.5 * scale * loss, 0.5 * scale * loss)
+    return Tolerance(0.05 * scale, 0.03 * scale)
+
+
+@dataclass
+class Report:
+    """What `verify` found."""
+
+    quick: bool
+    tolerance: Tolerance
+    manifest: DatasetManifest
+    shards: list[ShardReport] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failures
+
+    @property
+    def round_trips(self) -> Iterator[tuple[str, RoundTrip]]:
+        """Shard and round trip of every sample that was decoded."""
+        for shard in self.shards:
+            for trip in shard.round_trips:
+                yield shard.path, trip
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON object of ``actionimg verify --json``."""
+        trips = [trip for _, trip in self.round_trips]
+        decoded = sum(t.decoded for t in trips)
+        right = sum(t.openness_right for t in trips)
+        return {
+            "ok": self.ok,
+            "complete": self.manifest.complete,
+            "quick": self.quick,
+            "action_codec": self.manifest.options.action_codec,
+            "samples": sum(s.samples for s in self.shards),
+            "frames": sum(s.frames for s in self.shards),
+            "decoded_frames": decoded,
+            "undecodable_frames": sum(t.undecodable for t in trips),
+            "missed_frames": sum(t.missed for t in trips),
+            "position_error_mm": _statistics([t.position_mm for t in trips]),
+            "rotation_error_deg": _statistics([t.rotation_deg for t in trips]),
+            "openness_accuracy": right / decoded if decoded else None,
+            "tolerance": {"position_mm": self.tolerance.position_mm, "rotation_deg": self.tolerance.rotation_deg},
+            "quarantined": self.manifest.counts.quarantined if self.manifest.counts else 0,
+            "shards": {
+                "checked": len(self.shards),
+                "corrupt": [s.path for s in self.shards if s.corrupt],
+            },
+            "failures": [{"key": f.key, "shard": f.shard, "reason": f.reason} for f in self.failures],
+        }
+
+
+def _statistics(parts: Sequence[Any]) -> dict[str, float | None]:
+    values = np.concatenate(parts) if parts else np.empty(0)
+    if len(values) == 0:
+        return {"median": None, "p95": None, "max": None}
+    return {
+        "median": float(np.median(values)),
+        "p95": float(np.quantile(values, 0.95)),
+        "max": float(values.max()),
+    }
+
+
+def verify(
+    out: str | Path,
+    *,
+    quick: bool = False,
+    max_position_mm: float | None = None,
+    max_rotation_deg: float | None = None,
+    num_workers: int = 1,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_shard: Callable[[ShardReport], None] = lambda _: None,
+) -> Report:
+    """Verify a data set: bytes, schemas, counts, and the round trip from stored action videos back to trajectories.
+
+    Args:
+        out: Folder of the data set.
+        quick: Leave out the round trip; no video is decoded.
+        max_position_mm: Largest 95th percentile of the position error; by default what the codec promises.
+        max_rotation_deg: The same for the rotation error.
+        num_workers: Processes; 1 works in this one.
+        on_start: Called with the number of shards.
+        on_shard: Called with each shard's report.
+
+    Returns:
+        What was found. Nothing that is wrong with the data set is raised, only that there is none.
+
+    Raises:
+        SourceNotFoundError: There is no data set.
+        CorruptDatasetError: Its ``dataset.json`` is damaged, so that nothing can be held against it.
+        WorkerError: A worker process died.
+    """
+    out = Path(out)
+    manifest = read_manifest(out)
+    usual = default_tolerance(manifest)
+    for name, value in (("max_position_mm", max_position_mm), ("max_rotation_deg", max_rotation_deg)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InvalidSpecError("must be positive", where="verify", field=name, found=value)
+    tolerance = Tolerance(
+        usual.position_mm if max_position_mm is None else max_position_mm,
+        usual.rotation_deg if max_rotation_deg is None else max_rotation_deg,
+    )
+    report = Report(quick, tolerance, manifest)
+    if not manifest.complete:
+        report.failures.append(Failure(None, None, _incomplete(out, manifest)))
+        on_start(0)
+        return report
+    try:
+        rows = _plan(out, manifest)
+    except ActionImgError as error:
+        report.failures.append(Failure(None, None, str(error)))
+        on_start(0)
+        return report
+    report.failures += _files(out, manifest, rows)
+    on_start(len(rows))
+    tasks = [(out, record, row, manifest, quick) for record, row in zip(manifest.shards, rows, strict=True)]
+    for result in _run(tasks, min(num_workers, max(1, len(tasks)))):
+        report.shards.append(result)
+        on_shard(result)
+    report.shards.sort(key=lambda shard: shard.path)
+    for shard in report.shards:
+        report.failures += shard.failures
+    if not any(shard.corrupt for shard in report.shards):
+        report.failures += _index(out, rows)
+    report.failures += _judge(report)
+    return report
+
+
+def _incomplete(out: Path, manifest: DatasetManifest) -> str:
+    there = len(list((out / manifest.options.split).glob("*.json")))
+    return f"{out}: is not complete: {there} of {manifest.planned_shards} shards are there; convert again to finish it"
+
+
+def _plan(out: Path, manifest: DatasetManifest) -> tuple[PlanRow, ...]:
+    path = out / layout.PLAN
+    _check_file(out, layout.PLAN, manifest)
+    rows = read_plan(out)
+    names = [f"{row.shard}.tar" for row in rows]
+    listed = [record.path for record in manifest.shards]
+    if names != listed or fingerprint(manifest, rows) != manifest.plan:
+        raise CorruptDatasetError("is not the plan of the manifest", where=path)
+    return rows
+
+
+def _check_file(out: Path, name: str, manifest: DatasetManifest) -> None:
+    digest = hashlib.sha256(read_bytes(out / name)).hexdigest()
+    if digest != manifest.files.get(name):
+        raise CorruptDatasetError("is not what the manifest says", where=out / name, field="SHA-256")
+
+
+def _files(out: Path, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> Iterator[Failure]:
+    for name in (layout.INDEX, layout.QUARANTINE):
+        try:
+            _check_file(out, name, manifest)
+            if name == layout.QUARANTINE:
+                list(read_quarantine(out))
+        except ActionImgError as error:
+            yield Failure(None, None, str(error))
+    # Readers take every tar of a folder, so one that is not in the plan is not harmless.
+    planned = {f"{row.shard}{ending}" for row in rows for ending in (".tar", ".json")}
+    folder = out / manifest.options.split
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        name = f"{folder.name}/{path.name}"
+        if path.suffix in (".tar", ".json") and name not in planned:
+            yield Failure(name, None, f"{path}: is in no plan")
+    counts = manifest.counts
+    total = (sum(r.samples for r in manifest.shards), sum(r.frames for r in manifest.shards))
+    if counts is None or (counts.samples, counts.frames, counts.shards) != (*total, len(rows)):
+        yield Failure(None, None, f"{out / layout.MANIFEST}: counts are not the sums of its shards")
+
+
+def _index(out: Path, rows: Sequence[PlanRow]) -> Iterator[Failure]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = out / layout.INDEX
+    try:
+        table = pq.read_table(path)
+        sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
+        wanted = index_table(sidecars)
+    except (OSError, pa.ArrowException, ActionImgError) as error:
+        yield Failure(None, None, f"{path}: cannot be read: {error}")
+        return
+    kept = [name for name in index_schema().names if name not in _DECODE_COLUMNS]
+    if table.schema != index_schema() or not table.select(kept).equals(wanted.select(kept)):
+        yield Failure(None, None, f"{path}: is not the index of these shards")
+
+
+def _judge(report: Report) -> Iterator[Failure]:
+    """What the round trips say, sample by sample and over all of them."""
+    limits = report.tolerance
+    for shard, trip in report.round_trips:
+        if trip.missed:
+            yield Failure(shard, trip.key, f"{trip.missed} frames that have two views were not decoded")
+        if trip.decoded:
+            for what, unit, errors, limit in (
+                ("position", "mm", trip.position_mm, limits.position_mm),
+                ("rotation", "°", trip.rotation_deg, limits.rotation_deg),
+            ):
+                median = float(np.median(errors))
+                if not median <= limit:
+                    yield Failure(
+                        shard, trip.key, f"median {what} error {median:.3g} {unit}, allowed {limit:.3g} {unit}"
+                    )
+    summary = report.summary()
+    for what, unit, limit in (
+        ("position_error_mm", "mm", limits.position_mm),
+        ("rotation_error_deg", "°", limits.rotation_deg),
+    ):
+        p95 = summary[what]["p95"]
+        if p95 is not None and not p95 <= limit:
+            yield Failure(None, None, f"{what}: p95 {p95:.3g} {unit} over all frames, allowed {limit:.3g} {unit}")
+    accuracy = summary["openness_accuracy"]
+    if accuracy is not None and accuracy < MIN_OPENNESS_ACCURACY:
+        yield Failure(
+            None, None, f"openness is right in {accuracy:.2%} of the frames, {MIN_OPENNESS_ACCURACY:.0%} needed"
+        )
+
+
+Task = tuple[Path, ShardRecord, PlanRow, DatasetManifest, bool]
+
+
+def _run(tasks: Sequence[Task], workers: int) -> Iterator[ShardReport]:
+    if workers == 1:
+        for task in tasks:
+            yield verify_shard(*task)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+        ahead = iter(tasks)
+        running: set[Future[ShardReport]] = set()
+        try:
+            while True:
+                # A few more than there are workers, so that a million shards do not wait in memory.
+                while len(running) < 2 * workers and (task := next(ahead, None)) is not None:
+                    running.add(pool.submit(verify_shard, *task))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise WorkerError(
+                "a worker process died", where="verify", hint="Was there enough memory? Try fewer --num-workers."
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def record(out: str | Path, report: Report) -> None:
+    """Write the round trip's errors of each sample into ``index.parquet``, and the index's new hash into the manifest.
+
+    Raises:
+        CorruptDatasetError: The report has failures, or none of its samples was decoded.
+        OutputError: The data set cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = Path(out)
+    trips = {trip.key: trip for _, trip in report.round_trips}
+    if not report.ok or not trips:
+        raise CorruptDatasetError("only a data set that was decoded without a failure is recorded", where=out)
+    table: pa.Table = pq.read_table(out / layout.INDEX)
+    rows = [trips[key] for key in table["key"].to_pylist()]
+    columns: dict[str, list[float | int | None]] = {
+        "decode_position_p95_mm": [_p95(t.position_mm) for t in rows],
+        "decode_rotation_p95_deg": [_p95(t.rotation_deg) for t in rows],
+        "decode_openness_accuracy": [t.openness_right / t.decoded if t.decoded else None for t in rows],
+        "undecodable_frames": [t.undecodable for t in rows],
+    }
+    schema = index_schema()
+    for name, values in columns.items():
+        place = schema.get_field_index(name)
+        table = table.set_column(place, schema.field(name), pa.array(values, schema.field(name).type))
+    data = table_bytes(table)
+    files = {**report.manifest.files, layout.INDEX: hashlib.sha256(data).hexdigest()}
+    layout.publish(out / layout.INDEX, data)
+    layout.publish(out / layout.MANIFEST, to_bytes(report.manifest.model_copy(update={"files": files}).sealed()))
+
+
+def _p95(values: Any) -> float | None:
+    return float(np.quantile(values, 0.95)) if len(values) else None

@@ -1,0 +1,331 @@
+"""Hold a shard against its sidecar, its samples against their schema, and its action videos against its trajectories.
+
+A frame has two views when one view shows all three keypoints of the stored pose (in front of the near plane, inside the
+picture) and another at least one; then its pose can be decoded without a guess, and has to be, within tolerance. Frames
+without two views, and frames whose pose is unknown, are counted as undecodable; whatever they decode to is not judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decode import BlobMeasurements, measure_blobs, solve
+from ..errors import ActionImgError, CorruptDatasetError
+from ..geometry import rotations
+from ..model import CameraTrack, GripperTrajectory
+from ..model.episode import check_instruction
+from ..raster import project_keypoints
+from ..schemas import ActionImageSpec, DatasetManifest, PlanRow, SampleRow, ShardRecord, ShardSidecar
+from ..schemas.dataset import parse, to_line
+from ..video import ENDINGS
+from . import layout
+from .read import Sample, scan_tar
+from .tar import BLOCK, RECORD, file_sha256
+
+CHUNK: Final = 48
+OPENNESS_TOLERANCE: Final = 0.05
+"""Largest error of a continuous openness that counts as right; a binary one has to be equal."""
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that is not as promised; ``key`` is None where it is not about one sample."""
+
+    shard: str | None
+    key: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What one sample's action videos decode to, against its trajectory, over the frames that have two views."""
+
+    key: str
+    position_mm: FloatArray
+    rotation_deg: FloatArray
+    openness_right: int
+    undecodable: int
+    missed: int
+
+    @property
+    def decoded(self) -> int:
+        """Frames that have two views and were decoded."""
+        return len(self.position_mm)
+
+
+@dataclass
+class ShardReport:
+    """What was found in one shard."""
+
+    path: str
+    corrupt: bool = False
+    samples: int = 0
+    frames: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    round_trips: list[RoundTrip] = field(default_factory=list)
+
+
+def verify_shard(
+    out: Path,
+    record: ShardRecord,
+    row: PlanRow,
+    manifest: DatasetManifest,
+    quick: bool,
+    report: Callable[[int], None] = lambda _: None,
+) -> ShardReport:
+    """Verify one shard.
+
+    Args:
+        out: Folder of the data set.
+        record: The shard, as the manifest has it.
+        row: The shard, as the plan has it.
+        manifest: The data set's manifest.
+        quick: Leave out the round trip.
+        report: Called with the number of frames done, now and then.
+
+    Returns:
+        What was found; nothing that is wrong with the shard is raised.
+    """
+    result = ShardReport(record.path)
+
+    def fail(reason: str, key: str | None = None, corrupt: bool = True) -> None:
+        result.failures.append(Failure(record.path, key, reason))
+        result.corrupt = result.corrupt or corrupt
+
+    try:
+        sidecar = _sidecar(out, record, row, manifest)
+    except ActionImgError as error:
+        fail(str(error))
+        return result
+    result.samples, result.frames = len(sidecar.samples), sidecar.frames
+    tar = out / record.path
+    if record.sha256 is None:
+        if tar.exists():
+            fail("there is a tar, and the sidecar says that the shard has no samples")
+        return result
+    for problem in _damage(tar, record, sidecar):
+        fail(problem)
+    if result.corrupt:
+        return result
+    for sample_row in sidecar.samples:
+        members = {m.name: (m.offset, m.size) for m in sample_row.members}
+        sample = Sample(sample_row.key, tar, members, manifest.options.spec)
+        try:
+            check_sample(sample, sample_row, manifest)
+            if not quick and manifest.options.action_codec != "none":
+                result.round_trips.append(round_trip(sample, manifest.options.spec))
+        except ActionImgError as error:
+            fail(str(error), sample_row.key)
+        report(sample_row.frames)
+    return result
+
+
+def _sidecar(out: Path, record: ShardRecord, row: PlanRow, manifest: DatasetManifest) -> ShardSidecar:
+    """The sidecar, held against the manifest and the plan."""
+    path = out / f"{row.shard}.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptDatasetError(f"cannot be read: {error.strerror}", where=path) from None
+    if hashlib.sha256(data).hexdigest() != record.sidecar_sha256:
+        raise CorruptDatasetError("is not what the manifest says", where=path, field="SHA-256")
+    sidecar = parse(ShardSidecar, data, path)
+    promised = (record.samples, record.frames, record.bytes, record.sha256, record.quarantined)
+    found = (len(sidecar.samples), sidecar.frames, sidecar.bytes, sidecar.sha256, len(sidecar.quarantined))
+    if (sidecar.shard, sidecar.plan) != (row.shard, manifest.plan) or promised != found or data != to_line(sidecar):
+        raise CorruptDatasetError("is not what the manifest says", where=path, expected=promised, found=found)
+    converted = {s.episode for s in sidecar.samples}
+    bad = {q.id for q in sidecar.quarantined}
+    planned = {e.id for e in row.episodes}
+    if converted | bad != planned or converted & bad:
+        raise CorruptDatasetError(
+            "does not hold the planned episodes",
+            where=path,
+            expected=f"{len(planned)} episodes",
+            found=f"{len(converted)} converted, {len(bad)} in quarantine",
+        )
+    return sidecar
+
+
+def _damage(tar: Path, record: ShardRecord, sidecar: ShardSidecar) -> Iterator[str]:
+    """What is wrong with the bytes of a tar, and where."""
+    try:
+        sha256, size = file_sha256(tar)
+    except OSError as error:
+        yield f"{tar}: cannot be read: {error.strerror}"
+        return
+    if (sha256, size) != (record.sha256, record.bytes):
+        if size != record.bytes:
+            yield f"{tar}: has the wrong size (expected {record.bytes} B, found {size} B)"
+        else:
+            yield f"{tar}: has the wrong SHA-256"
+        yield from _damaged_members(tar, sidecar)
+        return
+    # The bytes are those that were written; from here on, what was written is held against what was promised.
+    expected = {s.key: {m.name: (m.offset, m.size) for m in s.members} for s in sidecar.samples}
+    try:
+        found = scan_tar(tar)
+    except CorruptDatasetError as error:
+        yield str(error)
+        return
+    if found != expected:
+        yield f"{tar}: members are not those of the sidecar"
+    end = max((m.offset + m.size for s in sidecar.samples for m in s.members), default=0)
+    end += -end % BLOCK + 2 * BLOCK
+    if size != end + -end % RECORD:
+        yield f"{tar}: goes on after its last member"
+
+
+def _damaged_members(tar: Path, sidecar: ShardSidecar) -> Iterator[str]:
+    try:
+        with open(tar, "rb") as file:
+            for sample in sidecar.samples:
+                for member in sample.members:
+                    file.seek(member.offset)
+                    if hashlib.sha256(file.read(member.size)).hexdigest() != member.sha256:
+                        yield f"{tar}: {sample.key}.{member.name} is damaged"
+    except OSError as error:
+        yield f"{tar}: cannot be read: {error.strerror}"
+
+
+def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple[str, ...]:
+    """Names of a sample's members, in order."""
+    options = manifest.options
+    names = [layout.META, layout.TRAJECTORY, layout.CAMERAS]
+    for view in views:
+        names.append(layout.rgb_member(view, ENDINGS[options.rgb_codec]))
+        if options.action_codec != "none":
+            names.append(layout.action_member(view, ENDINGS[options.action_codec]))
+    return tuple(names)
+
+
+def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> None:
+    """Everything about a sample but the round trip.
+
+    Raises:
+        ActionImgError: What is wrong with it.
+    """
+    options = manifest.options
+    members = tuple(m.name for m in row.members)
+    wanted = expected_members(manifest.views, manifest)
+    if members != wanted:
+        raise CorruptDatasetError(
+            "has other members than every sample has", where=row.key, expected=" ".join(wanted), found=" ".join(members)
+        )
+    meta = sample.meta
+    for name, found, expected in (
+        ("key", meta.key, row.key),
+        ("episode", meta.episode, row.episode),
+        ("clip", meta.clip, row.clip),
+        ("start_frame", meta.start_frame, row.start_frame),
+        ("frames", meta.frames, row.frames),
+        ("fps", meta.fps, row.fps),
+        ("instruction", meta.instruction, row.instruction),
+        ("instructions[0]", meta.instructions[0], row.instruction),
+        ("task", meta.task, row.task),
+        ("views", meta.views, manifest.views),
+        ("views", row.views, manifest.views),
+        ("size", (meta.height, meta.width), (options.height, options.width)),
+        ("spec", meta.spec, manifest.spec_id),
+        ("stride", meta.stride, options.stride),
+        ("codecs", (meta.rgb_codec, meta.action_codec), (options.rgb_codec, options.action_codec)),
+        ("source_sizes", len(meta.source_sizes), len(meta.views)),
+    ):
+        if found != expected:
+            raise CorruptDatasetError(
+                "is not what index and manifest say", where=row.key, field=name, expected=expected, found=found
+            )
+    for text in meta.instructions:
+        check_instruction(text, row.key)
+    _count("trajectory", len(sample.trajectory), row)
+    if meta.sync_residual_s:
+        _count("sync residuals", len(meta.sync_residual_s), row)
+    if tuple(sample.cameras) != meta.views:
+        raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(sample.cameras))
+    for view, camera in sample.cameras.items():
+        _count(f"camera {view}", len(camera), row)
+        if (camera.height, camera.width) != (options.height, options.width):
+            raise CorruptDatasetError("camera has another size", where=row.key, field=view)
+    kinds = ("rgb",) if options.action_codec == "none" else ("rgb", "action")
+    for view in meta.views:
+        for kind in kinds:
+            info = sample.video_info(view, kind)
+            _count(f"{view}.{kind}", info.frames, row)
+            if (info.height, info.width) != (options.height, options.width):
+                raise CorruptDatasetError(
+                    "video has another size",
+                    where=row.key,
+                    field=f"{view}.{kind}",
+                    expected=f"{options.width}x{options.height}",
+                    found=f"{info.width}x{info.height}",
+                )
+            # A zip of pictures has no rate.
+            if info.fps and abs(info.fps / meta.fps - 1) > 1e-3:
+                raise CorruptDatasetError(
+                    "video has another frame rate",
+                    where=row.key,
+                    field=f"{view}.{kind}",
+                    expected=meta.fps,
+                    found=info.fps,
+                )
+
+
+def _count(what: str, found: int, row: SampleRow) -> None:
+    if found != row.frames:
+        raise CorruptDatasetError(
+            "streams differ in their number of frames", where=row.key, field=what, expected=row.frames, found=found
+        )
+
+
+def has_two_views(
+    trajectory: GripperTrajectory, cameras: dict[str, CameraTrack], spec: ActionImageSpec
+) -> NDArray[np.bool_]:
+    """``(T,)`` frames in which one view shows all three keypoints and another at least one."""
+    uv, valid = project_keypoints(trajectory, cameras, spec)
+    limit = np.array([spec.width - 1, spec.height - 1])
+    shown = valid & ((uv >= 0) & (uv <= limit)).all(axis=-1)
+    count = np.sort(shown.sum(axis=-1), axis=0)
+    if len(count) < 2:
+        return np.zeros(len(trajectory), bool)
+    return np.asarray((count[-1] == 3) & (count[-2] >= 1) & trajectory.known)
+
+
+def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
+    """Decode the stored action videos of all views and hold them against the stored trajectory.
+
+    Raises:
+        BadVideoError: A video cannot be decoded.
+        DecodeError: A video does not fit the spec.
+    """
+    truth = sample.trajectory
+    measured = []
+    for view in sample.views:
+        chunks = [measure_blobs(chunk, spec) for chunk in sample.iter_action(view, CHUNK)]
+        measured.append(BlobMeasurements.concatenate(chunks))
+    decoded = solve(measured, sample.cameras, spec, times=truth.times)
+    expected = has_two_views(truth, sample.cameras, spec)
+    judged = expected & decoded.valid
+    angle = rotations.angle_between(truth.rotation[judged], decoded.trajectory.rotation[judged])
+    distance = np.linalg.norm(truth.position[judged] - decoded.trajectory.position[judged], axis=-1)
+    stored, found = truth.openness[judged], decoded.trajectory.openness[judged]
+    if spec.openness == "binary":
+        right = (stored > spec.openness_threshold) == (found > spec.openness_threshold)
+    else:
+        right = np.abs(stored - found) <= OPENNESS_TOLERANCE
+    return RoundTrip(
+        key=sample.key,
+        position_mm=distance * 1000,
+        rotation_deg=np.degrees(np.asarray(angle)),
+        openness_right=int((right & np.isfinite(found)).sum()),
+        undecodable=int((~expected).sum()),
+        missed=int((expected & ~decoded.valid).sum()),
+    )
