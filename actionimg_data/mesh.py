@@ -6,6 +6,7 @@ from .raster.gripper import GripperModel, gripper_model, load_mesh, parallel_jaw
 from .raster.mesh_backend import (
     MeshDrawing,
     MeshPictures,
+    Overlay,
     blend_overlay,
     draw,
     pose_vertices,
@@ -18,6 +19,7 @@ __all__ = [
     "GripperModel",
     "MeshDrawing",
     "MeshPictures",
+    "Overlay",
     "blend_overlay",
     "draw",
     "gripper_model",

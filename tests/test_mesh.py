@@ -383,31 +383,33 @@ def test_overlay_frames_come_in_order_with_smooth_edges():
     frames = list(mesh_backend.render_overlay_frames(trajectory, camera, spec, max_samples=9000))
     assert len(frames) == 5
     hard = mesh_backend.render(trajectory, [camera], spec)
-    for t, frame in enumerate(frames):
-        assert frame.shape == (50, 70, 4)
-        assert frame.dtype == np.uint8
-        assert iou(frame[..., 3] >= 128, hard.silhouette[0, t] > 0) > 0.95
-        assert ((frame[..., 3] > 0) & (frame[..., 3] < 255)).any()
-        inside = (frame[..., 3] == 255) & (hard.silhouette[0, t] > 0)
-        assert np.median(np.abs(frame[..., :3][inside].astype(int) - hard.rgb[0, t][inside])) <= 2
+    for t, (rgb, alpha) in enumerate(frames):
+        assert rgb.shape == (50, 70, 3)
+        assert alpha.shape == (50, 70)
+        assert rgb.dtype == alpha.dtype == np.uint8
+        assert iou(alpha >= 128, hard.silhouette[0, t] > 0) > 0.95
+        assert ((alpha > 0) & (alpha < 255)).any()
+        inside = (alpha == 255) & (hard.silhouette[0, t] > 0)
+        assert np.median(np.abs(rgb[inside].astype(int) - hard.rgb[0, t][inside])) <= 2
 
 
 def test_overlay_of_frames_without_a_gripper_is_empty():
     camera = aid.Camera(a_K(32, 32), look_at([0.5, 0, 0.2], [1.5, 0, 0.2]), 32, 32)
     frames = list(mesh_backend.render_overlay_frames(a_trajectory(), camera, aid.ActionImageSpec(height=32, width=32)))
     assert len(frames) == 4
-    assert not np.stack(frames).any()
+    assert not any(frame.alpha.any() for frame in frames)
 
 
 def test_blending_mixes_by_alpha_and_opacity():
     picture = np.full((2, 2, 3), 100, np.uint8)
-    overlay = np.zeros((2, 2, 4), np.uint8)
-    overlay[0] = [200, 0, 100, 255]
+    overlay = mesh_backend.Overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8))
+    overlay.rgb[0] = [200, 0, 100]
+    overlay.alpha[0] = 255
     np.testing.assert_array_equal(mesh_backend.blend_overlay(picture, overlay)[0, 0], [200, 0, 100])
     np.testing.assert_array_equal(mesh_backend.blend_overlay(picture, overlay, 0.5)[0, 0], [150, 50, 100])
     np.testing.assert_array_equal(mesh_backend.blend_overlay(picture, overlay)[1], picture[1])
     with pytest.raises(errors.InvalidArrayError, match="do not fit"):
-        mesh_backend.blend_overlay(picture, overlay[:1])
+        mesh_backend.blend_overlay(picture[:1], overlay)
     with pytest.raises(errors.InvalidSpecError, match="opacity"):
         mesh_backend.blend_overlay(picture, overlay, 1.5)
 

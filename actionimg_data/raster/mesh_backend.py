@@ -72,6 +72,18 @@ class MeshPictures(NamedTuple):
     part_ids: NDArray[np.uint16]
 
 
+class Overlay(NamedTuple):
+    """A picture to be laid over another one.
+
+    Attributes:
+        rgb: ``(H, W, 3)`` uint8, not premultiplied.
+        alpha: ``(H, W)`` uint8, 255 where the gripper covers the whole pixel.
+    """
+
+    rgb: NDArray[np.uint8]
+    alpha: NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class MeshDrawing:
     """`MeshPictures` as tensors with gradients (all but the part ids), ``(..., H, W[, 3])``, rgb in [0, 1]."""
@@ -151,8 +163,8 @@ def render_overlay_frames(
     supersample: int = 2,
     device: str | None = None,
     max_samples: int = MAX_SAMPLES,
-) -> Iterator[NDArray[np.uint8]]:
-    """The gripper of each frame as a picture ``(H, W, 4)`` uint8: RGB and alpha, not premultiplied.
+) -> Iterator[Overlay]:
+    """The gripper of each frame, to be laid over the view's own picture.
 
     Frames come in order and few at a time, so that a long episode needs no more memory than a short one.
 
@@ -177,36 +189,48 @@ def render_overlay_frames(
     return _overlays(job, track, supersample, len(trajectory))
 
 
-def _overlays(job: _Job, track: CameraTrack, supersample: int, total: int) -> Iterator[NDArray[np.uint8]]:
-    height, width, s = track.height // supersample, track.width // supersample, supersample
+def _overlays(job: _Job, track: CameraTrack, supersample: int, total: int) -> Iterator[Overlay]:
+    s, height, width = supersample, track.height // supersample, track.width // supersample
+
+    def blank() -> Overlay:
+        return Overlay(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
+
     done = 0
     for frames, boxes, drawing in job.draw(track, align=supersample):
         for i, (t, box) in enumerate(zip(frames, boxes, strict=True)):
             for _ in range(done, t):
-                yield np.zeros((height, width, 4), np.uint8)
-            rows, columns = _slices(box)
-            cells = (drawing.silhouette.shape[1] // s, s, drawing.silhouette.shape[2] // s, s)
+                yield blank()
+            rows, columns = (slice(a.start // s, a.stop // s) for a in _slices(box))
+            cells = (rows.stop - rows.start, s, columns.stop - columns.start, s)
             alpha = drawing.silhouette[i].cpu().numpy().reshape(cells).mean((1, 3))
             rgb = drawing.rgb[i].cpu().numpy().reshape(*cells, 3).mean((1, 3)) / np.maximum(alpha, 1e-6)[..., None]
-            picture = np.zeros((height, width, 4), np.uint8)
-            window = picture[rows.start // s : rows.stop // s, columns.start // s : columns.stop // s]
-            window[:] = np.rint(np.clip(np.concatenate([rgb, alpha[..., None]], -1), 0, 1) * 255)
-            yield picture
+            overlay = blank()
+            overlay.rgb[rows, columns] = np.rint(np.clip(rgb, 0, 1) * 255)
+            overlay.alpha[rows, columns] = np.rint(alpha * 255)
+            yield overlay
             done = t + 1
     for _ in range(done, total):
-        yield np.zeros((height, width, 4), np.uint8)
+        yield blank()
 
 
-def blend_overlay(picture: NDArray[np.uint8], overlay: NDArray[np.uint8], opacity: float = 1.0) -> NDArray[np.uint8]:
-    """An RGB picture ``(H, W, 3)`` with an overlay ``(H, W, 4)`` of `render_overlay_frames` laid over it."""
-    if picture.shape[:2] != overlay.shape[:2] or picture.shape[2:] != (3,) or overlay.shape[2:] != (4,):
+def blend_overlay(picture: NDArray[np.uint8], overlay: Overlay, opacity: float = 1.0) -> NDArray[np.uint8]:
+    """An RGB picture ``(H, W, 3)`` with the gripper laid over it.
+
+    Raises:
+        InvalidArrayError: The picture is not RGB of the overlay's size.
+        InvalidSpecError: ``opacity`` is outside [0, 1].
+    """
+    if picture.shape != overlay.rgb.shape or picture.dtype != np.uint8:
         raise InvalidArrayError(
-            "picture and overlay do not fit", expected="(H, W, 3), (H, W, 4)", found=f"{picture.shape}, {overlay.shape}"
+            "picture and overlay do not fit",
+            field="picture",
+            expected=f"uint8 {overlay.rgb.shape}",
+            found=f"{picture.dtype} {picture.shape}",
         )
     if not 0 <= opacity <= 1:
         raise InvalidSpecError("is outside [0, 1]", field="opacity", expected="0 … 1", found=opacity)
-    alpha = overlay[..., 3:].astype(np.float32) * (opacity / 255)
-    return np.rint(picture + alpha * (overlay[..., :3].astype(np.float32) - picture)).astype(np.uint8)
+    alpha = overlay.alpha[..., None].astype(np.float32) * (opacity / 255)
+    return np.rint(picture + alpha * (overlay.rgb.astype(np.float32) - picture)).astype(np.uint8)
 
 
 def as_model(mesh: Mesh | None) -> GripperModel:
