@@ -1,0 +1,322 @@
+"""``actionimg inspect``: what is in a data set, a shard, a sample or a source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import SourceNotFoundError, WrongFormatError
+from ._common import emit_json, output
+
+if TYPE_CHECKING:
+    from ..shards import Dataset, Sample
+
+_SHOWN = 12
+
+
+@click.command("inspect")
+@click.argument("path")
+@click.option("--key", metavar="KEY", help="Show one sample of a data set or a shard.")
+@click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(path: str, key: str | None, format_name: str | None, as_json: bool) -> None:
+    """Show what is in PATH: a data set, one of its shards, or a source that a converter reads.
+
+    \b
+    actionimg inspect ~/rlbench_demos
+    actionimg inspect out
+    actionimg inspect out/train/000000.tar --key open_drawer-all_variations-episode0
+    """
+    where = Path(path)
+    if not where.exists() and "://" not in path:
+        raise SourceNotFoundError("no such file or folder", where=path)
+    if where.is_dir() and (where / "dataset.json").is_file() and format_name is None:
+        kind, found = "dataset", _dataset(where)
+    elif where.is_file() and where.suffix == ".tar" and format_name is None:
+        kind, found = "shard", _shard(where)
+    else:
+        if key is not None:
+            raise WrongFormatError("--key is for data sets and shards", where=path)
+        kind, found = "source", _source(path, format_name)
+    if key is not None:
+        from ..shards import open_dataset
+
+        dataset = open_dataset(where)
+        if key not in dataset:
+            raise SourceNotFoundError("no such sample", where=path, field=key, hint=_near(key, dataset))
+        kind, found = "sample", _sample(dataset[key])
+    if as_json:
+        emit_json({"kind": kind, **found})
+    else:
+        {"dataset": _show_dataset, "shard": _show_dataset, "sample": _show_sample, "source": _show_source}[kind](
+            path, found
+        )
+
+
+def _near(key: str, dataset: Dataset) -> str:
+    import difflib
+
+    keys = dataset.keys()
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.3)
+    return f"There are {len(keys)}, e.g. {close[0] if close else keys[0]}." if keys else "There are none."
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    from ..shards import read_manifest
+
+    manifest = read_manifest(path)
+    options, counts = manifest.options, manifest.counts
+    found: dict[str, Any] = {
+        "complete": manifest.complete,
+        "samples": counts.samples if counts else None,
+        "frames": counts.frames if counts else None,
+        "views": list(manifest.views),
+        "size": [options.height, options.width],
+        "fps": None,
+        "spec": {"id": manifest.spec_id, **options.spec.model_dump(mode="json")},
+        "shards": [{k: getattr(s, k) for k in ("path", "samples", "bytes", "sha256")} for s in manifest.shards],
+        "quarantined": counts.quarantined if counts else None,
+        "quarantine_codes": counts.quarantine_codes if counts else {},
+        "episodes": manifest.planned_episodes,
+        "bytes": counts.bytes if counts else None,
+        "converter": manifest.converter.model_dump(mode="json"),
+        "sources": list(manifest.sources),
+        "codecs": {"rgb": options.rgb_codec, "action": options.action_codec, "crf": options.crf},
+        "plan": manifest.plan,
+        "tool": dict(manifest.tool),
+    }
+    if manifest.complete:
+        from ..shards import open_dataset
+
+        found |= _from_index(open_dataset(path))
+    return found
+
+
+def _from_index(dataset: Dataset) -> dict[str, Any]:
+    """What the index knows of all samples: rates, instructions, recorded decode errors."""
+    import pyarrow.compute as pc
+
+    index = dataset.index
+    rates = sorted(index["fps"].unique().to_pylist())
+    tasks = Counter(index["task"].to_pylist())
+    position = index["decode_position_p95_mm"].drop_null()
+    return {
+        "fps": rates[0] if len(rates) == 1 else rates or None,
+        "tasks": dict(sorted(tasks.items())),
+        "instructions": len(index["instruction"].unique()),
+        "example": index["instruction"][0].as_py() if index.num_rows else None,
+        "first_key": index["key"][0].as_py() if index.num_rows else None,
+        "decode_position_p95_mm": pc.max(position).as_py() if len(position) else None,
+    }
+
+
+def _shard(path: Path) -> dict[str, Any]:
+    from ..shards import open_dataset
+    from ..shards.tar import file_sha256
+
+    dataset = open_dataset(path)
+    sha256, size = file_sha256(path)
+    metas = [sample.meta for sample in dataset]
+    first = metas[0] if metas else None
+    rates = sorted({meta.fps for meta in metas})
+    sidecar = path.with_suffix(".json")
+    promised = json.loads(sidecar.read_bytes()).get("sha256") if sidecar.is_file() else None
+    return {
+        "samples": len(metas),
+        "frames": sum(meta.frames for meta in metas),
+        "views": list(first.views) if first else [],
+        "size": [first.height, first.width] if first else None,
+        "fps": rates[0] if len(rates) == 1 else rates or None,
+        "spec": {"id": first.spec} if first else None,
+        "shards": [{"path": path.name, "samples": len(metas), "bytes": size, "sha256": sha256}],
+        "quarantined": None,
+        "matches_sidecar": None if promised is None else promised == sha256,
+        "codecs": {"rgb": first.rgb_codec, "action": first.action_codec} if first else None,
+        "example": first.instruction if first else None,
+        "first_key": first.key if first else None,
+    }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    import numpy as np
+
+    trajectory = sample.trajectory
+    known = trajectory.position[trajectory.known]
+    return {
+        **sample.meta.model_dump(mode="json"),
+        "seconds": float(trajectory.times[-1] - trajectory.times[0]),
+        "position_min_m": known.min(axis=0).tolist() if len(known) else None,
+        "position_max_m": known.max(axis=0).tolist() if len(known) else None,
+        "open_fraction": float(np.nanmean(trajectory.openness > 0.5)),
+        "cameras": {
+            name: {
+                "moving": not camera.is_static,
+                "fx": float(camera.K[0, 0, 0]),
+                "fy": float(camera.K[0, 1, 1]),
+                "cx": float(camera.K[0, 0, 2]),
+                "cy": float(camera.K[0, 1, 2]),
+                "position_m": camera.world_from_camera[0, :3, 3].tolist(),
+            }
+            for name, camera in sample.cameras.items()
+        },
+        "members": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name in sample.members
+            for data in [sample.read(name)]
+        },
+    }
+
+
+def _source(path: str, format_name: str | None) -> dict[str, Any]:
+    from ._inputs import make_converter
+
+    converter = make_converter(path, format_name, ())
+    found = converter.inspect(path)
+    return {"format": converter.name, **found}
+
+
+def _rows(rows: list[tuple[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows:
+        if value not in (None, "", [], {}):
+            table.add_row(Text(name, style="bold"), Text(str(value)))
+    output().print(table)
+
+
+def _next(text: str) -> None:
+    output().print(f"next: {text}", style="dim", markup=False, soft_wrap=True)
+
+
+def _show_dataset(path: str, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .convert import human_bytes
+
+    size, codecs = found["size"], found.get("codecs") or {}
+    converter = found.get("converter")
+    state = None if found.get("complete", True) else "not complete: run the same actionimg convert again"
+    instruction = found.get("example")
+    if found.get("instructions", 1) > 1:
+        others = found["instructions"] - 1
+        instruction = f"{instruction!r} and {others} other{'s' if others > 1 else ''}"
+    quarantined = found.get("quarantined")
+    if quarantined:
+        quarantined = f"{quarantined}: " + ", ".join(f"{n} × {c}" for c, n in found["quarantine_codes"].items())
+    worst = found.get("decode_position_p95_mm")
+    decoded = None if worst is None else f"position ≤ {worst:.3f} mm in every sample"
+    _rows(
+        [
+            ("state", state),
+            ("samples", f"{found['samples']}, {found['frames']} frames" if found["samples"] is not None else None),
+            ("episodes", found.get("episodes")),
+            ("views", " ".join(found["views"])),
+            ("size", f"{size[0]}x{size[1]}" if size else None),
+            ("fps", found["fps"]),
+            ("codecs", ", ".join(f"{k} {v}" for k, v in codecs.items())),
+            ("instruction", instruction),
+            ("tasks", ", ".join(f"{t} ({n})" for t, n in list(found.get("tasks", {}).items())[:8] if t)),
+            ("spec", found["spec"]["id"] if found["spec"] else None),
+            ("converter", f"{converter['name']} {converter['options'] or ''}" if converter else None),
+            ("source", " ".join(found.get("sources", []))),
+            ("quarantined", quarantined),
+            (
+                "decode p95",
+                f"≤ {found['decode_position_p95_mm']:.3f} mm" if found.get("decode_position_p95_mm") else None,
+            ),
+            ("sidecar", {None: None, True: "agrees", False: "does not agree: damaged"}[found.get("matches_sidecar")]),
+        ]
+    )
+    shards = found["shards"]
+    if shards:
+        table = Table(box=None, pad_edge=False)
+        for name in ("shard", "samples", "size", "SHA-256"):
+            table.add_column(name, justify="right" if name in ("samples", "size") else "left")
+        for shard in shards[:_SHOWN]:
+            digest = shard["sha256"][:12] if shard["sha256"] else "(no samples)"
+            table.add_row(shard["path"], str(shard["samples"]), human_bytes(shard["bytes"]), digest)
+        output().print()
+        output().print(table)
+        if len(shards) > _SHOWN:
+            total = sum(shard["bytes"] for shard in shards)
+            output().print(f"… {len(shards) - _SHOWN} more shards, {human_bytes(total)} in all")
+    output().print()
+    if found.get("complete", True) and found.get("first_key"):
+        _next(f"actionimg inspect {path} --key {found['first_key']}")
+    if "sources" in found and found.get("complete"):
+        _next(f"actionimg verify {path}")
+
+
+def _show_sample(path: str, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from .convert import human_bytes
+
+    low, high = found["position_min_m"], found["position_max_m"]
+    workspace = None
+    if low is not None:
+        workspace = ", ".join(f"{axis} {a:.3f} … {b:.3f}" for axis, a, b in zip("xyz", low, high, strict=True)) + " m"
+    _rows(
+        [
+            ("key", found["key"]),
+            ("episode", f"{found['episode']}, clip {found['clip']}, from frame {found['start_frame']}"),
+            ("instructions", "\n".join(found["instructions"])),
+            ("frames", f"{found['frames']} at {found['fps']:g} fps, {found['seconds']:.2f} s"),
+            ("size", f"{found['height']}x{found['width']}"),
+            ("gripper", workspace),
+            ("open", f"{found['open_fraction']:.0%} of the time"),
+            ("sync", found["sync"]),
+        ]
+    )
+    cameras = Table(box=None, pad_edge=False)
+    for name in ("view", "moving", "fx", "cx, cy", "position (m)"):
+        cameras.add_column(name)
+    for name, camera in found["cameras"].items():
+        position = ", ".join(f"{v:.3f}" for v in camera["position_m"])
+        centre = f"{camera['cx']:.1f}, {camera['cy']:.1f}"
+        cameras.add_row(name, "yes" if camera["moving"] else "no", f"{camera['fx']:.1f}", centre, position)
+    members = Table(box=None, pad_edge=False)
+    for name in ("member", "size", "SHA-256"):
+        members.add_column(name, justify="right" if name == "size" else "left")
+    for name, member in found["members"].items():
+        members.add_row(name, human_bytes(member["bytes"]), member["sha256"][:12])
+    for table in (cameras, members):
+        output().print()
+        output().print(table)
+    output().print()
+    _next(f"in Python: actionimg_data.open_dataset({path!r})[{found['key']!r}].rgb({found['views'][0]!r})")
+
+
+def _show_source(path: str, found: dict[str, Any]) -> None:
+    from rich.tree import Tree
+
+    tree = Tree(f"[bold]{found['format']}[/bold]")
+    _grow(tree, {k: v for k, v in found.items() if k != "format"})
+    output().print(tree)
+    output().print()
+    _next(f"actionimg render {path}")
+    _next(f"actionimg convert {found['format']} {path} OUT --dry-run")
+
+
+def _grow(tree: Any, value: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            if all(not isinstance(v, (dict, list)) for v in item.values()):
+                text = ", ".join(f"{k} {v}" for k, v in item.items() if v is not None)
+                tree.add(f"[bold]{escape(str(name))}[/bold] {escape(text)}")
+            else:
+                _grow(tree.add(f"[bold]{escape(str(name))}[/bold]"), item)
+        elif isinstance(item, list):
+            shown = ", ".join(str(v) for v in item[:8]) + (f" … ({len(item)} in all)" if len(item) > 8 else "")
+            tree.add(f"[bold]{escape(str(name))}[/bold] {escape(shown)}")
+        elif item not in (None, "", {}):
+            tree.add(f"[bold]{escape(str(name))}[/bold] {escape(str(item))}")
