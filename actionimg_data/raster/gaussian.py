@@ -285,12 +285,15 @@ def _edge(pedestal: float) -> float:
 
     Comparing with it gives the same answer as comparing the blob itself, the pixels exactly at the edge included.
     """
-    edge = np.float64(-2 * math.log(pedestal))
-    while np.exp(-0.5 * edge) <= pedestal:
-        edge = np.nextafter(edge, 0.0)
-    while np.exp(-0.5 * edge) > pedestal:
-        edge = np.nextafter(edge, np.inf)
-    return float(edge)
+    # Positive floats are ordered as their bits are.
+    above, below = 0, int(np.float64(4 - 4 * math.log(pedestal)).view(np.int64))
+    while below - above > 1:
+        middle = (above + below) // 2
+        if np.exp(-0.5 * np.int64(middle).view(np.float64)) <= pedestal:
+            below = middle
+        else:
+            above = middle
+    return float(np.int64(below).view(np.float64))
 
 
 def _project(
