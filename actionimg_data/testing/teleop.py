@@ -1,0 +1,365 @@
+"""Recordings of teleoperation, made or read from a sample, and written out in the formats that labs log in.
+
+`make_log` draws a small scene along a smooth motion; `read_panda_log` reads a real recording of the sample data. The
+writers put either into a plain folder, DROID's raw tree, LeRobot's three versions, or a ROS bag, each with the mapping
+or options that its converter needs, so that all of them have to give the same `Episode`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation, Slerp
+
+from ..geometry import transforms
+from ..model import Camera, GripperTrajectory
+from .scene import SceneRenderer, make_cameras, make_motion
+
+FloatArray = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+MAX_WIDTH_M = 0.08
+POSE_HZ = 100
+FRAME_HZ = 20
+GRIP_SITE = {"euler_xyz_deg": [0, 0, 90]}
+"""robosuite's ``grip_site`` has x along the finger opening: the canonical frame is turned by 90 degrees about z."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedView:
+    """One camera of a log.
+
+    Args:
+        pictures: ``(T, H, W, 3)`` RGB.
+        K: ``(3, 3)``.
+        world_from_camera: ``(4, 4)``, or ``(T, 4, 4)`` where it moves.
+    """
+
+    pictures: Image
+    K: FloatArray
+    world_from_camera: FloatArray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return int(self.pictures.shape[2]), int(self.pictures.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class TeleopLog:
+    """A recording before it is written out.
+
+    Args:
+        times: ``(N,)`` seconds of the poses.
+        world_from_tool: ``(N, 4, 4)`` as the robot reports it.
+        width_m: ``(N,)`` between the fingers.
+        frame_times: ``(T,)`` seconds of the pictures, the same of all cameras.
+        views: By name.
+        tool_from_gripper: As a mapping file writes it.
+        instruction: In words.
+    """
+
+    times: FloatArray
+    world_from_tool: FloatArray
+    width_m: FloatArray
+    frame_times: FloatArray
+    views: Mapping[str, LoggedView]
+    tool_from_gripper: Mapping[str, Any] = field(default_factory=lambda: dict(GRIP_SITE))
+    instruction: str = "lift the red cube"
+
+    @property
+    def quaternion_xyzw(self) -> FloatArray:
+        """``(N, 4)``."""
+        return np.asarray(Rotation.from_matrix(self.world_from_tool[:, :3, :3]).as_quat())
+
+    def tool_at(self, times: FloatArray) -> FloatArray:
+        """Poses ``(T, 4, 4)`` at other times, by scipy: independent of the synchroniser under test."""
+        turn = Slerp(self.times, Rotation.from_matrix(self.world_from_tool[:, :3, :3]))(times)
+        place = np.stack([np.interp(times, self.times, self.world_from_tool[:, i, 3]) for i in range(3)], axis=1)
+        return np.asarray(transforms.make_transform(turn.as_matrix(), place))
+
+    def width_at(self, times: FloatArray) -> FloatArray:
+        """Widths ``(T,)`` at other times."""
+        return np.interp(times, self.times, self.width_m)
+
+    def truth(self) -> GripperTrajectory:
+        """The trajectory that a converter has to give: the canonical gripper at the times of the pictures."""
+        turn = Rotation.from_euler("xyz", self.tool_from_gripper.get("euler_xyz_deg", [0, 0, 0]), degrees=True)
+        move = np.asarray(self.tool_from_gripper.get("translation", [0.0, 0.0, 0.0]), dtype=np.float64)
+        tool_from_gripper = np.asarray(transforms.make_transform(turn.as_matrix(), move))
+        return GripperTrajectory.from_transforms(
+            self.tool_at(self.frame_times) @ tool_from_gripper,
+            np.clip(self.width_at(self.frame_times) / MAX_WIDTH_M, 0, 1),
+            self.frame_times - self.frame_times[0],
+        )
+
+
+def make_log(
+    frames: int = 24, size: int = 96, seed: int = 0, views: Sequence[str] = ("front", "overhead", "wrist")
+) -> TeleopLog:
+    """A recording of a made-up pick and place: poses at 100 Hz, pictures at 20 Hz.
+
+    Args:
+        frames: Pictures of each view.
+        size: Width and height in pixels.
+        seed: Of the scene.
+        views: Cameras of `actionimg_data.testing.scene`; ``wrist`` moves.
+    """
+    step = POSE_HZ // FRAME_HZ
+    motion = make_motion(frames * step + step, seed)
+    times = np.arange(len(motion)) / POSE_HZ
+    at = np.arange(frames) * step + 2
+    cameras = make_cameras(motion, size, views)
+    renderer = SceneRenderer(motion, size)
+    pictures: dict[str, list[Image]] = {name: [] for name in views}
+    for frame in at:
+        for name in views:
+            camera = cameras[name]
+            still = camera if isinstance(camera, Camera) else camera[int(frame)]
+            pictures[name].append(renderer.draw(still, int(frame)).rgb)
+    logged = {}
+    for name in views:
+        camera = cameras[name]
+        fixed = isinstance(camera, Camera)
+        K = camera.K if fixed else camera.K[0]
+        logged[name] = LoggedView(
+            np.stack(pictures[name]), K, camera.world_from_camera if fixed else camera.world_from_camera[at]
+        )
+    parts = {"translation": [0.0, 0.0, 0.1], "euler_xyz_deg": [0, 0, 90]}
+    gripper_from_tool = transforms.invert(
+        transforms.make_transform(Rotation.from_euler("z", 90, degrees=True).as_matrix(), np.array([0.0, 0.0, 0.1]))
+    )
+    return TeleopLog(
+        times=times,
+        world_from_tool=motion.world_from_gripper @ gripper_from_tool,
+        width_m=motion.jaw * MAX_WIDTH_M,
+        frame_times=times[at],
+        views=logged,
+        tool_from_gripper=parts,
+    )
+
+
+def read_panda_log(folder: Path, views: Sequence[str] | None = None) -> TeleopLog:
+    """A recording of the sample data (``teleop/episode_N``): a Panda in a physics simulator."""
+    with open(folder / "poses.csv", newline="") as file:
+        rows = [[float(v) for v in row.values()] for row in csv.DictReader(file)]
+    poses = np.array(rows)
+    with open(folder / "frame_times.csv", newline="") as file:
+        frame_times = np.array([float(row["time_s"]) for row in csv.DictReader(file)])
+    calibration = json.loads((folder / "calibration.json").read_text())
+    logged = {}
+    for name in views or calibration["cameras"]:
+        camera = calibration["cameras"][name]
+        with av.open(str(folder / f"{name}.mp4")) as container:
+            pictures = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        logged[name] = LoggedView(pictures, np.array(camera["intrinsics"]), np.array(camera["camera_to_world"]))
+    pose = transforms.make_transform(Rotation.from_quat(poses[:, 4:8]).as_matrix(), poses[:, 1:4])
+    return TeleopLog(
+        poses[:, 0], np.asarray(pose), poses[:, 8], frame_times, logged, instruction=calibration["instruction"]
+    )
+
+
+def select_frames(log: TeleopLog, index: NDArray[np.intp]) -> TeleopLog:
+    """The log with only the pictures at ``index``."""
+    views = {
+        name: LoggedView(
+            view.pictures[index],
+            view.K,
+            view.world_from_camera if view.world_from_camera.ndim == 2 else view.world_from_camera[index],
+        )
+        for name, view in log.views.items()
+    }
+    return replace(log, frame_times=log.frame_times[index], views=views)
+
+
+def select_poses(log: TeleopLog, index: NDArray[np.intp]) -> TeleopLog:
+    """The log with only the poses at ``index``."""
+    return replace(log, times=log.times[index], world_from_tool=log.world_from_tool[index], width_m=log.width_m[index])
+
+
+def write_video(path: Path, pictures: Image, fps: float = FRAME_HZ, codec: str = "libx264") -> None:
+    """An MP4 of RGB pictures; H.264 at crf 8, or AV1 (``libsvtav1``)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"crf": "8", "preset": "veryfast"} if codec == "libx264" else {"crf": "12", "preset": "10"}
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for picture in pictures:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def camera_file(log: TeleopLog, moving: bool = True) -> dict[str, Any]:
+    """The log's cameras as a camera file; without ``moving`` the poses of moving cameras are left out."""
+    cameras = {}
+    for name, view in log.views.items():
+        entry: dict[str, Any] = {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+        if view.world_from_camera.ndim == 2 or moving:
+            entry["world_from_camera"] = view.world_from_camera.tolist()
+        cameras[name] = entry
+    return {"cameras": cameras}
+
+
+def write_yaml(path: Path, value: Any) -> Path:
+    """A YAML file of plain values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110))
+    return path
+
+
+def gripper_mapping(column: str) -> dict[str, Any]:
+    """The gripper part of a mapping for a column of widths in metres."""
+    return {"columns": [column], "closed": 0.0, "open": MAX_WIDTH_M, "kind": "measured"}
+
+
+def write_folder(
+    log: TeleopLog,
+    folder: Path,
+    table: Literal["csv", "jsonl", "npz", "parquet", "h5"] = "csv",
+    pictures: Literal["mp4", "png"] = "mp4",
+) -> dict[str, Any]:
+    """A plain folder; gives the mapping that explains it (see `write_yaml`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "time_s": log.times,
+        **{f"{n}_m": log.world_from_tool[:, i, 3] for i, n in enumerate("xyz")},
+        **{n: log.quaternion_xyzw[:, i] for i, n in enumerate(("qx", "qy", "qz", "qw"))},
+        "gripper_width_m": log.width_m,
+    }
+    name = f"poses.{table}"
+    if table == "csv":
+        with open(folder / name, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*[[repr(float(v)) for v in c] for c in columns.values()], strict=True))
+    elif table == "jsonl":
+        rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif table == "npz":
+        np.savez(folder / name, **columns)
+    elif table == "parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table(columns), folder / name)
+    else:
+        import h5py
+
+        with h5py.File(folder / name, "w") as file5:
+            for key, values in columns.items():
+                file5[key] = values
+    with open(folder / "frame_times.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "time_s"])
+        writer.writerows([i, repr(float(t))] for i, t in enumerate(log.frame_times))
+    (folder / "calibration.json").write_text(json.dumps(camera_file(log)))
+    for view_name, view in log.views.items():
+        if pictures == "mp4":
+            write_video(folder / f"{view_name}.mp4", view.pictures)
+        else:
+            (folder / view_name).mkdir()
+            for i, picture in enumerate(view.pictures):
+                cv2.imwrite(str(folder / view_name / f"{i}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return {
+        "version": 1,
+        "format": "folder",
+        "instruction": {"text": log.instruction},
+        "pose": {
+            "file": name,
+            "time": {"column": "time_s", "unit": "s"},
+            "position": {"columns": ["x_m", "y_m", "z_m"], "unit": "m"},
+            "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
+            "tool_from_gripper": dict(log.tool_from_gripper),
+        },
+        "gripper": gripper_mapping("gripper_width_m"),
+        "views": {
+            view_name: {
+                "frames": f"{view_name}.mp4" if pictures == "mp4" else f"{view_name}/*.png",
+                "time": {"file": "frame_times.csv", "column": "time_s", "unit": "s"},
+                "camera": {"file": "calibration.json"},
+            }
+            for view_name in log.views
+        },
+    }
+
+
+def pose6(transform: FloatArray) -> FloatArray:
+    """``(..., 6)``: x y z and extrinsic "xyz" Euler angles, as DROID writes poses."""
+    euler = Rotation.from_matrix(transform[..., :3, :3]).as_euler("xyz")
+    return np.concatenate([transform[..., :3, 3], euler], axis=-1)
+
+
+def write_droid(
+    log: TeleopLog,
+    root: Path,
+    stereo: bool = False,
+    roles: Sequence[str] = ("exterior_1", "exterior_2", "wrist"),
+    outcome: str = "success",
+) -> Path:
+    """One episode in DROID's raw tree, its rows at the times of the pictures; gives the episode's folder.
+
+    The views take the roles in order; a stale serial without a video is listed besides, as real logs do.
+    """
+    import h5py
+
+    folder = root / "LAB" / outcome / "2023-07-07" / "Fri_Jul__7_09:42:23_2023"
+    folder.mkdir(parents=True)
+    tool = log.tool_at(log.frame_times)
+    n = len(tool)
+    serials = {role: str(20000000 + 1111 * i) for i, role in enumerate(roles)}
+    ms = log.frame_times * 1e3
+    with h5py.File(folder / "trajectory.h5", "w") as file:
+        state = "observation/robot_state"
+        file[f"{state}/cartesian_position"] = pose6(tool)
+        file[f"{state}/gripper_position"] = 1 - log.width_at(log.frame_times) / MAX_WIDTH_M
+        file["observation/timestamp/robot_state/read_start"] = ms - 1
+        file["observation/timestamp/robot_state/read_end"] = ms + 1
+        file["observation/timestamp/skip_action"] = np.zeros(n, dtype=bool)
+        file["action/cartesian_position"] = pose6(log.tool_at(np.minimum(log.frame_times + 0.1, log.times[-1])))
+        file["action/gripper_position"] = 1 - log.width_at(log.frame_times) / MAX_WIDTH_M
+        for role, view in zip(roles, log.views.values(), strict=True):
+            pose = np.broadcast_to(view.world_from_camera, (n, 4, 4))
+            serial = serials[role]
+            file[f"observation/camera_extrinsics/{serial}_left"] = pose6(pose)
+            file[f"observation/camera_type/{serial}"] = np.full(n, 0 if role == "wrist" else 1)
+            file[f"observation/timestamp/cameras/{serial}_estimated_capture"] = ms
+            file[f"observation/timestamp/cameras/{serial}_frame_received"] = ms + 21
+        file["observation/camera_extrinsics/19999999_left"] = np.zeros((n, 6))
+        file["observation/camera_type/19999999"] = np.ones(n, dtype=int)
+    for role, view in zip(roles, log.views.values(), strict=True):
+        name = f"{serials[role]}-stereo.mp4" if stereo else f"{serials[role]}.mp4"
+        pictures = np.concatenate([view.pictures, view.pictures[:, :, ::-1]], axis=2) if stereo else view.pictures
+        write_video(folder / "recordings" / "MP4" / name, pictures, 15)
+    keys = {"exterior_1": "ext1_cam_serial", "exterior_2": "ext2_cam_serial", "wrist": "wrist_cam_serial"}
+    metadata = {
+        "uuid": "LAB+0123abcd+2023-07-07-09h-42m-23s",
+        "current_task": log.instruction,
+        **{keys[role]: serial for role, serial in serials.items()},
+    }
+    (folder / f"metadata_{metadata['uuid']}.json").write_text(json.dumps(metadata))
+    return folder
+
+
+def droid_camera_file(log: TeleopLog, roles: Sequence[str] = ("exterior_1", "exterior_2", "wrist")) -> dict[str, Any]:
+    """A camera file by role, for pictures that do not have DROID's own size; poses are left to the log."""
+    return {
+        "cameras": {
+            role: {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+            for role, view in zip(roles, log.views.values(), strict=True)
+        }
+    }
