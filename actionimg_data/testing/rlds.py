@@ -15,10 +15,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 
 from ..converters.rlds import features as F
 from ..converters.rlds.crc32c import masked_crc32c
 from ..errors import InvalidArrayError, UnsupportedSourceError
+from ..geometry import rotations, transforms
+from . import scene
 
 _CORE = "tensorflow_datasets.core.features"
 _CLASSES = {
@@ -290,3 +293,128 @@ def write_rlds(
     (folder / "features.json").write_text(json.dumps(features_json(node), indent=4))
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
     return folder
+
+
+# -- the demo --------------------------------------------------------------------------------------------------------
+
+DEMO_NAME = "tabletop_demo"
+DEMO_FPS = 20.0
+DEMO_CAMERAS = ("front", "right_shoulder", "wrist")
+# What the demo's robot reports is its flange: 0.12 m behind the fingertips, turned by 45 degrees about the approach.
+_TURN = np.sqrt(0.5)
+DEMO_TOOL_FROM_GRIPPER = np.array([[_TURN, -_TURN, 0, 0], [_TURN, _TURN, 0, 0], [0, 0, 1, 0.12], [0, 0, 0, 1.0]])
+
+
+def demo_features(size: int, cameras: Sequence[str] = DEMO_CAMERAS) -> F.Group:
+    """Features of the demo's episodes: pictures, poses, closedness and, as ManiSkill's RLDS has them, cameras."""
+    observation: dict[str, Any] = {
+        "ee_pose": tensor((7,), doc="flange in the world: x y z qw qx qy qz"),
+        "gripper_closedness": tensor((1,), doc="1 is closed"),
+    }
+    for name in cameras:
+        observation[f"{name}_rgb"] = image((size, size, 3), encoding="jpeg")
+        observation[f"{name}_intrinsics"] = tensor((3, 3))
+        observation[f"{name}_camera_from_world"] = tensor((4, 4), doc="OpenCV axes")
+    step = {
+        "observation": observation,
+        "action": tensor((7,)),
+        "language_instruction": text(),
+        "reward": tensor(),
+        "discount": tensor(),
+    }
+    return episode_features(step, episode_metadata={"file_path": text(), "episode_id": tensor(dtype="int64")})
+
+
+class _DemoEpisodes(Sequence[Mapping[str, Any]]):
+    """Demo episodes, drawn when asked for."""
+
+    def __init__(self, count: int, frames: int, size: int, cameras: Sequence[str], seed: int) -> None:
+        self.count, self.frames, self.size, self.cameras, self.seed = count, frames, size, cameras, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        colour = tuple(scene.COLOURS)[index % len(scene.COLOURS)]
+        motion = scene.make_motion(self.frames, self.seed + index, colour)
+        tool = motion.world_from_gripper @ transforms.invert(DEMO_TOOL_FROM_GRIPPER)
+        xyzw = rotations.make_sign_continuous(rotations.quaternion_from_matrix(tool[:, :3, :3]))
+        pose = np.concatenate([tool[:, :3, 3], xyzw[:, [3, 0, 1, 2]]], axis=1)
+        observation: dict[str, Any] = {"ee_pose": pose, "gripper_closedness": 1 - motion.gripper_open[:, None]}
+        renderer = scene.SceneRenderer(motion, self.size)
+        for name, camera in scene.make_cameras(motion, self.size, self.cameras).items():
+            track = camera.track(self.frames)
+            observation[f"{name}_rgb"] = [renderer.draw(track[t], t).rgb for t in range(self.frames)]
+            observation[f"{name}_intrinsics"] = track.K
+            observation[f"{name}_camera_from_world"] = transforms.invert(track.world_from_camera)
+        change = np.diff(pose[:, :3], axis=0, append=pose[-1:, :3])
+        turn = np.zeros((self.frames, 3))
+        steps = {
+            "observation": observation,
+            "action": np.concatenate([change, turn, 1 - motion.gripper_open[:, None]], axis=1),
+            "language_instruction": [f"put the {motion.colour} cube on the green mat"] * self.frames,
+            "reward": np.arange(self.frames) == self.frames - 1,
+            "discount": np.ones(self.frames),
+            **flags(self.frames),
+        }
+        metadata = {"file_path": f"demo/episode_{index}", "episode_id": index}
+        return {"steps": steps, "episode_metadata": metadata}
+
+
+def demo_entry(cameras: Sequence[str] = DEMO_CAMERAS) -> dict[str, Any]:
+    """The registry entry of the demo, as a user writes one for a data set of their own (``--config``)."""
+    return {
+        "names": [DEMO_NAME],
+        "robot": "a made-up arm with a parallel gripper",
+        "views": {name: {"image": f"observation/{name}_rgb"} for name in cameras},
+        "pose": {
+            "position": {"columns": ["observation/ee_pose[0:3]"], "unit": "m"},
+            "rotation": {"columns": ["observation/ee_pose[3:7]"], "form": "quaternion", "order": "wxyz"},
+            "frame": "world",
+        },
+        "gripper": {"columns": ["observation/gripper_closedness"], "kind": "absolute", "closed": 1, "open": 0},
+        "instruction": {"keys": ["language_instruction"]},
+        "fps": DEMO_FPS,
+        "tool_from_gripper": DEMO_TOOL_FROM_GRIPPER.tolist(),
+        "calibration": {
+            "kind": "features",
+            "cameras": {
+                name: {
+                    "K": f"observation/{name}_intrinsics",
+                    "camera_from_world": f"observation/{name}_camera_from_world",
+                }
+                for name in cameras
+            },
+        },
+    }
+
+
+def write_rlds_demo(
+    dest: Path,
+    *,
+    episodes: int = 2,
+    frames: int = 60,
+    size: int = 128,
+    seed: int = 0,
+    cameras: Sequence[str] = DEMO_CAMERAS,
+    file_format: str = "tfrecord",
+) -> tuple[Path, str, dict[str, Any]]:
+    """Write the tabletop scene as a calibrated RLDS data set, with the registry entry that it needs.
+
+    Args:
+        dest: Folder that will hold the data set and ``tabletop_demo.yaml``.
+        episodes: Number of episodes.
+        frames: Steps of each, at 20 Hz.
+        size: Width and height of the pictures in pixels.
+        seed: Of the first episode; the next has the next.
+        cameras: Which of the scene's cameras.
+        file_format: "tfrecord", "array_record" or "parquet".
+
+    Returns:
+        The version's folder, the converter's name ("rlds"), and the converter's options.
+    """
+    drawn = _DemoEpisodes(episodes, frames, size, cameras, seed)
+    folder = write_rlds(dest, DEMO_NAME, demo_features(size, cameras), {"train": drawn}, file_format=file_format)
+    config = dest / f"{DEMO_NAME}.yaml"
+    config.write_text(yaml.safe_dump(demo_entry(cameras), sort_keys=False))
+    return folder, "rlds", {"config": str(config)}

@@ -142,7 +142,7 @@ def missing(name: str, entry: RldsEntry, given: Sources, episode_id: str) -> Mis
         ways.append("give a camera file: --camera-file FILE (docs/rlds.md shows one)")
     else:
         ways.append(f"add {name} to {given.camera_file.path}")
-    if len(entry.views) > 1:
+    if len(entry.views) > 1 and (entry.calibration.kind != "none" or given.camera_file is not None):
         ways.append(f"leave the view out: --only-views {','.join(v for v in entry.views if v != name)}")
     ways.append("convert pictures and trajectory without action images: --poses-only")
     return MissingCalibrationError(

@@ -39,7 +39,9 @@ class RLDSOptions(ConverterOptions):
     """What to take from an RLDS data set, and what the data set does not say."""
 
     dataset: str | None = Field(None, description="which data set, where SRC holds several: NAME or NAME/VERSION")
-    split: str = Field("train", description="split, with TFDS' slicing: train, train[10:20], train[:5%], train+val")
+    from_split: str = Field(
+        "train", description="split of SRC, with TFDS' slicing: train, train[10:20], train[:5%], train+val"
+    )
     config: Path | None = Field(None, description="registry entry (YAML) for a data set of your own")
     camera_file: Path | None = Field(None, description="camera file: for the data set, by scene or by episode")
     droid_calibration: Path | None = Field(None, description="folder with DROID's calibration side files")
@@ -180,14 +182,14 @@ class RLDSConverter(Converter):
         entry_name, _ = self._entry(dataset)
         stamp = self._stamp(entry_name)
         count = 0
-        for place in dataset.places(self.options.split):
+        for place in dataset.places(self.options.from_split):
             location = _Location.of(dataset, place)
             fingerprint = hashlib.sha256(f"{dataset.fingerprint(place)} {stamp}".encode()).hexdigest()[:16]
             num_frames = len(place.records) if place.grouping else None
             yield EpisodeRef(place.id, location.to_json(), num_frames, fingerprint)
             count += 1
         if count == 0:
-            raise WrongFormatError("has no episodes", where=dataset.path, field=f"split {self.options.split}")
+            raise WrongFormatError("has no episodes", where=dataset.path, field=f"split {self.options.from_split}")
 
     def _dataset(self, source: str) -> RLDSDataset:
         found = layout.find(source, self.options.dataset)
@@ -405,7 +407,7 @@ class RLDSConverter(Converter):
             "registry": known,
         }
         try:
-            place = next(dataset.places(self.options.split))
+            place = next(dataset.places(self.options.from_split))
             record = dataset.record(place)
             report["first episode"] = {"id": place.id, "steps": record.num_steps}
             report["features"] = dataset.tree(_readable(record))

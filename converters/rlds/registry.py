@@ -89,7 +89,7 @@ def find(dataset: RLDSDataset, config: Path | None) -> tuple[str, RldsEntry]:
         "the registry does not know this data set",
         where=dataset.path,
         field="name",
-        expected=" | ".join(sorted({n for e in shipped().values() for n in e.names})),
+        expected=" | ".join(shipped()),
         found=dataset.name,
         hint="Write an entry of the same shape and give it with --config: docs/rlds.md has an example, and "
         "`actionimg inspect` prints the features.",
