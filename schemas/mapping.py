@@ -203,6 +203,9 @@ class ViewCamera(_Model):
     name: str | None = Field(None, description="camera within the file")
     entry: CameraEntry | None = Field(None, description="the camera itself, as in a camera file")
     camera_info: str | None = Field(None, description="bags: topic of the CameraInfo")
+    K_columns: tuple[ColumnRef, ...] | None = Field(
+        None, description="lerobot: features that hold K, 9 numbers row by row, the same in every row"
+    )
     rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
     scaled: bool = Field(False, description="the pictures are the calibrated ones scaled, whole, to another size")
     tf: TfChain | None = Field(None, description="bags: the camera's optical frame in the poses' frame")
@@ -214,9 +217,9 @@ class ViewCamera(_Model):
 
     @model_validator(mode="after")
     def _one_source(self) -> ViewCamera:
-        given = [n for n in ("file", "entry", "camera_info") if getattr(self, n) is not None]
+        given = [n for n in ("file", "entry", "camera_info", "K_columns") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError("give one of file, entry and camera_info")
+            raise ValueError("give one of file, entry, camera_info and K_columns")
         poses = [n for n in ("tf", "world_from_camera", "tool_from_camera", "poses") if getattr(self, n) is not None]
         if len(poses) > 1:
             raise ValueError(f"give one pose, not {' and '.join(poses)}")

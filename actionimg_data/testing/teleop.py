@@ -363,3 +363,126 @@ def droid_camera_file(log: TeleopLog, roles: Sequence[str] = ("exterior_1", "ext
             for role, view in zip(roles, log.views.values(), strict=True)
         }
     }
+
+
+def write_lerobot(
+    logs: Sequence[TeleopLog],
+    root: Path,
+    version: Literal["v2.0", "v2.1", "v3.0"] = "v2.1",
+    codec: str = "libsvtav1",
+    images: bool = False,
+) -> dict[str, Any]:
+    """A LeRobot data set with an episode for each log; gives the mapping that explains it.
+
+    The state is position, quaternion and width at the times of the pictures, float32 as LeRobot stores it. Version 3
+    packs all episodes into one file of rows and one video a view. ``images`` stores pictures in the rows instead.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "meta").mkdir()
+    names = ["x", "y", "z", "qx", "qy", "qz", "qw", "gripper_width"]
+    keys = {name: f"observation.images.{name}" for name in logs[0].views}
+    features: dict[str, Any] = {
+        "observation.state": {"dtype": "float32", "shape": [8], "names": {"axes": names}},
+        **{k: {"dtype": d, "shape": [1], "names": None} for k, d in _LEROBOT_INDEX.items()},
+    }
+    for name, key in keys.items():
+        width, height = logs[0].views[name].size
+        kind = "image" if images else "video"
+        features[key] = {"dtype": kind, "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    packed = version == "v3.0"
+    info = {
+        "codebase_version": version,
+        "robot_type": "panda",
+        "total_episodes": len(logs),
+        "total_frames": sum(len(log.frame_times) for log in logs),
+        "chunks_size": 1000,
+        "fps": FRAME_HZ,
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+        if packed
+        else "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+        if packed
+        else "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        "features": features,
+    }
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    tables, listed, start = [], [], 0
+    for index, log in enumerate(logs):
+        n = len(log.frame_times)
+        tables.append(_lerobot_rows(log, index, start, keys if images else {}))
+        row: dict[str, Any] = {"episode_index": index, "tasks": [log.instruction], "length": n}
+        if packed:
+            row.update({"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": start})
+            for key in keys.values() if not images else ():
+                row[f"videos/{key}/chunk_index"] = row[f"videos/{key}/file_index"] = 0
+                row[f"videos/{key}/from_timestamp"] = start / FRAME_HZ
+                row[f"videos/{key}/to_timestamp"] = (start + n) / FRAME_HZ
+        listed.append(row)
+        start += n
+    if packed:
+        data = root / "data" / "chunk-000"
+        data.mkdir(parents=True)
+        parquet.write_table(pa.concat_tables(tables), data / "file-000.parquet")
+        episodes = root / "meta" / "episodes" / "chunk-000"
+        episodes.mkdir(parents=True)
+        parquet.write_table(pa.Table.from_pylist(listed), episodes / "file-000.parquet")
+    else:
+        data = root / "data" / "chunk-000"
+        data.mkdir(parents=True)
+        for index, table in enumerate(tables):
+            parquet.write_table(table, data / f"episode_{index:06d}.parquet")
+        (root / "meta" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+        tasks = [{"task_index": 0, "task": logs[0].instruction}]
+        (root / "meta" / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    for name, key in keys.items() if not images else ():
+        if packed:
+            whole = np.concatenate([log.views[name].pictures for log in logs])
+            write_video(root / "videos" / key / "chunk-000" / "file-000.mp4", whole, FRAME_HZ, codec)
+        else:
+            for index, log in enumerate(logs):
+                path = root / "videos" / "chunk-000" / key / f"episode_{index:06d}.mp4"
+                write_video(path, log.views[name].pictures, FRAME_HZ, codec)
+    return {
+        "version": 1,
+        "format": "lerobot",
+        "pose": {
+            "position": {"columns": [f"observation.state.{n}" for n in "xyz"], "unit": "m"},
+            "rotation": {"columns": ["observation.state[3:7]"], "form": "quaternion", "order": "xyzw"},
+            "tool_from_gripper": dict(logs[0].tool_from_gripper),
+        },
+        "gripper": gripper_mapping("observation.state.gripper_width"),
+        "views": {name: {"feature": key, "camera": {"file": "cameras.json"}} for name, key in keys.items()},
+    }
+
+
+_LEROBOT_INDEX = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+
+
+def _lerobot_rows(log: TeleopLog, index: int, start: int, images: Mapping[str, str]) -> Any:
+    import pyarrow as pa
+
+    n = len(log.frame_times)
+    tool = log.tool_at(log.frame_times)
+    quaternion = Rotation.from_matrix(tool[:, :3, :3]).as_quat()
+    state = np.concatenate([tool[:, :3, 3], quaternion, log.width_at(log.frame_times)[:, None]], axis=1)
+    columns: dict[str, Any] = {
+        "observation.state": pa.array(state.astype(np.float32).tolist(), pa.list_(pa.float32())),
+        "timestamp": (np.arange(n) / FRAME_HZ).astype(np.float32),
+        "frame_index": np.arange(n),
+        "episode_index": np.full(n, index),
+        "index": np.arange(start, start + n),
+        "task_index": np.zeros(n, dtype=np.int64),
+    }
+    for name, key in images.items():
+        encoded = [cv2.imencode(".png", p[..., ::-1])[1].tobytes() for p in log.views[name].pictures]
+        columns[key] = [{"bytes": data, "path": f"frame_{i:06d}.png"} for i, data in enumerate(encoded)]
+    return pa.table(columns)

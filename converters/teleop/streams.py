@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AmbiguousSourceError, InvalidTrajectoryError, MissingCalibrationError
+from ...errors import AmbiguousSourceError, InvalidTrajectoryError, MissingCalibrationError, WrongFormatError
 from ...geometry import rotations, transforms
 from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, PoseStream, Rotation
 from .kinematics import Chain
@@ -114,7 +114,20 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         position = matrix[:, :3, 3]
         q = quaternions(matrix[:, :3, :3].reshape(-1, 9), "matrix", "row", None, table.where)
     elif stream.matrix is not None:
-        values = table.numbers(stream.matrix.columns, 16).reshape(-1, 4, 4)
+        values = table.numbers(stream.matrix.columns)
+        if values.shape[1] == 12 and stream.matrix.order == "row":
+            # A 3x4 matrix: the last row is not stored.
+            last = np.broadcast_to(np.array([0.0, 0.0, 0.0, 1.0]), (len(values), 4))
+            values = np.concatenate([values, last], axis=1)
+        if values.shape[1] != 16:
+            raise WrongFormatError(
+                "does not hold 4x4 matrices",
+                where=table.where,
+                field=", ".join(stream.matrix.columns),
+                expected="16 numbers a row (or 12, by rows)",
+                found=values.shape[1],
+            )
+        values = values.reshape(-1, 4, 4)
         matrix = values if stream.matrix.order == "row" else values.swapaxes(1, 2)
         finite = np.isfinite(matrix).all((-2, -1))
         if np.abs(matrix[finite][:, 3] - [0, 0, 0, 1]).max(initial=0) > 1e-6:
