@@ -321,10 +321,15 @@ class _Soup:
 
     @classmethod
     def join(cls, soups: Sequence[_Soup]) -> _Soup:
-        names = ("corners", "normals", "face_normals", "colours", "ids")
         starts = np.cumsum([0, *(s.parts.max() + 1 for s in soups)])
-        parts = np.concatenate([s.parts + start for s, start in zip(soups, starts[:-1], strict=True)])
-        return cls(*(np.concatenate([getattr(s, n) for s in soups]) for n in names), parts)
+        return cls(
+            np.concatenate([s.corners for s in soups]),
+            np.concatenate([s.normals for s in soups]),
+            np.concatenate([s.face_normals for s in soups]),
+            np.concatenate([s.colours for s in soups]),
+            np.concatenate([s.ids for s in soups]),
+            np.concatenate([s.parts + start for s, start in zip(soups, starts[:-1], strict=True)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -465,7 +470,7 @@ _TEXELS = 640  # a metre
 
 
 @cache
-def _wood() -> NDArray[np.float32]:
+def _wood() -> NDArray[np.uint8]:
     """Planks with a faint grid of 10 cm."""
     x0, x1, y0, y1 = _TABLE
     height, width = round((y1 - y0) * _TEXELS), round((x1 - x0) * _TEXELS)
@@ -482,7 +487,7 @@ def _wood() -> NDArray[np.float32]:
         i = round(at * _TEXELS)
         if i < width:
             picture[:, i - 1 : i + 1] *= 0.93
-    return picture
+    return np.asarray(np.rint(np.clip(picture, 0, 1) * 255), np.uint8)
 
 
 def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
@@ -493,8 +498,9 @@ def _table_texture(mat: FloatArray) -> NDArray[np.uint8]:
     turn = np.array([[np.cos(mat[2]), -np.sin(mat[2])], [np.sin(mat[2]), np.cos(mat[2])]])
     for half, colour in ((_MAT / 2, MAT_COLOUR), (_MAT / 2 * 0.86, (0.93, 0.95, 0.92)), (_MAT / 2 * 0.80, MAT_COLOUR)):
         corners = centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half * _TEXELS @ turn.T
-        cv2.fillConvexPoly(picture, np.rint(corners * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        paint = tuple(round(255 * c) for c in colour)
+        cv2.fillConvexPoly(picture, np.rint(corners * 16).astype(np.int32), paint, cv2.LINE_AA, 4)
+    return picture
 
 
 _PLANKS = (1.00, 0.94, 1.03, 0.97, 1.05, 0.95, 1.01, 0.98)
@@ -505,7 +511,7 @@ def _floor_texture() -> NDArray[np.uint8]:
     """Grey tiles of half a metre."""
     tiles = np.indices((14, 14)).sum(0) % 2
     picture = np.where(tiles[..., None] == 0, [153, 153, 148], [133, 133, 130]).astype(np.uint8)
-    return cv2.resize(picture, (700, 700), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.resize(picture, (700, 700), interpolation=cv2.INTER_NEAREST))
 
 
 # Drawing.
@@ -555,7 +561,7 @@ def _draw_plane(
 def _light(normals: FloatArray) -> FloatArray:
     key = np.maximum(normals @ _KEY_LIGHT, 0)
     fill = np.maximum(normals @ _FILL_LIGHT, 0)
-    return 0.36 + 0.10 * normals[..., 2] + 0.52 * key + 0.20 * fill
+    return np.asarray(0.36 + 0.10 * normals[..., 2] + 0.52 * key + 0.20 * fill)
 
 
 def _rasterize(
