@@ -294,11 +294,11 @@ def _look_at(eye: FloatArray, target: FloatArray) -> FloatArray:
 
 def _wrist_mount() -> FloatArray:
     """gripper_from_camera: in front of the hand, looking along the approach with a slight turn towards the tips."""
-    tilt = np.radians(16.0)
+    tilt = np.radians(22.0)
     x = np.array([0.0, 1.0, 0.0])
     z = np.array([-np.sin(tilt), 0.0, np.cos(tilt)])
     rotation = np.stack([x, np.cross(z, x), z], axis=1)
-    return np.asarray(transforms.make_transform(rotation, np.array([0.085, 0.0, -0.09])))
+    return np.asarray(transforms.make_transform(rotation, np.array([0.085, 0.0, -0.095])))
 
 
 @dataclass(frozen=True)
