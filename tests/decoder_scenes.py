@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from actionimg_data.decode import BlobMeasurements
 from actionimg_data.geometry import pinhole, rotations
 from actionimg_data.model import Camera, GripperTrajectory
 from actionimg_data.raster.keypoints import gripper_keypoints
@@ -64,8 +65,8 @@ def dense_render(trajectory, cameras, spec=None, *, as_float=False):
             if spec.openness == "binary":
                 drawn = float(drawn > spec.openness_threshold)
             for c in range(3):
-                r2 = (x - uv[t, c, 0]) ** 2 + (y - uv[t, c, 1]) ** 2
-                g = np.exp(-r2 / (2 * spec.sigma_px**2)) * bool(valid[t, c])
+                column, row = (y - uv[t, c, 1]) / spec.sigma_px, (x - uv[t, c, 0]) / spec.sigma_px
+                g = np.exp(-0.5 * column**2) * np.exp(-0.5 * row**2) * bool(valid[t, c])
                 if c == 2:
                     g = np.where(g <= spec.pedestal, spec.pedestal * drawn, g)
                 out[v, t, ..., c] = g if as_float else np.round(255 * g)
@@ -132,3 +133,21 @@ def project_all(trajectory, cameras, spec):
     return np.stack([f[0] for f in found]), np.stack([f[2] for f in found])
 
 
+
+
+def perfect_measurements(trajectory, cameras, spec, rng, noise):
+    """What `measure_blobs` would find in each view, if its errors were Gaussian with ``noise`` pixels."""
+    uv, _ = project_all(trajectory, cameras, spec)
+    frames = len(trajectory)
+    return [
+        BlobMeasurements(
+            uv=view + noise * rng.standard_normal(view.shape),
+            covariance=np.broadcast_to(noise**2 * np.eye(2), (frames, 3, 2, 2)),
+            valid=np.ones((frames, 3), bool),
+            amplitude=np.ones((frames, 3)),
+            residual=np.zeros((frames, 3)),
+            pedestal=spec.pedestal * trajectory.openness,
+            pedestal_samples=np.full(frames, 100),
+        )
+        for view in uv
+    ]

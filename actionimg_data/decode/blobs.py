@@ -1,7 +1,7 @@
 """Sub-pixel centres of Gaussian blobs of known width: detection on a coarse grid, then Gauss-Newton.
 
-Written once for numpy and torch. The picture of one channel is ``A exp(-|x - u|^2 / 2 sigma^2)`` with ``A`` near 1;
-of the blue channel only what lies above the pedestal. Two facts carry the speed without losing precision:
+Written once for numpy and torch. The picture of one channel is ``A exp(-|x - u|^2 / 2 sigma^2) + b`` with ``A``
+near 1 and ``b`` near 0; of the blue channel only what lies above the pedestal. Two facts carry the speed without losing precision:
 
 * ``log I + |x|^2 / 2 sigma^2`` is linear in the centre, so one weighted least-squares fit on log intensity, on a
   coarse grid of samples, lands within a few hundredths of sigma of it from anywhere on the blob.
@@ -23,6 +23,8 @@ Array = Any
 
 AMPLITUDE_SPREAD = 0.05
 """Prior standard deviation of a blob's peak about 1. It only matters where little of the blob is visible."""
+OFFSET_SPREAD = 0.01
+"""Prior standard deviation of a constant added to the picture (clipped noise, limited-range video)."""
 MIN_VISIBLE = 0.12
 """Least visible intensity (above the pedestal, in blue a third of it) that counts as a blob."""
 MIN_EXPLAINED = 0.8
@@ -216,29 +218,40 @@ def _mask(xp: Any, origin: Array, u: Array, v: Array, blue: Array, layout: Layou
 
 
 def _equations(xp: Any, binned: Array, origin: Array, state: Array, blue: Array, layout: Layout) -> _Equations:
-    """Linearise ``I - A g`` in (u / sigma, v / sigma, A) about a state, over the bins near the centre.
+    """Linearise ``I - A g - b`` in (u / sigma, v / sigma, A, b) about a state, over the bins near the centre.
 
     Both the blob and its derivatives are products of a function of x and one of y, so every sum over the window is
     two small matrix products.
     """
-    u, v, a = state[:, 0], state[:, 1], state[:, 2]
+    u, v, a, b = (state[:, i] for i in range(4))
     gx, dx = _profile(xp, u, origin[:, 0], layout)
     gy, dy = _profile(xp, v, origin[:, 1], layout)
     mask = _mask(xp, origin, u, v, blue, layout)
     masked = binned * mask
-    cross_x, cross_y = xp.stack([gx, dx], axis=-1), xp.stack([gy, dy], axis=-2)
-    with_image = cross_y @ (masked @ cross_x)
-    square_x, square_y = xp.stack([gx * gx, gx * dx, dx * dx], axis=-1), xp.stack([gy * gy, gy * dy, dy * dy], axis=-2)
-    with_model = square_y @ (mask @ square_x)
-    uu, uv, ua = a * a * with_model[:, 0, 2], a * a * with_model[:, 1, 1], a * with_model[:, 0, 1]
-    vv, va, aa = a * a * with_model[:, 2, 0], a * with_model[:, 1, 0], with_model[:, 0, 0]
-    normal = xp.reshape(xp.stack([uu, uv, ua, uv, vv, va, ua, va, aa], axis=-1), (u.shape[0], 3, 3))
+    ones = xp.ones_like(gx)
+    first_x, first_y = xp.stack([gx, dx, ones], axis=-1), xp.stack([gy, dy, ones], axis=-2)
+    with_image = first_y @ (masked @ first_x)
+    with_one = first_y @ (mask @ first_x)
+    second_x, second_y = xp.stack([gx * gx, gx * dx, dx * dx], axis=-1), xp.stack([gy * gy, gy * dy, dy * dy], axis=-2)
+    with_model = second_y @ (mask @ second_x)
+    uu, uv, ua, ub = a * a * with_model[:, 0, 2], a * a * with_model[:, 1, 1], a * with_model[:, 0, 1], a * with_one[:, 0, 1]
+    vv, va, vb = a * a * with_model[:, 2, 0], a * with_model[:, 1, 0], a * with_one[:, 1, 0]
+    aa, ab, bb = with_model[:, 0, 0], with_one[:, 0, 0], with_one[:, 2, 2]
+    entries = [uu, uv, ua, ub, uv, vv, va, vb, ua, va, aa, ab, ub, vb, ab, bb]
+    normal = xp.reshape(xp.stack(entries, axis=-1), (u.shape[0], 4, 4))
     gradient = xp.stack(
-        [a * with_image[:, 0, 1] - a * ua, a * with_image[:, 1, 0] - a * va, with_image[:, 0, 0] - a * aa], axis=-1
+        [
+            a * (with_image[:, 0, 1] - ua) - b * ub,
+            a * (with_image[:, 1, 0] - va) - b * vb,
+            with_image[:, 0, 0] - a * aa - b * ab,
+            with_image[:, 2, 2] - a * ab - b * bb,
+        ],
+        axis=-1,
     )
-    count = xp.sum(mask, axis=(-2, -1))
+    count = bb
     squares = xp.sum(masked * binned, axis=(-2, -1))
-    ssr = at_least(xp, squares - 2 * a * with_image[:, 0, 0] + a * a * aa, 0.0)
+    explained = 2 * (a * with_image[:, 0, 0] + b * with_image[:, 2, 2]) - a * a * aa - 2 * a * b * ab - b * b * bb
+    ssr = at_least(xp, squares - explained, 0.0)
     # A sample stored in 8 bits cannot be known better than this, whatever the residual says.
     rounding = 1 / (12 * 255.0**2 * layout.bin**2)
     variance = ssr / at_least(xp, count - 3, 1.0) + rounding
@@ -254,18 +267,23 @@ def _distance_outside(xp: Any, u: Array, v: Array, layout: Layout) -> Array:
     return xp.where(positive, xp.sqrt(xp.where(positive, squared, xp.ones_like(squared))), squared) / layout.sigma
 
 
+def _prior(xp: Any, variance: Array) -> Array:
+    """Information ``(N, 4)`` of the priors on amplitude and offset, in units of the residual variance."""
+    zero = xp.zeros_like(variance)
+    return xp.stack([zero, zero, variance / AMPLITUDE_SPREAD**2, variance / OFFSET_SPREAD**2], axis=-1)
+
+
 def _newton(xp: Any, at: _Equations, state: Array, layout: Layout) -> Array:
-    """One Gauss-Newton step with the prior on the amplitude."""
-    prior = at.variance / AMPLITUDE_SPREAD**2
-    zero = xp.zeros_like(prior)
-    identity = xp.eye(3, dtype=state.dtype, device=state.device)
-    normal = at.normal + xp.stack([zero, zero, prior], axis=-1)[..., None] * identity + 1e-9 * identity
-    gradient = at.gradient + xp.stack([zero, zero, prior * (1 - state[:, 2])], axis=-1)
-    step = xp.linalg.solve(normal, gradient[..., None])[..., 0]
-    step = within(xp, step, -0.5, 0.5)
+    """One Gauss-Newton step with the priors."""
+    prior = _prior(xp, at.variance)
+    expected = xp.asarray([0.0, 0.0, 1.0, 0.0], dtype=state.dtype, device=state.device)
+    identity = xp.eye(4, dtype=state.dtype, device=state.device)
+    normal = at.normal + (prior + 1e-9)[..., None] * identity
+    gradient = at.gradient + prior * (expected - state)
+    step = within(xp, xp.linalg.solve(normal, gradient[..., None])[..., 0], -0.5, 0.5)
     moved = state[:, :2] + step[:, :2] * layout.sigma
-    amplitude = within(xp, state[:, 2] + step[:, 2], 0.2, 2.0)
-    return xp.concat([moved, amplitude[:, None]], axis=-1)
+    amplitude = within(xp, state[:, 2:3] + step[:, 2:3], 0.2, 2.0)
+    return xp.concat([moved, amplitude, state[:, 3:] + step[:, 3:]], axis=-1)
 
 
 def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layout) -> Array:
@@ -279,10 +297,10 @@ def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layou
         layout: The sampling.
 
     Returns:
-        State ``(N, 3)``: u, v in pixels, amplitude.
+        State ``(N, 4)``: u, v in pixels, amplitude, offset.
     """
     xp = array_namespace(binned)
-    state = xp.concat([uv, xp.ones_like(uv[:, :1])], axis=-1)
+    state = xp.concat([uv, xp.ones_like(uv[:, :1]), xp.zeros_like(uv[:, :1])], axis=-1)
     active = xp.arange(binned.shape[0], device=binned.device)
     for _ in range(_STEPS):
         before = state[active, :]
@@ -314,7 +332,7 @@ def polish(
     at = _equations(xp, binned, origin, state, blue, layout)
     amplitude = state[:, 2]
     template = at.gy[:, :, None] * at.gx[:, None, :] * at.mask
-    residual = binned * at.mask - amplitude[:, None, None] * template
+    residual = (binned - state[:, 3, None, None]) * at.mask - amplitude[:, None, None] * template
     groups = math.ceil(layout.bins / layout.cluster)
     member = xp.arange(layout.bins, device=state.device)[:, None] // layout.cluster
     member = xp.astype(member == xp.arange(groups, device=state.device)[None, :], state.dtype)
@@ -332,13 +350,12 @@ def polish(
     seen = curvature > 1e-6
     clustered = clusters / xp.where(seen, curvature, xp.ones_like(curvature))
     variance = xp.where(clustered > at.variance, clustered, at.variance)
-    identity = xp.eye(3, dtype=state.dtype, device=state.device)
-    prior = variance / AMPLITUDE_SPREAD**2
-    zero = xp.zeros_like(prior)
-    normal = at.normal + xp.stack([zero, zero, prior], axis=-1)[..., None] * identity
-    normal = xp.where(seen[:, None, None], normal, identity)
+    identity = xp.eye(4, dtype=state.dtype, device=state.device)
+    normal = xp.where(seen[:, None, None], at.normal + _prior(xp, variance)[..., None] * identity, identity)
     covariance = xp.linalg.inv(normal + 1e-9 * identity)[:, :2, :2] * (variance * layout.sigma**2)[:, None, None]
-    contrast = xp.where(blue, xp.full_like(zero, layout.pedestal + MIN_VISIBLE / 3), xp.full_like(zero, MIN_VISIBLE))
+    contrast = xp.where(
+        blue, xp.full_like(amplitude, layout.pedestal + MIN_VISIBLE / 3), xp.full_like(amplitude, MIN_VISIBLE)
+    )
     low, high = AMPLITUDE_RANGE
     spread = covariance[:, 0, 0] + covariance[:, 1, 1]
     valid = (

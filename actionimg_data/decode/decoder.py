@@ -39,7 +39,7 @@ class DecodedTrajectory:
 
     The state of ``covariance`` is (x, y, z, rx, ry, rz): translation of the gripper's origin in metres, then a
     rotation vector in radians, both in world axes: the true pose is ``exp([r]) R``, ``p + (x, y, z)``. A pose from
-    one view is the one, of up to four that look the same, that moves least over time; its covariance is that of the
+    one view is the one, of up to four that look the same, that moves most smoothly over time; its covariance is that of the
     single view (far larger along the ray) and contains the distance to the alternatives.
     """
 
@@ -168,7 +168,7 @@ def solve(
     candidates = pose.estimate(measured, spec.axis_length, wrong_blob_floor(spec))
     body = pose.triangle(measured.uv, spec.axis_length)
     points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
-    choice = continuity.choose(points, candidates.possible, seconds)
+    choice = continuity.choose(points, candidates.possible, seconds, continuity.SCALE * spec.axis_length)
     every = np.arange(frames)
     rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
     found = candidates.possible[every, choice]

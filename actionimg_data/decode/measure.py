@@ -16,6 +16,8 @@ from . import blobs
 
 FloatArray = NDArray[np.float64]
 
+MIN_SIDE = 8
+"""Pixels; in a smaller picture a blob of the usual width has no extent."""
 _BATCH = 512
 _BLUE = np.array([False, False, True])
 
@@ -96,6 +98,13 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             where=where,
             expected=f"{spec.height}x{spec.width}",
             found=f"{video.shape[1]}x{video.shape[2]}",
+        )
+    if min(spec.height, spec.width) < MIN_SIDE:
+        raise DecodeError(
+            "pictures are too small to find blobs in",
+            where=where,
+            expected=f"at least {MIN_SIDE}x{MIN_SIDE}",
+            found=f"{spec.height}x{spec.width}",
         )
     # OpenCV has no half precision; two bytes to four is exact.
     return video.astype(np.float32) if video.dtype == np.float16 else video
