@@ -132,9 +132,7 @@ class SyntheticConverter(Converter):
             misbehave("kill")
         n = at["frames"]
         frames = _Frames(at["seed"], n, at["bad"], at["slow"], self.options.brightness)
-        views = {
-            name: View(None if name in at["uncalibrated"] else camera(name), frames) for name in at["views"]
-        }
+        views = {name: View(None if name in at["uncalibrated"] else camera(name), frames) for name in at["views"]}
         path = trajectory(at["seed"], n)
         return Episode(
             ref.id,

@@ -150,9 +150,9 @@ class _Formats(click.Group):
             names = self.list_commands(ctx)
             close = difflib.get_close_matches(args[0], names, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Formats: {', '.join(names)}."
-            if "Did you mean" not in error.message:
-                error.message += f" {hint}"
-            raise
+            if "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} {hint}", ctx) from None
 
 
 @click.command(

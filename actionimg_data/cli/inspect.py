@@ -101,9 +101,9 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
     """What the index knows of all samples: rates, instructions, recorded decode errors."""
     import pyarrow.compute as pc
 
-    index = dataset.index
+    index = dataset.table
     rates = sorted(index["fps"].unique().to_pylist())
-    tasks = Counter(index["task"].to_pylist())
+    tasks: Counter[str] = Counter(index["task"].to_pylist())
     position = index["decode_position_p95_mm"].drop_null()
     return {
         "fps": rates[0] if len(rates) == 1 else rates or None,
@@ -227,10 +227,7 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             ("converter", f"{converter['name']} {converter['options'] or ''}" if converter else None),
             ("source", " ".join(found.get("sources", []))),
             ("quarantined", quarantined),
-            (
-                "decode p95",
-                f"≤ {found['decode_position_p95_mm']:.3f} mm" if found.get("decode_position_p95_mm") else None,
-            ),
+            ("decode p95", decoded),
             ("sidecar", {None: None, True: "agrees", False: "does not agree: damaged"}[found.get("matches_sidecar")]),
         ]
     )

@@ -41,8 +41,7 @@ def _cores() -> int:
 @click.option("--record", is_flag=True, help="Write each sample's errors into index.parquet.")
 @click.option("--num-workers", "-j", type=click.IntRange(1), default=_cores, show_default="cores", help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-def command(ctx: click.Context, out: str, quick: bool, record: bool, as_json: bool, **given: Any) -> None:
+def command(out: str, quick: bool, record: bool, as_json: bool, **given: Any) -> None:
     """Verify the data set OUT: every byte, schema and count, and the round trip.
 
     The round trip decodes the stored action videos of all views and compares the poses with the stored trajectory, in
@@ -58,6 +57,7 @@ def command(ctx: click.Context, out: str, quick: bool, record: bool, as_json: bo
 
     if quick and record:
         raise click.UsageError("--record needs the round trip, which --quick leaves out")
+    ctx = click.get_current_context()
     with ExitStack() as stack:
         steps: list[Any] = []
 

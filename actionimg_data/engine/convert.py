@@ -185,7 +185,9 @@ def convert(
         seconds=time.monotonic() - started,
     )
     if done is not None and done.counts is not None:
-        _judge(done.counts.quarantined, done.counts.episodes, max_bad_fraction, out)
+        bad, total = done.counts.quarantined, done.counts.episodes
+        # A data set without a single sample is a failure whatever is allowed.
+        _judge(bad, total, max_bad_fraction if bad < total else 0.0, out)
     return result
 
 
@@ -222,7 +224,7 @@ class _Watch:
 
 
 def _judge(bad: int, total: int, allowed: float, where: object) -> None:
-    if bad > allowed * total or bad == total:
+    if bad > allowed * total:
         raise TooManyBadEpisodesError(
             "too many episodes cannot be converted",
             where=where,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -294,7 +295,7 @@ def _run(tasks: Sequence[Task], workers: int) -> Iterator[ShardReport]:
         try:
             while True:
                 # A few more than there are workers, so that a million shards do not wait in memory.
-                while len(running) < 2 * workers and (task := next(ahead, None)) is not None:
+                for task in itertools.islice(ahead, 2 * workers - len(running)):
                     running.add(pool.submit(verify_shard, *task))
                 if not running:
                     return

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 from ..errors import OutputError
 
@@ -61,7 +61,7 @@ def output_errors(where: Path) -> Iterator[None]:
         ) from error
 
 
-def flush(file: BinaryIO) -> None:
+def flush(file: IO[bytes]) -> None:
     """Bring a file's bytes to the disk, and out of the cache, so that reading it back reads the disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -182,19 +182,20 @@ class Sample:
         return indices
 
 
-class Dataset(Sequence[Sample]):
+class Dataset:
     """The samples of a data set, or of one shard; picklable, and no file stays open.
 
     Attributes:
         path: The folder, or the shard.
         manifest: The data set's ``dataset.json``; None for a single shard.
-        index: One row a sample, as `actionimg_data.schemas.index_schema` says; for a single shard key, shard, members.
+        table: One row a sample (Arrow), as `actionimg_data.schemas.index_schema` says; for a single shard only key,
+            shard and members.
     """
 
-    def __init__(self, path: Path, manifest: DatasetManifest | None, index: pa.Table) -> None:
+    def __init__(self, path: Path, manifest: DatasetManifest | None, table: pa.Table) -> None:
         self.path = path
         self.manifest = manifest
-        self.index = index
+        self.table = table
 
     @cached_property
     def _number(self) -> dict[str, int]:
@@ -211,11 +212,11 @@ class Dataset(Sequence[Sample]):
 
     def keys(self) -> list[str]:
         """Keys of all samples, in order."""
-        keys: list[str] = self.index["key"].to_pylist()
+        keys: list[str] = self.table["key"].to_pylist()
         return keys
 
     def __len__(self) -> int:
-        return int(self.index.num_rows)
+        return int(self.table.num_rows)
 
     def __contains__(self, key: object) -> bool:
         return key in self._number
@@ -232,7 +233,7 @@ class Dataset(Sequence[Sample]):
                 raise KeyError(index)
             index = self._number[index]
         number = range(len(self))[index]
-        key, shard, members = (self.index[name][number].as_py() for name in ("key", "shard", "members"))
+        key, shard, members = (self.table[name][number].as_py() for name in ("key", "shard", "members"))
         tar = self.path / f"{shard}.tar" if self.manifest is not None else self.path
         return Sample(key, tar, {m["name"]: (m["offset"], m["size"]) for m in members}, self.spec)
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 BLOCK: Final = tarfile.BLOCKSIZE
 RECORD: Final = tarfile.RECORDSIZE
@@ -15,7 +15,7 @@ RECORD: Final = tarfile.RECORDSIZE
 class TarWriter:
     """Appends members to an empty binary file; can go back to where a failed episode began."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self.offset = 0
@@ -31,7 +31,7 @@ class TarWriter:
         self._file.seek(self.offset)
         self._file.truncate()
 
-    def add(self, name: str, body: BinaryIO, size: int) -> tuple[int, str]:
+    def add(self, name: str, body: IO[bytes], size: int) -> tuple[int, str]:
         """Append ``size`` bytes of ``body``; returns where they begin, and their SHA-256."""
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = size, 0o444, 0

@@ -275,7 +275,7 @@ def _sample(
     members: list[MemberRow] = []
 
     def add(name: str, body: IO[bytes], size: int) -> None:
-        start, digest = tar.add(f"{key}.{name}", body, size)  # type: ignore[arg-type]
+        start, digest = tar.add(f"{key}.{name}", body, size)
         members.append(MemberRow(name=name, offset=start, size=size, sha256=digest))
 
     def add_bytes(name: str, data: bytes) -> None:
@@ -290,10 +290,11 @@ def _sample(
     action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
 
     def add_video(name: str, frames: Iterator[Image], encoding: Encoding) -> int:
-        with tempfile.SpooledTemporaryFile(SPOOL, dir=work) as body:
+        with tempfile.SpooledTemporaryFile(SPOOL, dir=str(work)) as body:
             with contextlib.closing(frames):  # type: ignore[type-var]
-                encode(frames, body, encoding, episode.fps, options.height, options.width)  # type: ignore[arg-type]
-            size = body.seek(0, io.SEEK_END)
+                encode(frames, body, encoding, episode.fps, options.height, options.width)
+            body.seek(0, io.SEEK_END)
+            size = body.tell()
             body.seek(0)
             add(name, body, size)
         return size
@@ -380,7 +381,7 @@ def measure(
         ActionImgError: The episode cannot be converted.
     """
     with tempfile.TemporaryFile() as file:
-        tar = TarWriter(file)  # type: ignore[arg-type]
+        tar = TarWriter(file)
         episode = prepared(reader.read(_ref(planned)), views, options)
         part = episode.select(range(min(frames, len(episode))))
         row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None)

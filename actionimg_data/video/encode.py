@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import BinaryIO, Final, Literal
+from typing import IO, Final, Literal
 
 import av
 import av.error
@@ -85,7 +85,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
 
 
 def encode(
-    frames: Iterable[Image], file: BinaryIO, encoding: Encoding, fps: float | Fraction, height: int, width: int
+    frames: Iterable[Image], file: IO[bytes], encoding: Encoding, fps: float | Fraction, height: int, width: int
 ) -> int:
     """Encode pictures into a seekable binary file.
 
@@ -137,7 +137,7 @@ def _checked(frames: Iterable[Image], height: int, width: int) -> Iterator[Image
 
 
 def _mux(
-    frames: Iterator[Image], file: BinaryIO, encoding: Encoding, fps: float | Fraction, height: int, width: int
+    frames: Iterator[Image], file: IO[bytes], encoding: Encoding, fps: float | Fraction, height: int, width: int
 ) -> int:
     lossy = encoding.codec == "h264"
     rate = frame_rate(fps)
@@ -189,7 +189,7 @@ def _mux(
     return count
 
 
-def _write_zip(frames: Iterator[Image], file: BinaryIO) -> int:
+def _write_zip(frames: Iterator[Image], file: IO[bytes]) -> int:
     count = 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for count, frame in enumerate(frames, 1):

@@ -167,9 +167,9 @@ class _AvReader(VideoReader):
             self._container = av.open(file)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
-        if not self._container.streams.video:
+        if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
             self.close()
-            raise BadVideoError("has no video stream", where=where)
+            raise BadVideoError("has no video stream that can be decoded", where=where)
         self._stream = self._container.streams.video[0]
         context = self._stream.codec_context
         context.thread_count = 1
@@ -273,23 +273,26 @@ class _ZipReader(VideoReader):
         if bad is not None:
             self.close()
             raise BadVideoError("pictures must be stored, not compressed again", where=where, field=bad.filename)
-        self._size = _png_size(self._archive.read(entries[0]), where)
+        self._size = _png_size(self._read("000000.png"), where)
         self.info = VideoInfo(*self._size, len(names), 0.0, "png")
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         _check_indices(indices, self.info.frames, self._where)
         for index in indices:
             name = f"{index:06d}.png"
-            try:
-                data = self._archive.read(name)
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
-                raise BadVideoError(f"cannot be read: {error}", where=self._where, field=name) from None
+            data = self._read(name)
             if _png_size(data, self._where) != self._size:
                 raise BadVideoError("picture size changes", where=self._where, field=name)
             picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             if picture is None:
                 raise BadVideoError("cannot be decoded", where=self._where, field=name)
             yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._archive.read(name)
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            raise BadVideoError(f"cannot be read: {error}", where=self._where, field=name) from None
 
     def close(self) -> None:
         self._archive.close()
