@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import OutputExistsError
-from ._common import EXIT_DONE, EXIT_VERIFICATION_FAILED, emit_json, output
+from ._common import EXIT_DONE, EXIT_VERIFICATION_FAILED, console, emit_json, output
 
 
 @click.command("demo")
@@ -53,7 +53,8 @@ def command(
     results = {}
     for name, make in (("rlbench", _rlbench), ("rlds", _rlds)):
         say(f"[bold]{name}[/bold]: {episodes} demonstrations of {frames} frames")
-        source, converter_name, options = make(root, episodes, frames, size)
+        with console().status("drawing the demonstrations"):
+            source, converter_name, options = make(root, episodes, frames, size)
         results[name] = _convert_and_verify(source, converter_name, options, root / f"{name}-shards", size, say)
     pictures = _pictures(root)
     ok = all(r["verify"]["ok"] for r in results.values())
@@ -89,16 +90,25 @@ def _convert_and_verify(
     import os
 
     from ..converters import base
-    from ..engine import convert
+    from ..engine import convert, verify
     from ..schemas import ConvertOptions
-    from ..shards import verify
 
     cls = base.converter_class(converter_name)
     converter = cls(cls.Options.parse(options, converter_name))
     workers = min(2, os.cpu_count() or 1)
     result = convert(converter, str(source), out, ConvertOptions.parse(height=size, width=size), num_workers=workers)
-    report = verify(out)
-    say(f"  converted {result.frames} frames in {result.seconds:.1f} s → {out}")
+    views = len(result.manifest.views)
+    say(f"  converted: {result.frames} frames × {views} views in {result.seconds:.1f} s → {out}")
+    report = verify(out, num_workers=workers).summary()
+    position, rotation = report["position_error_mm"]["p95"], report["rotation_error_deg"]["p95"]
+    if position is not None:
+        say(
+            f"  {'verified' if report['ok'] else 'NOT verified'}: {report['decoded_frames']} frames decoded from their "
+            f"action videos, 95 % of them within {position:.2f} mm and {rotation:.2f}°, "
+            f"openness {report['openness_accuracy']:.0%} right"
+        )
+    for failure in report["failures"][:3]:
+        say(f"  ✗ {failure['reason']}")
     return {"source": str(source), "out": str(out), "frames": result.frames, "verify": report}
 
 
