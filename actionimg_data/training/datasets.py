@@ -80,10 +80,8 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         self._on_error, self._max_errors = on_error, max_errors
         # Shared, so that set_epoch reaches workers that live on (persistent_workers).
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._taken = 0
-        self._skipped = 0
-        self._current = 0
-        self._resume: dict[str, Any] | None = None
+        self._state = {"epoch": 0, "done": 0, "taken": 0, "skipped": 0}
+        self._resume: dict[str, int] | None = None
         self._identity = self._fingerprint(seed)
 
     @property
@@ -93,8 +91,8 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
 
     @property
     def skipped(self) -> int:
-        """Damaged samples that this process has left out."""
-        return self._skipped
+        """Damaged samples that the latest iteration in this process has left out."""
+        return self._state["skipped"]
 
     @property
     def epoch_samples(self) -> int:
@@ -122,45 +120,41 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         return mine * self._epochs
 
     def __iter__(self) -> Iterator[Sample]:
-        state, self._resume = self._resume, None
-        first = self.epoch
-        done = 0
-        self._taken = 0
-        if state is not None:
-            first, done = state["epoch"], state["done"]
-            self._taken, self._skipped = state["taken"], state["skipped"]
+        self._state = self._resume or {"epoch": self.epoch, "done": 0, "taken": 0, "skipped": 0}
+        self._resume = None
+        return self._samples(self._state)
+
+    def _samples(self, state: dict[str, int]) -> Iterator[Sample]:
+        """This worker's samples; ``state`` is kept up to date while it runs."""
         split = self._split()
-        while self._epochs is None or done < self._epochs:
-            self._done, self._current = done, first + done
-            for position in split.positions(len(self._order), self._drop_last, self._taken):
-                sample = self._at(self._current, position)
-                self._taken += 1
+        while self._epochs is None or state["done"] < self._epochs:
+            epoch = state["epoch"] + state["done"]
+            for position in split.positions(len(self._order), self._drop_last, state["taken"]):
+                sample = self._at(epoch, position, state)
+                state["taken"] += 1
                 if sample is not None:
                     yield sample
-            if self._taken == 0 and self._epochs is None:
-                # This worker's share is empty, and stays so.
+            if state["taken"] == 0:
+                # This worker's share is empty, and would be in every epoch.
                 return
-            done += 1
-            self._taken = 0
-        self._done = done
+            state["done"] += 1
+            state["taken"] = 0
 
     def _split(self) -> Split:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         return Split(self._rank, self._ranks, worker, workers, self._batch)
 
-    def _at(self, epoch: int, position: int) -> Sample | None:
+    def _at(self, epoch: int, position: int, state: dict[str, int]) -> Sample | None:
         place = self._order.at(epoch, position)
         reader = self._readers[place.source]
         try:
             sample = reader.draw(place.row, place.turn)
         except (ActionImgError, OSError) as error:
             where = reader.source.where(place.row)
-            if self._on_error == "raise":
+            state["skipped"] += 1
+            if self._on_error == "raise" or state["skipped"] > self._max_errors:
                 raise (error.at(where) if isinstance(error, ActionImgError) else error) from None
-            self._skipped += 1
-            if self._skipped > self._max_errors:
-                raise
             warnings.warn(f"left out {where}: {error}", SkippedSampleWarning, stacklevel=2)
             return None
         sample["source"] = self._names[place.source]
@@ -179,18 +173,12 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         torchdata's ``StatefulDataLoader`` collects and restores the states of its workers.
         """
         split = self._split()
-        if self._resume is not None:
-            return dict(self._resume)
-        done = getattr(self, "_done", 0)
         return {
             "identity": self._identity,
             "rank": split.rank,
             "worker": split.worker,
             "workers": split.workers,
-            "epoch": self._current - done if hasattr(self, "_done") else self.epoch,
-            "done": done,
-            "taken": self._taken,
-            "skipped": self._skipped,
+            **(self._resume or self._state),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -215,7 +203,7 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
                     found=state.get(name),
                     hint="Data, options, seed, processes and workers have to be those of the run that stopped.",
                 )
-        self._resume = dict(state)
+        self._resume = {name: int(state[name]) for name in self._state}
 
 
 class ActionImageDataset(_Stream):
