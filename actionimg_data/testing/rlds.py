@@ -328,11 +328,11 @@ def demo_features(size: int, cameras: Sequence[str] = DEMO_CAMERAS) -> F.Group:
 class _DemoEpisodes(Sequence[Mapping[str, Any]]):
     """Demo episodes, drawn when asked for."""
 
-    def __init__(self, count: int, frames: int, size: int, cameras: Sequence[str], seed: int) -> None:
-        self.count, self.frames, self.size, self.cameras, self.seed = count, frames, size, cameras, seed
+    def __init__(self, episodes: int, frames: int, size: int, cameras: Sequence[str], seed: int) -> None:
+        self.episodes, self.frames, self.size, self.cameras, self.seed = episodes, frames, size, cameras, seed
 
     def __len__(self) -> int:
-        return self.count
+        return self.episodes
 
     def __getitem__(self, index: Any) -> Any:
         colour = tuple(scene.COLOURS)[index % len(scene.COLOURS)]

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    import google_crc32c
+    from google_crc32c import value as _hardware_crc32c
 except ImportError:
-    google_crc32c = None
+    _hardware_crc32c = None
 
 _POLYNOMIAL = 0x82F63B78
 _MASK_DELTA = 0xA282EAD8
@@ -85,9 +85,7 @@ def crc32c_numpy(data: NDArray[np.uint8]) -> int:
 
 def crc32c(data: NDArray[np.uint8]) -> int:
     """CRC-32C of bytes ``(N,)``."""
-    if google_crc32c is not None:
-        return int(google_crc32c.value(data))
-    return crc32c_numpy(data)
+    return crc32c_numpy(data) if _hardware_crc32c is None else int(_hardware_crc32c(data))
 
 
 def masked_crc32c(data: NDArray[np.uint8]) -> int:

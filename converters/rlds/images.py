@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,9 +25,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # IHDR's colour types: channels as stored (palettes become RGB).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_COLOR_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; instead of IMREAD_COLOR, never with it
+_COLOR_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; instead of IMREAD_COLOR, never with it
 
-Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+Image = NDArray[Any]
 
 
 def header(data: bytes) -> tuple[str, int, int, int, int]:
@@ -144,9 +145,9 @@ def _jpeg(data: bytes, wanted: int, channels: int, size: tuple[int, int], out: I
 
 def _opencv(data: bytes, flags: int, name: str) -> Image:
     """A picture through OpenCV, with RGB(A) channels ``(H, W, C)``."""
-    rgb = flags == _COLOR and _COLOR_RGB is not None
-    if rgb:
-        flags = _COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    rgb = False
+    if flags == _COLOR and _COLOR_RGB is not None:
+        rgb, flags = True, _COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -154,11 +155,11 @@ def _opencv(data: bytes, flags: int, name: str) -> Image:
     if picture is None:
         raise BadImageError(f"a {name} that cannot be decoded", found=f"{len(data)} bytes")
     if picture.ndim == 2:
-        return picture[..., None]
+        return np.asarray(picture)[..., None]
     if rgb:
-        return picture
+        return np.asarray(picture)
     order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    return cv2.cvtColor(picture, order)
+    return np.asarray(cv2.cvtColor(picture, order))
 
 
 def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Image:

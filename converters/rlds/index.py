@@ -74,10 +74,15 @@ def _identity(path: Path) -> str:
 
 def _load_entry(entry: Path, identity: str) -> Records | None:
     try:
-        with np.load(entry, allow_pickle=False) as file:
-            if str(file["identity"]) != identity:
+        # Opened here, because np.load leaves a file open that turns out to be no archive.
+        with entry.open("rb") as raw:
+            if not zipfile.is_zipfile(raw):
                 return None
-            records = Records(file["offsets"], file["lengths"], file["crcs"])
+            raw.seek(0)
+            with np.load(raw, allow_pickle=False) as file:
+                if str(file["identity"]) != identity:
+                    return None
+                records = Records(file["offsets"], file["lengths"], file["crcs"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     shapes = {records.offsets.shape, records.lengths.shape, records.crcs.shape}

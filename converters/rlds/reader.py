@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +369,8 @@ class RLDSDataset:
 
     def tree(self, episode: dict[str, Any] | None = None) -> dict[str, Any]:
         """The features as nested dicts of texts ``dtype (shape) encoding``, with an episode's values where given."""
-        return _tree(self.features, episode)
+        found: dict[str, Any] = _tree(self.features, episode)
+        return found
 
 
 def _rebuild(found: layout.Found, missing: bool, mismatch: bool) -> RLDSDataset:
@@ -419,7 +420,6 @@ def missing_leaf(key: str, leaves: dict[str, Stored], where: object) -> WrongFor
     )
 
 
-@lru_cache(maxsize=4096)
 def _without_steps(stored: Stored) -> Stored:
     """The leaf of a record that holds one step with no ``steps`` around it."""
     place = stored.place[1:]

@@ -229,9 +229,8 @@ def _type_name(annotation: Any) -> str:
         return f"{len(args)}x{len(inner)} matrix" if inner else f"{len(args)} numbers"
     if origin is dict:
         return f"{_type_name(args[1])} by name"
-    return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no", "Any": "anything"}.get(
-        annotation.__name__, annotation.__name__.removeprefix("Rlds")
-    )
+    names = {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no", "Any": "anything"}
+    return names.get(annotation.__name__, str(annotation.__name__).removeprefix("Rlds"))
 
 
 def _fields(model: type[BaseModel]) -> str:
