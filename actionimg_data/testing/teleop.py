@@ -486,3 +486,109 @@ def _lerobot_rows(log: TeleopLog, index: int, start: int, images: Mapping[str, s
         encoded = [cv2.imencode(".png", p[..., ::-1])[1].tobytes() for p in log.views[name].pictures]
         columns[key] = [{"bytes": data, "path": f"frame_{i:06d}.png"} for i, data in enumerate(encoded)]
     return pa.table(columns)
+
+
+def write_rosbag(
+    log: TeleopLog,
+    path: Path,
+    storage: Literal["mcap", "sqlite3", "ros1"] = "mcap",
+    compressed: bool = False,
+    log_delay_s: float = 0.031,
+) -> dict[str, Any]:
+    """A bag, written by ``rosbags``; gives the mapping that explains it.
+
+    Poses are PoseStamped, the gripper a JointState, cameras Image (or CompressedImage, PNG) with CameraInfo; fixed
+    cameras stand in ``/tf_static``, moving ones in ``/tf``. Messages are logged a while after their own stamps.
+    """
+    from rosbags.rosbag1 import Writer as Writer1
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    ros1 = storage == "ros1"
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    if ros1:
+        # ROS 1's standard messages, as rosbags ships them, leave tf2 out.
+        store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
+    types = store.types
+    epoch = 1_700_000_000
+
+    def make(name: str, *values: Any) -> Any:
+        return types[name](*values)
+
+    def header(seconds: float, frame: str) -> Any:
+        ns = epoch * 10**9 + round(seconds * 1e9)
+        stamp = make("builtin_interfaces/msg/Time", ns // 10**9, ns % 10**9)
+        return make("std_msgs/msg/Header", 0, stamp, frame) if ros1 else make("std_msgs/msg/Header", stamp, frame)
+
+    def pose(transform: FloatArray, kinds: tuple[str, str, str]) -> Any:
+        q = Rotation.from_matrix(transform[:3, :3]).as_quat()
+        place = make(f"geometry_msgs/msg/{kinds[1]}", *map(float, transform[:3, 3]))
+        return make(f"geometry_msgs/msg/{kinds[0]}", place, make("geometry_msgs/msg/Quaternion", *map(float, q)))
+
+    def tf(seconds: float, child: str, transform: FloatArray) -> Any:
+        return make(
+            "geometry_msgs/msg/TransformStamped",
+            header(seconds, "base"),
+            child,
+            pose(transform, ("Transform", "Vector3", "")),
+        )
+
+    empty = np.zeros(0)
+    events: list[tuple[float, str, str, Any]] = []
+    for t, transform, width in zip(log.times, log.world_from_tool, log.width_m, strict=True):
+        message = make("geometry_msgs/msg/PoseStamped", header(t, "base"), pose(transform, ("Pose", "Point", "")))
+        events.append((t, "/ee_pose", "geometry_msgs/msg/PoseStamped", message))
+        state = make(
+            "sensor_msgs/msg/JointState", header(t, ""), ["other", "width"], np.array([0.5, width]), empty, empty
+        )
+        events.append((t, "/gripper", "sensor_msgs/msg/JointState", state))
+    first = float(log.frame_times[0])
+    fixed = [tf(first, f"{n}_optical", v.world_from_camera) for n, v in log.views.items() if v.world_from_camera.ndim == 2]
+    events.append((first, "/tf_static", "tf2_msgs/msg/TFMessage", make("tf2_msgs/msg/TFMessage", fixed)))
+    for name, view in log.views.items():
+        width, height = view.size
+        for i, t in enumerate(log.frame_times):
+            stamp = header(t, f"{name}_optical")
+            if compressed:
+                data = cv2.imencode(".png", view.pictures[i][..., ::-1])[1].ravel()
+                kind = "sensor_msgs/msg/CompressedImage"
+                picture = make(kind, stamp, "rgb8; png compressed bgr8", data)
+            else:
+                kind = "sensor_msgs/msg/Image"
+                picture = make(kind, stamp, height, width, "rgb8", 0, width * 3, view.pictures[i].ravel())
+            events.append((t, f"/{name}/image", kind, picture))
+            projection = np.concatenate([view.K, np.zeros((3, 1))], axis=1)
+            roi = make("sensor_msgs/msg/RegionOfInterest", 0, 0, 0, 0, False)
+            info = make(
+                "sensor_msgs/msg/CameraInfo",
+                *(stamp, height, width, "plumb_bob", np.zeros(5), view.K.ravel(), np.eye(3).ravel()),
+                *(projection.ravel(), 0, 0, roi),
+            )
+            events.append((t, f"/{name}/info", "sensor_msgs/msg/CameraInfo", info))
+            if view.world_from_camera.ndim == 3:
+                moved = make("tf2_msgs/msg/TFMessage", [tf(t, f"{name}_optical", view.world_from_camera[i])])
+                events.append((t, "/tf", "tf2_msgs/msg/TFMessage", moved))
+    events.sort(key=lambda event: event[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with Writer1(path) if ros1 else Writer(path, version=9, storage_plugin=plugin) as writer:
+        connections: dict[str, Any] = {}
+        for seconds, topic, kind, message in events:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            raw = store.serialize_ros1(message, kind) if ros1 else store.serialize_cdr(message, kind)
+            writer.write(connections[topic], epoch * 10**9 + round((seconds + log_delay_s) * 1e9), raw)
+    return {
+        "version": 1,
+        "format": "rosbag",
+        "instruction": {"text": log.instruction},
+        "pose": {"topic": "/ee_pose", "tool_from_gripper": dict(log.tool_from_gripper)},
+        "gripper": {"topic": "/gripper", **gripper_mapping("position.width")},
+        "views": {
+            name: {
+                "topic": f"/{name}/image",
+                "camera": {"camera_info": f"/{name}/info", "tf": {"parent": "base", "child": f"{name}_optical"}},
+            }
+            for name in log.views
+        },
+    }

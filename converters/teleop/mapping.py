@@ -126,17 +126,20 @@ def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -
         found = calibration.from_entry(camera.entry)
     else:
         raise MissingCalibrationError("has no calibration file", field=f"views.{name}.camera")
+    return with_pose(found, camera)
+
+
+def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
+    """The camera with the pose that a mapping gives to it, if it does; of a chain the pose is its first camera's."""
+    given = camera.world_from_camera if camera.world_from_camera is not None else camera.tool_from_camera
+    if given is None:
+        return found
+    pose = calibration.transform_matrix(given)
+    if found.reference_from_camera is not None:
+        pose = pose @ found.reference_from_camera
     if camera.world_from_camera is not None:
-        pose = calibration.transform_matrix(camera.world_from_camera)
-        if found.reference_from_camera is not None:
-            pose = pose @ found.reference_from_camera
-        found = replace(found, world_from_camera=pose, tool_from_camera=None)
-    elif camera.tool_from_camera is not None:
-        pose = calibration.transform_matrix(camera.tool_from_camera)
-        if found.reference_from_camera is not None:
-            pose = pose @ found.reference_from_camera
-        found = replace(found, world_from_camera=None, tool_from_camera=pose)
-    return found
+        return replace(found, world_from_camera=pose, tool_from_camera=None)
+    return replace(found, world_from_camera=None, tool_from_camera=pose)
 
 
 def stamps(table: Table, source: TimeSource | None, count: int, where: object) -> tuple[FloatArray, bool]:
@@ -201,4 +204,5 @@ __all__ = [
     "load_mapping",
     "stamps",
     "tool_transforms",
+    "with_pose",
 ]
