@@ -38,6 +38,7 @@ from actionimg_data.geometry.crop import center_crop
 from actionimg_data.training import (
     ActionImageDataset,
     ConcatActionImageDataset,
+    DeviceTransform,
     IndexedActionImageDataset,
     SkippedSampleWarning,
     collate,
@@ -146,7 +147,7 @@ def test_pictures_are_those_of_the_frames_named_and_scaled_as_pillow_does(datase
     for sample in ActionImageDataset(dataset, num_frames=5, frame_stride=3, size=(40, 60), action="stored"):
         change = center_crop(SIZE, SIZE, 40, 60)
         for i, view in enumerate(sample["view_names"]):
-            for j, frame in enumerate(sample["frame_indices"].tolist()):
+            for j, frame in enumerate(f for f in sample["frame_indices"].tolist() if f >= 0):
                 for kind, name in (("video", "rgb"), ("action_video", "action")):
                     picture = getattr(stored[sample["key"]], name)(view, [frame])[0]
                     box = picture[change.top : change.top + change.crop_height, :]
@@ -378,8 +379,8 @@ def test_a_state_of_another_run_is_refused(dataset: Path) -> None:
     state = ActionImageDataset(dataset, **SMALL).state_dict()
     with pytest.raises(InvalidSpecError, match="another run"):
         ActionImageDataset(dataset, seed=1, **SMALL).load_state_dict(state)
+    same = ActionImageDataset(dataset, **SMALL)
     with pytest.raises(InvalidSpecError, match="rank"):
-        same = ActionImageDataset(dataset, **SMALL)
         same.load_state_dict({**state, "rank": 1})
 
 
@@ -472,8 +473,8 @@ def test_a_mix_keeps_its_ratio_and_brings_rates_together(dataset: Path, slow_dat
     assert {s["fps"] for s in samples} == {5.0}
     steps = {s["source"]: int(s["frame_indices"][1] - s["frame_indices"][0]) for s in samples}
     assert steps == {"fast": 4, "slow": 1}
-    repeated = Counter(f[:3] for f in fingerprints(s for s in samples if s["source"] == "fast"))
-    assert max(repeated.values()) == 1
+    # The second pass over a source of 7 draws other windows.
+    assert len(set(fingerprints(s for s in samples if s["source"] == "fast"))) > 7
 
 
 def test_a_mix_is_deterministic_distributed_and_resumable(dataset: Path, slow_dataset: Path) -> None:
@@ -726,3 +727,38 @@ def test_data_sets_without_action_pictures_draw_them_or_say_so(tmp_path: Path) -
     for sample in ActionImageDataset(out, views=1, size=SIZE, num_frames=4, action="rendered"):
         assert np.abs(sample["action_video"].numpy() - published_action_video(sample, SIZE)).max() <= 1.01 * 2 / 255
         assert sample["condition_mask"].shape == (8,)
+
+
+# ---- on the device -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", ["rlbench", "opencv"])
+def test_the_device_makes_the_same_of_bytes_as_the_loader(dataset: Path, axes: Any) -> None:
+    common: dict[str, Any] = {"num_frames": 12, "size": 48, "axes": axes}
+    whole = collate(list(ActionImageDataset(dataset, action="rendered", **common)))
+    lean = ActionImageDataset(dataset, action="none", plucker=False, pixels="uint8", **common)
+    batch = DeviceTransform(spec=lean.spec, axes=axes)(collate(list(lean)))
+    assert batch["action_video"].shape == (7, 3, 24, 48, 48)
+    for name in ("video", "camera", "valid", "action_7d"):
+        assert torch.equal(batch[name], whole[name])
+    torch.testing.assert_close(batch["plucker"], whole["plucker"], atol=1e-6, rtol=0)
+    assert (batch["action_video"] - whole["action_video"]).abs().max() <= 1.01 / 255
+    assert batch["fps"].tolist() == [20.0] * 7
+    assert isinstance(batch["text"], list)
+
+
+def test_the_device_refuses_a_spec_of_another_size(dataset: Path) -> None:
+    data = ActionImageDataset(dataset, **SMALL)
+    with pytest.raises(InvalidSpecError, match="differ in size"):
+        DeviceTransform(spec=data.spec.resized(32, 32), plucker=False)(collate(list(data)))
+    with pytest.raises(InvalidSpecError, match="axes"):
+        DeviceTransform(axes="opengl")
+    half = DeviceTransform(plucker=False, dtype=torch.bfloat16)(collate(list(data)))
+    assert half["video"].dtype == torch.bfloat16
+    assert "plucker" not in half
+
+
+def test_torchs_own_collate_takes_the_samples(dataset: Path) -> None:
+    batch = next(iter(DataLoader(ActionImageDataset(dataset, **SMALL), batch_size=3)))
+    assert batch["video"].shape == (3, 3, 10, SIZE, SIZE)
+    assert len(batch["text"]) == len(batch["mode"]) == 3

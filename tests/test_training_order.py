@@ -156,13 +156,8 @@ def test_masks_say_what_the_published_code_masks(mode: str, given_whole: list[in
         for i, (given_segment, used_segment) in enumerate(zip(segments(given_mask), segments(used_mask), strict=True)):
             assert len(given_segment) == length
             assert used_segment == [i not in unused] * length
-            assert given_segment == (
-                [False] * length
-                if i in unused
-                else [True] * length
-                if i in given_whole
-                else [True] + [False] * (length - 1)
-            )
+            begins = [True] + [i in given_whole] * (length - 1)
+            assert given_segment == ([False] * length if i in unused else begins)
 
 
 def test_the_one_frame_mode_keeps_the_first_video_frames_and_all_actions() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from actionimg_data.converters.base import Converter, Detection
-from actionimg_data.engine.convert import convert
+from actionimg_data.engine import convert
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from actionimg_data.schemas import ConvertOptions, DatasetManifest
