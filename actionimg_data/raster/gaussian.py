@@ -50,7 +50,7 @@ def project_keypoints(
         InvalidCameraError: No camera, or one of another picture size than the spec's.
         FrameCountError: A camera track of another length than the trajectory.
     """
-    spec = spec or ActionImageSpec()
+    spec = ActionImageSpec() if spec is None else spec
     frames = slice(0, len(trajectory))
     views = [_project(trajectory, camera, spec, frames) for camera in _checked(cameras, len(trajectory), spec)]
     return np.stack([uv for uv, _ in views]), np.stack([valid for _, valid in views])
@@ -82,7 +82,7 @@ def render(
         InvalidTrajectoryError: A frame's pose is known and its openness is not.
         InvalidArrayError: ``out`` has another shape or dtype, or ``threads`` is not positive.
     """
-    spec = spec or ActionImageSpec()
+    spec = ActionImageSpec() if spec is None else spec
     total = len(trajectory)
     views = _checked(cameras, total, spec)
     out = _output(out, (len(views), total, spec.height, spec.width, 3))
@@ -134,7 +134,7 @@ def render_view(
     Raises:
         InvalidCameraError, FrameCountError, InvalidTrajectoryError, InvalidArrayError: As `render`.
     """
-    spec = spec or ActionImageSpec()
+    spec = ActionImageSpec() if spec is None else spec
     _check_camera(camera, len(trajectory), spec, "camera")
     indices = range(len(trajectory))[frames]
     out = _output(out, (len(indices), spec.height, spec.width, 3))
