@@ -43,10 +43,11 @@ def opencv_camera(
     """
     sign_x, sign_y = np.sign(K[..., 0, 0]), np.sign(K[..., 1, 1])
     one = np.ones_like(sign_x)
-    return (
-        K * np.stack([sign_x, sign_y, one], axis=-1)[..., None, :] + 0.0,
-        world_from_camera * np.stack([sign_x, sign_y, one, one], axis=-1)[..., None, :] + 0.0,
-    )
+    with np.errstate(invalid="ignore"):  # what is not finite is refused by the model
+        return (
+            K * np.stack([sign_x, sign_y, one], axis=-1)[..., None, :] + 0.0,
+            world_from_camera * np.stack([sign_x, sign_y, one, one], axis=-1)[..., None, :] + 0.0,
+        )
 
 
 def descriptions(path: str | os.PathLike[str]) -> tuple[str, ...] | str:

@@ -418,7 +418,7 @@ class _Machine:
 
     def newobj(self) -> None:
         kind, arguments = self.pop_items(2)
-        if type(kind) is not _Global or kind.operation != "record" or arguments != ():
+        if type(kind) is not _Global or kind.operation != "record" or type(arguments) is not tuple or arguments:
             raise UnsafeFileError("makes an object of something that is no known class", field=f"byte {self.pos}")
         self.stack.append(Record(kind.kind))
 
@@ -438,7 +438,7 @@ class _Machine:
             return self._array(arguments[0], (), arguments[1], "C")[()]
         if operation == "_frombuffer" and count == 4:
             return self._array(arguments[1], arguments[2], arguments[0], arguments[3])
-        if operation == "encode" and count == 2 and type(arguments[0]) is str and arguments[1] == "latin1":
+        if operation == "encode" and count == 2 and type(arguments[0]) is str and _is_text(arguments[1], ("latin1",)):
             self._charge(len(arguments[0]))
             try:
                 return arguments[0].encode("latin1")
@@ -460,7 +460,7 @@ class _Machine:
             kind = self._checked(dtype, shape, raw)
             target.__setstate__((1, shape, kind, fortran is True, raw))  # type: ignore[arg-type]
         elif type(target) is _Dtype and type(state) is tuple and 8 <= len(state) <= 9:
-            if state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
+            if not _is_text(state[1], "<>=|") or any(part is not None for part in state[2:5]):
                 raise UnsafeFileError("holds a structured number type", field=f"byte {self.pos}")
             target.byteorder = state[1]
         else:
@@ -482,7 +482,7 @@ class _Machine:
 
     def _array(self, dtype: Any, shape: Any, raw: Any, order: Any) -> Any:
         kind = self._checked(dtype, shape, raw)
-        if order not in ("C", "F"):
+        if not _is_text(order, "CF"):
             raise _Damaged("an array's order is neither C nor F")
         return np.frombuffer(raw, kind).reshape(shape, order=order)
 
@@ -515,6 +515,11 @@ class _Machine:
         self.copies_left -= count
         if self.copies_left < 0:
             raise UnsafeFileError("the same bytes are copied over and over", field=f"byte {self.pos}")
+
+
+def _is_text(value: Any, allowed: Sequence[str]) -> bool:
+    """Whether ``value`` is one of the texts; comparing an array with a text gives no truth value."""
+    return type(value) is str and len(value) > 0 and value in allowed
 
 
 def _is(value: Any, operation: str) -> bool:

@@ -227,9 +227,10 @@ def _camera_folders(path: Path) -> dict[str, list[tuple[str, int]]]:
 
 def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
     digest = hashlib.sha256()
-    for group, files in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
-        digest.update(repr((group, files)).encode("utf-8", "surrogatepass"))
-    num_frames = len(next(iter(cameras.values()))) if cameras else None
+    for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
+        digest.update(repr((group, listing)).encode("utf-8", "surrogatepass"))
+    files = next(iter(cameras.values()), [])
+    num_frames = sum(_PICTURE.match(name) is not None for name, _ in files) or None
     return EpisodeRef(folder.id, folder.location(), num_frames, digest.hexdigest()[:16])
 
 

@@ -318,6 +318,14 @@ def test_discover_unpickles_nothing_and_counts_pictures(made: dict[str, Path], m
     assert [ref.num_frames for ref in refs] == [FRAMES] * 3
 
 
+def test_files_that_are_no_pictures_are_not_counted(made: dict[str, Path], tmp_path: Path) -> None:
+    source = copied(made, "peract", tmp_path)
+    (source / "place_cube/all_variations/episodes/episode0/front_rgb/Thumbs.db").write_bytes(b"\0")
+    ref = next(RLBenchConverter().discover(str(source)))
+    assert ref.num_frames == FRAMES
+    assert len(RLBenchConverter().read(ref)) == FRAMES
+
+
 def test_inspect_counts_episodes_a_task(made: dict[str, Path]) -> None:
     found = RLBenchConverter().inspect(str(made["peract"]))
     assert found["tasks"] == {"place_cube": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actionimg_data.converters import converter_class
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
@@ -228,6 +231,29 @@ def test_a_demo_without_observations_is_told(source: Path, episode: Path) -> Non
     fails(source, EmptyEpisodeError, "low_dim_obs.pkl", "no observations")
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(max_size=9), st.integers(0, 9)), min_size=1, max_size=4))
+def test_a_mutated_demo_is_read_or_refused_by_name(
+    fuzzed: tuple[EpisodeRef, Path, bytes], changes: list[tuple[int, bytes, int]]
+) -> None:
+    ref, file, original = fuzzed
+    data = bytearray(original)
+    for place, inserted, removed in changes:
+        at = place % (len(data) + 1)
+        data[at : at + removed] = inserted
+    file.write_bytes(data)
+    with contextlib.suppress(ActionImgError):
+        assert len(RLBenchConverter().read(ref)) == FRAMES
+
+
+@pytest.fixture(scope="module")
+def fuzzed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EpisodeRef, Path, bytes]:
+    source = shutil.copytree(made, tmp_path_factory.mktemp("fuzz") / "data")
+    ref = next(RLBenchConverter().discover(str(source)))
+    file = Path(source) / "place_cube/all_variations/episodes/episode0/low_dim_obs.pkl"
+    return ref, file, file.read_bytes()
+
+
 # Pictures.
 
 
@@ -298,6 +324,9 @@ def test_a_picture_deleted_after_the_plan_is_told(source: Path, episode: Path) -
         ("gripper_pose", np.full(7, np.nan), InvalidTrajectoryError, ("not finite", "position")),
         ("gripper_pose", np.array([0, 0, 1, 0, 0, 0, 0.9]), InvalidTrajectoryError, ("quaternion_xyzw[3]", "0.9")),
         ("gripper_pose", np.array([0, 0, 1, 0, 0, 0, np.inf]), InvalidTrajectoryError, ("not finite",)),
+        ("gripper_pose", np.full(7, 1e200), InvalidTrajectoryError, ("quaternion_xyzw[3]",)),
+        ("front_camera_extrinsics", np.full((4, 4), 1e200), InvalidCameraError, ("front world_from_camera",)),
+        ("front_camera_extrinsics", np.diag([1e200, 1, 1, 1]), InvalidCameraError, ("rotation", "frame 3")),
         ("gripper_pose", np.zeros(6), BadFileError, ("observation 3: gripper_pose", "(7,)", "(6,)")),
         ("gripper_pose", None, BadFileError, ("observation 3: gripper_pose", "NoneType")),
         ("gripper_pose", "x", BadFileError, ("observation 3: gripper_pose", "str")),

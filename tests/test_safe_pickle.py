@@ -203,6 +203,13 @@ MALICIOUS = {
     "set": b"\x80\x04\x8f.",
     "tuple as a key": b"\x80\x02})K\x01s.",
     "record as a key": b"\x80\x02}" + OBSERVATION + b")\x81K\x01s.",
+    "arrays where texts should be": b"\x80\x02"
+    + g("numpy", "dtype")
+    + b"X\x02\x00\x00\x00f8\x89\x88\x87Rq\x00(K\x03"
+    + ARRAY
+    + b"(K\x01K\x02\x85h\x00\x89C\x10"
+    + bytes(16)
+    + b"tbNNNK\x00K\x00K\x00tb.",
     "huge whole number": b"\x80\x02\x8b" + struct.pack("<I", 17) + bytes(17) + b".",
 }
 

@@ -50,10 +50,12 @@ def rigid(transform: NDArray[np.float64], field: str, error: type[ActionImgError
     """Rigid transforms ``(..., 4, 4)`` with rounding removed from their rotations; anything else is refused."""
     if np.abs(transform[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(initial=0) > 1e-9:
         raise error("last row of a transform must be 0 0 0 1", field=field)
-    deviation = np.asarray(rotations.orthonormality_error(transform[..., :3, :3]))
+    # No entry of a rotation is over 1; squares of huge ones would overflow.
+    deviation = np.asarray(rotations.orthonormality_error(np.clip(transform[..., :3, :3], -2, 2)))
     worst = float(deviation.max(initial=0))
     if worst > ROTATION_TOLERANCE:
-        handed = "a reflection" if worst >= 2 else f"max |RᵀR − I| = {worst:.2g}"
+        mirrored = 0 <= worst - 2 <= ROTATION_TOLERANCE
+        handed = "a reflection" if mirrored else f"max |RᵀR − I| = {worst:.2g}"
         place = f" at frame {int(deviation.argmax())}" if transform.ndim > 2 else ""
         raise error("is not a rotation", field=field, expected=f"≤ {ROTATION_TOLERANCE:g}", found=handed + place)
     clean = transform.copy()

@@ -60,7 +60,8 @@ class GripperTrajectory:
         if partly.any() or np.isinf(openness).any():
             frame = int(np.argmax(partly | np.isinf(openness)))
             raise error("a missing pose must be NaN throughout", field="position", found=f"frame {frame}")
-        norms = np.linalg.norm(q, axis=-1)
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(q, axis=-1)
         bad = known & (np.abs(norms - 1) > QUATERNION_TOLERANCE)
         if bad.any():
             frame = int(np.argmax(bad))
