@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -191,6 +192,8 @@ def select_poses(log: TeleopLog, index: NDArray[np.intp]) -> TeleopLog:
 def write_video(path: Path, pictures: Image, fps: float = FRAME_HZ, codec: str = "libx264") -> None:
     """An MP4 of RGB pictures; H.264 at crf 8, or AV1 (``libsvtav1``)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Otherwise the AV1 encoder reports its whole configuration on stderr.
+    os.environ.setdefault("SVT_LOG", "1")
     options = {"crf": "8", "preset": "veryfast"} if codec == "libx264" else {"crf": "12", "preset": "10"}
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
@@ -543,7 +546,9 @@ def write_rosbag(
         )
         events.append((t, "/gripper", "sensor_msgs/msg/JointState", state))
     first = float(log.frame_times[0])
-    fixed = [tf(first, f"{n}_optical", v.world_from_camera) for n, v in log.views.items() if v.world_from_camera.ndim == 2]
+    fixed = [
+        tf(first, f"{n}_optical", v.world_from_camera) for n, v in log.views.items() if v.world_from_camera.ndim == 2
+    ]
     events.append((first, "/tf_static", "tf2_msgs/msg/TFMessage", make("tf2_msgs/msg/TFMessage", fixed)))
     for name, view in log.views.items():
         width, height = view.size

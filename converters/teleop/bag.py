@@ -62,7 +62,17 @@ _CONVERSIONS = {
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
 }
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "8uc3": 3, "rgba8": 4, "bgra8": 4, "yuv422": 2, "uyvy": 2, "yuv422_yuy2": 2, "yuyv": 2}
+_CHANNELS = {
+    "rgb8": 3,
+    "bgr8": 3,
+    "8uc3": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "yuv422": 2,
+    "uyvy": 2,
+    "yuv422_yuy2": 2,
+    "yuyv": 2,
+}
 
 
 def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
@@ -208,6 +218,20 @@ def read_topics(path: Path, names: Sequence[str]) -> dict[str, Messages]:
     return found
 
 
+def read_readable(path: Path, names: Sequence[str]) -> tuple[dict[str, Messages], dict[str, str]]:
+    """Messages of the topics that can be read, and why the others cannot; one pass where all can."""
+    try:
+        return read_topics(path, names), {}
+    except (BadFileError, WrongFormatError):
+        found, wrong = {}, {}
+        for name in names:
+            try:
+                found.update(read_topics(path, [name]))
+            except (BadFileError, WrongFormatError) as error:
+                wrong[name] = error.message
+        return found, wrong
+
+
 def _stamp_of(message: Any) -> int:
     stamp = getattr(getattr(message, "header", None), "stamp", None)
     return -1 if stamp is None else int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
@@ -228,7 +252,9 @@ def stamps(messages: Messages, which: str | None, offset_s: float, where: object
             expected="stamps after 1970",
             hint="Set time.stamp: log to use the times at which they were logged (often 30 ms later).",
         )
-    return seconds(np.asarray(messages.header if own == "header" else messages.log, dtype=np.int64), "ns", offset_s), own
+    return seconds(
+        np.asarray(messages.header if own == "header" else messages.log, dtype=np.int64), "ns", offset_s
+    ), own
 
 
 def flat_fields(message: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -348,7 +374,9 @@ class TfTree:
         frames = sorted({*self.parent, *self.parent.values()})
         for frame in (parent, child):
             if frame not in frames:
-                raise WrongFormatError("tf has no such frame", where=self.where, expected=" | ".join(frames[:60]), found=frame)
+                raise WrongFormatError(
+                    "tf has no such frame", where=self.where, expected=" | ".join(frames[:60]), found=frame
+                )
         up, down = self._to_root(child), self._to_root(parent)
         common = next((f for f in up if f in down), None)
         if common is None:
@@ -443,7 +471,10 @@ def decode_message(message: Any, where: object) -> Image:
     encoding = message.encoding.lower()
     if encoding != "rgb8" and encoding not in _CONVERSIONS:
         raise UnsupportedSourceError(
-            "this picture encoding is not supported", where=where, expected=" | ".join(["rgb8", *_CONVERSIONS]), found=message.encoding
+            "this picture encoding is not supported",
+            where=where,
+            expected=" | ".join(["rgb8", *_CONVERSIONS]),
+            found=message.encoding,
         )
     channels = _CHANNELS.get(encoding, 1)
     height, width, step = int(message.height), int(message.width), int(message.step)
@@ -480,7 +511,11 @@ class BagFrames:
         """Pictures of a topic whose stamps were read; the first is decoded for its size."""
         if messages.type not in IMAGE_TYPES:
             raise WrongFormatError(
-                "is not a topic of pictures", where=path, field=topic, expected=" | ".join(IMAGE_TYPES), found=messages.type
+                "is not a topic of pictures",
+                where=path,
+                field=topic,
+                expected=" | ".join(IMAGE_TYPES),
+                found=messages.type,
             )
         log = tuple(messages.log)
         first = next(cls(str(path), topic, log, 0, 0)._decoded([0]))

@@ -465,7 +465,7 @@ class DroidConverter(Converter):
                 }
                 for serial in sorted({*log.camera_pose, *log.camera_type, *log.camera_times})
             },
-            "streams": droid_streams(folder),
+            "streams": {n: {k: v for k, v in s.items() if k != "times"} for n, s in droid_streams(folder).items()},
         }
 
 

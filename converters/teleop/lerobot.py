@@ -133,7 +133,10 @@ class Dataset:
             relative = template.format(**values)
         except (KeyError, ValueError, IndexError) as error:
             raise WrongFormatError(
-                "is not a path template", where=self.root / INFO, expected=" ".join(sorted(_KEYS)), found=f"{template}: {error}"
+                "is not a path template",
+                where=self.root / INFO,
+                expected=" ".join(sorted(_KEYS)),
+                found=f"{template}: {error}",
             ) from None
         if Path(relative).is_absolute() or ".." in Path(relative).parts:
             raise UnsafeFileError("a file outside the data set is refused", where=self.root / INFO, found=relative)
@@ -316,7 +319,9 @@ class LeRobotConverter(Converter):
         wanted = self.options.episodes or tuple(rows)
         missing = [i for i in wanted if i not in rows]
         if missing:
-            raise WrongFormatError("has no such episode", where=root, field="episodes", expected=f"0 … {max(rows)}", found=missing[0])
+            raise WrongFormatError(
+                "has no such episode", where=root, field="episodes", expected=f"0 … {max(rows)}", found=missing[0]
+            )
         for index in wanted:
             path = dataset.data_file(rows[index])
             size = path.stat().st_size if path.is_file() else -1
@@ -341,7 +346,13 @@ class LeRobotConverter(Converter):
         table = dataset.table(row)
         count = int(row["length"])
         if mapping.sync.mode == "rows" and abs((mapping.sync.fps or 0) / dataset.fps - 1) > 1e-3:
-            raise WrongFormatError("is not the data set's rate", where=loaded.path, field="sync.fps", expected=dataset.fps, found=mapping.sync.fps)
+            raise WrongFormatError(
+                "is not the data set's rate",
+                where=loaded.path,
+                field="sync.fps",
+                expected=dataset.fps,
+                found=mapping.sync.fps,
+            )
         times = np.arange(count) / dataset.fps
         _check_stamps(table, times, count, dataset.fps)
         poses = streams.poses_from_table(table, mapping.pose, times, loaded.folder)
@@ -400,7 +411,10 @@ class LeRobotConverter(Converter):
         video = VideoFile.probe(str(path))
         if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
             raise BadVideoError(
-                "runs at another rate than the data set", where=path, expected=f"{dataset.fps:g}", found=f"{video.fps:g}"
+                "runs at another rate than the data set",
+                where=path,
+                expected=f"{dataset.fps:g}",
+                found=f"{video.fps:g}",
             )
         if not dataset.packed:
             if len(video) != count:
@@ -432,7 +446,10 @@ class LeRobotConverter(Converter):
             return (str(table.column(instruction.column)[0]),)
         if instruction is not None:
             raise AmbiguousSourceError(
-                "LeRobot has instructions of its own", where=self.mapping().path, field="instruction", expected="text | column"
+                "LeRobot has instructions of its own",
+                where=self.mapping().path,
+                field="instruction",
+                expected="text | column",
             )
         tasks = row.get("tasks")
         texts = [str(t).strip() for t in ([tasks] if isinstance(tasks, str) else tasks or [])]

@@ -91,7 +91,8 @@ class RosbagConverter(Converter):
             raise WrongFormatError(
                 "no bag found",
                 where=root,
-                expected=" ".join(bag.SUFFIXES) + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
+                expected=" ".join(bag.SUFFIXES)
+                + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
             )
 
     def read(self, ref: EpisodeRef) -> Episode:
@@ -104,7 +105,9 @@ class RosbagConverter(Converter):
         mapping = loaded.mapping
         path = Path(ref.location["source"]) / ref.location["path"]
         if mapping.sync.mode == "rows":
-            raise WrongFormatError("bags have stamps", where=loaded.path, field="sync.mode", expected="stamps", found="rows")
+            raise WrongFormatError(
+                "bags have stamps", where=loaded.path, field="sync.mode", expected="stamps", found="rows"
+            )
         messages = bag.read_topics(path, _needed(loaded, path))
         reading = _Reading(path, loaded, messages)
         poses = reading.poses(mapping.pose, "pose")
@@ -151,8 +154,10 @@ class RosbagConverter(Converter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Bags, and the topics of the first with types, counts and rates."""
-        from .inspection import bag_streams
+        from .inspection import bag_streams, inspect_converter
 
+        if self.options.mapping is not None:
+            return inspect_converter(self, source)
         root = _source(source)
         paths = list(bag.find_bags(root))
         if not paths:
@@ -188,7 +193,10 @@ class _Reading:
         messages = self.messages[topic]
         if source is not None and (source.column is not None or source.fps is not None):
             raise AmbiguousSourceError(
-                "a bag's stamps are header or log", where=self.loaded.path, field=f"{field}.time", expected="stamp: header | log"
+                "a bag's stamps are header or log",
+                where=self.loaded.path,
+                field=f"{field}.time",
+                expected="stamp: header | log",
             )
         offset = 0.0 if source is None else source.offset_s
         which = None if source is None else source.stamp
@@ -213,7 +221,10 @@ class _Reading:
             chain = self.tf().chain(stream.tf.parent, stream.tf.child)
             if not isinstance(chain, PoseSamples):
                 raise WrongFormatError(
-                    "nothing moves between these frames", where=self.path, field=field, found=f"{stream.tf.parent} and {stream.tf.child}"
+                    "nothing moves between these frames",
+                    where=self.path,
+                    field=field,
+                    found=f"{stream.tf.parent} and {stream.tf.child}",
                 )
             samples = PoseSamples(chain.times + offset, chain.position, chain.quaternion_xyzw)
         elif stream.topic is None:
