@@ -21,6 +21,9 @@ FAST_DCT = simplejpeg is not None
 """Whether JPEGs decode to TensorFlow's very pixels; OpenCV's differ by up to 15 levels, 1 to 2 in the mean."""
 
 MAX_PIXELS = 1 << 26
+_SMALL = 1 << 16
+# deflate at its best gives 1032 bytes for one, and a JPEG spends at least a bit on each block of 8x8.
+_MOST_PER_BYTE = {"png": 1040, "jpeg": 1024}
 _PNG = b"\x89PNG\r\n\x1a\n"
 # IHDR's colour types: channels as stored (palettes become RGB).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
@@ -34,7 +37,8 @@ def header(data: bytes) -> tuple[str, int, int, int, int]:
     """Format, height, width, channels and bits of an encoded picture, from its header alone.
 
     Raises:
-        BadImageError: Neither JPEG nor PNG, a damaged header, or more than 67 million pixels.
+        BadImageError: Neither JPEG nor PNG, a damaged header, more than 67 million pixels, or more than that many
+            bytes can hold.
     """
     if data[:2] == b"\xff\xd8":
         kind, (height, width, channels, bits) = "jpeg", _jpeg_header(data)
@@ -49,9 +53,10 @@ def header(data: bytes) -> tuple[str, int, int, int, int]:
         named = {b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP"}
         found = next((n for magic, n in named.items() if data.startswith(magic)), repr(data[:8]))
         raise BadImageError("not a JPEG or PNG picture", expected="jpeg | png", found=found)
-    if not 0 < height * width <= MAX_PIXELS:
+    needed = height * (1 + width * channels * bits // 8) if kind == "png" else height * width
+    if not 0 < height * width <= MAX_PIXELS or needed > _SMALL + _MOST_PER_BYTE[kind] * len(data):
         raise BadImageError(
-            "a picture of impossible size", expected=f"1 … {MAX_PIXELS} pixels", found=f"{width}x{height}"
+            "a picture of impossible size", expected=f"what {len(data)} bytes can hold", found=f"{width}x{height}"
         )
     return kind, height, width, channels, bits
 

@@ -154,18 +154,23 @@ def bytes_spans(data: bytes, column: Column) -> list[Span]:
     return out
 
 
+_SHORT_RUN = 6  # values; shorter runs are read one by one, longer ones with numpy
+
+
 def _unpacked_floats(data: bytes, position: int, end: int) -> NDArray[np.float32]:
     """The run of unpacked values (tag 0x0d, four bytes) that begins at ``position``, in windows that double."""
-    count, window, most = 0, 16, (end - position) // 5
-    while count < most:
+    count, most = 1, (end - position) // 5
+    while count < most and count < _SHORT_RUN and data[position + 5 * count] == 0x0D:
+        count += 1
+    window = 16
+    while count >= _SHORT_RUN and count < most:
         n = min(window, most - count)
-        tags = np.frombuffer(data, np.uint8, 5 * n, position + 5 * count)[::5]
-        alike = tags == 0x0D
+        alike = np.frombuffer(data, np.uint8, 5 * n, position + 5 * count)[::5] == 0x0D
         if not alike.all():
             count += int(np.argmin(alike))
             break
         count, window = count + n, 2 * window
-    if count == 0:
+    if most == 0:
         raise _bad("a field runs past the end of its message", position)
     run = np.frombuffer(data, np.uint8, 5 * count, position).reshape(-1, 5)
     return np.ascontiguousarray(run[:, 1:]).view("<f4")[:, 0]
@@ -219,9 +224,13 @@ _WINDOW = 64  # bytes; holds at least one tag and one whole varint
 
 def _unpacked_ints(data: bytes, position: int, end: int) -> tuple[NDArray[np.int64], int]:
     """The run of unpacked values (tag 0x08, a varint) that begins at ``position``, and where it ends."""
-    parts = []
+    few = []
+    while len(few) < _SHORT_RUN and position < end and data[position] == 0x08:
+        value, position = _varint(data, position + 1, end)
+        few.append(value)
+    parts = [np.array(few, np.uint64).view(np.int64)]
     window = _WINDOW
-    while position < end and data[position] == 0x08:
+    while len(few) == _SHORT_RUN and position < end and data[position] == 0x08:
         body = np.frombuffer(data, np.uint8, min(window, end - position), position)
         # A row of varints in which tags and values take turns, as long as the tags stay 0x08.
         stops = np.flatnonzero(body < 0x80)
