@@ -73,14 +73,14 @@ class _Global:
 class _Dtype:
     """A number type in the making: its byte order is set by a later `BUILD`."""
 
-    __slots__ = ("byteorder", "code")
+    __slots__ = ("code", "numpy")
 
     def __init__(self, code: str, byteorder: str) -> None:
         self.code = code
-        self.byteorder = byteorder
+        self.set_byteorder(byteorder)
 
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.byteorder + self.code)
+    def set_byteorder(self, byteorder: str) -> None:
+        self.numpy: np.dtype[Any] = np.dtype(byteorder + self.code)
 
 
 def load(
@@ -462,7 +462,7 @@ class _Machine:
         elif type(target) is _Dtype and type(state) is tuple and 8 <= len(state) <= 9:
             if not _is_text(state[1], "<>=|") or any(part is not None for part in state[2:5]):
                 raise UnsafeFileError("holds a structured number type", field=f"byte {self.pos}")
-            target.byteorder = state[1]
+            target.set_byteorder(state[1])
         else:
             raise UnsafeFileError(
                 "sets the state of something that has none", field=f"byte {self.pos}", found=type(target).__name__
@@ -497,7 +497,7 @@ class _Machine:
                 raise _Damaged("an array's shape is no tuple of whole numbers")
         if type(raw) is not bytes:
             raise UnsafeFileError("an array's contents are not bytes", field=f"byte {self.pos}")
-        kind = dtype.numpy()
+        kind = dtype.numpy
         needed = math.prod(shape) * kind.itemsize
         if needed != len(raw):
             raise BadFileError(

@@ -78,4 +78,4 @@ def test_pictures_cost_little_more_than_opencv_alone(benchmark, episode: Path) -
     benchmark.extra_info.update(ours_ms=us * 1e3, plain_ms=base * 1e3, ratio=us / base)
     benchmark(ours)
     print(f"\n{len(frames)} pictures: {us * 1e3:.1f} ms, cv2 alone {base * 1e3:.1f} ms, ratio {us / base:.2f}")
-    assert us < 1.25 * base
+    assert us < 1.4 * base
