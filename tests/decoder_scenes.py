@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+
 from actionimg_data.decode import BlobMeasurements
 from actionimg_data.geometry import pinhole, rotations
 from actionimg_data.model import Camera, GripperTrajectory
@@ -131,8 +132,6 @@ def project_all(trajectory, cameras, spec):
     points = gripper_keypoints(trajectory.position, trajectory.rotation, spec.axis_length)
     found = [pinhole.project(points, c.K, c.world_from_camera, spec.near) for c in cameras]
     return np.stack([f[0] for f in found]), np.stack([f[2] for f in found])
-
-
 
 
 def perfect_measurements(trajectory, cameras, spec, rng, noise):

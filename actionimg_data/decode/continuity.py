@@ -12,9 +12,7 @@ SCALE = 0.05
 _FIRST_STEP = 1e-3
 
 
-def choose(
-    keypoints: FloatArray, possible: NDArray[np.bool_], times: FloatArray, scale: float
-) -> NDArray[np.intp]:
+def choose(keypoints: FloatArray, possible: NDArray[np.bool_], times: FloatArray, scale: float) -> NDArray[np.intp]:
     """The candidates of a clip that together accelerate least (second-order Viterbi over the frames that have any).
 
     Three frames cost ``log(1 + |a|^2 / scale^2)``, where ``a`` is how far the keypoints of the third lie from where the

@@ -39,8 +39,8 @@ class DecodedTrajectory:
 
     The state of ``covariance`` is (x, y, z, rx, ry, rz): translation of the gripper's origin in metres, then a
     rotation vector in radians, both in world axes: the true pose is ``exp([r]) R``, ``p + (x, y, z)``. A pose from
-    one view is the one, of up to four that look the same, that moves most smoothly over time; its covariance is that of the
-    single view (far larger along the ray) and contains the distance to the alternatives.
+    one view is the one, of up to four that look the same, that moves most smoothly over time; its covariance is that
+    of the single view (far larger along the ray) and contains the distance to the alternatives.
     """
 
     trajectory: GripperTrajectory
@@ -175,10 +175,16 @@ def solve(
     used = candidates.mask & found[:, None, None]
     _, _, at = pose.final_pose(measured._replace(mask=used), rotation, translation, spec.axis_length, steps=0)
     covariance, determined = pose.covariance(at, used.sum(axis=(1, 2)).astype(np.float64), found)
-    covariance = covariance + _alternatives(candidates, choice)
+    if (candidates.possible.sum(axis=1) > 1).any():
+        covariance = covariance + _alternatives(candidates, choice)
     everything = measured.mask & found[:, None, None]
-    _, _, wide = pose.final_pose(measured._replace(mask=everything), rotation, translation, spec.axis_length, steps=0)
-    residual = np.where(everything[..., None], wide.residual, np.nan)
+    seen = at.residual
+    if not np.array_equal(everything, used):
+        _, _, wide = pose.final_pose(
+            measured._replace(mask=everything), rotation, translation, spec.axis_length, steps=0
+        )
+        seen = wide.residual
+    residual = np.where(everything[..., None], seen, np.nan)
     count = np.maximum(used.sum(axis=(1, 2)), 1)
     rms = np.sqrt((at.residual**2).sum(axis=(1, 2, 3)) / count)
     ok = found & determined & at.in_front & (rms <= disagreement_limit(spec))

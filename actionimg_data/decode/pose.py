@@ -76,7 +76,7 @@ def estimate(measured: Measured, axis_length: float, floor: float) -> Candidates
 def _solve(measured: Measured, axis_length: float) -> Candidates:
     """Candidates of each frame from all its measurements: starting poses, refined, ranked by cost."""
     xp = array_namespace(measured.uv)
-    n, views = measured.mask.shape[:2]
+    n = measured.mask.shape[0]
     body = triangle(measured.uv, axis_length)
     rotation = xp.zeros((n, NUM_CANDIDATES, 3, 3), dtype=measured.uv.dtype, device=measured.uv.device) + xp.eye(
         3, dtype=measured.uv.dtype, device=measured.uv.device
@@ -122,7 +122,7 @@ def _starting_poses(measured: Measured, points: Array, known: Array, body: Array
     rays at the triangle's known distances from it (two places each).
     """
     xp = array_namespace(measured.uv)
-    n, views = measured.mask.shape[:2]
+    views = measured.mask.shape[1]
     uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
     homogeneous = xp.concat([uv, xp.ones_like(uv[..., :1])], axis=-1)
     rays = homogeneous @ xp.matrix_transpose(xp.linalg.inv(measured.K))

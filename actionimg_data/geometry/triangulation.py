@@ -60,7 +60,7 @@ def triangulate(
     """Maximum-likelihood points of pixels with known covariance: DLT, then ``iterations`` Gauss-Newton steps.
 
     Args:
-        uv: ``(..., V, 2)`` pixels; ignored (may be NaN) where masked out.
+        uv: ``(..., V, 2)`` pixels; ignored where masked out or not finite.
         covariance: ``(..., V, 2, 2)`` of the pixels, in square pixels.
         mask: ``(..., V)`` bool, which views see the point.
         K: ``(..., V, 3, 3)``.
@@ -78,6 +78,8 @@ def triangulate(
             expected="(..., V, 2) and (..., V, 2, 2)",
             found=f"{tuple(uv.shape)} and {tuple(covariance.shape)}",
         )
+    finite = xp.all(xp.isfinite(uv), axis=-1) & xp.all(xp.isfinite(covariance), axis=(-2, -1))
+    mask = mask & finite
     uv = xp.where(mask[..., None], uv, xp.zeros_like(uv))
     whiten = whitening(covariance, mask)
     camera_from_world = transforms.invert(world_from_camera)
@@ -105,10 +107,10 @@ def triangulate(
         if step < iterations:
             points = points + xp.linalg.solve(damped, xp.matrix_transpose(rows) @ flat[..., None])[..., 0]
     front = xp.all((depth > _MIN_DEPTH) | ~mask, axis=-1)
-    finite = xp.all(xp.isfinite(points), axis=-1)
+    bounded = xp.all(xp.isfinite(points), axis=-1)
     # Two rays that do not cross leave one direction without information.
     informed = xp.linalg.det(normal / (trace[..., None, None] + 1e-30)) > 1e-15
-    valid = (seen >= 2) & front & finite & informed
+    valid = (seen >= 2) & front & bounded & informed
     covariance_points = xp.linalg.inv(xp.where(valid[..., None, None], damped, identity))
     chi_square = xp.sum(flat * flat, axis=-1)
     points = xp.where(valid[..., None], points, xp.zeros_like(points))
