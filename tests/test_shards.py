@@ -312,7 +312,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_published_changes(tmp_path: P
     try:
         src = write_source(tmp_path / "src", episodes=8, frames=12)
         options = ConvertOptions.parse(**OPTIONS)
-        with pytest.raises(OutputError, match="No space left.*free some space"):
+        with pytest.raises(OutputError, match=r"No space left.*free some space"):
             engine.convert(SyntheticConverter(), src, small / "out", options)
         published = sorted((small / "out" / "train").glob("*.tar"))
         committed = len(list((small / "out" / "train").glob("*.json")))

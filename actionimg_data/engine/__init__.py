@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .convert import Estimate, Observer, Result, Totals, convert, estimate, plan
-from .verify import Report, Tolerance, record, verify
+from .conversion import Estimate, Observer, Result, Totals, convert, estimate, plan
+from .verification import Report, Tolerance, record, verify
 
 __all__ = [
     "Estimate",

@@ -134,8 +134,12 @@ class Sample:
             raise CorruptDatasetError(
                 "stores no action images, and how to draw them is in its dataset.json", where=self.key
             )
-        wanted = np.arange(len(self)) if indices is None else np.asarray(indices, np.intp)
-        return render_view(self.trajectory[wanted], self.cameras[view][wanted], self.spec)
+        if indices is not None and len(indices) == 0:
+            return np.empty((0, self.spec.height, self.spec.width, 3), np.uint8)
+        # A trajectory's times increase, so the frames are drawn in their order and then put in the one asked for.
+        order = np.arange(len(self)) if indices is None else np.unique(np.asarray(indices, np.intp))
+        drawn = render_view(self.trajectory[order], self.cameras[view][order], self.spec)
+        return drawn if indices is None else drawn[np.searchsorted(order, indices)]
 
     def iter_rgb(self, view: str, chunk: int = 32) -> Iterator[Image]:
         """All camera pictures of a view, ``chunk`` at a time."""

@@ -242,10 +242,9 @@ def open_output(out: Path, made: Plan, overwrite: bool) -> DatasetManifest:
     """
     with layout.output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _remove(out)
+        removed = overwrite and _remove(out)
         others = sorted(p.name for p in out.iterdir() if not p.name.endswith(layout.TEMPORARY))
-    if layout.MANIFEST not in others and others:
+    if layout.MANIFEST not in others and others and not removed:
         raise OutputExistsError(
             "is not empty, and not a data set", where=out, found=", ".join(others[:3]), hint="Choose another folder."
         )
@@ -275,12 +274,12 @@ def _existing(out: Path) -> DatasetManifest:
         ) from None
 
 
-def _remove(out: Path) -> None:
+def _remove(out: Path) -> bool:
     """Remove a data set, and nothing else; its manifest last, so that a removal that is cut short can be repeated."""
     try:
-        manifest = read_manifest(out)
+        manifest = _existing(out)
     except SourceNotFoundError:
-        return
+        return False
     folder = out / manifest.options.split
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
@@ -290,6 +289,7 @@ def _remove(out: Path) -> None:
             folder.rmdir()
     for name in (layout.INDEX, layout.QUARANTINE, layout.PLAN, layout.MANIFEST):
         (out / name).unlink(missing_ok=True)
+    return True
 
 
 def estimate(converter: Converter, made: Plan, out: str | Path) -> Estimate:

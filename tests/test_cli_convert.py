@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from synthetic_converter import SyntheticConverter, write_source
+
+from actionimg_data.cli import main
+from actionimg_data.converters import base
+
+TESTS = Path(__file__).resolve().parent
+
+
+class _Entry:
+    name, value = "synthetic", "synthetic_converter:SyntheticConverter"
+
+    @staticmethod
+    def load() -> type[SyntheticConverter]:
+        return SyntheticConverter
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {**base._entry_points(), "synthetic": _Entry()}
+    monkeypatch.setattr(base, "_entry_points", lambda: entries)
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def convert(source: str, out: Path, *more: object) -> Result:
+    return call("convert", "synthetic", source, out, "--size", 64, "-j", 1, *more)
+
+
+def test_convert_verify_inspect_go_together(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=2, frames=8)
+    out = tmp_path / "out"
+    result = convert(src, out, "--action-codec", "ffv1")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 episodes, 2 samples, 17 frames × 2 views" in result.stdout
+    assert f"next: actionimg verify {out}" in " ".join(result.stdout.split())
+    assert convert(src, out, "--action-codec", "ffv1").stdout.count("was complete already") == 1
+
+    result = call("verify", out, "--json", "-j", 1)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert {"ok", "samples", "frames", "decoded_frames", "undecodable_frames", "position_error_mm"} <= set(summary)
+    assert {"rotation_error_deg", "openness_accuracy", "shards", "failures"} <= set(summary)
+    assert set(summary["position_error_mm"]) == {"median", "p95", "max"}
+    assert "✓ verified" in call("verify", out, "-j", 1).stdout
+    assert "left out" in call("verify", out, "-j", 1, "--quick").stdout
+    assert call("verify", out, "-j", 1, "--record").exit_code == 0
+
+    found = json.loads(call("inspect", out, "--json").stdout)
+    assert found["kind"] == "dataset"
+    assert (found["samples"], found["frames"], found["fps"], found["size"]) == (2, 17, 10.0, [64, 64])
+    assert set(found["shards"][0]) == {"path", "samples", "bytes", "sha256"}
+    assert (found["quarantined"], found["views"]) == (0, ["front", "side"])
+    assert found["decode_position_p95_mm"] < 1
+    shard = json.loads(call("inspect", out / "train/000000.tar", "--json").stdout)
+    assert (shard["kind"], shard["samples"], shard["matches_sidecar"]) == ("shard", 1, True)
+    assert shard["shards"][0]["sha256"] == found["shards"][0]["sha256"]
+    sample = json.loads(call("inspect", out, "--key", "task-ep_000", "--json").stdout)
+    assert sample["kind"] == "sample"
+    assert set(sample["cameras"]) == {"front", "side"}
+    source = json.loads(call("inspect", src, "--json").stdout)
+    assert (source["kind"], source["format"], source["episodes"]) == ("source", "synthetic", 2)
+    for words in ((out,), (out / "train/000000.tar",), (out, "--key", "task-ep_000"), (src,)):
+        result = call("inspect", *words)
+        assert result.exit_code == 0, result.output
+        assert "next: " in result.stdout
+
+
+def test_verify_says_what_is_wrong_and_exits_with_3(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(write_source(tmp_path / "src", episodes=1), out)
+    tar = out / "train/000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[1000] ^= 4
+    tar.write_bytes(bytes(data))
+    result = call("verify", out, "-j", 1, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["shards"]["corrupt"] == ["train/000000.tar"]
+    result = call("verify", out, "-j", 1)
+    assert result.exit_code == 3
+    assert "wrong SHA-256" in result.stdout
+    (out / "dataset.json").write_text("{}")
+    for words in ((), ("--json",)):
+        assert call("verify", out, *words).exit_code == 3
+    result = call("verify", tmp_path / "absent")
+    assert (result.exit_code, "error[source-not-found]" in result.stderr) == (1, True)
+
+
+def test_quarantined_episodes_give_exit_code_4_and_their_reasons(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=4, bad={"ep_001": "bad-image", "ep_002": "bug"})
+    result = convert(src, tmp_path / "out")
+    assert result.exit_code == 4
+    assert "[bad-image]" in result.stderr
+    assert "a bug in a converter" in result.stderr
+    assert "Traceback" in result.stderr
+    assert "1 × bad-image, 1 × internal-error" in result.stdout
+    again = convert(src, tmp_path / "out", "--json")
+    assert again.exit_code == 4
+    summary = json.loads(again.stdout)
+    assert (summary["converted"], summary["quarantined"], summary["shards_made"]) == (2, 2, 0)
+
+
+def test_options_of_the_converter_and_of_the_data_set_reach_the_plan(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=2)
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"sigma": 0.08}')
+    result = call(
+        *("convert", "synthetic", src, tmp_path / "out", "-j", 1, "--size", "48x64", "--cameras", "side,front"),
+        *("--stride", 2, "--clip-frames", 2, "--crf", 25, "--split", "val", "--spec", spec, "--episodes-per-shard", 2),
+        *("--brightness", 7, "--tags", "a,b", "--tags", "c", "--action-codec", "png"),
+    )
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "out/dataset.json").read_text())
+    options = manifest["options"]
+    assert manifest["converter"] == {"name": "synthetic", "options": {"brightness": 7, "tags": ["a", "b", "c"]}}
+    assert (options["height"], options["width"], options["stride"], options["clip_frames"]) == (48, 64, 2, 2)
+    assert (options["crf"], options["split"], options["episodes_per_shard"]) == (25, "val", 2)
+    assert options["spec"]["sigma"] == 0.08
+    assert manifest["views"] == ["side", "front"]
+    assert (tmp_path / "out/val/000000.tar").is_file()
+    help_text = call("convert", "synthetic", "--help").stdout
+    assert "--brightness INTEGER" in help_text
+    assert "--views, --cameras" in help_text
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=3, frames=6)
+    result = convert(src, tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0
+    assert "3 in 3 shards" in result.stdout
+    assert "about" in result.stdout
+    plan = json.loads(convert(src, tmp_path / "out", "--dry-run", "--json").stdout)
+    assert (plan["episodes"], plan["frames"], len(plan["shards"])) == (3, 21, 3)
+    assert plan["estimated_bytes"] > 1000
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("--crf", 99), 2, "crf"),
+        (("--size", "big"), 2, "neither a number"),
+        (("--size", "63"), 1, "even width and height|even height and width"),
+        (("--views", "nowhere"), 1, "missing-view|too many"),
+        (("--brightness", "x"), 2, "brightness"),
+        (("--shard-index", 3), 1, "shard_index"),
+    ],
+)
+def test_wrong_words_are_one_clear_line(tmp_path: Path, words: tuple[Any, ...], code: int, text: str) -> None:
+    src = write_source(tmp_path / "src", episodes=2)
+    result = call("convert", "synthetic", src, tmp_path / "out", "-j", 1, *words)
+    assert result.exit_code == code
+    assert any(part in result.stderr for part in text.split("|")), result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_wrong_formats_name_the_right_ones(tmp_path: Path) -> None:
+    result = call("convert", "syntetic", "a", "b")
+    assert result.exit_code == 2
+    assert "Did you mean 'synthetic'" in result.stderr
+    result = call("convert", "xyz", "a", "b")
+    assert "rlbench" in result.stderr
+    result = call("convert", "synthetic", tmp_path / "absent", tmp_path / "out")
+    assert (result.exit_code, "error[source-not-found]" in result.stderr) == (1, True)
+    (tmp_path / "x.bin").write_bytes(b"")
+    assert "no converter recognises" in call("inspect", tmp_path / "x.bin").stderr
+    assert call("inspect", tmp_path / "absent").exit_code == 1
+
+
+@pytest.mark.parametrize(("workers", "which"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)])
+def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, which: int, workers: int) -> None:
+    plugin = tmp_path / "plugin"
+    info = plugin / "synthetic-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: synthetic\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[actionimg.converters]\nsynthetic = synthetic_converter:SyntheticConverter\n"
+    )
+    src = write_source(tmp_path / "src", episodes=6, frames=8, slow=0.03)
+    out = tmp_path / "out"
+    program = [sys.executable, "-c", "from actionimg_data.cli import main; main()"]
+    command = [*program, "convert", "synthetic", src, str(out), "--size", "64"]
+    environment = {**os.environ, "PYTHONPATH": f"{plugin}:{TESTS}"}
+    with subprocess.Popen(
+        [*command, "-j", str(workers)], env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None and not list(out.glob("train/*.json")):
+            time.sleep(0.01)
+        begun = time.monotonic()
+        if which == signal.SIGINT:
+            os.killpg(process.pid, which)  # as a terminal does
+        else:
+            process.send_signal(which)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - begun < 10
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert not list(out.rglob("*.tmp"))
+    result = convert(src, out, "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["complete"]
+    assert summary["shards_resumed"] >= 1
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("codec", "mm", "degrees"), [("h264", 0.5, 0.5), ("ffv1", 0.05, 0.03)])
+def test_real_demos_are_converted_and_verified(
+    tmp_path: Path, sample_data: Path, codec: str, mm: float, degrees: float
+) -> None:
+    source = sample_data / "rlbench"
+    # Every fifth frame at full size: the whole of it is in the benchmark.
+    words = ("--size", 512, "--stride", 5, "--action-codec", codec, "-j", 1, "--json")
+    result = call("convert", "rlbench", source, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["converted"] == 2
+    result = call("verify", tmp_path / "out", "--json", "-j", 1)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["missed_frames"] == 0
+    assert summary["decoded_frames"] > 0.9 * summary["frames"]
+    assert summary["position_error_mm"]["p95"] <= mm
+    assert summary["rotation_error_deg"]["p95"] <= degrees
+    assert summary["openness_accuracy"] == 1.0
