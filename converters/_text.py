@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 1 << 30
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """SafeLoader that refuses duplicate keys, which YAML parsers otherwise let overwrite each other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

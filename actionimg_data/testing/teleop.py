@@ -163,7 +163,7 @@ def read_panda_log(folder: Path, views: Sequence[str] | None = None) -> TeleopLo
     for name in views or calibration["cameras"]:
         camera = calibration["cameras"][name]
         with av.open(str(folder / f"{name}.mp4")) as container:
-            pictures = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+            pictures = np.stack([np.asarray(f.to_ndarray(format="rgb24"), np.uint8) for f in container.decode(video=0)])
         logged[name] = LoggedView(pictures, np.array(camera["intrinsics"]), np.array(camera["camera_to_world"]))
     pose = transforms.make_transform(Rotation.from_quat(poses[:, 4:8]).as_matrix(), poses[:, 1:4])
     return TeleopLog(
@@ -254,7 +254,7 @@ def write_folder(
         rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif table == "npz":
-        np.savez(folder / name, **columns)
+        np.savez(folder / name, allow_pickle=False, **columns)
     elif table == "parquet":
         import pyarrow as pa
         from pyarrow import parquet

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadImageError,
@@ -117,6 +119,8 @@ def open_bag(path: Path) -> Iterator[Any]:
     try:
         with AnyReader([path], default_typestore=store) as reader:
             yield reader
+    except ActionImgError:
+        raise
     except (
         AnyReaderError,
         sqlite3.Error,
@@ -533,13 +537,12 @@ class BagFrames:
         with open_bag(Path(self.path)) as reader:
             connections = [c for c in reader.connections if c.topic == self.topic]
             following = reader.messages(connections, start=self.log[start])
-            position = start - 1
+            position = start
             for index in wanted:
-                while position < index:
-                    item = next(following, None)
-                    position += 1
-                    if item is None:
-                        raise BadFileError("ends early", where=self.path, field=f"{self.topic}[{index}]")
+                item = next(islice(following, index - position, None), None)
+                position = index + 1
+                if item is None:
+                    raise BadFileError("ends early", where=self.path, field=f"{self.topic}[{index}]")
                 connection, _, raw = item
                 where = f"{self.path}: {self.topic}[{index}]"
                 yield decode_message(reader.deserialize(raw, connection.msgtype), where)

@@ -182,7 +182,7 @@ def _read_log(path: Path) -> _Log:
 
 
 def _poses(values: FloatArray, times: FloatArray) -> PoseSamples:
-    finite = np.isfinite(values).all(-1)
+    finite = np.asarray(np.isfinite(values).all(axis=-1))
     matrix = rotations.matrix_from_euler(np.where(finite[:, None], values[:, 3:], 0.0))
     q = np.where(finite[:, None], np.asarray(rotations.quaternion_from_matrix(matrix)), np.nan)
     return PoseSamples(times, values[:, :3], q)

@@ -260,9 +260,10 @@ class ParquetImages:
 
         values = _column(self.path, self.column, self.episode, parquet.read_schema(self.path).names).to_pylist()
         data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
-        if any(not isinstance(d, bytes) for d in data):
+        encoded = [d for d in data if isinstance(d, bytes)]
+        if len(encoded) != len(data):
             raise WrongFormatError("does not hold encoded pictures", where=self.path, field=self.column)
-        return data
+        return encoded
 
     def __len__(self) -> int:
         return self.count
@@ -502,4 +503,4 @@ def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: flo
 def _constant_K(values: NDArray[np.float64], where: object, name: str) -> NDArray[np.float64]:
     if np.ptp(values, axis=0).max() > 1e-6:
         raise MissingCalibrationError("intrinsics that change with time are not supported", where=where, field=name)
-    return values[0].reshape(3, 3)
+    return np.asarray(values[0].reshape(3, 3))

@@ -177,10 +177,10 @@ def _correlations(
         )
     stamps = times[kept]
     spots, scale = _projected(view, recording, poses, stamps - offset)
-    seen = np.array(list(_flows(view, kept, spots, scale)))
+    seen: FloatArray = np.array(list(_flows(view, kept, spots, scale)))
     every = (stamps[None, :] - candidates[:, None]).ravel()
     paths = _projected(view, recording, poses, every)[0].reshape(len(candidates), len(stamps), -1, 2)
-    projected = np.diff(paths, axis=1)
+    projected: FloatArray = np.diff(paths, axis=1)
     # Neighbours in the list that are not neighbours in time would compare long with short displacements.
     neighbours = np.diff(kept) == 1
     seen, projected = seen[neighbours].reshape(-1, 2), projected[:, neighbours].reshape(len(candidates), -1, 2)

@@ -26,7 +26,7 @@ _ROTATION = re.compile(r"euler|rpy|axis_angle|axisangle|rotvec|rotation|orientat
 
 
 def propose_mapping(source: str) -> str:
-    """The text of a draft mapping file (YAML with comments) for an HDF5, zarr, bag, Parquet or LeRobot source, or folder.
+    """The text of a draft mapping file (YAML with comments) for any source that `survey.survey` can look at.
 
     Raises:
         SourceNotFoundError: Nothing there.
@@ -59,7 +59,7 @@ def _draft(found: Survey, name: str) -> Iterator[str]:
     yield "views:"
     yield from _views(found, stamped)
     if found.format == "folder" and not stamped:
-        yield f'sync: {{mode: rows, fps: "{UNKNOWN}"}}  # no stamps were found: sample i of every stream is taken as picture i'
+        yield f'sync: {{mode: rows, fps: "{UNKNOWN}"}}  # no stamps found: sample i of every stream goes with picture i'
 
 
 def _listing(found: Survey) -> Iterator[str]:
@@ -262,7 +262,8 @@ def _view_time(found: Survey, picture: Pictures) -> Iterator[str]:
         yield f'    time: {{file: {_quoted(table.name)}, column: {_quoted(column.name)}, unit: "{UNKNOWN}"}}'
         yield f"      # has as many rows as there are pictures; {_rates(column)}"
     else:
-        yield f'    time: {{file: "{UNKNOWN}", column: "{UNKNOWN}", unit: "{UNKNOWN}"}}  # no stamps with {picture.count} rows'
+        yield f'    time: {{file: "{UNKNOWN}", column: "{UNKNOWN}", unit: "{UNKNOWN}"}}'
+        yield f"      # no column of {picture.count} stamps was found"
 
 
 def _camera(found: Survey, picture: Pictures) -> Iterator[str]:
@@ -279,7 +280,8 @@ def _camera(found: Survey, picture: Pictures) -> Iterator[str]:
         infos = [t.name for t in found.tables if t.kind.endswith("/CameraInfo")]
         near = next((n for n in infos if stem and n.startswith(stem)), infos[0] if len(infos) == 1 else None)
         info = _quoted(near or UNKNOWN)
-        yield f'    camera: {{camera_info: {info}, rectified: "{UNKNOWN}", tf: {{parent: "{UNKNOWN}", child: "{UNKNOWN}"}}}}'
+        frames = f'{{parent: "{UNKNOWN}", child: "{UNKNOWN}"}}'
+        yield f'    camera: {{camera_info: {info}, rectified: "{UNKNOWN}", tf: {frames}}}'
         yield "      # rectified: true where the pictures are; or file, or world_from_camera in place of tf"
         return
     yield f'    camera: {{file: "{UNKNOWN}"}}  # camera file with K, size and world_from_camera'

@@ -1,4 +1,4 @@
-"""What is in a log that nobody explained: its streams with shapes, ranges and rates, without any meaning given to them."""
+"""What is in a log that nobody explained: streams with shapes, ranges and rates, and no meaning given to them."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def ordered(times: ArrayLike, name: str, finite: NDArray[np.bool_] | None = None
     _check_backwards(t[index], name)
     index = index[np.argsort(t[index], kind="stable")]
     first = np.concatenate([[True], np.diff(t[index]) > 0])
-    return index[first]
+    return np.asarray(index[first])
 
 
 def ordered_pictures(times: ArrayLike, name: str) -> IntArray:
