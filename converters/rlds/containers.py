@@ -105,9 +105,11 @@ def _array_record_reader(path: str, _: tuple[int, int]) -> Any:
     try:
         # Read-ahead only costs where records are read in any order.
         reader = ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
-        reader.num_records()
+        fine = reader.ok()
     except (RuntimeError, ValueError) as error:
         raise BadFileError("is not an ArrayRecord file", where=path, found=error) from None
+    if not fine:
+        raise BadFileError("is not an ArrayRecord file, or is damaged", where=path)
     return reader
 
 

@@ -64,6 +64,12 @@ class Example:
 
     def length(self, stored: Stored) -> int | None:
         """Number of steps that a leaf under ``steps`` has; None where it cannot be told from the record."""
+        try:
+            return self._length(stored)
+        except ActionImgError as error:
+            raise _place(error, self.where, stored.key) from None
+
+    def _length(self, stored: Stored) -> int | None:
         leaf = stored.leaf
         if leaf.kind == "unsupported":
             return None

@@ -30,6 +30,7 @@ from .features import Group, Leaf, Node, Stored
 log = logging.getLogger(__name__)
 
 STEPS = "steps"
+_FLAGS = ("is_first", "is_last", "is_terminal")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _PLACEHOLDER = re.compile(r"\{([A-Z_]+)\}")
 _MAX_SHARDS = 1 << 20
@@ -82,7 +83,9 @@ class Record:
         if self.grouping:
             return len(self.examples)
         example = self.examples[0]
-        for stored in self.leaves.values():
+        # The flags first: every RLDS data set has them, and they cost the least to count.
+        flags = [s for n in _FLAGS if (s := self.leaves.get(f"{STEPS}/{n}")) is not None]
+        for stored in (*flags, *self.leaves.values()):
             if stored.in_steps and example.has(stored):
                 length = example.length(stored)
                 if length is not None:
