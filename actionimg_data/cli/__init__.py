@@ -19,6 +19,7 @@ _COMMANDS = {
     "decode": "Decode action videos back into a 7-DoF trajectory.",
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
     "inspect": "Show what is in a source, a data set, a shard or a sample.",
+    "export": "Write a data set in another program's layout.",
     "converters": "List the source formats, or explain one.",
     "demo": "Make, convert and verify a small data set of our own.",
     "doctor": "Check this machine: versions, codecs, extras.",
