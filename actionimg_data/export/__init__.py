@@ -1,1 +1,38 @@
-"""Data sets in the layouts that other programs read."""
+"""Data sets in the layouts that other programs read; nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from ..errors import WrongFormatError
+from .common import Result
+
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "reference-tree": "the folder tree that the published training code reads",
+        "wids": "an index for random access with wids",
+        "energon": "a folder for Megatron-Energon (CrudeWebdataset)",
+        "huggingface": "a folder for the Hugging Face Hub, with a data card",
+        "lerobot": "a LeRobot v3.0 data set, with action images as further video features",
+    }
+)
+
+
+def export(kind: str, path: str | Path, dest: str | Path, **options: Any) -> Result:
+    """Export a data set; the options are those of the module's own ``export``.
+
+    Raises:
+        WrongFormatError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise WrongFormatError("no such export", field="kind", expected=" | ".join(KINDS), found=kind)
+    module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
+    function: Callable[..., Result] = module.export
+    return function(path, dest, **options)
+
+
+__all__ = ["KINDS", "Result", "export"]

@@ -38,6 +38,23 @@ def _size(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, (int, np.integer)) else size
 
 
+def sample_options(
+    size: int | tuple[int, int] = 512, view_names: Sequence[str] | None = None, **options: Any
+) -> SampleOptions:
+    """Options of a sample from keyword arguments.
+
+    Raises:
+        InvalidSpecError: One is unknown or outside its range.
+    """
+    height, width = _size(size)
+    try:
+        return SampleOptions(
+            height=height, width=width, view_names=None if view_names is None else tuple(view_names), **options
+        )
+    except TypeError as error:
+        raise InvalidSpecError(str(error).partition("__init__() ")[2], field="options") from None
+
+
 def _process() -> tuple[int, int]:
     """Rank and number of processes, of torch.distributed or, before it is set up, of torchrun's variables."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -299,15 +316,13 @@ class ActionImageDataset(_Stream):
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        height, width = _size(size)
-        options = SampleOptions(
+        options = sample_options(
+            size,
+            view_names,
             num_frames=num_frames,
             frame_stride=frame_stride,
             fps=fps,
             views=views,
-            view_names=None if view_names is None else tuple(view_names),
-            height=height,
-            width=width,
             action=action,
             plucker=plucker,
             modes=modes,
@@ -397,7 +412,6 @@ class ConcatActionImageDataset(_Stream):
         if bad is not None:
             raise InvalidSpecError("must be positive", field=f"ratios[{bad}]", found=ratios[bad])
         names = list(ratios)
-        height, width = _size(size)
         readers, orders = [], []
         for number, name in enumerate(names):
             place = name if paths is None else paths.get(name)
@@ -405,18 +419,7 @@ class ConcatActionImageDataset(_Stream):
                 raise InvalidSpecError("has no path", field=f"paths[{name}]", expected="a path", found="nothing")
             stride = frame_stride.get(name, 1) if isinstance(frame_stride, Mapping) else frame_stride
             chosen = view_names.get(name) if isinstance(view_names, Mapping) else view_names
-            try:
-                settings = SampleOptions(
-                    fps=fps,
-                    frame_stride=stride,
-                    view_names=None if chosen is None else tuple(chosen),
-                    height=height,
-                    width=width,
-                    seed=seed,
-                    **options,
-                )
-            except TypeError as error:
-                raise InvalidSpecError(str(error).partition("__init__() ")[2], field="options") from None
+            settings = sample_options(size, chosen, fps=fps, frame_stride=stride, seed=seed, **options)
             source = open_sources(_below(root, place), filter=filter, verify=verify, storage_options=storage_options)
             reader = SampleReader(source, settings)
             rows = reader.usable()
@@ -477,13 +480,7 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        if options.get("view_names") is not None:
-            options["view_names"] = tuple(options["view_names"])
-        height, width = _size(size)
-        try:
-            settings = SampleOptions(height=height, width=width, **options)
-        except TypeError as error:
-            raise InvalidSpecError(str(error).partition("__init__() ")[2], field="options") from None
+        settings = sample_options(size, **options)
         self._source = open_sources(paths, filter=filter, verify=verify, storage_options=storage_options)
         self._reader = SampleReader(self._source, settings)
         self._rows = self._reader.usable()

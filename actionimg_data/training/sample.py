@@ -201,6 +201,7 @@ class SampleReader:
         start: int | None = None,
         views: Sequence[str] | None = None,
         mode: str | None = None,
+        members: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
         """One sample; what is not given is drawn, from the seed, the sample's key and ``turn`` alone.
 
@@ -210,6 +211,7 @@ class SampleReader:
             start: First frame of the window.
             views: Which views, in order.
             mode: Which task.
+            members: The sample's members by name, where another program has read them already.
 
         Raises:
             InvalidSpecError: ``start``, a view or the mode does not exist.
@@ -242,17 +244,26 @@ class SampleReader:
                     found=" ".join(views),
                 )
         indices = start + stride * np.arange(options.num_frames)
-        return self._cut(row, indices[indices < total], list(views or drawn_views), mode or drawn_mode, pick, stride)
+        indices = indices[indices < total]
+        return self._cut(row, indices, list(views or drawn_views), mode or drawn_mode, pick, stride, members)
 
     def _cut(
-        self, row: int, indices: NDArray[np.int64], views: list[str], mode: str, pick: float, stride: int
+        self,
+        row: int,
+        indices: NDArray[np.int64],
+        views: list[str],
+        mode: str,
+        pick: float,
+        stride: int,
+        members: Mapping[str, bytes] | None,
     ) -> dict[str, Any]:
         options, source = self.options, self.source
         stored_options = source.manifest.options
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
         with_stored = options.action in ("stored", "both")
         action = [layout.action_member(view, ENDINGS[stored_options.action_codec]) for view in views if with_stored]
-        members = source.read(row, [layout.META, layout.TRAJECTORY, layout.CAMERAS, *rgb, *action])
+        if members is None:
+            members = source.read(row, [layout.META, layout.TRAJECTORY, layout.CAMERAS, *rgb, *action])
         meta = self._meta(row, members[layout.META])
         where = source.where(row)
         trajectory = stored.trajectory_from(members[layout.TRAJECTORY], where)

@@ -1,0 +1,66 @@
+"""``actionimg export``: a data set in another program's layout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ..export import KINDS
+from ._common import EXIT_DONE, EXIT_QUARANTINE, console, emit_json
+
+_OPTIONS = {
+    "reference-tree": ("every",),
+    "wids": (),
+    "energon": ("link",),
+    "huggingface": ("link", "license"),
+    "lerobot": ("robot_type",),
+}
+
+
+@click.command("export")
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("out", type=click.Path(exists=True, file_okay=False))
+@click.argument("dest", type=click.Path())
+@click.option(
+    "--every",
+    type=click.Choice(["1", "2", "4"]),
+    help="reference-tree: the video takes every n-th stored frame (default 4, as the published loader expects "
+    "poses at four times the video's rate; 1 keeps all frames).",
+)
+@click.option(
+    "--link", type=click.Choice(["hard", "symbolic", "copy"]), help="energon, huggingface: how shards get there."
+)
+@click.option("--license", metavar="NAME", help="huggingface: the Hub's name of the licence.")
+@click.option("--robot-type", metavar="NAME", help="lerobot: name of the robot.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def command(ctx: click.Context, kind: str, out: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write the data set OUT in another program's layout to DEST.
+
+    \b
+    reference-tree  the folder tree that the published training code reads
+    wids            an index (DEST.json) for random access with wids
+    energon         a folder for Megatron-Energon
+    huggingface     a folder for the Hugging Face Hub, with a data card
+    lerobot         a LeRobot v3.0 data set
+    """
+    from ..export import export
+
+    given = {name: value for name, value in options.items() if value is not None}
+    foreign = sorted(set(given) - set(_OPTIONS[kind]))
+    if foreign:
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is not an option of {kind}")
+    if "every" in given:
+        given["every"] = int(given["every"])
+    result = export(kind, out, dest, **given)
+    if as_json:
+        emit_json({**asdict(result), "left_out": [{"key": k, "reason": r} for k, r in result.left_out]})
+    else:
+        console().print(f"{result.kind}: {result.samples} samples in {result.dest}")
+        for key, reason in result.left_out:
+            console().print(f"left out {key}: {reason}", markup=False)
+        for note in result.notes:
+            console().print(note, markup=False)
+    ctx.exit(EXIT_QUARANTINE if result.left_out else EXIT_DONE)
