@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import decoder_scenes as scenes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,6 @@ from actionimg_data.errors import DecodeError, FrameCountError, InvalidTrajector
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, GripperTrajectory
 from actionimg_data.schemas import ActionImageSpec
-
-from . import decoder_scenes as scenes
 
 SEEDS = (0, 1, 3)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import decoder_scenes as scenes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +8,6 @@ from hypothesis import strategies as st
 
 from actionimg_data.errors import InvalidArrayError
 from actionimg_data.geometry import p3p, pinhole, rigid_pose, rotations, transforms, triangulation
-
-from . import decoder_scenes as scenes
 
 torch = pytest.importorskip("torch")
 

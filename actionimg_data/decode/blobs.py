@@ -410,3 +410,28 @@ def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) 
     ordered = xp.sort(flat, axis=-1)
     level = ordered[xp.arange(n, device=uv.device), count // 2]
     return level, count
+
+
+def openness_of_views(level: Array, samples: Array, shown: Array, spec: ActionImageSpec) -> tuple[Array, Array]:
+    """Openness and its level before any threshold, ``(...)`` each, from the pedestals of all views.
+
+    Args:
+        level: ``(V, ...)`` pedestal intensities, as `pedestal_level` gives them.
+        samples: ``(V, ...)`` number of samples behind each.
+        shown: ``(V, ...)`` bool, whether the view shows any blob.
+        spec: Whose pedestal and kind of openness these are.
+
+    Returns:
+        Openness as the spec draws it (0 or 1, or clipped to [0, 1]) and the level over the pedestal's height; NaN where
+        no picture tells it: a black picture without a blob may be closed, or no action image at all.
+    """
+    xp = array_namespace(level)
+    relative = level / spec.pedestal
+    tells = (samples >= 8) & (shown | (relative > 0.5))
+    weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
+    total = xp.sum(weight, axis=0)
+    known = total > 0
+    mean = xp.sum(weight * relative, axis=0) / xp.where(known, total, xp.ones_like(total))
+    drawn = xp.astype(mean > 0.5, level.dtype) if spec.openness == "binary" else within(xp, mean, 0.0, 1.0)
+    nan = xp.full_like(mean, xp.nan)
+    return xp.where(known, drawn, nan), xp.where(known, mean, nan)

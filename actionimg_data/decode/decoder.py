@@ -14,7 +14,7 @@ from ..errors import DecodeError, FrameCountError, InvalidTrajectoryError
 from ..geometry import rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
-from . import continuity, pose
+from . import blobs, continuity, pose
 from .measure import BlobMeasurements, check_video, measure_blobs
 
 FloatArray = NDArray[np.float64]
@@ -70,7 +70,7 @@ class DecodedTrajectory:
     @property
     def views_used(self) -> NDArray[np.int64]:
         """``(T,)`` number of views that the pose rests on; 1 means that continuity chose among solutions."""
-        return self.keypoint_used.any(axis=-1).sum(axis=0)
+        return np.asarray(self.keypoint_used.any(axis=-1).sum(axis=0))
 
     @property
     def reprojection_rms(self) -> FloatArray:
@@ -169,37 +169,21 @@ def solve(
     body = pose.triangle(measured.uv, spec.axis_length)
     points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
     choice = continuity.choose(points, candidates.possible, seconds, continuity.SCALE * spec.axis_length)
-    every = np.arange(frames)
-    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
-    found = candidates.possible[every, choice]
-    used = candidates.mask & found[:, None, None]
-    _, _, at = pose.final_pose(measured._replace(mask=used), rotation, translation, spec.axis_length, steps=0)
-    covariance, determined = pose.covariance(at, used.sum(axis=(1, 2)).astype(np.float64), found)
-    if (candidates.possible.sum(axis=1) > 1).any():
-        covariance = covariance + _alternatives(candidates, choice)
-    everything = measured.mask & found[:, None, None]
-    seen = at.residual
-    if not np.array_equal(everything, used):
-        _, _, wide = pose.final_pose(
-            measured._replace(mask=everything), rotation, translation, spec.axis_length, steps=0
-        )
-        seen = wide.residual
-    residual = np.where(everything[..., None], seen, np.nan)
-    count = np.maximum(used.sum(axis=(1, 2)), 1)
-    rms = np.sqrt((at.residual**2).sum(axis=(1, 2, 3)) / count)
-    ok = found & determined & at.in_front & (rms <= disagreement_limit(spec))
-    enough = found & determined & at.in_front
-    spread = np.sqrt(np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 0))
-    enough &= (spread[:, :3].max(axis=-1) < 5 * spec.axis_length) & np.isfinite(spread).all(axis=-1)
-    ok &= enough
+    found = pose.finish(measured, candidates, choice, frames, spec.axis_length, disagreement_limit(spec))
+    ok = found.consistent
     reason = np.full(frames, Reason.OK.value, dtype="<U24")
-    reason[enough & ~ok] = Reason.VIEWS_DISAGREE.value
-    reason[~enough] = Reason.TOO_FEW_KEYPOINTS.value
+    reason[found.determined & ~ok] = Reason.VIEWS_DISAGREE.value
+    reason[~found.determined] = Reason.TOO_FEW_KEYPOINTS.value
     reason[~valid.any(axis=(0, 2))] = Reason.NO_KEYPOINTS.value
-    openness, level = _openness(views, valid, spec)
+    openness, level = blobs.openness_of_views(
+        np.stack([m.pedestal for m in views]),
+        np.stack([m.pedestal_samples for m in views]),
+        valid.any(axis=-1),
+        spec,
+    )
     trajectory = GripperTrajectory(
-        np.where(ok[:, None], translation, np.nan),
-        np.where(ok[:, None], rotations.quaternion_from_matrix(rotation), np.nan),
+        np.where(ok[:, None], found.translation, np.nan),
+        np.where(ok[:, None], rotations.quaternion_from_matrix(found.rotation), np.nan),
         openness,
         seconds,
         allow_missing=True,
@@ -208,12 +192,12 @@ def solve(
         trajectory=trajectory,
         valid=ok,
         reason=reason,
-        covariance=np.where(ok[:, None, None], covariance, np.nan),
+        covariance=np.where(ok[:, None, None], found.covariance, np.nan),
         keypoints=np.stack([m.uv for m in views]),
         keypoint_covariance=np.stack([m.covariance for m in views]),
         keypoint_valid=valid,
-        keypoint_used=np.swapaxes(used & ok[:, None, None], 0, 1),
-        residual=np.swapaxes(np.where(ok[:, None, None, None], residual, np.nan), 0, 1),
+        keypoint_used=np.swapaxes(found.used & ok[:, None, None], 0, 1),
+        residual=np.swapaxes(np.where(ok[:, None, None, None], found.residual, np.nan), 0, 1),
         openness_level=level,
     )
 
@@ -270,37 +254,3 @@ def _times(times: ArrayLike | None, fps: float | None, frames: int) -> FloatArra
     if not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
         raise InvalidTrajectoryError("must be finite and increase", field="times")
     return seconds
-
-
-def _alternatives(candidates: pose.Candidates, choice: NDArray[np.intp]) -> FloatArray:
-    """What the other poses that look the same add to the covariance ``(T, 6, 6)``."""
-    every = np.arange(len(choice))
-    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
-    turn = rotations.rotation_vector_from_matrix(candidates.rotation @ np.swapaxes(rotation, -1, -2)[:, None])
-    step = np.concatenate([candidates.translation - translation[:, None], turn], axis=-1)
-    other = candidates.possible.copy()
-    other[every, choice] = False
-    share = ALTERNATIVE_SHARE * other / np.maximum(other.sum(axis=1, keepdims=True), 1)
-    return np.einsum("tc,tci,tcj->tij", share, step, step)
-
-
-ALTERNATIVE_SHARE = 0.1
-"""Probability given to the poses of a single view that continuity did not choose."""
-
-
-def _openness(
-    views: Sequence[BlobMeasurements], valid: NDArray[np.bool_], spec: ActionImageSpec
-) -> tuple[FloatArray, FloatArray]:
-    """Openness and its level before any threshold, ``(T,)`` each, from the pedestals of all views."""
-    samples = np.stack([m.pedestal_samples for m in views]).astype(np.float64)
-    level = np.stack([m.pedestal for m in views]) / spec.pedestal
-    # A black picture without a blob may be closed or no action image at all.
-    tells = (samples >= 8) & (valid.any(axis=-1) | (level > 0.5))
-    weight = np.where(tells, samples, 0.0)
-    total = weight.sum(axis=0)
-    known = total > 0
-    mean = np.where(known, (weight * level).sum(axis=0) / np.where(known, total, 1.0), np.nan)
-    clipped = np.clip(mean, 0.0, 1.0)
-    if spec.openness == "binary":
-        return np.where(known, (clipped > 0.5).astype(np.float64), np.nan), mean
-    return clipped, mean

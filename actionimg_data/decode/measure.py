@@ -171,13 +171,13 @@ def _bin_windows(
     if video.dtype != np.uint8:
         np.clip(np.nan_to_num(windows, nan=0.0, posinf=0.0, neginf=0.0), 0, 1, out=windows)
     # Adding slices keeps to one thread and is exact for uint8: a matrix product of this size would start BLAS threads.
-    sums = np.uint32 if video.dtype == np.uint8 else np.float64
+    sums: type[Any] = np.uint32 if video.dtype == np.uint8 else np.float64
     down = windows.reshape(len(index), bins, width, size)
-    rows = down[:, :, 0].astype(np.uint16 if sums is np.uint32 and width <= 256 else sums)
+    rows: NDArray[Any] = down[:, :, 0].astype(np.uint16 if sums is np.uint32 and width <= 256 else sums)
     for i in range(1, width):
         rows += down[:, :, i]
     across = rows.reshape(len(index), bins, bins, width)
-    total = across[..., 0].astype(sums)
+    total: NDArray[Any] = across[..., 0].astype(sums)
     for i in range(1, width):
         total += across[..., i]
     return np.asarray(total * (float(scale) / width**2))

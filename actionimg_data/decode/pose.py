@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace
 
 from ..conventions import KEYPOINT_DIRECTIONS
-from ..geometry import p3p, rigid_pose, transforms, triangulation
+from ..geometry import p3p, rigid_pose, rotations, transforms, triangulation
 
 Array = Any
 
@@ -22,6 +22,8 @@ GATE = 4.0
 """Root mean square of whitened residuals per degree of freedom above which a wrong blob is looked for."""
 CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance."""
+ALTERNATIVE_SHARE = 0.1
+"""Probability given to the poses of a single view that continuity did not choose."""
 _AMBIGUITY = 25.0
 """Candidates whose cost exceeds the best by more are not explanations of the pictures."""
 
@@ -335,3 +337,75 @@ def covariance(at: rigid_pose.PoseEquations, measurements: Array, trusted: Array
     unit = xp.where(determined[..., None, None], unit, identity)
     inverse = xp.linalg.inv(unit) / (scale[..., :, None] * scale[..., None, :])
     return inverse * growth[..., None, None], determined
+
+
+class Solved(NamedTuple):
+    """What is known of each frame's pose; see `finish`."""
+
+    rotation: Array
+    """``(N, 3, 3)``, the identity where nothing was found."""
+    translation: Array
+    """``(N, 3)``."""
+    covariance: Array
+    """``(N, 6, 6)``."""
+    used: Array
+    """``(N, V, 3)`` the measurements it rests on."""
+    residual: Array
+    """``(N, V, 3, 2)`` pixels, of all that was measured; NaN elsewhere."""
+    determined: Array
+    """``(N,)`` whether the measurements determine a pose."""
+    consistent: Array
+    """``(N,)`` whether that pose explains them."""
+
+
+def finish(
+    measured: Measured, candidates: Candidates, choice: Array, frames: int, axis_length: float, limit: float
+) -> Solved:
+    """Covariance, residuals and verdict for the chosen candidates of clips of ``frames`` frames, without gradients.
+
+    Args:
+        measured: The batch, ``N`` a multiple of ``frames``.
+        candidates: As `estimate` found them.
+        choice: ``(N,)`` which candidate to take.
+        frames: Length of a clip.
+        axis_length: Metres, of the spec.
+        limit: Pixels of RMS residual beyond which views contradict each other.
+    """
+    xp = array_namespace(measured.uv)
+    n = choice.shape[0]
+    every = xp.arange(n, device=choice.device)
+    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
+    found = candidates.possible[every, choice]
+    used = candidates.mask & found[:, None, None]
+    _, _, at = final_pose(measured._replace(mask=used), rotation, translation, axis_length, 0)
+    count = xp.sum(xp.astype(used, rotation.dtype), axis=(-2, -1))
+    by_clip = rigid_pose.PoseEquations(*(xp.reshape(a, (n // frames, frames, *a.shape[1:])) for a in at))
+    clips = (n // frames, frames)
+    spread, determined = covariance(by_clip, xp.reshape(count, clips), xp.reshape(found, clips))
+    spread, determined = xp.reshape(spread, (n, 6, 6)), xp.reshape(determined, (n,))
+    spread = spread + _alternatives(candidates, choice)
+    measured_here = measured.mask & found[:, None, None]
+    _, _, wide = final_pose(measured._replace(mask=measured_here), rotation, translation, axis_length, 0)
+    residual = xp.where(measured_here[..., None], wide.residual, xp.full_like(wide.residual, xp.nan))
+    one = xp.ones_like(count)
+    rms = xp.sqrt(xp.sum(at.residual**2, axis=(-3, -2, -1)) / xp.where(count > 0, count, one))
+    variance = spread[..., 0, 0] + spread[..., 1, 1] + spread[..., 2, 2]
+    # A position that could be half a metre off (for a triangle of 0.1 m) is none.
+    determined = found & determined & at.in_front & (variance < (5 * axis_length) ** 2)
+    return Solved(rotation, translation, spread, used, residual, determined, determined & (rms <= limit))
+
+
+def _alternatives(candidates: Candidates, choice: Array) -> Array:
+    """What the other poses that look the same add to the covariance ``(N, 6, 6)``."""
+    xp = array_namespace(candidates.rotation)
+    every = xp.arange(choice.shape[0], device=choice.device)
+    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
+    if not bool(xp.any(candidates.possible[:, 1:])):
+        return xp.zeros_like(rotation[:, :1, :1])
+    turn = rotations.rotation_vector_from_matrix(candidates.rotation @ xp.matrix_transpose(rotation)[:, None, ...])
+    step = xp.concat([candidates.translation - translation[:, None, :], turn], axis=-1)
+    number = xp.arange(NUM_CANDIDATES, device=choice.device)
+    other = xp.astype(candidates.possible & (number[None, :] != choice[:, None]), step.dtype)
+    count = xp.sum(other, axis=-1, keepdims=True)
+    share = ALTERNATIVE_SHARE * other / xp.where(count > 0, count, xp.ones_like(count))
+    return xp.matrix_transpose(step * share[..., None]) @ step

@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 
 import cv2
+import decoder_scenes as scenes
 import numpy as np
 import pytest
 
 from actionimg_data.decode import decode
 from actionimg_data.geometry import rotations, transforms
 from actionimg_data.schemas import ActionImageSpec
-
-from .. import decoder_scenes as scenes
 
 SAMPLES = 64
 

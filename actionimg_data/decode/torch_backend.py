@@ -1,0 +1,324 @@
+"""The decoder on torch tensors: batched, on the device of its input, and differentiable.
+
+The estimator is the numpy one, function by function. Detection, starting poses, the search for wrong blobs and the
+choice among solutions run without gradients; the last Gauss-Newton steps, of the blobs and then of the pose, are
+repeated with them. At a solution such a step contracts, so the derivative of two of them is that of the solution to
+the second order of the (small) contraction.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actionimg_data.schemas import ActionImageSpec
+
+from ..conventions import ROTATION_TOLERANCE
+from ..errors import DecodeError, FrameCountError, InvalidArrayError, InvalidCameraError
+from ..geometry import rotations
+from . import blobs, continuity, pose
+from .decoder import disagreement_limit, wrong_blob_floor
+from .measure import MIN_SIDE
+
+_BLOB_STEPS = 2
+_POSE_STEPS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class TorchDecoded:
+    """What action videos say, as float64 tensors on their device; compare `actionimg_data.decode.DecodedTrajectory`.
+
+    ``position``, ``rotation``, ``quaternion_xyzw``, ``keypoints`` and ``openness_level`` carry gradients to the video,
+    and all but the last two to the cameras. Entries of frames that are not ``valid`` are NaN, and pass none: select with
+    ``valid`` before reducing, e.g. ``(decoded.position - target)[decoded.valid].square().mean()``.
+    """
+
+    position: Tensor
+    """``(..., T, 3)`` metres."""
+    rotation: Tensor
+    """``(..., T, 3, 3)`` world from gripper."""
+    openness: Tensor
+    """``(..., T)`` as the spec draws it: 0 or 1 (without gradient), or in [0, 1]; NaN where no picture tells it."""
+    openness_level: Tensor
+    """``(..., T)`` pedestal over its height when open; NaN where no picture tells it."""
+    valid: Tensor
+    """``(..., T)`` bool."""
+    covariance: Tensor
+    """``(..., T, 6, 6)`` as in `DecodedTrajectory`, without gradient."""
+    keypoints: Tensor
+    """``(..., V, T, 3, 2)`` measured pixels; NaN where a channel shows no blob."""
+    keypoint_valid: Tensor
+    """``(..., V, T, 3)`` bool, whether the channel shows a blob."""
+    keypoint_used: Tensor
+    """``(..., V, T, 3)`` bool, whether the pose rests on it."""
+    residual: Tensor
+    """``(..., V, T, 3, 2)`` measured minus reprojected pixels, without gradient; NaN where unknown."""
+
+    @property
+    def quaternion_xyzw(self) -> Tensor:
+        """``(..., T, 4)`` unit quaternions, NaN where not ``valid``; signs are not made continuous in time."""
+        known = torch.where(self.valid[..., None, None], self.rotation, torch.eye(3).to(self.rotation))
+        quaternion = rotations.quaternion_from_matrix(known)
+        return torch.where(self.valid[..., None], quaternion, torch.nan)
+
+
+def decode(
+    video: Tensor,
+    K: Tensor,
+    world_from_camera: Tensor,
+    spec: ActionImageSpec | None = None,
+    *,
+    times: Tensor | None = None,
+) -> TorchDecoded:
+    """Decode action videos, differentiably with respect to the video and the cameras.
+
+    Args:
+        video: ``(..., V, T, 3, H, W)`` RGB in [0, 1], as `actionimg_data.torch.render` returns it; any floating dtype.
+            Values outside are clipped.
+        K: ``(..., V, 3, 3)``, or ``(..., V, T, 3, 3)`` for cameras that move; leading shapes broadcast.
+        world_from_camera: ``(..., V, 4, 4)`` or ``(..., V, T, 4, 4)``.
+        spec: How the pictures were drawn; the published defaults at the video's size if not given.
+        times: ``(T,)`` increasing seconds; only the choice among the solutions of a single view depends on them.
+
+    Raises:
+        InvalidArrayError: Not tensors of floats, or on devices that differ or have no float64.
+        InvalidCameraError: Cameras that are not finite, not rigid, or have focal lengths that are not positive.
+        DecodeError: Shapes or a spec that do not fit.
+        FrameCountError: Cameras or times with another number of frames than the video.
+    """
+    spec = _check(video, K, world_from_camera, spec, times)
+    *leading, views, frames = video.shape[:-3]
+    clips = int(np.prod(leading, dtype=np.int64))
+    # Autocast would round the geometry to half precision.
+    with torch.autocast(video.device.type, enabled=False):
+        cameras = [_camera_batch(m, leading, views, frames) for m in (K, world_from_camera)]
+        planes = video.reshape(clips * views * frames * 3, *video.shape[-2:])
+        uv, covariance, shown, level, samples = _measure(planes, spec)
+        by_view = (clips, views, frames, 3)
+
+        def by_frame(values: Tensor) -> Tensor:
+            return values.unflatten(0, by_view).movedim(1, 2).flatten(0, 1)
+
+        measured = pose.Measured(by_frame(uv), by_frame(covariance), by_frame(shown), *cameras)
+        seconds = torch.arange(frames, dtype=torch.float64) if times is None else times.detach().double().cpu()
+        with torch.no_grad():
+            detached = pose.Measured(*(m.detach() for m in measured))
+            candidates = pose.estimate(detached, spec.axis_length, wrong_blob_floor(spec))
+            choice = _choose(candidates, clips, frames, seconds, spec)
+            limit = disagreement_limit(spec)
+            found = pose.finish(detached, candidates, choice, frames, spec.axis_length, limit)
+        ok = found.consistent
+        good = ok.nonzero()[:, 0]
+        rotation, translation, _ = pose.final_pose(
+            measured.take(good)._replace(mask=found.used[good]),
+            found.rotation[good],
+            found.translation[good],
+            spec.axis_length,
+            _POSE_STEPS,
+        )
+        relative = level.unflatten(0, by_view[:3]).movedim(1, 0)
+        counted = samples.unflatten(0, by_view[:3]).movedim(1, 0)
+        any_shown = shown.unflatten(0, by_view).any(-1).movedim(1, 0)
+        openness, openness_level = blobs.openness_of_views(relative, counted, any_shown, spec)
+    total = clips * frames
+    time_shape, view_shape = (*leading, frames), (*leading, views, frames)
+
+    def by_views(values: Tensor) -> Tensor:
+        return values.unflatten(0, (clips, frames)).movedim(2, 1).reshape(*view_shape, *values.shape[2:])
+
+    nan = torch.nan
+    return TorchDecoded(
+        position=_spread(translation, good, total).reshape(*time_shape, 3),
+        rotation=_spread(rotation, good, total).reshape(*time_shape, 3, 3),
+        openness=openness.reshape(time_shape),
+        openness_level=openness_level.reshape(time_shape),
+        valid=ok.reshape(time_shape),
+        covariance=torch.where(ok[:, None, None], found.covariance, nan).reshape(*time_shape, 6, 6),
+        keypoints=torch.where(shown[:, None], uv, nan).reshape(*view_shape, 3, 2),
+        keypoint_valid=shown.reshape(*view_shape, 3),
+        keypoint_used=by_views(found.used & ok[:, None, None]),
+        residual=by_views(torch.where(ok[:, None, None, None], found.residual, nan)),
+    )
+
+
+def _measure(planes: Tensor, spec: ActionImageSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`measure_blobs` of planes ``(N, H, W)``, every third one blue.
+
+    Returns:
+        uv ``(N, 2)``, covariance ``(N, 2, 2)``, valid ``(N,)`` (others hold 0 and the identity), and of every blue
+        plane the pedestal ``(N / 3,)`` and the number of samples behind it.
+    """
+    layout = blobs.Layout.of(spec)
+    n = len(planes)
+    blue = torch.arange(n, device=planes.device) % 3 == 2
+    stride = layout.stride
+    coarse = _clean(planes[:, ::stride, ::stride])
+    with torch.no_grad():
+        spot = blobs.detect(coarse.float(), blue, layout)
+        index = spot.present.nonzero()[:, 0]
+        start = spot.uv[index].double()
+        origin = blobs.window_origins(start, layout)
+    binned = _bin_windows(planes, index, origin, layout)
+    corner, kind = origin.double(), blue[index]
+    with torch.no_grad():
+        state = blobs.converge(binned.detach(), corner, start, kind, layout)
+        trial = blobs.polish(binned.detach(), corner, state, kind, layout, torch.ones_like(kind), steps=0)
+        real = trial.valid
+    fit = blobs.polish(
+        binned[real], corner[real], state[real], kind[real], layout, torch.ones_like(kind[real]), steps=_BLOB_STEPS
+    )
+    shown = index[real]
+    valid = torch.zeros(n, dtype=torch.bool, device=planes.device)
+    valid[shown] = True
+    uv = start.new_zeros(n, 2).index_put((shown,), fit.uv)
+    covariance = torch.eye(2).to(start).repeat(n, 1, 1).index_put((shown,), fit.covariance)
+    level, samples = blobs.pedestal_level(coarse[2::3].double(), uv[2::3].detach(), valid[2::3], layout)
+    return uv, covariance, valid, level, samples
+
+
+def _clean(values: Tensor) -> Tensor:
+    """Values in [0, 1]; what is not finite counts as black."""
+    wide = values if values.dtype == torch.float64 else values.float()
+    return torch.where(torch.isfinite(wide), wide, 0.0).clamp(0.0, 1.0)
+
+
+class _Windows(torch.autograd.Function):  # type: ignore[misc]
+    """Square windows ``(M, size, size)`` of planes ``(N, H, W)``, at most one of each plane."""
+
+    @staticmethod
+    def forward(ctx: Any, planes: Tensor, index: Tensor, origin: Tensor, size: int) -> Tensor:
+        steps = torch.arange(size, device=planes.device)
+        place = index[:, None, None], (origin[:, 1:] + steps)[:, :, None], (origin[:, :1] + steps)[:, None, :]
+        ctx.shape, ctx.place = planes.shape, place
+        return planes[place]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # No pixel is in two windows, so nothing has to be accumulated: much faster on a GPU than indexing's own.
+        (gradient,) = gradients
+        return gradient.new_zeros(ctx.shape).index_put(ctx.place, gradient), None, None, None
+
+
+def _bin_windows(planes: Tensor, index: Tensor, origin: Tensor, layout: blobs.Layout) -> Tensor:
+    """Mean intensities ``(M, bins, bins)``, float64, of the fine windows."""
+    windows = _clean(_Windows.apply(planes, index, origin, layout.window))
+    across = windows.reshape(len(index), layout.window, layout.bins, layout.bin).sum(dim=-1, dtype=torch.float64)
+    down = across.reshape(len(index), layout.bins, layout.bin, layout.bins).sum(dim=2)
+    return down / layout.bin**2
+
+
+def _spread(values: Tensor, index: Tensor, total: int) -> Tensor:
+    """``values`` at the places ``index`` of ``total``, NaN elsewhere."""
+    return values.new_full((total, *values.shape[1:]), torch.nan).index_put((index,), values)
+
+
+def _camera_batch(matrices: Tensor, leading: list[int], views: int, frames: int) -> Tensor:
+    """Camera matrices as ``(clips * T, V, n, n)`` in float64."""
+    size = matrices.shape[-1]
+    timed = matrices if matrices.ndim == 4 + len(leading) else matrices.unsqueeze(-3)
+    whole = timed.double().expand(*leading, views, frames, size, size)
+    return whole.reshape(-1, views, frames, size, size).movedim(1, 2).flatten(0, 1)
+
+
+def _choose(candidates: pose.Candidates, clips: int, frames: int, times: Tensor, spec: ActionImageSpec) -> Tensor:
+    """The candidate of each frame: the first, or what `continuity.choose` says where any has several."""
+    possible = candidates.possible
+    if not bool(possible[:, 1:].any()):
+        return torch.zeros(len(possible), dtype=torch.int64, device=possible.device)
+    body = pose.triangle(candidates.rotation, spec.axis_length)
+    points = body @ candidates.rotation.mT + candidates.translation[..., None, :]
+    by_clip = (clips, frames)
+    choices = [
+        continuity.choose(k, p, times.numpy(), continuity.SCALE * spec.axis_length)
+        for k, p in zip(
+            points.unflatten(0, by_clip).cpu().numpy(), possible.unflatten(0, by_clip).cpu().numpy(), strict=True
+        )
+    ]
+    return torch.as_tensor(np.concatenate(choices), device=possible.device)
+
+
+def _check(
+    video: Tensor, K: Tensor, world_from_camera: Tensor, spec: ActionImageSpec | None, times: Tensor | None
+) -> ActionImageSpec:
+    """Refuse what does not fit; the spec, filled in."""
+    tensors = {"video": video, "K": K, "world_from_camera": world_from_camera}
+    if times is not None:
+        tensors["times"] = times
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor):
+            raise InvalidArrayError("is not a torch tensor", field=name, found=type(value).__name__)
+        if not value.is_floating_point():
+            raise InvalidArrayError("is not of floats", field=name, expected="floating dtype", found=value.dtype)
+        if name != "times" and value.device != video.device:
+            raise InvalidArrayError("is on another device", field=name, expected=video.device, found=value.device)
+    if video.device.type == "mps":
+        raise InvalidArrayError("device has no float64", field="video", expected="cpu or cuda", found=video.device)
+    if video.ndim < 5 or video.shape[-3] != 3 or 0 in video.shape:
+        raise DecodeError(
+            "is not an RGB video",
+            field="video",
+            expected="(..., V, T, 3, H, W), none of them 0",
+            found=tuple(video.shape),
+        )
+    height, width = video.shape[-2:]
+    spec = ActionImageSpec(height=height, width=width) if spec is None else spec
+    if (height, width) != (spec.height, spec.width):
+        raise DecodeError(
+            "has another size than the spec",
+            field="video",
+            expected=f"{spec.height}x{spec.width}",
+            found=f"{height}x{width}",
+        )
+    if min(height, width) < MIN_SIDE:
+        raise DecodeError(
+            "pictures are too small to find blobs in",
+            field="video",
+            expected=f"at least {MIN_SIDE}x{MIN_SIDE}",
+            found=f"{height}x{width}",
+        )
+    *leading, views, frames = video.shape[:-3]
+    for name, value, size in (("K", K, 3), ("world_from_camera", world_from_camera, 4)):
+        timed = value.ndim == len(leading) + 4
+        expected = (*leading, views, frames, size, size) if timed else (*leading, views, size, size)
+        if timed and value.shape[-3] not in (1, frames):
+            raise FrameCountError(
+                "cameras and video differ in length", field=name, expected=frames, found=value.shape[-3]
+            )
+        fits = len(expected) >= value.ndim >= 3 and all(
+            a in (1, b) for a, b in itertools.zip_longest(value.shape[::-1], expected[::-1][: value.ndim])
+        )
+        if not fits or tuple(value.shape[-2:]) != (size, size):
+            raise DecodeError("does not fit the video", field=name, expected=expected, found=tuple(value.shape))
+    _check_cameras(K.detach(), world_from_camera.detach())
+    if times is not None:
+        if times.shape != (frames,):
+            raise FrameCountError(
+                "one time a frame is needed", field="times", expected=f"({frames},)", found=tuple(times.shape)
+            )
+        if not bool(torch.isfinite(times).all()) or bool((times.diff() <= 0).any()):
+            raise DecodeError("must be finite and increase", field="times")
+    return spec
+
+
+def _check_cameras(K: Tensor, world_from_camera: Tensor) -> None:
+    """Refuse what is no camera; one synchronisation with the device."""
+    rotation = world_from_camera[..., :3, :3].double()
+    error = rotations.orthonormality_error(torch.where(torch.isfinite(rotation), rotation, 0.0))
+    faults = torch.stack(
+        [
+            ~(torch.isfinite(K).all() & torch.isfinite(world_from_camera).all()),
+            ((K[..., 0, 0] <= 0) | (K[..., 1, 1] <= 0)).any(),
+            (error > ROTATION_TOLERANCE).any(),
+        ]
+    ).tolist()
+    if faults[0]:
+        raise InvalidCameraError("has a value that is not finite", field="K, world_from_camera")
+    if faults[1]:
+        raise InvalidCameraError("focal lengths must be positive", field="K", expected="fx, fy > 0")
+    if faults[2]:
+        raise InvalidCameraError("is not a rotation", field="world_from_camera", expected=f"≤ {ROTATION_TOLERANCE:g}")
