@@ -47,9 +47,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What one sample's action videos decode to, against its trajectory, over the frames that have two views."""
+    """What one sample's action videos decode to, against its trajectory, over the frames that have two views.
+
+    ``frames``, ``position_mm`` and ``rotation_deg`` have one value for each frame that was decoded.
+    """
 
     key: str
+    frames: NDArray[np.intp]
     position_mm: FloatArray
     rotation_deg: FloatArray
     openness_right: int
@@ -323,6 +327,7 @@ def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
         right = np.abs(stored - found) <= OPENNESS_TOLERANCE
     return RoundTrip(
         key=sample.key,
+        frames=np.flatnonzero(judged),
         position_mm=distance * 1000,
         rotation_deg=np.degrees(np.asarray(angle)),
         openness_right=int((right & np.isfinite(found)).sum()),
