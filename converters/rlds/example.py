@@ -212,17 +212,19 @@ class Example:
         index = 0
         try:
             # The size of the first picture is taken for all; where one differs, the rest become a list.
-            shape = images.stored_shape(first, leaf)
+            head = images.header(first)
+            shape = images.stored_shape(head, leaf)
             out = np.empty((len(spans), *shape), leaf.dtype)
-            images.decode(first, leaf, out[0])
+            images.decode(first, leaf, out[0], head)
             rest: list[Any] | None = None
             for index, value in enumerate(values, start=1):
-                if rest is None and images.stored_shape(value, leaf) == shape:
-                    images.decode(value, leaf, out[index])
+                head = images.header(value)
+                if rest is None and images.stored_shape(head, leaf) == shape:
+                    images.decode(value, leaf, out[index], head)
                     continue
                 if rest is None:
                     rest = list(out[:index])
-                rest.append(images.decode(value, leaf))
+                rest.append(images.decode(value, leaf, None, head))
         except BadImageError as error:
             frame = index if frames is None else frames[index]
             raise BadImageError(
@@ -239,7 +241,7 @@ class Example:
             spans = self._spans(stored.key)
             if not spans:
                 raise BadImageError("has no pictures")
-            return images.stored_shape(self.data[slice(*spans[0])], stored.leaf)
+            return images.stored_shape(images.header(self.data[slice(*spans[0])]), stored.leaf)
         except ActionImgError as error:
             raise _place(error, self.where, stored.key) from None
 

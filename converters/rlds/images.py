@@ -33,7 +33,11 @@ _COLOR_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; 
 Image = NDArray[Any]
 
 
-def header(data: bytes) -> tuple[str, int, int, int, int]:
+Header = tuple[str, int, int, int, int]
+"""Format, height, width, channels and bits of an encoded picture."""
+
+
+def header(data: bytes) -> Header:
     """Format, height, width, channels and bits of an encoded picture, from its header alone.
 
     Raises:
@@ -81,11 +85,10 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
     raise BadImageError("a JPEG without a frame header", found=f"{len(data)} bytes")
 
 
-def stored_shape(data: bytes, leaf: Leaf) -> tuple[int, int, int]:
-    """Shape ``(height, width, channels)`` that `decode` will give, from the header alone."""
-    _, height, width, channels, _ = header(data)
-    wanted = leaf.shape[2]
-    return height, width, wanted or channels
+def stored_shape(head: Header, leaf: Leaf) -> tuple[int, int, int]:
+    """Shape ``(height, width, channels)`` that `decode` will give."""
+    _, height, width, channels, _ = head
+    return height, width, leaf.shape[2] or channels
 
 
 def matches(shape: tuple[int, ...], wanted: Shape) -> bool:
@@ -93,18 +96,19 @@ def matches(shape: tuple[int, ...], wanted: Shape) -> bool:
     return len(shape) == len(wanted) and all(w is None or w == s for s, w in zip(shape, wanted, strict=True))
 
 
-def decode(data: bytes, leaf: Leaf, out: Image | None = None) -> Image:
+def decode(data: bytes, leaf: Leaf, out: Image | None = None, head: Header | None = None) -> Image:
     """The picture ``(height, width, channels)`` in the leaf's dtype.
 
     Args:
         data: The encoded picture.
         leaf: An image; pictures of another size than it states are refused.
         out: Where to write it, contiguous and of the right shape and dtype; a new array where None.
+        head: What `header` gives, where that is known already.
 
     Raises:
         BadImageError: The picture cannot be decoded, or is not what the leaf says.
     """
-    kind, height, width, channels, bits = header(data)
+    kind, height, width, channels, bits = header(data) if head is None else head
     wanted = leaf.shape[2] or channels
     if not matches((height, width, wanted), leaf.shape):
         raise BadImageError(
