@@ -13,6 +13,14 @@ from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFo
 
 MAX_YAML_BYTES = 16 << 20
 MAX_JSON_BYTES = 1 << 30
+MAX_DEPTH = 50
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -49,7 +57,11 @@ def load_yaml(path: Path) -> Any:
     """
     raw = read_bytes(path, MAX_YAML_BYTES)
     try:
+        depth = 0
         for token in yaml.scan(raw):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > MAX_DEPTH:
+                raise UnsafeFileError("is nested too deeply", where=path, expected=f"≤ {MAX_DEPTH} levels")
             if isinstance(token, (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)):
                 what = "a tag" if isinstance(token, yaml.TagToken) else "an anchor or alias"
                 raise UnsafeFileError(
@@ -66,8 +78,6 @@ def load_yaml(path: Path) -> Any:
         problem = getattr(error, "problem", None) or str(error)
         line = f"line {mark.line + 1}" if mark is not None else None
         raise BadFileError(f"is not YAML: {problem}", where=path, field=line) from None
-    except RecursionError:
-        raise UnsafeFileError("is nested too deeply", where=path) from None
 
 
 def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AmbiguousSourceError, FrameCountError, InvalidCameraError, MissingCalibrationError
+from ...errors import (
+    ActionImgError,
+    AmbiguousSourceError,
+    FrameCountError,
+    InvalidCameraError,
+    MissingCalibrationError,
+)
 from ...geometry import rotations, transforms
 from ...model import Camera, CameraTrack, Episode, FrameSource, GripperTrajectory, View
 from ...schemas.mapping import Rotation
@@ -106,7 +112,7 @@ def assemble(recording: Recording, time_offset: str = "none") -> Episode:
     """
     try:
         return _assemble(recording, time_offset)
-    except (FrameCountError, InvalidCameraError, MissingCalibrationError, AmbiguousSourceError) as error:
+    except ActionImgError as error:
         raise error.at(recording.id) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ FloatArray = NDArray[np.float64]
 _UNIT_TOLERANCE = 0.02
 _ORTHONORMAL_TOLERANCE = 1e-2
 _APPROACH_SIDEWAYS_DEG = 60.0
+_LEVEL = 0.2
 _APPROACH_DOWN_DEG = 35.0
 _RIGID_SPREAD_DEG = 3.0
 
@@ -209,7 +211,8 @@ def ask_about_quaternion_order(
 
     Swapping the order turns every rotation into another, but leaves the angles between them as they are, so that
     smoothness says nothing. Two things do: a camera that moves with the hand keeps its place in it, and a gripper
-    seldom works sideways where the other order would have it point down (down as the upright fixed cameras see it).
+    seldom works sideways where the other order would have it point down (asked only where upright cameras agree that
+    the world's z axis points up).
 
     Args:
         quaternion_xyzw: ``(T, 4)`` of the tool, as the mapping says it is.
@@ -251,24 +254,27 @@ def ask_about_quaternion_order(
             )
         if said < _RIGID_SPREAD_DEG and swapped > 4 * said:
             return
-    if not fixed:
+    if not _z_is_up(list(fixed.values())):
         return
-    # The y axis of an upright camera points down in the picture.
-    down = np.mean([pose[:3, 1] for pose in fixed.values()], axis=0)
-    if np.linalg.norm(down) < 0.2:
-        return
-    down = down / np.linalg.norm(down)
+    down = np.array([0.0, 0.0, -1.0])
     approach = tool_from_gripper[:3, 2]
-    said_deg, other_deg = (_median_angle_deg(r @ approach, down) for r in (as_said, as_other))
+    said_deg, other_deg = (_tilt_deg(r @ approach, down) for r in (as_said, as_other))
     if said_deg > _APPROACH_SIDEWAYS_DEG and other_deg < _APPROACH_DOWN_DEG:
         ask(
-            f"The gripper would point {said_deg:.0f} degrees away from down; with {other} it would be "
-            f"{other_deg:.0f} degrees."
+            f"The gripper would point up to {said_deg:.0f} degrees away from down; with {other} at most "
+            f"{other_deg:.0f}."
         )
 
 
-def _median_angle_deg(directions: FloatArray, axis: FloatArray) -> float:
-    return float(np.degrees(np.median(np.arccos(np.clip(directions @ axis, -1, 1)))))
+def _z_is_up(fixed: Sequence[FloatArray]) -> bool:
+    """Whether every fixed camera has its x axis level, none is upside down, and one at least tells up from down."""
+    level = all(abs(pose[2, 0]) < _LEVEL for pose in fixed)
+    downwards = [pose[2, 1] for pose in fixed]
+    return level and bool(downwards) and max(downwards) < _LEVEL and min(downwards) < -_LEVEL
+
+
+def _tilt_deg(directions: FloatArray, axis: FloatArray) -> float:
+    return float(np.degrees(np.percentile(np.arccos(np.clip(directions @ axis, -1, 1)), 90)))
 
 
 def _spread_deg(world_from_tool: FloatArray, world_from_camera: FloatArray) -> float:
