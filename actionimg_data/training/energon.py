@@ -25,6 +25,9 @@ class Cook:
         options: All that `IndexedActionImageDataset` says about one sample: ``num_frames``, ``size``, ``action``, …
     """
 
+    __stateless__ = True
+    """Tells Energon that a sample depends on nothing but the raw sample and torch's generator."""
+
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._source = open_sources(path)
         self._reader = SampleReader(self._source, sample_options(**options))
@@ -41,7 +44,7 @@ class Cook:
         except KeyError:
             raise CorruptDatasetError("is not a sample of this data set", where=self._source.path, found=key) from None
         members = {name: value for name, value in sample.items() if not name.startswith("__")}
+        own = {name: value for name, value in sample.items() if name.startswith("__")}
         turn = int(torch.randint(0, 2**31 - 1, ()).item())
         cooked = self._reader.draw(row, turn, members=members)
-        cooked["source"] = self._source.path
-        return cooked
+        return {**own, **cooked, "source": self._source.path}
