@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 import actionimg_data as aid
 from actionimg_data import errors
+from actionimg_data.converters.base import converter_class
 from actionimg_data.geometry import pinhole, rotations, transforms
 from actionimg_data.raster import mesh_backend, pytorch3d_cameras
 from actionimg_data.raster.gripper import GripperModel, gripper_model, parallel_jaw_gripper
@@ -518,3 +519,23 @@ def test_render_takes_the_gripper_at_one_openness_as_a_rigid_mesh():
     moving = mesh_backend.render(shut, [camera], spec, GripperModel.from_trimesh(parallel_jaw_gripper(1.0)))
     np.testing.assert_array_equal(rigid.part_ids, mesh_backend.render(shut, [camera], spec).part_ids)
     assert (moving.part_ids != rigid.part_ids).any()
+
+
+@pytest.mark.realdata
+def test_the_mesh_covers_the_panda_hand_of_real_demos(sample_data):
+    # The mask pictures of these two demos call the hand 35 and its fingers 31 and 34 (R + 256 G + 65536 B).
+    converter = converter_class("rlbench")()
+    for ref in converter.discover(str(sample_data / "rlbench")):
+        episode = converter.read(ref)
+        frames = np.arange(0, len(episode), 25)
+        folder = sample_data / "rlbench/open_drawer/all_variations/episodes" / ref.id.rsplit("/", 1)[1]
+        seen = covered = 0
+        for view in ("front", "left_shoulder", "right_shoulder", "overhead"):
+            pictures = [cv2.imread(str(folder / f"{view}_mask" / f"{t}.png"))[..., ::-1].astype(int) for t in frames]
+            hand = np.isin(np.stack(pictures) @ [1, 256, 65536], (31, 34, 35))
+            spec = aid.ActionImageSpec(height=128, width=128)
+            drawn = mesh_backend.render(episode.trajectory[frames], [episode.views[view].camera[frames]], spec)
+            seen += hand.sum()
+            covered += (hand & (drawn.silhouette[0] > 0)).sum()
+        assert seen > 1000
+        assert covered / seen > 0.8

@@ -266,6 +266,7 @@ def silhouette(
     *,
     soft: float = 1.0,
     faces_per_pixel: int = DEFAULT_FACES_PER_PIXEL,
+    cull_backfaces: bool = False,
     near: float = DEFAULT_NEAR,
 ) -> torch.Tensor:
     """Soft silhouettes ``(..., H, W)`` float32 of meshes, with gradients to the vertices, K and the camera's pose.
@@ -281,6 +282,9 @@ def silhouette(
         width: Picture width in pixels.
         soft: Softness of the edge in pixels; 0 for a hard silhouette, which has no gradients.
         faces_per_pixel: Faces blended at a pixel.
+        cull_backfaces: Leave out faces that are seen from behind. A closed mesh has the same silhouette without them,
+            in half the time, and its soft edge then passes 0.5 where its hard edge lies; with them, two faces meet
+            there and the 0.5 lies 0.94 ``soft`` further out.
         near: Metres; faces are cut at this distance along the optical axis.
 
     Raises:
@@ -290,7 +294,7 @@ def silhouette(
         InvalidSpecError: An option outside its range.
     """
     scene = _Scene(vertices, faces, K, world_from_camera, height, width, near)
-    fragments = scene.rasterize(*_edge(soft, faces_per_pixel, height, width))
+    fragments = scene.rasterize(*_edge(soft, faces_per_pixel, height, width), cull_backfaces)
     return scene.unflatten(_coverage(fragments, soft, height, width))
 
 
@@ -427,7 +431,7 @@ class _Scene:
     def unflatten(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(*self.batch, *tensor.shape[1:])
 
-    def rasterize(self, blur_radius: float, faces_per_pixel: int) -> Any:
+    def rasterize(self, blur_radius: float, faces_per_pixel: int, cull_backfaces: bool = False) -> Any:
         renderer = require_pytorch3d()
         from pytorch3d.structures import Meshes
 
@@ -436,6 +440,7 @@ class _Scene:
             blur_radius=blur_radius,
             faces_per_pixel=faces_per_pixel,
             perspective_correct=True,
+            cull_backfaces=cull_backfaces,
             z_clip_value=self.near,
         )
         meshes = Meshes(self.vertices, self.faces.expand(len(self.vertices), -1, -1))
