@@ -24,6 +24,8 @@ CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance."""
 ALTERNATIVE_SHARE = 0.1
 """Probability given to the poses of a single view that continuity did not choose."""
+_FRAMES_AT_ONCE = 4096
+_TRIALS_AT_ONCE = 4096
 _AMBIGUITY = 25.0
 """Candidates whose cost exceeds the best by more are not explanations of the pictures."""
 
@@ -69,10 +71,18 @@ def estimate(measured: Measured, axis_length: float, floor: float) -> Candidates
         axis_length: Metres, of the spec.
         floor: Pixels below which a residual is never taken as that of a wrong blob.
     """
-    first = _solve(measured, axis_length)
-    if measured.mask.shape[0] == 0:
-        return first
-    return _drop_wrong_blobs(measured, first, axis_length, floor)
+    xp = array_namespace(measured.uv)
+    parts = []
+    for some in _batches(xp, measured.mask.shape[0], _FRAMES_AT_ONCE, measured.mask):
+        part = measured.take(some)
+        parts.append(_drop_wrong_blobs(part, _solve(part, axis_length), axis_length, floor))
+    return Candidates(*(xp.concat(field) for field in zip(*parts, strict=True)))
+
+
+def _batches(xp: Any, count: int, size: int, like: Array) -> list[Array]:
+    """Indices ``0 ... count`` in runs of at most ``size``, so that memory does not grow with a video's length."""
+    every = xp.arange(count, device=like.device)
+    return [every[i : i + size] for i in range(0, count, size)]
 
 
 def _solve(measured: Measured, axis_length: float) -> Candidates:
@@ -247,40 +257,52 @@ def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float,
     """Where a frame's measurements contradict each other, find the one or two without which they do not.
 
     A wrong blob that is averaged in spoils the whole pose, and pulls the others' residuals up until it no longer
-    stands out; so each is left out in turn, and the pose found anew.
+    stands out; so each is left out in turn, and the pose found anew. Then every pair; with more than two views, where
+    one wrong blob less always brings the rest nearer to agreement, the best single one and each other.
     """
     xp = array_namespace(measured.uv)
     body = triangle(measured.uv, axis_length)
     views = measured.mask.shape[1]
     before, pixels = _misfit(measured, first, body)
     bad = (before > GATE) & (pixels > floor)
-    rotation, translation, possible, mask = (xp.asarray(a, copy=True) for a in first)
-    places = [(v, c) for v in range(views) for c in range(3)]
+    result = Candidates(*(xp.asarray(a, copy=True) for a in first))
+    base = xp.asarray(measured.mask, copy=True)
     for size in (1, 2):
-        frames = xp.nonzero(bad & (xp.sum(xp.astype(mask, xp.int64), axis=(-2, -1)) - size >= 4))[0]
-        if frames.shape[0] == 0:
-            break
-        subsets = list(combinations(places, size))
-        keep = xp.ones((len(subsets), views, 3), dtype=xp.bool, device=mask.device)
-        for i, subset in enumerate(subsets):
-            for v, c in subset:
-                keep[i, v, c] = False
-        n, m = frames.shape[0], len(subsets)
-        trial = Measured(*(xp.repeat(a, m, axis=0) for a in measured.take(frames)))
-        thinned = trial._replace(mask=trial.mask & xp.reshape(xp.tile(keep, (n, 1, 1)), (n * m, views, 3)))
-        found = _solve(thinned, axis_length)
-        rms, _ = _misfit(thinned, found, body)
-        changed = xp.sum(xp.astype(trial.mask & ~thinned.mask, xp.int64), axis=(-2, -1)) == size
-        rms = xp.reshape(xp.where(changed, rms, xp.full_like(rms, xp.inf)), (n, m))
-        best = xp.argmin(rms, axis=-1)
-        least = rms[xp.arange(n, device=best.device), best]
-        mended = (least < GATE) & (least < 0.25 * before[frames])
-        pick = (xp.arange(n, device=best.device) * m + best)[mended]
-        to = frames[mended]
-        for old, new in zip((rotation, translation, possible, mask), found, strict=True):
-            old[to, ...] = new[pick, ...]
-        bad[to] = False
-    return Candidates(rotation, translation, possible, mask)
+        left_out = size if views == 2 or size == 1 else 1
+        suspects = xp.nonzero(bad & (xp.sum(xp.astype(base, xp.int64), axis=(-2, -1)) - left_out >= 4))[0]
+        keep = _leave_out(xp, views, left_out, base)
+        m = keep.shape[0]
+        for some in _batches(xp, suspects.shape[0], max(1, _TRIALS_AT_ONCE // m), base):
+            frames = suspects[some]
+            n = frames.shape[0]
+            trial = Measured(*(xp.repeat(a, m, axis=0) for a in measured.take(frames)))
+            full = xp.repeat(base[frames, ...], m, axis=0)
+            thinned = trial._replace(mask=full & xp.reshape(xp.tile(keep, (n, 1, 1)), (n * m, views, 3)))
+            found = _solve(thinned, axis_length)
+            rms, _ = _misfit(thinned, found, body)
+            changed = xp.sum(xp.astype(full & ~thinned.mask, xp.int64), axis=(-2, -1)) == left_out
+            rms = xp.reshape(xp.where(changed, rms, xp.full_like(rms, xp.inf)), (n, m))
+            best = xp.argmin(rms, axis=-1)
+            least = rms[xp.arange(n, device=best.device), best]
+            mended = (least < GATE) & (least < 0.25 * before[frames])
+            pick = xp.arange(n, device=best.device) * m + best
+            for old, new in zip(result, found, strict=True):
+                old[frames[mended], ...] = new[pick[mended], ...]
+            bad[frames[mended]] = False
+            if views > 2:
+                base[frames, ...] = thinned.mask[pick, ...]
+    return result
+
+
+def _leave_out(xp: Any, views: int, number: int, like: Array) -> Array:
+    """Masks ``(M, V, 3)`` that leave out each choice of ``number`` keypoints."""
+    places = [(v, c) for v in range(views) for c in range(3)]
+    subsets = list(combinations(places, number))
+    keep = xp.ones((len(subsets), views, 3), dtype=xp.bool, device=like.device)
+    for i, subset in enumerate(subsets):
+        for v, c in subset:
+            keep[i, v, c] = False
+    return keep
 
 
 def final_pose(

@@ -34,8 +34,8 @@ class TorchDecoded:
     """What action videos say, as float64 tensors on their device; compare `actionimg_data.decode.DecodedTrajectory`.
 
     ``position``, ``rotation``, ``quaternion_xyzw``, ``keypoints`` and ``openness_level`` carry gradients to the video,
-    and all but the last two to the cameras. Entries of frames that are not ``valid`` are NaN, and pass none: select with
-    ``valid`` before reducing, e.g. ``(decoded.position - target)[decoded.valid].square().mean()``.
+    and all but the last two to the cameras. Entries of frames that are not ``valid`` are NaN, and pass none: select
+    with ``valid`` before reducing, e.g. ``(decoded.position - target)[decoded.valid].square().mean()``.
     """
 
     position: Tensor
