@@ -130,7 +130,7 @@ def convert(
         source: What its ``discover`` takes.
         out: Folder of the data set.
         options: What decides the bytes.
-        num_workers: Processes; 1 works in this one.
+        num_workers: Cores to use; 1 works in this process alone, more in that many others.
         shard_index: Which part of the shards to make: those whose number is this modulo ``num_shards``.
         num_shards: Into how many parts the work is split, e.g. the size of a SLURM array. The run that publishes the
             last shard writes the manifest.
@@ -173,7 +173,7 @@ def convert(
         made.manifest.views,
         made.manifest.options,
     )
-    local.run(job, todo, min(num_workers, max(1, len(todo))), watch.progress, watch.shard)
+    local.run(job, todo, num_workers, watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before.
     done = manifest if manifest.complete and not todo else finalize(out, made.manifest, made.rows)
     result = Result(

@@ -2,14 +2,17 @@
 
 Workers are spawned, get one shard at a time, and say what they do through a pipe, so that when one dies it is known
 which shard and which episode it was at: the shard is tried again in a fresh process, and an episode that kills a second
-one is quarantined.
+one is quarantined. A worker with nothing left to do hands its core to the others, which then encode several views at
+once: a long last episode does not leave the machine idle.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import queue
 import signal
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..converters.base import Converter, ConverterOptions
 from ..errors import ActionImgError, WorkerError
 from ..schemas import ConvertOptions, PlanRow, ShardSidecar
+from ..shards.crew import Crew
 from ..shards.write import Progress, write_shard
 
 if TYPE_CHECKING:
@@ -44,10 +48,12 @@ class Job:
     views: tuple[str, ...]
     options: ConvertOptions
 
-    def run(self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None) -> ShardSidecar:
+    def run(
+        self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
+    ) -> ShardSidecar:
         """Convert and publish one shard."""
         reader = self.converter(self.converter_options)
-        return write_shard(self.out, row, self.plan, reader, self.views, self.options, report, skip)
+        return write_shard(self.out, row, self.plan, reader, self.views, self.options, report, skip, crew)
 
 
 def run(job: Job, rows: Sequence[PlanRow], workers: int, on_progress: OnProgress, on_shard: OnShard) -> None:
@@ -56,7 +62,7 @@ def run(job: Job, rows: Sequence[PlanRow], workers: int, on_progress: OnProgress
     Args:
         job: What to do with a row.
         rows: The shards to make.
-        workers: 1 for this process, else that many others.
+        workers: Cores to use: 1 for this process alone, else that many others, fewer where there are fewer shards.
         on_progress: Called in this process with what was done; what it raises stops the run.
         on_shard: Called in this process with every shard that was published.
 
@@ -78,6 +84,7 @@ class _Worker:
     pipe: Connection
     row: PlanRow | None = None
     episode: str | None = None
+    threads: int = 1
 
 
 @dataclass
@@ -98,6 +105,7 @@ class _Pool:
             while todo or any(w.row is not None for w in self.workers):
                 while todo and len(self.workers) < self.size:
                     self._start(todo.popleft())
+                self._share()
                 ready = wait([w.pipe for w in self.workers])
                 for worker in [w for w in self.workers if w.pipe in ready]:
                     self._hear(worker, todo)
@@ -118,6 +126,16 @@ class _Pool:
         # A worker that has died already is noticed when it is heard next.
         with contextlib.suppress(BrokenPipeError):
             worker.pipe.send((row, {e.id: self.skip[e.id] for e in row.episodes if e.id in self.skip}))
+
+    def _share(self) -> None:
+        """Tell the workers that are busy how many threads each may use: all cores, in even parts."""
+        busy = [w for w in self.workers if w.row is not None]
+        for i, worker in enumerate(busy):
+            threads = self.size // len(busy) + (i < self.size % len(busy))
+            if threads > worker.threads:
+                worker.threads = threads
+                with contextlib.suppress(BrokenPipeError):
+                    worker.pipe.send(threads)
 
     def _hear(self, worker: _Worker, todo: deque[PlanRow]) -> None:
         try:
@@ -204,15 +222,27 @@ def _work(job: Job, pipe: Connection) -> None:
             # The parent is gone; SystemExit passes through the handling of bad episodes.
             raise SystemExit(1) from None
 
-    while True:
+    crew = Crew()
+    tasks: queue.SimpleQueue[tuple[PlanRow, dict[str, str]] | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        """Take what the parent says also while a shard is being made."""
+        while True:
+            try:
+                message = pipe.recv()
+            except (EOFError, ConnectionError):
+                message = None
+            if isinstance(message, int):
+                crew.grow(message)
+                continue
+            tasks.put(message)
+            if message is None:
+                return
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (task := tasks.get()) is not None:
         try:
-            task: tuple[PlanRow, dict[str, str]] | None = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        if task is None:
-            return
-        try:
-            result: Any = job.run(task[0], send, task[1])
+            result: Any = job.run(task[0], send, task[1], crew)
         except ActionImgError as error:
             result = error
         except Exception:  # noqa: BLE001

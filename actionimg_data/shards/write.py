@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -32,7 +33,7 @@ from ..errors import (
     WrongFormatError,
     printable,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View
 from ..raster import render_view
 from ..schemas import (
     ActionImageSpec,
@@ -49,12 +50,13 @@ from ..schemas.dataset import to_line
 from ..video import Encoding, action_encoding, encode, rgb_encoding
 from ..video.resize import resized
 from . import layout, sample
+from .crew import Crew
 from .tar import TarWriter, file_sha256
 
 CHUNK: Final = 16
 """Action images drawn at once: 12 MB at 512x512."""
 
-SPOOL: Final = 32 << 20
+SPOOL: Final = 8 << 20
 INTERNAL_ERROR: Final = "internal-error"
 READ_FAILED: Final = "read-failed"
 WORKER_CRASHED: Final = "worker-crashed"
@@ -94,6 +96,7 @@ def write_shard(
     options: ConvertOptions,
     report: Report = lambda _: None,
     skip: Mapping[str, str] | None = None,
+    crew: Crew | None = None,
 ) -> ShardSidecar:
     """Convert and publish one shard.
 
@@ -106,6 +109,7 @@ def write_shard(
         options: What decides the bytes.
         report: Called with what was done.
         skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
+        crew: Threads to encode with; this one alone by default.
 
     Returns:
         The sidecar, as published.
@@ -115,6 +119,7 @@ def write_shard(
         CorruptDatasetError: What was read back is not what was written.
     """
     target = out / f"{row.shard}.tar"
+    crew = crew or Crew()
     samples: list[SampleRow] = []
     quarantined: list[QuarantineRow] = []
     with layout.output_errors(target):
@@ -132,7 +137,7 @@ def write_shard(
                         quarantined.append(_quarantine(planned, row, WORKER_CRASHED, skip[planned.id]))
                         code = WORKER_CRASHED
                     else:
-                        samples += _episode(tar, planned, reader, views, options, part.parent, report)
+                        samples += _episode(tar, planned, reader, views, options, part.parent, report, crew)
                 except OutputError:
                     raise
                 except Exception as error:
@@ -214,6 +219,7 @@ def _episode(
     options: ConvertOptions,
     work: Path,
     report: Report,
+    crew: Crew,
 ) -> list[SampleRow]:
     try:
         episode = prepared(reader.read(_ref(planned)), views, options)
@@ -222,7 +228,7 @@ def _episode(
         for clip, start in enumerate(range(0, len(episode), length)):
             part = episode.select(range(start, min(start + length, len(episode))))
             key = planned.key if options.clip_frames is None else f"{planned.key}-c{clip:04d}"
-            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report))
+            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report, crew))
         return rows
     except ActionImgError as error:
         raise error.at(planned.id) from None
@@ -269,6 +275,7 @@ def _sample(
     options: ConvertOptions,
     work: Path,
     report: Report,
+    crew: Crew,
 ) -> SampleRow:
     count = len(episode)
     offset = tar.offset
@@ -289,24 +296,36 @@ def _sample(
     rgb = rgb_encoding(options.crf)
     action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
 
-    def add_video(name: str, frames: Iterator[Image], encoding: Encoding) -> int:
-        with tempfile.SpooledTemporaryFile(SPOOL, dir=str(work)) as body:
-            with contextlib.closing(frames):  # type: ignore[type-var]
+    def stream(pictures: Callable[[], Iterator[Image]], encoding: Encoding) -> tuple[IO[bytes], int]:
+        body = tempfile.SpooledTemporaryFile(SPOOL, dir=str(work))  # noqa: SIM115 (closed by who adds it)
+        try:
+            frames = _watched(pictures(), crew)
+            with contextlib.closing(frames):
                 encode(frames, body, encoding, episode.fps, options.height, options.width)
             body.seek(0, io.SEEK_END)
             size = body.tell()
             body.seek(0)
-            add(name, body, size)
-        return size
+        except BaseException:
+            body.close()
+            raise
+        return body, size
 
+    streams: list[tuple[str, str, Callable[[], tuple[IO[bytes], int]]]] = []
     for name, view in episode.views.items():
-        source = view.frames
-        pictures = resized(source.frames(range(count)), source.height, source.width, options.height, options.width)
-        size = add_video(layout.rgb_member(name, rgb.ending), _counted(pictures, count, episode.id, name), rgb)
+        pictures = functools.partial(_pictures, view.frames, count, options, episode.id, name)
+        streams.append((name, layout.rgb_member(name, rgb.ending), functools.partial(stream, pictures, rgb)))
         if action is not None:
-            drawn = _drawn(episode.trajectory, cameras[name], options.spec)
-            size += add_video(layout.action_member(name, action.ending), drawn, action)
-        report(Progress(episode.id, frames=count, bytes=size))
+            drawn = functools.partial(_drawn, episode.trajectory, cameras[name], options.spec)
+            member = layout.action_member(name, action.ending)
+            streams.append((name, member, functools.partial(stream, drawn, action)))
+    seen: set[str] = set()
+    # Closed in any case, so that threads that still encode have ended before the shard is rewound.
+    with contextlib.closing(crew.run([work for _, _, work in streams])) as results:
+        for (view_name, member, _), (body, size) in zip(streams, results, strict=True):
+            with body:
+                add(member, body, size)
+            report(Progress(episode.id, frames=0 if view_name in seen else count, bytes=size))
+            seen.add(view_name)
     return SampleRow(
         key=key,
         episode=episode.id,
@@ -323,16 +342,29 @@ def _sample(
     )
 
 
-def _counted(frames: Iterator[Image], expected: int, where: str, view: str) -> Iterator[Image]:
-    count = 0
+def _watched(frames: Iterator[Image], crew: Crew) -> Generator[Image, None, None]:
     for frame in frames:
-        count += 1
+        crew.checkpoint()
         yield frame
+
+
+def _pictures(
+    source: FrameSource, expected: int, options: ConvertOptions, where: str, view: str
+) -> Generator[Image, None, None]:
+    """A view's pictures at the data set's size; exactly as many as promised."""
+    count = 0
+    frames = source.frames(range(expected))
+    try:
+        for frame in resized(frames, source.height, source.width, options.height, options.width):
+            count += 1
+            yield frame
+    except ActionImgError as error:
+        raise error.at(f"{where}: {view}") from None
     if count != expected:
         raise FrameCountError("pictures end early", where=where, field=view, expected=expected, found=count)
 
 
-def _drawn(trajectory: GripperTrajectory, camera: CameraTrack, spec: ActionImageSpec) -> Iterator[Image]:
+def _drawn(trajectory: GripperTrajectory, camera: CameraTrack, spec: ActionImageSpec) -> Generator[Image, None, None]:
     for start in range(0, len(trajectory), CHUNK):
         yield from render_view(trajectory, camera, spec, slice(start, start + CHUNK))
 
@@ -384,7 +416,7 @@ def measure(
         tar = TarWriter(file)
         episode = prepared(reader.read(_ref(planned)), views, options)
         part = episode.select(range(min(frames, len(episode))))
-        row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None)
+        row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None, Crew())
         return row.frames, row.bytes
 
 

@@ -1,0 +1,108 @@
+"""Threads that encode the streams of one sample side by side, in a number that may grow while they work.
+
+Encoders, filters and resizes do their work outside Python's lock. The streams are independent and are collected in
+order, so that neither the bytes nor which error is met first depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):
+    """Raised in a stream whose sample has failed already."""
+
+
+class _Task(Generic[Result]):
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self.work = work
+        self.taken = False
+        self.done = threading.Event()
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+
+
+class Crew:
+    """The calling thread and up to ``threads - 1`` others."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._tasks: Sequence[_Task[object]] = ()
+        self._helpers: list[threading.Thread] = []
+        self._stop = threading.Event()
+
+    def grow(self, threads: int) -> None:
+        """From now on, also within a sample that is being made, work with ``threads`` threads."""
+        with self._lock:
+            self._threads = max(self._threads, threads)
+            self._hire()
+
+    def checkpoint(self) -> None:
+        """Called by a stream from time to time; raises `Stopped` where its result is not wanted any more."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def run(self, works: Sequence[Callable[[], Result]]) -> Iterator[Result]:
+        """Do ``works`` and yield their results in order.
+
+        Raises:
+            Exception: What the first of them (in order) that fails raises; the others are stopped then.
+        """
+        tasks = [_Task(work) for work in works]
+        with self._lock:
+            self._tasks = tasks
+            self._hire()
+        try:
+            for task in tasks:
+                if self._take(task):
+                    self._do(task)
+                task.done.wait()
+                if task.error is not None:
+                    raise task.error
+                yield task.result  # type: ignore[misc]
+        finally:
+            self._stop.set()
+            with self._lock:
+                self._tasks = ()
+            for helper in self._helpers:
+                helper.join()
+            self._helpers.clear()
+            self._stop.clear()
+
+    def _hire(self) -> None:
+        self._helpers = [h for h in self._helpers if h.is_alive()]
+        left = sum(not task.taken for task in self._tasks)
+        for _ in range(min(self._threads - 1 - len(self._helpers), left)):
+            helper = threading.Thread(target=self._help, daemon=True)
+            self._helpers.append(helper)
+            helper.start()
+
+    def _help(self) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                task = next((t for t in self._tasks if not t.taken), None)
+                if task is None:
+                    return
+                task.taken = True
+            self._do(task)
+
+    def _take(self, task: _Task[Result]) -> bool:
+        with self._lock:
+            mine = not task.taken
+            task.taken = True
+            return mine
+
+    @staticmethod
+    def _do(task: _Task[Result]) -> None:
+        try:
+            task.result = task.work()
+        except BaseException as error:  # noqa: BLE001
+            # It is raised where the results are collected.
+            task.error = error
+        finally:
+            task.done.set()
