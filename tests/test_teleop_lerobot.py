@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from actionimg_data.converters.teleop.lerobot import LeRobotConverter, LeRobotOptions
+from actionimg_data.errors import (
+    BadVideoError,
+    FrameCountError,
+    InvalidTextError,
+    InvalidTrajectoryError,
+    MissingCalibrationError,
+    SourceNotFoundError,
+    UnsafeFileError,
+    UnsupportedSourceError,
+    WrongFormatError,
+)
+from actionimg_data.geometry import rotations
+from actionimg_data.model import Episode
+from actionimg_data.testing.teleop import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
+
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+
+
+@pytest.fixture(scope="module")
+def logs() -> list[TeleopLog]:
+    views = ("front", "overhead")
+    return [make_log(8, 64, 0, views), make_log(11, 64, 1, views), make_log(6, 64, 2, views)]
+
+
+def write(logs: list[TeleopLog], tmp_path: Path, version: Any = "v2.1", **options: Any) -> dict[str, Any]:
+    mapping = write_lerobot(logs, tmp_path / "set", version, **{"codec": "libx264", **options})
+    (tmp_path / "cameras.json").write_text(json.dumps(camera_file(logs[0])))
+    write_yaml(tmp_path / "m.yaml", mapping)
+    return mapping
+
+
+def read_all(tmp_path: Path, **options: Any) -> list[Episode]:
+    converter = LeRobotConverter(LeRobotOptions(mapping=str(tmp_path / "m.yaml"), **options))
+    return [converter.read(ref) for ref in converter.discover(str(tmp_path / "set"))]
+
+
+def check(episode: Episode, log: TeleopLog, levels: float = 4.0) -> None:
+    truth = log.truth()
+    np.testing.assert_allclose(episode.trajectory.position, truth.position, atol=1e-6)
+    assert np.asarray(rotations.angle_between(episode.trajectory.rotation, truth.rotation)).max() < 1e-6
+    np.testing.assert_allclose(episode.trajectory.openness, truth.openness, atol=1e-6)
+    np.testing.assert_allclose(episode.trajectory.times, truth.times, atol=1e-9)
+    assert (episode.instruction, episode.fps, episode.sync) == (log.instruction, 20.0, "assumed")
+    for name, view in episode.views.items():
+        pictures = np.stack(list(view.frames.frames(range(len(episode)))))
+        assert np.abs(pictures.astype(int) - log.views[name].pictures).mean() < levels
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_gives_the_same_episodes(logs: list[TeleopLog], tmp_path: Path, version: str) -> None:
+    write(logs, tmp_path, version)
+    episodes = read_all(tmp_path)
+    assert [e.id for e in episodes] == ["episode_000000", "episode_000001", "episode_000002"]
+    for episode, log in zip(episodes, logs, strict=True):
+        check(episode, log)
+
+
+def test_av1_in_one_file_for_all_episodes(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path, "v3.0", codec="libsvtav1")
+    for episode, log in zip(read_all(tmp_path), logs, strict=True):
+        check(episode, log, levels=6.0)
+
+
+def test_pictures_in_the_rows(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path, "v3.0", images=True)
+    for episode, log in zip(read_all(tmp_path), logs, strict=True):
+        check(episode, log, levels=1e-9)
+
+
+def test_chosen_episodes_and_their_lengths(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path)
+    converter = LeRobotConverter(LeRobotOptions(mapping=str(tmp_path / "m.yaml"), episodes=(2,)))
+    refs = list(converter.discover(str(tmp_path / "set")))
+    assert [(r.id, r.num_frames) for r in refs] == [("episode_000002", 6)]
+    with pytest.raises(WrongFormatError, match="has no such episode"):
+        read_all(tmp_path, episodes=(7,))
+
+
+def test_a_reference_is_read_by_a_converter_that_did_not_discover_it(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path, "v3.0")
+    options = LeRobotOptions(mapping=str(tmp_path / "m.yaml"))
+    refs = list(LeRobotConverter(options).discover(str(tmp_path / "set")))
+    check(LeRobotConverter(options).read(refs[1]), logs[1])
+
+
+def test_intrinsics_and_poses_from_extra_features(logs: list[TeleopLog], tmp_path: Path) -> None:
+    mapping = write(logs[:1], tmp_path)
+    path = tmp_path / "set/data/chunk-000/episode_000000.parquet"
+    table = parquet.read_table(path)
+    view = logs[0].views["front"]
+    n = len(logs[0].frame_times)
+    inverse = np.linalg.inv(view.world_from_camera)[:3].ravel()
+    table = table.append_column("sensors.front.intrinsic_cv", pa.array([view.K.ravel().tolist()] * n))
+    table = table.append_column("sensors.front.extrinsic_cv", pa.array([inverse.tolist()] * n))
+    parquet.write_table(table, path)
+    mapping["views"]["front"]["camera"] = {
+        "K_columns": ["sensors.front.intrinsic_cv"],
+        "poses": {"matrix": {"columns": ["sensors.front.extrinsic_cv"], "order": "row", "unit": "m"}, "inverse": True},
+    }
+    write_yaml(tmp_path / "m.yaml", mapping)
+    camera = read_all(tmp_path)[0].views["front"].camera
+    assert camera is not None
+    np.testing.assert_allclose(camera.track(n).world_from_camera[3], view.world_from_camera, atol=1e-9)
+    np.testing.assert_allclose(camera.track(n).K[3], view.K)
+
+
+def test_joints_through_the_robots_kinematics(logs: list[TeleopLog], tmp_path: Path) -> None:
+    mapping = write(logs[:1], tmp_path)
+    (tmp_path / "r.urdf").write_text(
+        '<robot name="r"><link name="base"/><link name="tool"/><joint name="j" type="prismatic"><parent link="base"/>'
+        '<child link="tool"/><origin xyz="1 0 0"/><axis xyz="0 0 1"/></joint></robot>'
+    )
+    del mapping["pose"]["position"], mapping["pose"]["rotation"]
+    mapping["pose"]["joints"] = {
+        "columns": ["observation.state.z"], "names": ["j"], "unit": "rad",
+        "robot": "r.urdf", "base": "base", "tip": "tool",
+    }  # fmt: skip
+    mapping["pose"]["tool_from_gripper"] = {}
+    write_yaml(tmp_path / "m.yaml", mapping)
+    episode = read_all(tmp_path)[0]
+    z = logs[0].tool_at(logs[0].frame_times)[:, 2, 3]
+    np.testing.assert_allclose(episode.trajectory.position, np.stack([np.ones_like(z), 0 * z, z], 1), atol=1e-6)
+
+
+def test_it_is_recognised_and_shown(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path, "v3.0")
+    found = LeRobotConverter.detect(str(tmp_path / "set"))
+    assert found is not None
+    assert found.details == "v3.0, 3 episodes"
+    assert LeRobotConverter.detect(str(tmp_path)) is None
+    shown = LeRobotConverter().inspect(str(tmp_path / "set"))
+    assert json.loads(json.dumps(shown)) == shown
+    assert (shown["episodes"], shown["frames"], shown["fps"]) == (3, 25, 20.0)
+    assert shown["features"]["observation.state"]["names"][-1] == "gripper_width"
+
+
+# Bad input.
+
+
+def change_info(tmp_path: Path, **changes: Any) -> None:
+    path = tmp_path / "set/meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"codebase_version": "v1.6"}, UnsupportedSourceError, r"v2\.0 \| v2\.1 \| v3\.0, found v1\.6"),
+        ({"features": None}, WrongFormatError, "is not LeRobot's info.json"),
+        ({"data_path": "../{episode_index}.parquet"}, UnsafeFileError, "outside the data set"),
+        ({"data_path": "{episode_index.__class__}"}, WrongFormatError, "is not a path template"),
+        ({"video_path": "/tmp/{video_key}.mp4"}, UnsafeFileError, "outside the data set"),
+        ({"video_path": "{video_key}.mp4"}, SourceNotFoundError, r"observation\.images\.front\.mp4"),
+        ({"fps": 30}, InvalidTrajectoryError, r"do not follow the stated rate.*30 Hz"),
+    ],
+)
+def test_what_info_json_must_not_say(
+    logs: list[TeleopLog], tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    write(logs[:1], tmp_path)
+    change_info(tmp_path, **changes)
+    with pytest.raises(error, match=message):
+        read_all(tmp_path)
+
+
+def test_a_video_shorter_than_its_rows_is_refused(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs[:1], tmp_path)
+    path = tmp_path / "set/videos/chunk-000/observation.images.front/episode_000000.mp4"
+    write_video(path, logs[0].views["front"].pictures[:5])
+    with pytest.raises(FrameCountError, match=r"episode_000000\.mp4.*expected 8 pictures, found 5"):
+        read_all(tmp_path)
+
+
+def test_a_packed_video_that_ends_before_its_last_episode_is_refused(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs, tmp_path, "v3.0")
+    path = tmp_path / "set/videos/observation.images.front/chunk-000/file-000.mp4"
+    write_video(path, np.concatenate([log.views["front"].pictures for log in logs])[:-3])
+    read_all(tmp_path, episodes=(0, 1))
+    with pytest.raises(FrameCountError, match=r"episode 2.*expected 25 pictures, found 22"):
+        read_all(tmp_path, episodes=(2,))
+
+
+def test_a_video_at_another_rate_is_refused(logs: list[TeleopLog], tmp_path: Path) -> None:
+    write(logs[:1], tmp_path)
+    path = tmp_path / "set/videos/chunk-000/observation.images.front/episode_000000.mp4"
+    write_video(path, logs[0].views["front"].pictures, fps=30)
+    with pytest.raises(BadVideoError, match="expected 20, found 30"):
+        read_all(tmp_path)
+
+
+def test_missing_rows_features_calibration_and_tasks_are_named(logs: list[TeleopLog], tmp_path: Path) -> None:
+    mapping = write(logs[:1], tmp_path)
+    (tmp_path / "cameras.json").write_text(json.dumps({"cameras": {"side": camera_file(logs[0])["cameras"]["front"]}}))
+    mapping["views"]["front"]["camera"]["name"] = "front"
+    write_yaml(tmp_path / "m.yaml", mapping)
+    with pytest.raises(MissingCalibrationError, match="expected side, found front"):
+        read_all(tmp_path)
+    mapping["views"]["front"]["feature"] = "observation.images.top"
+    write_yaml(tmp_path / "m.yaml", mapping)
+    with pytest.raises(WrongFormatError, match=r"has no such pictures.*observation\.images\.front"):
+        read_all(tmp_path)
+    write_yaml(tmp_path / "m.yaml", write_again(logs, tmp_path))
+    path = tmp_path / "set/meta/episodes.jsonl"
+    path.write_text(path.read_text().replace(logs[0].instruction, " "))
+    with pytest.raises(InvalidTextError, match="has no task"):
+        read_all(tmp_path)
+    path = tmp_path / "set/data/chunk-000/episode_000000.parquet"
+    parquet.write_table(parquet.read_table(path).slice(0, 5), path)
+    with pytest.raises(FrameCountError, match="expected 8, found 5"):
+        read_all(tmp_path)
+
+
+def write_again(logs: list[TeleopLog], tmp_path: Path) -> dict[str, Any]:
+    import shutil
+
+    shutil.rmtree(tmp_path / "set")
+    return write(logs[:1], tmp_path)
