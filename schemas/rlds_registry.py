@@ -167,14 +167,14 @@ class RldsEntry(_Model):
     views: dict[ViewName, RldsView] = Field(min_length=1, description="the pictures that become views, by view name")
     pose: RldsPose | None = Field(None, description="absent only where sources disagree")
     gripper: RldsGripper | None = Field(None, description="absent only where sources disagree")
-    instruction: RldsInstruction
+    instruction: RldsInstruction = Field(description="where the words are")
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second; absent where unknown: --fps")
     tool_from_gripper: Transform | None = Field(
         None,
         description="the canonical gripper frame (origin between the fingertips, +z approach, fingers open along +-y) "
         "in the frame that poses are reported of; absent where nobody states it: --tool-from-gripper",
     )
-    calibration: RldsCalibration
+    calibration: RldsCalibration = Field(description="where the cameras' calibration is")
     disagreements: dict[Literal["pose", "gripper", "tool_from_gripper"], Disagreement] = Field(
         default_factory=dict, description="sections about which sources disagree"
     )
@@ -230,7 +230,7 @@ class RldsCameraFile(BaseModel):
         default_factory=dict,
         description="pattern (* and ?) of the episode's id: its cameras; the first that fits counts",
     )
-    axes: AxesField = "opencv"
+    axes: AxesField = Field("opencv", description="of all cameras that do not say otherwise: opencv or opengl")
 
     @model_validator(mode="after")
     def _consistent(self) -> RldsCameraFile:

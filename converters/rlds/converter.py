@@ -355,20 +355,23 @@ class RLDSConverter(Converter):
             flat = registry.feature_key(key)
             if flat not in record.leaves and len(entry.instruction.keys) > 1:
                 continue
+            if record.leaf(flat).leaf.dtype != "str":
+                found = record.leaf(flat).leaf.text()
+                raise WrongFormatError("is no text", where=record.where, field=flat, found=found)
             value = record.read(flat)
             for text in [value] if isinstance(value, str) else np.asarray(value, dtype=object).ravel():
                 texts.setdefault(re.sub(r"\s+", " ", str(text)).strip())
-        found = [t for t in texts if t][:MAX_INSTRUCTIONS]
-        if not found and self.options.instruction is not None:
-            found = [self.options.instruction]
-        if not found:
+        kept = [t for t in texts if t][:MAX_INSTRUCTIONS]
+        if not kept and self.options.instruction is not None:
+            kept = [self.options.instruction]
+        if not kept:
             raise InvalidTextError(
                 "has no instruction",
                 where=record.where,
                 field=", ".join(entry.instruction.keys),
                 hint="To convert such episodes too, give them one with --instruction.",
             )
-        return tuple(found)
+        return tuple(kept)
 
     # -- looking -------------------------------------------------------------------------------------------------
 

@@ -192,7 +192,7 @@ def parse_transform(text: str) -> FloatArray:
 
 # -- documentation ---------------------------------------------------------------------------------------------------
 
-_MODELS = (
+DOCUMENTED = (
     models.RldsEntry,
     models.RldsView,
     models.RldsPose,
@@ -211,6 +211,21 @@ _MODELS = (
     models.RldsCameraFile,
     CameraEntry,
 )
+"""Models that `explain` documents, field by field."""
+
+
+# Fields that the registry shares with mapping and camera files, where they need no words beside their model's.
+_SHARED = {
+    ("Position", "unit"): "of the three numbers",
+    ("Rotation", "columns"): "as many numbers as the form needs",
+    ("Rotation", "form"): "what the numbers are",
+    ("PoseMatrix", "columns"): "16 numbers",
+    ("PoseMatrix", "order"): "row: the matrix row by row; column: column by column, as libfranka's O_T_EE",
+    ("PoseMatrix", "unit"): "of the translation",
+    ("PoseParts", "quaternion_xyzw"): "a unit quaternion, x y z w",
+    ("CameraEntry", "height"): "of the pictures that K is for",
+    ("CameraEntry", "distortion"): "of the lens; pictures are undistorted",
+}
 
 
 def _type_name(annotation: Any) -> str:
@@ -237,7 +252,7 @@ def _fields(model: type[BaseModel]) -> str:
     lines = ["| field | type | needed | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         needed = "yes" if field.is_required() else ""
-        meaning = (field.description or "").replace("|", "\\|")
+        meaning = (field.description or _SHARED[model.__name__, name]).replace("|", "\\|")
         lines.append(f"| `{name}` | {_type_name(field.annotation)} | {needed} | {meaning} |")
     return "\n".join(lines)
 
@@ -248,7 +263,7 @@ def explain() -> str:
         (models.__doc__ or "").strip(),
         f"Sections that sources may disagree about: {', '.join(CHOOSABLE)}.",
     ]
-    for model in _MODELS:
+    for model in DOCUMENTED:
         title = re.sub(r"^Rlds", "", model.__name__)
         parts += [f"### {title}", (model.__doc__ or "").strip().split("\n")[0], _fields(model)]
     parts.append("### Data sets")
