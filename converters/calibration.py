@@ -255,15 +255,15 @@ def _kalibr(value: Mapping[str, Any], path: Path) -> dict[str, CalibratedCamera]
     reference_from_previous = np.eye(4)
     for name in sorted(value, key=lambda n: int("".join(filter(str.isdigit, n)) or 0)):
         entry = value[name]
+        if entry["camera_model"] != "pinhole":
+            raise InvalidCameraError(
+                "this camera model is not supported",
+                where=path,
+                field=f"{name}.camera_model",
+                expected="pinhole",
+                found=entry["camera_model"],
+            )
         try:
-            if entry["camera_model"] != "pinhole":
-                raise InvalidCameraError(
-                    "this camera model is not supported",
-                    where=path,
-                    field=f"{name}.camera_model",
-                    expected="pinhole",
-                    found=entry["camera_model"],
-                )
             fx, fy, cx, cy = (float(v) for v in entry["intrinsics"])
             width, height = (int(v) for v in entry["resolution"])
             chain = entry.get("T_cn_cnm1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,6 +105,7 @@ def open_bag(path: Path) -> Iterator[Any]:
         BadFileError: The bag is damaged.
     """
     try:
+        import apsw
         from rosbags.highlevel import AnyReader, AnyReaderError
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
@@ -123,7 +123,7 @@ def open_bag(path: Path) -> Iterator[Any]:
         raise
     except (
         AnyReaderError,
-        sqlite3.Error,
+        apsw.Error,
         struct.error,
         EOFError,
         UnicodeDecodeError,

@@ -34,7 +34,6 @@ from ...geometry import rotations
 from ...model import Episode, EpisodeRef, FrameSource
 from ...schemas.camera_file import Transform
 from .. import _text, _tree, calibration
-from .._video import VideoFile
 from ..base import Converter, ConverterOptions, Detection
 from ..calibration import CalibratedCamera, DroidSideFiles
 from . import hdf5
@@ -506,6 +505,8 @@ def _videos(folder: Path) -> list[Path]:
 
 def _open_video(folder: Path, serial: str, camera: CalibratedCamera, notes: dict[str, Any]) -> FrameSource:
     """A camera's left pictures: stereo is told by the width of the video, not by its name."""
+    from .._video import VideoFile
+
     paths = {p.name: p for p in _videos(folder)}
     path = paths.get(f"{serial}.mp4") or paths[f"{serial}-stereo.mp4"]
     video = VideoFile.probe(str(path))

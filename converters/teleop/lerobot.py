@@ -33,7 +33,6 @@ from ...errors import (
 )
 from ...model import Episode, EpisodeRef, FrameSource
 from .. import _text, _tree
-from .._video import VideoFile
 from ..base import Converter, ConverterOptions, Detection
 from ..calibration import CalibratedCamera
 from . import streams
@@ -392,6 +391,8 @@ class LeRobotConverter(Converter):
         )
 
     def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str) -> FrameSource:
+        from .._video import VideoFile
+
         index, count = int(row["episode_index"]), int(row["length"])
         feature = dataset.features.get(key)
         pictures = sorted(k for k, f in dataset.features.items() if f.get("dtype") in ("video", "image"))
