@@ -170,7 +170,9 @@ folder = datasets.load_dataset(root, split="train", streaming=True)
 out = []
 for data in (named, folder):
     rows = list(data.decode(False))
-    out.append([[r["json"]["key"], len(r["side.rgb.mp4"]["bytes"]), list(r["trajectory.npz"]["position"][3])] for r in rows])
+    videos = [len(r["side.rgb.mp4"]["bytes"]) for r in rows]
+    positions = [list(r["trajectory.npz"]["position"][3]) for r in rows]
+    out.append(list(zip([r["json"]["key"] for r in rows], videos, positions)))
     out.append(sorted(k for k, f in data.features.items() if isinstance(f, datasets.Video)))
 print(json.dumps(out))
 """

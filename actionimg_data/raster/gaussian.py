@@ -126,7 +126,8 @@ def render_view(
         camera: A camera of the spec's picture size; a `CameraTrack` has T frames.
         spec: What to draw; the published picture by default.
         frames: Which of the T frames.
-        out: Array ``(n, H, W, 3)`` uint8 to draw into, e.g. the same one for each part of a long episode.
+        out: Array ``(n, H, W, 3)`` uint8 to draw into, e.g. the same one for each part of a long episode. It may be a
+            view of planes ``(3, n, H, W)``.
 
     Returns:
         ``(n, H, W, 3)`` uint8, RGB: the same bytes as those frames of `render`.
@@ -219,7 +220,10 @@ class _Canvas:
                         np.maximum(patch, np.uint8(below), out=patch)
                     drawn.append((patch, below))
         for i, picture in enumerate(out):
-            cv2.merge(tuple(self.planes[:, i]), picture)
+            if picture.strides[1] == 1:
+                np.copyto(np.moveaxis(picture, -1, 0), self.planes[:, i])
+            else:
+                cv2.merge(tuple(self.planes[:, i]), picture)
         for patch, below in drawn:
             patch.fill(below)
 
@@ -368,6 +372,7 @@ def _output(out: Video | None, shape: tuple[int, ...]) -> Video:
         raise InvalidArrayError(
             "does not fit the video", field="out", expected=f"uint8 {shape}", found=f"{out.dtype} {out.shape}"
         )
-    if out.strides[-3:] != (3 * shape[-2], 3, 1) or not out.flags.writeable:
+    interleaved, planes = (3 * shape[-2], 3, 1), (shape[-2], 1)
+    if (out.strides[-3:] != interleaved and out.strides[-3:-1] != planes) or not out.flags.writeable:
         raise InvalidArrayError("needs contiguous, writable pictures", field="out", found=f"strides {out.strides}")
     return out

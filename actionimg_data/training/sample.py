@@ -6,8 +6,9 @@ end of an episode are black, marked in ``valid`` and have index -1, and the fram
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -313,10 +314,9 @@ class SampleReader:
             result["action_video"] = self._video([members[n] for n in action], views, "action", indices, where)
         if options.action in ("rendered", "both"):
             drawn = _Planes(options, pad)
-            picture = np.empty((len(indices), options.height, options.width, 3), np.uint8)
             for i, camera in enumerate(cameras):
-                for j, frame in enumerate(render_view(window, camera, self.spec, out=picture)):
-                    drawn.put(i * count + j, frame)
+                with drawn.frames(i, len(indices)) as planes:
+                    render_view(window, camera, self.spec, out=np.moveaxis(planes, 0, -1))
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
         if options.plucker:
             result["plucker"] = self._plucker(relative, intrinsics, cameras)
@@ -384,8 +384,9 @@ class SampleReader:
                         expected=f"{stored_options.width}x{stored_options.height}",
                         found=f"{size[1]}x{size[0]}",
                     )
-                for j, frame in enumerate(video.frames(wanted)):
-                    planes.put(i * options.num_frames + j, _resized(frame, self._crop))
+                with planes.frames(i, len(wanted)) as channels:
+                    for j, frame in enumerate(video.frames(wanted)):
+                        cv2.split(_resized(frame, self._crop), [channels[c, j] for c in range(3)])
         return planes.tensor
 
 
@@ -394,28 +395,34 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, V T, H, W)`` that is filled frame by frame, black where nothing was put."""
+    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black."""
 
     def __init__(self, options: SampleOptions, pad: int) -> None:
-        shape = (3, options.views * options.num_frames, options.height, options.width)
+        size = (options.height, options.width)
         self._bytes = options.pixels == "uint8"
+        self._count = options.num_frames
+        shape = (3, options.views * self._count, *size)
         self._array: NDArray[Any] = np.empty(shape, np.uint8 if self._bytes else np.float32)
-        self._split = [np.empty(shape[2:], np.uint8) for _ in range(3)]
+        self._scratch = None if self._bytes else np.empty((3, self._count - pad, *size), np.uint8)
         if pad:
-            by_view = self._array.reshape(3, options.views, options.num_frames, *shape[2:])
-            by_view[:, :, options.num_frames - pad :] = 0 if self._bytes else _LEVELS[0]
+            by_view = self._array.reshape(3, options.views, self._count, *size)
+            by_view[:, :, self._count - pad :] = 0 if self._bytes else _LEVELS[0]
 
     @property
     def tensor(self) -> torch.Tensor:
         return torch.from_numpy(self._array)
 
-    def put(self, index: int, frame: NDArray[np.uint8]) -> None:
-        """Set a frame to an RGB picture ``(H, W, 3)``."""
-        if self._bytes:
-            cv2.split(frame, [self._array[c, index] for c in range(3)])
+    @contextlib.contextmanager
+    def frames(self, view: int, count: int) -> Iterator[NDArray[np.uint8]]:
+        """``(3, count, H, W)`` uint8 to fill with a view's first frames."""
+        target = self._array[:, view * self._count : view * self._count + count]
+        if self._scratch is None:
+            yield target
             return
-        for c, plane in enumerate(cv2.split(frame, self._split)):
-            cv2.LUT(plane, _LEVELS, self._array[c, index])
+        yield self._scratch
+        for channel, levels in zip(self._scratch, target, strict=True):
+            for plane, out in zip(channel, levels, strict=True):
+                cv2.LUT(plane, _LEVELS, out)
 
 
 def _resized(frame: NDArray[np.uint8], change: CropResize) -> NDArray[np.uint8]:
