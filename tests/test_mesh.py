@@ -167,10 +167,10 @@ def test_faces_are_cut_at_the_near_plane():
     pose = np.eye(4)
     pose[:3, 3] = [0.04, 0.05, -0.12]
     pose[:3, :3] = Rotation.from_euler("xyz", [0.1, -0.4, 0.2]).as_matrix()
-    camera = aid.Camera(a_K(48, 64, 0.6), pose, 64, 48)
+    camera = aid.Camera(a_K(90, 130, 0.6), pose, 130, 90)
     still = aid.GripperTrajectory([[0, 0, 0]], [[0, 0, 0, 1]], [1.0], [0.0])
     (mask, _, _), *_ = oracle_frames(still, camera, model, near=0.02)
-    spec = aid.ActionImageSpec(height=48, width=64, near=0.02)
+    spec = aid.ActionImageSpec(height=90, width=130, near=0.02)
     pictures = mesh_backend.render(still, [camera], spec)
     assert mask.mean() > 0.05
     assert iou(mask, pictures.silhouette[0, 0] > 0) >= 0.99
@@ -277,6 +277,23 @@ def test_soft_rendering_keeps_depth_and_parts_of_the_hard_one():
     assert soft.silhouette[:, :1][inside].min() >= 0.75
 
 
+def test_a_closed_mesh_has_the_same_silhouette_without_the_faces_seen_from_behind():
+    model, faces, position, quaternion, openness, K, pose = a_scene()
+    vertices = mesh_backend.pose_vertices(model, position, quaternion, openness)
+    whole, front = (
+        mesh_backend.silhouette(vertices, faces, K, pose, 30, 34, soft=0.0, cull_backfaces=cull)
+        for cull in (False, True)
+    )
+    assert whole.sum() > 50
+    assert torch.equal(whole, front)
+    whole, front = (
+        mesh_backend.silhouette(vertices, faces, K, pose, 30, 34, soft=1.0, cull_backfaces=cull)
+        for cull in (False, True)
+    )
+    assert (front <= whole + 1e-6).all()
+    assert front.sum() < 0.95 * whole.sum()
+
+
 # ---- gradients
 
 
@@ -379,9 +396,10 @@ def test_batch_shapes_broadcast():
 # ---- overlays
 
 
-def test_overlay_frames_come_in_order_with_smooth_edges():
+@pytest.mark.parametrize("supersample", [2, 3])
+def test_overlay_frames_come_in_order_with_smooth_edges(supersample):
     trajectory, camera, spec = a_trajectory(5), moving_camera(50, 70, 5), aid.ActionImageSpec(height=50, width=70)
-    frames = list(mesh_backend.render_overlay_frames(trajectory, camera, spec, max_samples=9000))
+    frames = list(mesh_backend.render_overlay_frames(trajectory, camera, spec, supersample=supersample))
     assert len(frames) == 5
     hard = mesh_backend.render(trajectory, [camera], spec)
     for t, (rgb, alpha) in enumerate(frames):

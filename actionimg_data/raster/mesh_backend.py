@@ -39,6 +39,9 @@ choice changes: the gripper's 216 faces need this many at 128 pixels. Fewer make
 MAX_SAMPLES = 2**22
 """Pixels times faces a pixel that are rasterised at a time: about 120 MB."""
 
+_TILE = 64
+"""Side in pixels of the tiles that pictures are drawn in; PyTorch3D tries every face at every pixel on a CPU."""
+
 _CUT = 1e-4
 """Coverage under which a soft edge ends."""
 
@@ -107,8 +110,8 @@ def render(
 ) -> MeshPictures:
     """Draw a gripper mesh along a trajectory into every camera.
 
-    Each frame is rasterised within the box that the gripper falls in, and as many frames at a time as
-    ``max_samples`` allows, so that memory beyond the result is bounded.
+    Pictures are drawn in tiles, each with the faces that reach into it, and as many tiles at a time as
+    ``max_samples`` allows: time goes with what is seen of the gripper, and memory beyond the result is bounded.
 
     Args:
         trajectory: T poses; nothing is drawn in a frame with a missing pose.
@@ -140,17 +143,17 @@ def render(
         np.zeros(shape, np.uint16),
     )
     for v, track in enumerate(tracks):
-        for frames, boxes, drawing in job.draw(track):
+        for tiles, drawing in job.draw(track):
             silhouette = drawing.silhouette.cpu().numpy()
             depth = drawing.depth.cpu().numpy()
             rgb = np.rint(drawing.rgb.clamp(0, 1).cpu().numpy() * 255).astype(np.uint8)
             part_ids = drawing.part_ids.cpu().numpy()
-            for i, (t, box) in enumerate(zip(frames, boxes, strict=True)):
-                rows, columns = _slices(box)
-                result.silhouette[v, t, rows, columns] = silhouette[i]
-                result.depth[v, t, rows, columns] = depth[i]
-                result.rgb[v, t, rows, columns] = rgb[i]
-                result.part_ids[v, t, rows, columns] = part_ids[i]
+            for i, tile in enumerate(tiles):
+                window = (v, tile.frame, tile.rows, tile.columns)
+                result.silhouette[window] = silhouette[i]
+                result.depth[window] = depth[i]
+                result.rgb[window] = rgb[i]
+                result.part_ids[window] = part_ids[i]
     return result
 
 
@@ -195,22 +198,21 @@ def _overlays(job: _Job, track: CameraTrack, supersample: int, total: int) -> It
     def blank() -> Overlay:
         return Overlay(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
 
-    done = 0
-    for frames, boxes, drawing in job.draw(track, align=supersample):
-        for i, (t, box) in enumerate(zip(frames, boxes, strict=True)):
-            for _ in range(done, t):
-                yield blank()
-            rows, columns = (slice(a.start // s, a.stop // s) for a in _slices(box))
-            cells = (rows.stop - rows.start, s, columns.stop - columns.start, s)
-            alpha = drawing.silhouette[i].cpu().numpy().reshape(cells).mean((1, 3))
-            rgb = drawing.rgb[i].cpu().numpy().reshape(*cells, 3).mean((1, 3)) / np.maximum(alpha, 1e-6)[..., None]
-            overlay = blank()
-            overlay.rgb[rows, columns] = np.rint(np.clip(rgb, 0, 1) * 255)
-            overlay.alpha[rows, columns] = np.rint(alpha * 255)
-            yield overlay
-            done = t + 1
-    for _ in range(done, total):
-        yield blank()
+    now, overlay = 0, blank()
+    for tiles, drawing in job.draw(track, align=supersample):
+        cells = (len(tiles), drawing.silhouette.shape[1] // s, s, drawing.silhouette.shape[2] // s, s)
+        alpha = drawing.silhouette.cpu().numpy().reshape(cells).mean((2, 4))
+        rgb = drawing.rgb.cpu().numpy().reshape(*cells, 3).mean((2, 4)) / np.maximum(alpha, 1e-6)[..., None]
+        for i, tile in enumerate(tiles):
+            while now < tile.frame:
+                yield overlay
+                now, overlay = now + 1, blank()
+            rows, columns = (slice(a.start // s, a.stop // s) for a in (tile.rows, tile.columns))
+            overlay.rgb[rows, columns] = np.rint(np.clip(rgb[i], 0, 1) * 255)
+            overlay.alpha[rows, columns] = np.rint(alpha[i] * 255)
+    while now < total:
+        yield overlay
+        now, overlay = now + 1, blank()
 
 
 def blend_overlay(picture: NDArray[np.uint8], overlay: Overlay, opacity: float = 1.0) -> NDArray[np.uint8]:
@@ -293,9 +295,10 @@ def silhouette(
         InvalidCameraError: ``world_from_camera`` is not rigid, or the size is not positive.
         InvalidSpecError: An option outside its range.
     """
-    scene = _Scene(vertices, faces, K, world_from_camera, height, width, near)
-    fragments = scene.rasterize(*_edge(soft, faces_per_pixel, height, width), cull_backfaces)
-    return scene.unflatten(_coverage(fragments, soft, height, width))
+    _check_edge(soft, faces_per_pixel)
+    scene, batch = _scene(vertices, faces, K, world_from_camera, height, width, near)
+    cover = scene.coverage(scene.rasterize(soft, faces_per_pixel, cull_backfaces), soft)
+    return cover.reshape(*batch, height, width)
 
 
 def draw(
@@ -332,142 +335,166 @@ def draw(
     Raises:
         As `silhouette`.
     """
-    import torch
-
-    scene = _Scene(vertices, faces, K, world_from_camera, height, width, near)
-    shaded = scene.shade(face_colors)
-    hard = scene.rasterize(0.0, 1)
-    face = hard.pix_to_face[..., 0]
-    hit = face >= 0
-    depth = torch.where(hit, hard.zbuf[..., 0], math.inf)
-    part_ids = torch.where(hit, face_parts[face.clamp(min=0) % len(faces)], 0)
-    if soft > 0:
-        fragments = scene.rasterize(*_edge(soft, faces_per_pixel, height, width))
-        cover = _coverage(fragments, soft, height, width)
-        colors = shaded.reshape(-1, 3)[fragments.pix_to_face.clamp(min=0)]
-        rgb = scene.blend(colors, fragments, soft) * cover[..., None]
-    else:
-        _edge(soft, faces_per_pixel, height, width)
-        cover = hit.to(torch.float32)
-        rgb = shaded.reshape(-1, 3)[face.clamp(min=0)] * cover[..., None]
-    return MeshDrawing(*(scene.unflatten(x) for x in (cover, depth, rgb, part_ids)))
+    _check_edge(soft, faces_per_pixel)
+    scene, batch = _scene(vertices, faces, K, world_from_camera, height, width, near)
+    drawing = scene.draw(face_colors, face_parts, soft, faces_per_pixel)
+    pictures = (drawing.silhouette, drawing.depth, drawing.rgb, drawing.part_ids)
+    return MeshDrawing(*(x.reshape(*batch, *x.shape[1:]) for x in pictures))
 
 
-def _edge(soft: float, faces_per_pixel: int, height: int, width: int) -> tuple[float, int]:
-    """PyTorch3D's blur radius (a squared distance in NDC) and number of faces of an edge ``soft`` pixels wide."""
+def _check_edge(soft: float, faces_per_pixel: int) -> None:
     if not (math.isfinite(soft) and 0 <= soft <= 1000):
         raise InvalidSpecError("bad option", field="soft", expected="0 … 1000 pixels", found=soft)
     if isinstance(faces_per_pixel, bool) or not isinstance(faces_per_pixel, int) or not 1 <= faces_per_pixel <= 150:
         raise InvalidSpecError("bad option", field="faces_per_pixel", expected="1 … 150", found=faces_per_pixel)
-    return (_REACH * soft * pixel_in_ndc(height, width)) ** 2, faces_per_pixel if soft > 0 else 1
 
 
-def _coverage(fragments: Any, soft: float, height: int, width: int) -> torch.Tensor:
-    import torch
-
-    if soft == 0:
-        return (fragments.pix_to_face[..., 0] >= 0).to(torch.float32)
-    blending = require_pytorch3d().blending
-    params = blending.BlendParams(sigma=(soft * pixel_in_ndc(height, width)) ** 2)
-    blank = fragments.dists.new_zeros((*fragments.dists.shape, 3))
-    return blending.sigmoid_alpha_blend(blank, fragments, params)[..., 3]
-
-
+@dataclass(frozen=True)
 class _Scene:
-    """Checked, flattened inputs of the drawing functions, with the camera's centre moved to the origin."""
+    """Meshes and cameras as PyTorch3D takes them, with each camera's centre at its origin, and the size of pictures.
 
-    def __init__(
-        self,
-        vertices: torch.Tensor,
-        faces: torch.Tensor,
-        K: torch.Tensor,
-        world_from_camera: torch.Tensor,
-        height: int,
-        width: int,
-        near: float,
-    ) -> None:
-        require_pytorch3d()
-        import torch
+    Args:
+        meshes: B meshes in float32, axes of the world. The rasteriser has no more digits than that; a world far from
+            its origin loses none of its own to it, because the cameras' centres were taken off before.
+        cameras: B cameras.
+        world_from_camera: ``(B, 3, 3)`` rotations.
+        which: Index into the model's faces of each face of all meshes, one mesh after the other.
+        height: Picture height in pixels.
+        width: Picture width in pixels.
+        near: Metres.
+    """
 
-        self.height = _check.size(height, "height", InvalidCameraError)
-        self.width = _check.size(width, "width", InvalidCameraError)
-        if not (math.isfinite(near) and near > 0):
-            raise InvalidSpecError("must be positive", field="near", found=near)
-        self.near = near
-        given = {"vertices": (vertices, (None, 3)), "K": (K, (3, 3)), "world_from_camera": (world_from_camera, (4, 4))}
-        for name, (tensor, shape) in given.items():
-            _check_tensor(tensor, shape, name, vertices)
-        _check_faces(faces, vertices)
-        off = float(rotations.orthonormality_error(world_from_camera[..., :3, :3].detach()).max())
-        if off > ROTATION_TOLERANCE:
-            raise InvalidCameraError(
-                "is not a rotation",
-                field="world_from_camera",
-                expected=f"≤ {ROTATION_TOLERANCE:g}",
-                found=f"max |RᵀR − I| = {off:.2g}",
-            )
-        try:
-            self.batch = torch.broadcast_shapes(vertices.shape[:-2], K.shape[:-2], world_from_camera.shape[:-2])
-        except RuntimeError:
-            raise InvalidArrayError(
-                "batch shapes do not fit",
-                field="vertices, K, world_from_camera",
-                found=f"{list(vertices.shape)}, {list(K.shape)}, {list(world_from_camera.shape)}",
-            ) from None
-        self.faces = faces
-        # The rasteriser has float32 only: a world far from its origin would lose what it has not lost yet.
-        centre = world_from_camera[..., None, :3, 3]
-        turned = transforms.make_transform(world_from_camera[..., :3, :3], torch.zeros_like(centre[..., 0, :]))
-        self.vertices = self._flatten(vertices - centre, 2)
-        self.cameras = cameras_from_opencv(self._flatten(K, 2), self._flatten(turned, 2), height, width)
-        self.turned = self._flatten(turned, 2)
+    meshes: Any
+    cameras: Any
+    world_from_camera: torch.Tensor
+    which: torch.Tensor
+    height: int
+    width: int
+    near: float
 
-    def _flatten(self, tensor: torch.Tensor, keep: int) -> torch.Tensor:
-        import torch
+    def sigma(self, soft: float) -> float:
+        """PyTorch3D's ``sigma``, a squared distance in NDC, of an edge ``soft`` pixels wide."""
+        return (soft * pixel_in_ndc(self.height, self.width)) ** 2
 
-        tail = tensor.shape[-keep:]
-        return tensor.expand(*self.batch, *tail).reshape(-1, *tail).to(torch.float32)
-
-    def unflatten(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.reshape(*self.batch, *tensor.shape[1:])
-
-    def rasterize(self, blur_radius: float, faces_per_pixel: int, cull_backfaces: bool = False) -> Any:
+    def rasterize(self, soft: float, faces_per_pixel: int, cull_backfaces: bool = False) -> Any:
         renderer = require_pytorch3d()
-        from pytorch3d.structures import Meshes
-
         settings = renderer.RasterizationSettings(
             image_size=(self.height, self.width),
-            blur_radius=blur_radius,
-            faces_per_pixel=faces_per_pixel,
+            blur_radius=_REACH**2 * self.sigma(soft),
+            faces_per_pixel=faces_per_pixel if soft > 0 else 1,
             perspective_correct=True,
             cull_backfaces=cull_backfaces,
             z_clip_value=self.near,
         )
-        meshes = Meshes(self.vertices, self.faces.expand(len(self.vertices), -1, -1))
         # eps keeps the division by a depth of 0 finite; such faces are cut at the near plane.
-        return renderer.MeshRasterizer(self.cameras, settings)(meshes, eps=1e-8)
+        return renderer.MeshRasterizer(self.cameras, settings)(self.meshes, eps=1e-8)
 
-    def shade(self, face_colors: torch.Tensor) -> torch.Tensor:
-        """Flat shading with one distant light: colours ``(B, F, 3)`` of the side of each face that is seen."""
+    def coverage(self, fragments: Any, soft: float) -> torch.Tensor:
         import torch
 
-        corners = self.vertices[:, self.faces]
-        normal = torch.linalg.cross(corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :])
+        if soft == 0:
+            return (fragments.pix_to_face[..., 0] >= 0).to(torch.float32)
+        blending = require_pytorch3d().blending
+        blank = fragments.dists.new_zeros((*fragments.dists.shape, 3))
+        return blending.sigmoid_alpha_blend(blank, fragments, blending.BlendParams(sigma=self.sigma(soft)))[..., 3]
+
+    def draw(
+        self, face_colors: torch.Tensor, face_parts: torch.Tensor, soft: float, faces_per_pixel: int
+    ) -> MeshDrawing:
+        import torch
+
+        colors = self.shade(face_colors)
+        hard = self.rasterize(0.0, 1)
+        face = hard.pix_to_face[..., 0]
+        hit = face >= 0
+        depth = torch.where(hit, hard.zbuf[..., 0], math.inf)
+        part_ids = torch.where(hit, face_parts[self.which][face.clamp(min=0)], 0)
+        if soft > 0:
+            fragments = self.rasterize(soft, faces_per_pixel)
+            cover = self.coverage(fragments, soft)
+            rgb = self.blend(colors[fragments.pix_to_face.clamp(min=0)], fragments, soft) * cover[..., None]
+        else:
+            cover = hit.to(torch.float32)
+            rgb = colors[face.clamp(min=0)] * cover[..., None]
+        return MeshDrawing(cover, depth, rgb, part_ids)
+
+    def shade(self, face_colors: torch.Tensor) -> torch.Tensor:
+        """Flat shading with one distant light: the colour of each face of all meshes, on the side that is seen."""
+        import torch
+
+        corners = self.meshes.verts_packed()[self.meshes.faces_packed()]
+        normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normal = rotations.normalize(normal)
-        away = (normal * corners[..., 0, :]).sum(-1, keepdim=True) > 0
-        light = self.turned[:, :3, :3] @ rotations.normalize(normal.new_tensor(_LIGHT))
-        diffuse = (torch.where(away, -normal, normal) * light[:, None]).sum(-1, keepdim=True).clamp(min=0)
-        return face_colors.to(normal) * (_AMBIENT + (1 - _AMBIENT) * diffuse)
+        away = (normal * corners[:, 0]).sum(-1, keepdim=True) > 0
+        light = self.world_from_camera @ rotations.normalize(normal.new_tensor(_LIGHT))
+        light = light[self.meshes.faces_packed_to_mesh_idx()]
+        diffuse = (torch.where(away, -normal, normal) * light).sum(-1, keepdim=True).clamp(min=0)
+        return face_colors[self.which].to(normal) * (_AMBIENT + (1 - _AMBIENT) * diffuse)
 
     def blend(self, colors: torch.Tensor, fragments: Any, soft: float) -> torch.Tensor:
         blending = require_pytorch3d().blending
-        params = blending.BlendParams(
-            sigma=(soft * pixel_in_ndc(self.height, self.width)) ** 2, gamma=_DEPTH_BLEND, background_color=(0, 0, 0)
+        params = blending.BlendParams(sigma=self.sigma(soft), gamma=_DEPTH_BLEND, background_color=(0, 0, 0))
+        far = 2 * self.meshes.verts_padded().detach().norm(dim=-1).amax(-1) + self.near
+        near = far.new_full(far.shape, self.near)
+        return blending.softmax_rgb_blend(colors, fragments, params, znear=near, zfar=far)[..., :3]
+
+
+def _scene(
+    vertices: torch.Tensor,
+    faces: torch.Tensor,
+    K: torch.Tensor,
+    world_from_camera: torch.Tensor,
+    height: int,
+    width: int,
+    near: float,
+) -> tuple[_Scene, torch.Size]:
+    """The checked arguments of `silhouette` and `draw` as a scene with one batch dimension, and the batch's shape."""
+    require_pytorch3d()
+    import torch
+    from pytorch3d.structures import Meshes
+
+    height = _check.size(height, "height", InvalidCameraError)
+    width = _check.size(width, "width", InvalidCameraError)
+    if not (math.isfinite(near) and near > 0):
+        raise InvalidSpecError("must be positive", field="near", found=near)
+    given = {"vertices": (vertices, (None, 3)), "K": (K, (3, 3)), "world_from_camera": (world_from_camera, (4, 4))}
+    for name, (tensor, shape) in given.items():
+        _check_tensor(tensor, shape, name, vertices)
+    _check_faces(faces, vertices)
+    off = float(rotations.orthonormality_error(world_from_camera[..., :3, :3].detach()).max())
+    if off > ROTATION_TOLERANCE:
+        raise InvalidCameraError(
+            "is not a rotation",
+            field="world_from_camera",
+            expected=f"≤ {ROTATION_TOLERANCE:g}",
+            found=f"max |RᵀR − I| = {off:.2g}",
         )
-        far = 2 * self.vertices.detach().norm(dim=-1).amax(-1) + self.near
-        return blending.softmax_rgb_blend(
-            colors, fragments, params, znear=far.new_full(far.shape, self.near), zfar=far
-        )[..., :3]
+    try:
+        batch = torch.broadcast_shapes(vertices.shape[:-2], K.shape[:-2], world_from_camera.shape[:-2])
+    except RuntimeError:
+        raise InvalidArrayError(
+            "batch shapes do not fit",
+            field="vertices, K, world_from_camera",
+            found=f"{list(vertices.shape)}, {list(K.shape)}, {list(world_from_camera.shape)}",
+        ) from None
+
+    def flat(tensor: torch.Tensor) -> torch.Tensor:
+        tail = tensor.shape[-2:]
+        return tensor.expand(*batch, *tail).reshape(-1, *tail).to(torch.float32)
+
+    centre = world_from_camera[..., None, :3, 3]
+    turned = transforms.make_transform(world_from_camera[..., :3, :3], torch.zeros_like(centre[..., 0, :]))
+    points, pose = flat(vertices - centre), flat(turned)
+    scene = _Scene(
+        Meshes(points, faces.expand(len(points), -1, -1)),
+        cameras_from_opencv(flat(K), pose, height, width),
+        pose[:, :3, :3],
+        torch.arange(len(faces), device=faces.device).repeat(len(points)),
+        height,
+        width,
+        near,
+    )
+    return scene, batch
 
 
 def _check_tensor(tensor: Any, shape: tuple[int | None, ...], name: str, like: Any) -> None:
@@ -550,9 +577,26 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
-    left, top, width, height = box
-    return slice(top, top + height), slice(left, left + width)
+@dataclass(frozen=True)
+class _Tile:
+    """A box of a frame's picture with what reaches into it."""
+
+    frame: int
+    left: int
+    top: int
+    height: int
+    width: int
+    vertices: NDArray[np.float64]  # (N, 3) axes of the world, origin at the camera's centre
+    faces: NDArray[np.int64]  # (F, 3)
+    which: NDArray[np.int64]  # (F,) index into the model's faces
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
 
 
 @dataclass(frozen=True)
@@ -568,7 +612,7 @@ class _Job:
     max_samples: int
 
     def __post_init__(self) -> None:
-        _edge(self.soft, self.faces_per_pixel, 1, 1)
+        _check_edge(self.soft, self.faces_per_pixel)
         if self.max_samples < 1:
             raise InvalidSpecError("must be positive", field="max_samples", found=self.max_samples)
         unknown = self.trajectory.known & np.isnan(self.trajectory.openness)
@@ -577,83 +621,97 @@ class _Job:
                 "openness is unknown where the pose is known", field=f"openness[{int(np.argmax(unknown))}]", found="nan"
             )
 
-    def _vertices(self, frames: list[int]) -> NDArray[np.float64]:
-        local = self.model.posed(self.trajectory.openness[frames])
-        pose = transforms.make_transform(
-            rotations.matrix_from_quaternion(self.trajectory.quaternion_xyzw[frames]), self.trajectory.position[frames]
-        )
-        return np.asarray(transforms.apply(pose, local))
+    def _tiles(self, frame: int, track: CameraTrack, align: int) -> Iterator[_Tile]:
+        """The tiles of a frame in which something is seen; sides and places are multiples of ``align``."""
+        model = self.model
+        local = model.posed(self.trajectory.openness[frame])
+        pose = self.trajectory[np.array([frame])].world_from_gripper[0]
+        world_from_camera = track.world_from_camera[frame]
+        vertices = transforms.apply(pose, local) - world_from_camera[:3, 3]
+        low, high = _face_boxes(vertices @ world_from_camera[:3, :3], model.faces, track.K[frame], self.near)
+        margin = _REACH * self.soft + 0.5
+        side = _TILE // align * align
+        width, height = min(side, track.width), min(side, track.height)
+        first, last = (low - margin).min(0), (high + margin).max(0)
+        for top in _starts(first[1], last[1], height, track.height):
+            for left in _starts(first[0], last[0], width, track.width):
+                corner = np.array([left, top])
+                reaches = (high + margin > corner).all(1) & (low - margin < corner + np.array([width, height])).all(1)
+                which = np.flatnonzero(reaches)
+                if len(which):
+                    used, faces = np.unique(model.faces[which], return_inverse=True)
+                    yield _Tile(frame, left, top, height, width, vertices[used], faces.reshape(-1, 3), which)
 
-    def _box(self, frame: int, track: CameraTrack, align: int) -> tuple[int, int, int, int] | None:
-        """``(left, top, width, height)`` of the pixels that the gripper can touch, in steps of ``align``."""
-        uv, _, valid = pinhole.project(
-            self._vertices([frame])[0], track.K[frame], track.world_from_camera[frame], self.near
-        )
-        if not valid.any():
-            return None
-        size = np.array([track.width, track.height])
-        if not valid.all():
-            return (0, 0, track.width, track.height)
-        margin = _REACH * self.soft + 1
-        low = np.clip(np.floor((uv.min(0) - margin) / align), 0, size // align).astype(int) * align
-        high = np.clip(np.ceil((uv.max(0) + margin) / align), 0, size // align).astype(int) * align
-        if (high <= low).any():
-            return None
-        return (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
-
-    def _chunks(self, track: CameraTrack, align: int) -> Iterator[tuple[list[int], list[tuple[int, int, int, int]]]]:
-        """Frames in which something is seen, with boxes of one size, few enough to be drawn at once."""
-        frames: list[int] = []
-        boxes: list[tuple[int, int, int, int]] = []
+    def _batches(self, track: CameraTrack, align: int) -> Iterator[list[_Tile]]:
+        batch: list[_Tile] = []
         depth = self.faces_per_pixel if self.soft > 0 else 1
-        for t in np.flatnonzero(self.trajectory.known).tolist():
-            box = self._box(t, track, align)
-            if box is None:
-                continue
-            width, height = (max([b[i] for b in boxes] + [box[i]]) for i in (2, 3))
-            if frames and (len(frames) + 1) * width * height * depth > self.max_samples:
-                yield frames, _same_size(boxes, track)
-                frames, boxes = [], []
-            frames.append(t)
-            boxes.append(box)
-        if frames:
-            yield frames, _same_size(boxes, track)
+        for frame in np.flatnonzero(self.trajectory.known).tolist():
+            for tile in self._tiles(frame, track, align):
+                if batch and (len(batch) + 1) * tile.height * tile.width * depth > self.max_samples:
+                    yield batch
+                    batch = []
+                batch.append(tile)
+        if batch:
+            yield batch
 
-    def draw(
-        self, track: CameraTrack, align: int = 1
-    ) -> Iterator[tuple[list[int], list[tuple[int, int, int, int]], MeshDrawing]]:
-        """For each chunk its frames, their boxes and what is seen in them."""
+    def draw(self, track: CameraTrack, align: int = 1) -> Iterator[tuple[list[_Tile], MeshDrawing]]:
+        """Tiles in the order of their frames, as many as are drawn at a time, and what is seen in them."""
         import torch
+        from pytorch3d.structures import Meshes
 
-        def tensor(array: NDArray[Any]) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        def tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor(array, dtype=dtype, device=self.device)
 
-        faces, colors, parts = (tensor(a) for a in (self.model.faces, self.model.face_colors, self.model.face_parts))
-        for frames, boxes in self._chunks(track, align):
+        colors = tensor(self.model.face_colors, torch.float32)
+        parts = tensor(self.model.face_parts, torch.int64)
+        for tiles in self._batches(track, align):
+            height, width = tiles[0].height, tiles[0].width
             K = [
-                crop.apply_to_K(track.K[t], crop.CropResize(left, top, width, height, width, height))
-                for t, (left, top, width, height) in zip(frames, boxes, strict=True)
+                crop.apply_to_K(track.K[t.frame], crop.CropResize(t.left, t.top, width, height, width, height))
+                for t in tiles
             ]
+            rotation = track.world_from_camera[[t.frame for t in tiles], :3, :3]
+            pose = tensor(transforms.make_transform(rotation, np.zeros((len(tiles), 3))), torch.float32)
+            scene = _Scene(
+                Meshes(
+                    [tensor(t.vertices, torch.float32) for t in tiles], [tensor(t.faces, torch.int64) for t in tiles]
+                ),
+                cameras_from_opencv(tensor(np.stack(K), torch.float32), pose, height, width),
+                pose[:, :3, :3],
+                tensor(np.concatenate([t.which for t in tiles]), torch.int64),
+                height,
+                width,
+                self.near,
+            )
             with torch.no_grad():
-                drawing = draw(
-                    tensor(self._vertices(frames)),
-                    faces,
-                    tensor(np.stack(K)),
-                    tensor(track.world_from_camera[frames]),
-                    boxes[0][3],
-                    boxes[0][2],
-                    face_colors=colors,
-                    face_parts=parts,
-                    soft=self.soft,
-                    faces_per_pixel=self.faces_per_pixel,
-                    near=self.near,
-                )
-            yield frames, boxes, drawing
+                yield tiles, scene.draw(colors, parts, self.soft, self.faces_per_pixel)
 
 
-def _same_size(boxes: list[tuple[int, int, int, int]], track: CameraTrack) -> list[tuple[int, int, int, int]]:
-    """Boxes grown to the largest of them, moved so that they stay in the picture."""
-    width, height = max(b[2] for b in boxes), max(b[3] for b in boxes)
-    return [
-        (min(left, track.width - width), min(top, track.height - height), width, height) for left, top, _, _ in boxes
-    ]
+def _starts(first: float, last: float, side: int, size: int) -> list[int]:
+    """Where tiles begin that cover the pixels from ``first`` to ``last``; the last one is moved into the picture."""
+    if not (last > 0 and first < size):
+        return []
+    begin, end = max(int(first), 0) // side, min(math.ceil(last), size)
+    return sorted({min(start, size - side) for start in range(begin * side, end, side)})
+
+
+def _face_boxes(
+    corners: NDArray[np.float64], faces: NDArray[np.int64], K: NDArray[np.float64], near: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and greatest pixel ``(F, 2)`` of what of each face lies beyond the near plane; inf, -inf where nothing.
+
+    ``corners (N, 3)`` are in the camera's frame.
+    """
+    a = corners[faces]
+    b = np.roll(a, -1, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (near - a[..., 2]) / (b[..., 2] - a[..., 2])
+        cuts = a + share[..., None] * (b - a)
+    # Rounding must not leave a cut a little before the plane.
+    cuts[..., 2] = near
+    points = np.concatenate([a, cuts], axis=1)
+    counts = np.concatenate([a[..., 2] >= near, (a[..., 2] < near) != (b[..., 2] < near)], axis=1)
+    uv, _, _ = pinhole.project_camera_points(np.where(counts[..., None], points, 1.0), K, 0.0)
+    low = np.where(counts[..., None], uv, np.inf).min(1)
+    high = np.where(counts[..., None], uv, -np.inf).max(1)
+    return low, high
