@@ -188,6 +188,8 @@ def window_origins(uv: Array, layout: Layout) -> Array:
 class _Equations(NamedTuple):
     normal: Array
     gradient: Array
+    total: Array
+    squares: Array
     count: Array
     variance: Array
     mask: Array
@@ -267,7 +269,7 @@ def _equations(xp: Any, binned: Array, origin: Array, state: Array, blue: Array,
     # A sample stored in 8 bits cannot be known better than this, whatever the residual says.
     rounding = 1 / (12 * 255.0**2 * layout.bin**2)
     variance = ssr / at_least(xp, count - 3, 1.0) + rounding
-    return _Equations(normal, gradient, count, variance, mask, gx, gy, dx, dy)
+    return _Equations(normal, gradient, with_image[:, 2, 2], squares, count, variance, mask, gx, gy, dx, dy)
 
 
 def _distance_outside(xp: Any, u: Array, v: Array, layout: Layout) -> Array:
@@ -326,9 +328,7 @@ def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layou
     return state
 
 
-def polish(
-    binned: Array, origin: Array, state: Array, blue: Array, layout: Layout, present: Array, steps: int
-) -> BlobFit:
+def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layout, steps: int) -> BlobFit:
     """The last steps of a fit that has converged, its covariance, and whether it is a blob at all.
 
     With autograd the derivative of these steps is that of the solution. The covariance is that of least squares with
@@ -336,7 +336,7 @@ def polish(
     the larger of the plain one and one from clusters of bins (cluster-robust, Liang and Zeger 1986), which grows with
     the correlation.
 
-    Arguments as for `converge`; ``present`` as `detect` gives it.
+    Arguments as for `converge`.
     """
     xp = array_namespace(binned)
     for _ in range(steps):
@@ -353,9 +353,7 @@ def polish(
     per_y = xp.concat([at.gy[:, :, None] * member, at.dy[:, :, None] * member], axis=-1)
     sums = xp.matrix_transpose(per_y) @ (residual @ per_x)
     clusters = xp.sum(sums[:, :groups, groups:] ** 2 + sums[:, groups:, :groups] ** 2, axis=(-2, -1)) * amplitude**2
-    total = xp.sum(binned * at.mask, axis=(-2, -1))
-    squares = xp.sum(binned * binned * at.mask, axis=(-2, -1))
-    scatter = squares - total * total / at_least(xp, at.count, 1.0)
+    scatter = at.squares - at.total**2 / at_least(xp, at.count, 1.0)
     explained = 1 - xp.sum(residual * residual, axis=(-2, -1)) / at_least(xp, scatter, 1e-12)
     visible = amplitude * xp.max(template, axis=(-2, -1))
     curvature = at.normal[:, 0, 0] + at.normal[:, 1, 1]
@@ -371,8 +369,7 @@ def polish(
     low, high = AMPLITUDE_RANGE
     spread = covariance[:, 0, 0] + covariance[:, 1, 1]
     valid = (
-        present
-        & seen
+        seen
         & (at.count >= 6)
         & (visible >= contrast)
         & (explained >= MIN_EXPLAINED)

@@ -15,7 +15,7 @@ from ..geometry import rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
 from . import blobs, continuity, pose
-from .measure import BlobMeasurements, check_video, measure_blobs
+from .measure import BlobMeasurements, check_video, measure_views
 
 FloatArray = NDArray[np.float64]
 Cameras = Sequence[Camera | CameraTrack] | Mapping[str, Camera | CameraTrack]
@@ -135,7 +135,10 @@ def decode(
         spec = ActionImageSpec(height=shape[1], width=shape[2])
     checked = [check_video(view, spec, str(name)) for name, view in zip(names, views, strict=True)]
     _check_cameras(listed, len(checked), len(checked[0]), spec)
-    return solve([measure_blobs(view, spec) for view in checked], listed, spec, times=times, fps=fps)
+    for name, view in zip(names, checked, strict=True):
+        if len(view) != len(checked[0]):
+            raise FrameCountError("views differ in length", where=str(name), expected=len(checked[0]), found=len(view))
+    return solve(measure_views(checked, spec), listed, spec, times=times, fps=fps)
 
 
 def solve(

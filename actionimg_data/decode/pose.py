@@ -407,7 +407,9 @@ def finish(
     spread, determined = xp.reshape(spread, (n, 6, 6)), xp.reshape(determined, (n,))
     spread = spread + _alternatives(candidates, choice)
     measured_here = measured.mask & found[:, None, None]
-    _, _, wide = final_pose(measured._replace(mask=measured_here), rotation, translation, axis_length, 0)
+    wide = at
+    if bool(xp.any(measured_here & ~used)):
+        _, _, wide = final_pose(measured._replace(mask=measured_here), rotation, translation, axis_length, 0)
     residual = xp.where(measured_here[..., None], wide.residual, xp.full_like(wide.residual, xp.nan))
     one = xp.ones_like(count)
     rms = xp.sqrt(xp.sum(at.residual**2, axis=(-3, -2, -1)) / xp.where(count > 0, count, one))

@@ -167,11 +167,9 @@ def _measure(planes: Tensor, spec: ActionImageSpec) -> tuple[Tensor, Tensor, Ten
     corner, kind = origin.double(), blue[index]
     with torch.no_grad():
         state = blobs.converge(binned.detach(), corner, start, kind, layout)
-        trial = blobs.polish(binned.detach(), corner, state, kind, layout, torch.ones_like(kind), steps=0)
+        trial = blobs.polish(binned.detach(), corner, state, kind, layout, steps=0)
         real = trial.valid
-    fit = blobs.polish(
-        binned[real], corner[real], state[real], kind[real], layout, torch.ones_like(kind[real]), steps=_BLOB_STEPS
-    )
+    fit = blobs.polish(binned[real], corner[real], state[real], kind[real], layout, steps=_BLOB_STEPS)
     shown = index[real]
     valid = torch.zeros(n, dtype=torch.bool, device=planes.device)
     valid[shown] = True
