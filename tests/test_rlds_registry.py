@@ -24,7 +24,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import Camera, CameraTrack, Episode
-from actionimg_data.schemas.rlds_registry import RldsEntry
+from actionimg_data.schemas.rlds_registry import RldsCameraFile, RldsEntry
 from actionimg_data.testing import rlds as w
 
 STEPS = 6
@@ -532,3 +532,28 @@ def test_the_explanation_documents_every_field_and_every_data_set() -> None:
     for name, entry in SHIPPED.items():
         assert f"| {name} |" in text
         assert all(s.url in text for sources in entry.sources.values() for s in sources)
+
+
+def test_the_examples_of_the_documentation_are_valid() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "rlds.md").read_text()
+    blocks = [yaml.safe_load(b.split("```")[0]) for b in text.split("```yaml\n")[1:]]
+    entry, calibration, cameras = blocks
+    assert RldsEntry.model_validate(entry).names == ("my_robot",)
+    assert RldsEntry.model_validate({**entry, **calibration}).calibration.kind == "features"
+    assert RldsCameraFile.model_validate(cameras).scene_key == "/episode_metadata/file_path"
+
+
+def test_the_table_of_the_documentation_says_what_the_entries_say() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "rlds.md").read_text()
+    rows = [r for r in text.splitlines() if r.startswith("| `")]
+    for entry in SHIPPED.values():
+        name = entry.names[0].replace("_dataset_converted_externally_to_rlds", "")
+        (row,) = [r for r in rows if f"`{name}" in r]
+        _, frame, calibration, left = row.strip("| ").split(" | ")
+        assert frame == ("unknown" if entry.tool_from_gripper is None else "stated")
+        assert (
+            calibration
+            == {"none": "none", "features": "in the data set", "droid": "side files"}[entry.calibration.kind]
+        )
+        assert all(f"--choose {s}=" in left for s in entry.disagreements)
+        assert ("--tool-from-gripper" in left) == (frame == "unknown")
