@@ -64,6 +64,11 @@ class Converter(ABC):
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 
+    @property
+    def poses_only(self) -> bool:
+        """Whether the user asked for pictures and trajectory alone: views then have no camera."""
+        return bool(getattr(self.options, "poses_only", False))
+
     @classmethod
     @abstractmethod
     def detect(cls, source: str) -> Detection | None:

@@ -59,6 +59,9 @@ class ConvertOptions(_Stored):
         None, ge=1, le=100_000, description="null: a 32nd of the episodes, at least 1, at most 32"
     )
     split: str = Field("train", pattern=VIEW_PATTERN, max_length=64, description="folder the shards go to")
+    poses_only: bool = Field(
+        False, description="no camera is known: pictures and trajectory, without cameras and action images"
+    )
 
     @field_validator("views")
     @classmethod
@@ -78,7 +81,13 @@ class ConvertOptions(_Stored):
             raise ValueError(f"h264 video has an even height and width (HxW): {down} or {up}")
         if (self.spec.height, self.spec.width) != (self.height, self.width):
             raise ValueError("spec and options differ in size")
+        if self.poses_only and self.action_codec != "none":
+            raise ValueError("without cameras there are no action images: action_codec must be none")
         return self
+
+    def without_cameras(self) -> ConvertOptions:
+        """The same options for a source of which no camera is known."""
+        return self.model_copy(update={"poses_only": True, "action_codec": "none"})
 
     @classmethod
     def parse(cls, **values: Any) -> ConvertOptions:
@@ -193,6 +202,7 @@ class SampleMeta(_Stored):
     spec: str = Field(description="id of the action-image specification, in full in dataset.json")
     rgb_codec: RgbCodec
     action_codec: ActionCodec
+    calibrated: bool = Field(description="false: no camera is known, so there are no cameras and no action images")
     sync: Literal["measured", "assumed"]
     sync_residual_s: tuple[float, ...] = Field(
         description="seconds from each frame to the nearest measured pose; empty where not known"

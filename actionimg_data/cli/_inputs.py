@@ -158,7 +158,10 @@ def episode_of(sample: Sample) -> Episode:
 
     return Episode(
         id=sample.key,
-        views={name: View(sample.cameras[name], _StoredFrames(sample, name)) for name in sample.views},
+        views={
+            name: View(sample.cameras[name] if sample.meta.calibrated else None, _StoredFrames(sample, name))
+            for name in sample.views
+        },
         trajectory=sample.trajectory,
         fps=sample.fps,
         instructions=(sample.instruction,),

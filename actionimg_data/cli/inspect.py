@@ -162,7 +162,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
                 "cy": float(camera.K[0, 1, 2]),
                 "position_m": camera.world_from_camera[0, :3, 3].tolist(),
             }
-            for name, camera in sample.cameras.items()
+            for name, camera in (sample.cameras.items() if sample.meta.calibrated else ())
         },
         "members": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -98,6 +98,8 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
         table.add_row("quarantine", f"{summary['quarantined']} episodes")
     if report.quick:
         table.add_row("round trip", "left out (--quick)")
+    elif report.manifest.options.poses_only:
+        table.add_row("round trip", "none: converted with --poses-only, there are no cameras and no action images")
     elif summary["action_codec"] == "none":
         table.add_row("round trip", "none: no action videos are stored, they are drawn from the trajectory on load")
     else:

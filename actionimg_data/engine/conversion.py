@@ -96,6 +96,8 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
         MissingCalibrationError: No view of the first episode has a calibration.
     """
     source = os.path.abspath(source) if "://" not in source else source
+    if converter.poses_only:
+        options = options.without_cameras()
     refs = list(converter.discover(source))
 
     def probes() -> Iterator[tuple[EpisodeRef, Episode | ActionImgError]]:
@@ -105,7 +107,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
             except ActionImgError as error:
                 yield ref, error
 
-    views = choose_views(probes(), options.views, source)
+    views = choose_views(probes(), options.views, source, converter.poses_only)
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     return make_plan(record, source, refs, views, options)
 
@@ -148,32 +150,33 @@ def convert(
     out = Path(out)
     observer = observer or Observer()
     _check(num_workers, shard_index, num_shards, max_bad_fraction)
-    made = plan(converter, source, options or ConvertOptions.parse())
-    manifest = open_output(out, made, overwrite)
-    mine = [row for i, row in enumerate(made.rows) if i % num_shards == shard_index]
-    todo = [row for row in mine if published(out, row, made.manifest.plan) is None]
-    ahead = [episode.num_frames for row in todo for episode in row.episodes]
-    stride = made.manifest.options.stride
-    episodes = sum(len(row.episodes) for row in mine)
-    observer.started(
-        Totals(
-            shards=len(mine),
-            shards_done=len(mine) - len(todo),
-            episodes=episodes,
-            episodes_done=episodes - len(ahead),
-            frames=None if None in ahead else sum(-(-(n or 0) // stride) for n in ahead),
+    with local.Workers(num_workers) as workers:
+        made = plan(converter, source, options or ConvertOptions.parse())
+        manifest = open_output(out, made, overwrite)
+        mine = [row for i, row in enumerate(made.rows) if i % num_shards == shard_index]
+        todo = [row for row in mine if published(out, row, made.manifest.plan) is None]
+        ahead = [episode.num_frames for row in todo for episode in row.episodes]
+        stride = made.manifest.options.stride
+        episodes = sum(len(row.episodes) for row in mine)
+        observer.started(
+            Totals(
+                shards=len(mine),
+                shards_done=len(mine) - len(todo),
+                episodes=episodes,
+                episodes_done=episodes - len(ahead),
+                frames=None if None in ahead else sum(-(-(n or 0) // stride) for n in ahead),
+            )
         )
-    )
-    watch = _Watch(observer, max_bad_fraction)
-    job = local.Job(
-        out,
-        made.manifest.plan,
-        type(converter),
-        converter.options,
-        made.manifest.views,
-        made.manifest.options,
-    )
-    local.run(job, todo, num_workers, watch.progress, watch.shard)
+        watch = _Watch(observer, max_bad_fraction)
+        job = local.Job(
+            out,
+            made.manifest.plan,
+            type(converter),
+            converter.options,
+            made.manifest.views,
+            made.manifest.options,
+        )
+        workers.run(job, todo, watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before.
     done = manifest if manifest.complete and not todo else finalize(out, made.manifest, made.rows)
     result = Result(

@@ -157,9 +157,14 @@ def fingerprint(manifest: DatasetManifest, rows: Sequence[PlanRow]) -> str:
 
 
 def choose_views(
-    episodes: Iterable[tuple[EpisodeRef, Episode | ActionImgError]], wanted: Sequence[str] | None, source: str
+    episodes: Iterable[tuple[EpisodeRef, Episode | ActionImgError]],
+    wanted: Sequence[str] | None,
+    source: str,
+    poses_only: bool = False,
 ) -> tuple[str, ...]:
     """The views every sample will have: those wanted, or the calibrated ones of the first episode that can be read.
+
+    With ``poses_only`` all views of that episode.
 
     Raises:
         MissingCalibrationError: That episode has no calibrated view.
@@ -170,7 +175,7 @@ def choose_views(
     first: ActionImgError | None = None
     for tried, (_, episode) in enumerate(episodes, 1):
         if isinstance(episode, Episode):
-            views = tuple(name for name, view in episode.views.items() if view.camera is not None)
+            views = tuple(name for name, view in episode.views.items() if poses_only or view.camera is not None)
             if not views:
                 raise MissingCalibrationError(
                     "no view has a calibration", where=episode.id, found=" ".join(episode.views)

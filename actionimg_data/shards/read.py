@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptDatasetError, MissingFrameError, SourceNotFoundError, WrongFormatError
+from ..errors import (
+    CorruptDatasetError,
+    MissingCalibrationError,
+    MissingFrameError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
 from ..model import CameraTrack, GripperTrajectory
 from ..raster import render_view
 from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
@@ -109,7 +115,15 @@ class Sample:
 
     @cached_property
     def cameras(self) -> dict[str, CameraTrack]:
-        """The camera of each view, for pictures of the data set's size (kept)."""
+        """The camera of each view, for pictures of the data set's size (kept).
+
+        Raises:
+            MissingCalibrationError: The data set was made without cameras (``--poses-only``).
+        """
+        if not self.meta.calibrated:
+            raise MissingCalibrationError(
+                "no camera is known of this sample, so it has no action images", where=self.key, field="cameras"
+            )
         return sample.cameras_from(self.read(layout.CAMERAS), self._where(layout.CAMERAS))
 
     def rgb(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:

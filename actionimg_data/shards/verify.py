@@ -204,7 +204,9 @@ def _damaged_members(tar: Path, sidecar: ShardSidecar) -> Iterator[str]:
 def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple[str, ...]:
     """Names of a sample's members, in order."""
     options = manifest.options
-    names = [layout.META, layout.TRAJECTORY, layout.CAMERAS]
+    names = [layout.META, layout.TRAJECTORY]
+    if not options.poses_only:
+        names.append(layout.CAMERAS)
     for view in views:
         names.append(layout.rgb_member(view, ENDINGS[options.rgb_codec]))
         if options.action_codec != "none":
@@ -242,6 +244,7 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
         ("spec", meta.spec, manifest.spec_id),
         ("stride", meta.stride, options.stride),
         ("codecs", (meta.rgb_codec, meta.action_codec), (options.rgb_codec, options.action_codec)),
+        ("calibrated", meta.calibrated, not options.poses_only),
         ("source_sizes", len(meta.source_sizes), len(meta.views)),
     ):
         if found != expected:
@@ -253,9 +256,10 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
     _count("trajectory", len(sample.trajectory), row)
     if meta.sync_residual_s:
         _count("sync residuals", len(meta.sync_residual_s), row)
-    if tuple(sample.cameras) != meta.views:
-        raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(sample.cameras))
-    for view, camera in sample.cameras.items():
+    cameras = sample.cameras if meta.calibrated else {}
+    if meta.calibrated and tuple(cameras) != meta.views:
+        raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(cameras))
+    for view, camera in cameras.items():
         _count(f"camera {view}", len(camera), row)
         if (camera.height, camera.width) != (options.height, options.width):
             raise CorruptDatasetError("camera has another size", where=row.key, field=view)

@@ -250,6 +250,8 @@ def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) 
     episode = episode.with_views(views)
     if options.stride > 1:
         episode = episode.select(range(0, len(episode), options.stride))
+    if options.poses_only:
+        return replace(episode, views={name: View(None, view.frames) for name, view in episode.views.items()})
     cameras = {}
     for name, view in episode.views.items():
         if view.camera is None:
@@ -292,7 +294,8 @@ def _sample(
     add_bytes(layout.META, to_line(meta))
     add_bytes(layout.TRAJECTORY, sample.trajectory_bytes(episode.trajectory))
     cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
-    add_bytes(layout.CAMERAS, sample.cameras_bytes(cameras))
+    if not options.poses_only:
+        add_bytes(layout.CAMERAS, sample.cameras_bytes(cameras))
     rgb = rgb_encoding(options.crf)
     action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
 
@@ -389,6 +392,7 @@ def _meta(key: str, clip: int, start_frame: int, episode: Episode, options: Conv
         spec=options.spec.id,
         rgb_codec=options.rgb_codec,
         action_codec=options.action_codec,
+        calibrated=not options.poses_only,
         sync=episode.sync,
         sync_residual_s=() if residual is None else tuple(residual.tolist()),
         provenance=_jsonable(episode.provenance, episode.id),

@@ -14,7 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError, SourceNotFoundError, WrongFormatError
+from ..errors import (
+    CorruptDatasetError,
+    EmptyEpisodeError,
+    InvalidSpecError,
+    MissingCalibrationError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
 from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar, index_schema
 from ..schemas.dataset import parse, to_bytes
 from ..shards import layout
@@ -155,6 +162,10 @@ class ShardSource:
         manifest = parse(DatasetManifest, data, where)
         if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
             raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
+        if manifest.options.poses_only:
+            raise MissingCalibrationError(
+                "was made with --poses-only: without cameras there is no action image to train on", where=self.path
+            )
         return manifest
 
     def _index(self) -> pa.Table:
