@@ -9,6 +9,7 @@ once: a long last episode does not leave the machine idle.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import queue
 import signal
@@ -16,7 +17,7 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 MAX_CRASHES: Final = 2
 """Processes an episode may kill before it is quarantined."""
+
+EARLY: Final = 4
+"""Processes started before it is known how many shards there are to make."""
 
 OnProgress = Callable[[Progress], None]
 OnShard = Callable[[ShardSidecar], None]
@@ -56,26 +60,47 @@ class Job:
         return write_shard(self.out, row, self.plan, reader, self.views, self.options, report, skip, crew)
 
 
-def run(job: Job, rows: Sequence[PlanRow], workers: int, on_progress: OnProgress, on_shard: OnShard) -> None:
-    """Convert and publish shards.
+class Workers:
+    """This process, or several others, that convert shards.
+
+    Processes begin to start on construction, so that they are ready when the plan is.
 
     Args:
-        job: What to do with a row.
-        rows: The shards to make.
-        workers: Cores to use: 1 for this process alone, else that many others, fewer where there are fewer shards.
-        on_progress: Called in this process with what was done; what it raises stops the run.
-        on_shard: Called in this process with every shard that was published.
-
-    Raises:
-        OutputError: The output cannot be written.
-        WorkerError: Workers die before they begin an episode, or fail for a reason that is not about the data.
-        KeyboardInterrupt: Passed on, when the workers have ended and their temporary files are gone.
+        count: Cores to use: 1 for this process alone, else that many others, fewer where there are fewer shards.
     """
-    if workers == 1:
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = _Pool(count) if count > 1 else None
+
+    def __enter__(self) -> Workers:
+        if self._pool is not None:
+            self._pool.start(min(self.count, EARLY))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.stop()
+
+    def run(self, job: Job, rows: Sequence[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+        """Convert and publish shards.
+
+        Args:
+            job: What to do with a row.
+            rows: The shards to make.
+            on_progress: Called in this process with what was done; what it raises stops the run.
+            on_shard: Called in this process with every shard that was published.
+
+        Raises:
+            OutputError: The output cannot be written.
+            WorkerError: Workers die before they begin an episode, or fail for a reason that is not about the data.
+            KeyboardInterrupt: Passed on; on leaving the context the workers end and their temporary files go.
+        """
+        if self._pool is not None:
+            self._pool.run(job, rows, on_progress, on_shard)
+            return
         for row in rows:
             on_shard(job.run(row, on_progress))
-        return
-    _Pool(job, rows, workers, on_progress, on_shard).run()
 
 
 @dataclass
@@ -85,46 +110,47 @@ class _Worker:
     row: PlanRow | None = None
     episode: str | None = None
     threads: int = 1
+    briefed: bool = False
 
 
-@dataclass
 class _Pool:
-    job: Job
-    rows: Sequence[PlanRow]
-    size: int
-    on_progress: OnProgress
-    on_shard: OnShard
-    workers: list[_Worker] = field(default_factory=list)
-    crashes: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    skip: dict[str, str] = field(default_factory=dict)
-
-    def run(self) -> None:
-        todo = deque(self.rows)
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.context = multiprocessing.get_context("spawn")
-        try:
-            while todo or any(w.row is not None for w in self.workers):
-                while todo and len(self.workers) < self.size:
-                    self._start(todo.popleft())
-                self._share()
-                ready = wait([w.pipe for w in self.workers])
-                for worker in [w for w in self.workers if w.pipe in ready]:
-                    self._hear(worker, todo)
-        finally:
-            self._stop()
+        self.workers: list[_Worker] = []
+        self.crashes: Counter[tuple[str, str | None]] = Counter()
+        self.skip: dict[str, str] = {}
 
-    def _start(self, row: PlanRow) -> None:
-        here, there = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(self.job, there), daemon=True)
-        process.start()
-        there.close()
-        worker = _Worker(process, here)
-        self.workers.append(worker)
-        self._give(worker, row)
+    def start(self, count: int) -> None:
+        while len(self.workers) < count:
+            here, there = self.context.Pipe()
+            process = self.context.Process(target=_work, args=(there,), daemon=True)
+            process.start()
+            there.close()
+            self.workers.append(_Worker(process, here))
+
+    def run(self, job: Job, rows: Sequence[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+        self.job, self.on_progress, self.on_shard = job, on_progress, on_shard
+        todo = deque(rows)
+        while todo or any(w.row is not None for w in self.workers):
+            self.start(min(self.size, len(todo) + sum(w.row is not None for w in self.workers)))
+            for worker in self.workers:
+                if todo and worker.row is None:
+                    self._give(worker, todo.popleft())
+            self._share()
+            # The index at the end needs it; it loads now, while the workers work.
+            importlib.import_module("pyarrow.parquet")
+            ready = wait([w.pipe for w in self.workers])
+            for worker in [w for w in self.workers if w.pipe in ready]:
+                self._hear(worker, todo)
 
     def _give(self, worker: _Worker, row: PlanRow) -> None:
         worker.row, worker.episode = row, None
         # A worker that has died already is noticed when it is heard next.
         with contextlib.suppress(BrokenPipeError):
+            if not worker.briefed:
+                worker.pipe.send(self.job)
+                worker.briefed = True
             worker.pipe.send((row, {e.id: self.skip[e.id] for e in row.episodes if e.id in self.skip}))
 
     def _share(self) -> None:
@@ -150,8 +176,6 @@ class _Pool:
         elif isinstance(message, ShardSidecar):
             worker.row = None
             self.on_shard(message)
-            if todo:
-                self._give(worker, todo.popleft())
         elif isinstance(message, ActionImgError):
             raise message
         else:
@@ -184,13 +208,9 @@ class _Pool:
             self.skip[worker.episode] = f"the worker died {count} times while it converted this episode: {how}{memory}"
         todo.appendleft(row)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         for worker in self.workers:
-            if worker.row is None:
-                with contextlib.suppress(BrokenPipeError):
-                    worker.pipe.send(None)
-            else:
-                worker.process.terminate()
+            worker.process.terminate()
         for worker in self.workers:
             self._end(worker)
         self.workers.clear()
@@ -207,8 +227,8 @@ class _Pool:
                 path.unlink(missing_ok=True)
 
 
-def _work(job: Job, pipe: Connection) -> None:
-    """What a worker process does: rows in, progress and sidecars out, until the pipe closes."""
+def _work(pipe: Connection) -> None:
+    """What a worker process does: a job and its rows in, progress and sidecars out, until the pipe closes."""
     # Ctrl-C goes to the whole group; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import cv2
@@ -223,7 +243,7 @@ def _work(job: Job, pipe: Connection) -> None:
             raise SystemExit(1) from None
 
     crew = Crew()
-    tasks: queue.SimpleQueue[tuple[PlanRow, dict[str, str]] | None] = queue.SimpleQueue()
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:
         """Take what the parent says also while a shard is being made."""
@@ -231,6 +251,10 @@ def _work(job: Job, pipe: Connection) -> None:
             try:
                 message = pipe.recv()
             except (EOFError, ConnectionError):
+                message = None
+            except Exception:  # noqa: BLE001
+                # A converter that cannot be unpickled here, say: the parent has to hear why.
+                send(traceback.format_exc())
                 message = None
             if isinstance(message, int):
                 crew.grow(message)
@@ -240,7 +264,8 @@ def _work(job: Job, pipe: Connection) -> None:
                 return
 
     threading.Thread(target=listen, daemon=True).start()
-    while (task := tasks.get()) is not None:
+    job: Job | None = tasks.get()
+    while job is not None and (task := tasks.get()) is not None:
         try:
             result: Any = job.run(task[0], send, task[1], crew)
         except ActionImgError as error:
