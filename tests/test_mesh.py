@@ -287,7 +287,7 @@ def test_a_closed_mesh_has_the_same_silhouette_without_the_faces_seen_from_behin
     assert whole.sum() > 50
     assert torch.equal(whole, front)
     whole, front = (
-        mesh_backend.silhouette(vertices, faces, K, pose, 30, 34, soft=1.0, cull_backfaces=cull)
+        mesh_backend.silhouette(vertices, faces, K, pose, 30, 34, soft=1.0, faces_per_pixel=150, cull_backfaces=cull)
         for cull in (False, True)
     )
     assert (front <= whole + 1e-6).all()
