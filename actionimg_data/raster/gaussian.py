@@ -126,8 +126,7 @@ def render_view(
         camera: A camera of the spec's picture size; a `CameraTrack` has T frames.
         spec: What to draw; the published picture by default.
         frames: Which of the T frames.
-        out: Array ``(n, H, W, 3)`` uint8 to draw into, e.g. the same one for each part of a long episode. It may be a
-            view of planes ``(3, n, H, W)``.
+        out: Array ``(n, H, W, 3)`` uint8 to draw into, e.g. the same one for each part of a long episode.
 
     Returns:
         ``(n, H, W, 3)`` uint8, RGB: the same bytes as those frames of `render`.
@@ -146,6 +145,45 @@ def render_view(
         # A range that counts down to 0 stops at -1, which a slice would take for the last element.
         window = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
         canvas.draw(trajectory, camera, openness, window, out[start : start + len(part)])
+    return out
+
+
+def render_planes(
+    trajectory: GripperTrajectory,
+    camera: Camera | CameraTrack,
+    spec: ActionImageSpec | None = None,
+    *,
+    out: Video | None = None,
+) -> Video:
+    """`render_view` of all frames with the channels first, which costs little more than the blobs themselves.
+
+    Args:
+        trajectory: T poses.
+        camera: A camera of the spec's picture size; a `CameraTrack` has T frames.
+        spec: What to draw; the published picture by default.
+        out: Array ``(3, T, H, W)`` uint8 to draw into, each picture contiguous; it has to be black.
+
+    Returns:
+        ``(3, T, H, W)`` uint8: red, green and blue.
+
+    Raises:
+        InvalidCameraError, FrameCountError, InvalidTrajectoryError, InvalidArrayError: As `render`.
+    """
+    spec = ActionImageSpec() if spec is None else spec
+    total = len(trajectory)
+    _check_camera(camera, total, spec, "camera")
+    shape = (3, total, spec.height, spec.width)
+    if out is None:
+        out = np.zeros(shape, np.uint8)
+    elif out.shape != shape or out.dtype != np.uint8 or out.strides[-2:] != (spec.width, 1) or not out.flags.writeable:
+        raise InvalidArrayError(
+            "does not fit the video", field="out", expected=f"uint8 {shape}", found=f"{out.dtype} {out.shape}"
+        )
+    openness = _drawn_openness(trajectory, spec)
+    canvas = _Canvas(spec)
+    for start in range(0, total, _CHUNK):
+        frames = slice(start, min(start + _CHUNK, total))
+        canvas.draw_planes(trajectory, camera, openness, frames, out[:, frames])
     return out
 
 
@@ -191,41 +229,66 @@ class _Canvas:
         out: Video,
     ) -> None:
         """Draw some frames of a trajectory into ``out (n, H, W, 3)``."""
+        blobs, openness = self._blobs(trajectory, camera, openness, frames)
+        for start in range(0, len(out), self.batch):
+            part = slice(start, start + self.batch)
+            drawn = self._compose(blobs, openness[part], start, self.planes, self.pedestals)
+            for i, picture in enumerate(out[part]):
+                cv2.merge(tuple(self.planes[:, i]), picture)
+            for patch, below in drawn:
+                patch.fill(below)
+
+    def draw_planes(
+        self,
+        trajectory: GripperTrajectory,
+        camera: Camera | CameraTrack,
+        openness: NDArray[np.float64],
+        frames: slice,
+        out: Video,
+    ) -> None:
+        """Draw some frames of a trajectory into black planes ``out (3, n, H, W)``."""
+        blobs, openness = self._blobs(trajectory, camera, openness, frames)
+        for start in range(0, out.shape[1], self.batch):
+            part = slice(start, start + self.batch)
+            self._compose(blobs, openness[part], start, out[:, part], [0] * self.batch)
+
+    def _blobs(
+        self,
+        trajectory: GripperTrajectory,
+        camera: Camera | CameraTrack,
+        openness: NDArray[np.float64],
+        frames: slice,
+    ) -> tuple[list[_Blobs], NDArray[np.float64]]:
         uv, valid = _project(trajectory, camera, self.spec, frames)
         blobs = [_Blobs(uv[:, c], valid[:, c], self.spec, self.radii[c]) for c in range(3)]
         # A missing pose has no valid keypoint: black, once its pedestal is.
-        openness = np.where(trajectory.known[frames], openness[frames], 0.0)
-        for start in range(0, len(out), self.batch):
-            part = slice(start, start + self.batch)
-            self._compose(blobs, openness[part].tolist(), part, out[part])
+        return blobs, np.where(trajectory.known[frames], openness[frames], 0.0)
 
-    def _compose(self, blobs: list[_Blobs], openness: list[float], part: slice, out: Video) -> None:
-        for i, value in enumerate(openness):
+    def _compose(
+        self, blobs: list[_Blobs], openness: NDArray[np.float64], first: int, planes: Video, pedestals: list[int]
+    ) -> list[tuple[Video, int]]:
+        """Set pedestals that are not yet, and draw the blobs; returns their patches and what was below them."""
+        for i, value in enumerate(openness.tolist()):
             pedestal = round(255 * self.spec.pedestal * value)
-            if pedestal != self.pedestals[i]:
-                self.planes[2, i].fill(pedestal)
-                self.pedestals[i] = pedestal
+            if pedestal != pedestals[i]:
+                planes[2, i].fill(pedestal)
+                pedestals[i] = pedestal
         drawn = []
+        part = slice(first, first + len(openness))
         for c, blob in enumerate(blobs):
-            products = self.products[c][: len(out)]
+            products = self.products[c][: len(openness)]
             np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=products)
             if c == 2:
-                self._cut(products, blob, part.start)
+                self._cut(products, blob, first)
             for i, product in enumerate(products):
-                if blob.seen[part.start + i]:
-                    patch = self.planes[c, i][blob.windows[part.start + i]]
+                if blob.seen[first + i]:
+                    patch = planes[c, i][blob.windows[first + i]]
                     cv2.convertScaleAbs(product, patch, 255.0)
-                    below = self.pedestals[i] if c == 2 else 0
+                    below = pedestals[i] if c == 2 else 0
                     if below:
                         np.maximum(patch, np.uint8(below), out=patch)
                     drawn.append((patch, below))
-        for i, picture in enumerate(out):
-            if picture.strides[1] == 1:
-                np.copyto(np.moveaxis(picture, -1, 0), self.planes[:, i])
-            else:
-                cv2.merge(tuple(self.planes[:, i]), picture)
-        for patch, below in drawn:
-            patch.fill(below)
+        return drawn
 
     def _cut(self, products: NDArray[np.float32], blob: _Blobs, first: int) -> None:
         """Set what is at or under the pedestal to 0, as float64 would decide."""
@@ -372,7 +435,6 @@ def _output(out: Video | None, shape: tuple[int, ...]) -> Video:
         raise InvalidArrayError(
             "does not fit the video", field="out", expected=f"uint8 {shape}", found=f"{out.dtype} {out.shape}"
         )
-    interleaved, planes = (3 * shape[-2], 3, 1), (shape[-2], 1)
-    if (out.strides[-3:] != interleaved and out.strides[-3:-1] != planes) or not out.flags.writeable:
+    if out.strides[-3:] != (3 * shape[-2], 3, 1) or not out.flags.writeable:
         raise InvalidArrayError("needs contiguous, writable pictures", field="out", found=f"strides {out.strides}")
     return out

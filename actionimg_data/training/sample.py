@@ -24,7 +24,7 @@ from ..geometry.axes import rotate_half_turn
 from ..geometry.crop import CropResize, center_crop
 from ..geometry.pluecker import pluecker_rays
 from ..model import CameraTrack
-from ..raster import render_view
+from ..raster import render_planes
 from ..schemas import SampleMeta
 from ..schemas.dataset import parse
 from ..shards import layout
@@ -313,10 +313,10 @@ class SampleReader:
         if with_stored:
             result["action_video"] = self._video([members[n] for n in action], views, "action", indices, where)
         if options.action in ("rendered", "both"):
-            drawn = _Planes(options, pad)
+            drawn = _Planes(options, pad, black=True)
             for i, camera in enumerate(cameras):
                 with drawn.frames(i, len(indices)) as planes:
-                    render_view(window, camera, self.spec, out=np.moveaxis(planes, 0, -1))
+                    render_planes(window, camera, self.spec, out=planes)
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
         if options.plucker:
             result["plucker"] = self._plucker(relative, intrinsics, cameras)
@@ -395,18 +395,19 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black."""
+    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, and so are all with ``black``."""
 
-    def __init__(self, options: SampleOptions, pad: int) -> None:
+    def __init__(self, options: SampleOptions, pad: int, black: bool = False) -> None:
         size = (options.height, options.width)
         self._bytes = options.pixels == "uint8"
         self._count = options.num_frames
         shape = (3, options.views * self._count, *size)
-        self._array: NDArray[Any] = np.empty(shape, np.uint8 if self._bytes else np.float32)
+        # Zeros from the system cost nothing where nothing is drawn.
+        self._array: NDArray[Any] = np.zeros(shape, np.uint8) if self._bytes else np.empty(shape, np.float32)
+        self._black = black
         self._scratch = None if self._bytes else np.empty((3, self._count - pad, *size), np.uint8)
-        if pad:
-            by_view = self._array.reshape(3, options.views, self._count, *size)
-            by_view[:, :, self._count - pad :] = 0 if self._bytes else _LEVELS[0]
+        if pad and not self._bytes:
+            self._array.reshape(3, options.views, self._count, *size)[:, :, self._count - pad :] = _LEVELS[0]
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -419,6 +420,8 @@ class _Planes:
         if self._scratch is None:
             yield target
             return
+        if self._black:
+            self._scratch.fill(0)
         yield self._scratch
         for channel, levels in zip(self._scratch, target, strict=True):
             for plane, out in zip(channel, levels, strict=True):
