@@ -43,7 +43,8 @@ def center_crop(source_height: int, source_width: int, height: int, width: int) 
     The box has whole pixels; where the aspect cannot be met exactly the scales along x and y differ by under one
     part in the box's size, and `apply_to_K` keeps both.
     """
-    for name, value in (("height", source_height), ("width", source_width)):
+    sizes = {"source_height": source_height, "source_width": source_width, "height": height, "width": width}
+    for name, value in sizes.items():
         if value < 1:
             raise InvalidArrayError("picture size must be positive", field=name, expected=">= 1", found=value)
     if source_width * height >= source_height * width:

@@ -29,7 +29,11 @@ def project(
         ``uv (..., N, 2)`` in pixels, ``depth (..., N)`` along the optical axis in metres, and ``valid (..., N)``.
         Where a point is not valid (too near, behind, or not finite) its ``uv`` is 0 and gets no gradient.
     """
-    points_camera = transforms.apply(transforms.invert(world_from_camera), points_world)
+    xp = array_namespace(points_world, world_from_camera)
+    finite = xp.all(xp.isfinite(points_world), axis=-1, keepdims=True)
+    points = xp.where(finite, points_world, xp.zeros_like(points_world))  # infinity times 0 would warn
+    points_camera = transforms.apply(transforms.invert(world_from_camera), points)
+    points_camera = xp.where(finite, points_camera, xp.full_like(points_camera, float("nan")))
     return project_camera_points(points_camera, K, near)
 
 
