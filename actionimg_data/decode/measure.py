@@ -124,7 +124,9 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
         start += len(video)
     planes = coarse.reshape(frames * 3, *coarse.shape[2:])
     blue = np.tile(_BLUE, frames)
-    found = blobs.detect(planes, blue, layout)
+    spots = blobs.find(planes, layout)
+    columns, rows = blobs.patch_pixels(spots, layout)
+    found = blobs.locate(_gather(videos, columns, rows), columns, rows, spots, blue, layout)
     index = np.flatnonzero(found.present)
     spot = found.uv[index].astype(np.float64)
     origin = blobs.window_origins(spot, layout)
@@ -152,6 +154,17 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
         BlobMeasurements(*(getattr(everything, f.name)[a:b] for f in fields(BlobMeasurements)))
         for a, b in itertools.pairwise(ends)
     ]
+
+
+def _gather(videos: Sequence[NDArray[Any]], columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Intensities ``(N, q, p)`` of planes ``3 * frame + channel`` at their rows ``(N, q)`` and columns ``(N, p)``."""
+    parts, start = [], 0
+    for video in videos:
+        plane = np.arange(3 * len(video))[:, None, None]
+        y, x = rows[start:][: len(plane), :, None], columns[start:][: len(plane), None, :]
+        parts.append(_unit(video[plane // 3, y, x, plane % 3]))
+        start += len(plane)
+    return np.concatenate(parts)
 
 
 def _unit(values: NDArray[Any]) -> NDArray[Any]:

@@ -159,9 +159,13 @@ def _measure(planes: Tensor, spec: ActionImageSpec) -> tuple[Tensor, Tensor, Ten
     stride = layout.stride
     coarse = _clean(planes[:, ::stride, ::stride])
     with torch.no_grad():
-        spot = blobs.detect(coarse.float(), blue, layout)
-        index = spot.present.nonzero()[:, 0]
-        start = spot.uv[index].double()
+        spots = blobs.find(coarse.float(), layout)
+        columns, rows = blobs.patch_pixels(spots, layout)
+        every = torch.arange(n, device=planes.device)[:, None, None]
+        patch = _clean(planes[every, rows[:, :, None], columns[:, None, :]])
+        near = blobs.locate(patch.float(), columns, rows, spots, blue, layout)
+        index = near.present.nonzero()[:, 0]
+        start = near.uv[index].double()
         origin = blobs.window_origins(start, layout)
     binned = _bin_windows(planes, index, origin, layout)
     corner, kind = origin.double(), blue[index]
