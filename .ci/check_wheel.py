@@ -12,7 +12,7 @@ FOLDERS = {
     "converters": "actionimg_data/converters",
     "schemas": "actionimg_data/schemas",
 }
-DATA = {".yaml", ".json", ".html", ".typed", ".css"}
+DATA = {".yaml", ".json", ".html", ".typed", ".css", ".js"}
 
 
 def expected() -> set[str]:

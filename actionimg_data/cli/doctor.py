@@ -33,12 +33,14 @@ _EXTRAS = {
     "pytorch3d": ("pytorch3d",),
     "rlds": ("array_record", "simplejpeg", "google_crc32c"),
     "teleop": ("rosbags", "zarr"),
+    "report": ("jinja2", "matplotlib"),
 }
 _INSTALL = {
     "torch": "pip install 'actionimg-data[torch]'",
     "pytorch3d": "pip install torch==2.12.0 easypytorch3d==0.7.9.post1",
     "rlds": "pip install 'actionimg-data[rlds]'",
     "teleop": "pip install 'actionimg-data[teleop]'",
+    "report": "pip install 'actionimg-data[report]'",
 }
 
 

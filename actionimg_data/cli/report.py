@@ -1,0 +1,50 @@
+"""``actionimg report``: a data set as one HTML file to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._common import console, emit_json, output
+
+
+@click.command("report")
+@click.argument("out")
+@click.option("--html", metavar="FILE", help="File to write.  [default: OUT.report.html, beside OUT]")
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 200),
+    default=6,
+    show_default=True,
+    help="Samples shown with pictures, spread over the data set.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(out: str, html: str | None, samples: int, as_json: bool) -> None:
+    """Write a report of the data set OUT: one HTML file that opens from disk and needs no network.
+
+    Pictures, trajectories, decode errors with the worst frames, visibility, workspace, cameras, timing, instructions
+    and quarantine. The file stays under 15 MB: large data sets are sampled, and the report says so. Errors of all
+    samples are in it once `actionimg verify OUT --record` has measured them. Needs the extra "report".
+
+    \b
+    actionimg report out
+    actionimg report out --html out.html --samples 12
+    """
+    from ..report.html import write_report
+
+    with console().status("drawing the report"):
+        made = write_report(out, html, samples=samples)
+    if as_json:
+        emit_json({**{k: v for k, v in vars(made).items() if k != "path"}, "html": str(made.path)})
+        return
+    _show(made)
+
+
+def _show(made: Any) -> None:
+    from .convert import human_bytes
+
+    click.echo(f"{made.path}: {human_bytes(made.bytes)}, {made.samples_shown} of {made.samples} samples shown")
+    for note in made.notes:
+        console().print(note, style="yellow", markup=False)
+    output().print("next: open it in a browser", style="dim", markup=False)
