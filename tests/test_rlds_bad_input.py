@@ -406,3 +406,12 @@ def test_an_episode_without_steps_is_read_as_empty_and_not_converted(tmp_path: P
 
 def _emptied(value: Any) -> Any:
     return {k: _emptied(v) for k, v in value.items()} if isinstance(value, dict) else value[:0]
+
+
+def test_a_png_chunk_that_claims_gigabytes_is_refused_without_allocating(tmp_path: Path) -> None:
+    leaf = w.image((4, 4, 3), encoding="png")
+    blob = bytearray(w.encode_picture(np.zeros((4, 4, 3), np.uint8), leaf))
+    blob[33:37] = struct.pack(">I", 0x7FFFFF00)
+    folder = write_one(tmp_path, steps_of(x=leaf), flagged(x=w.bytes_list([bytes(blob)] * 3)))
+    with pytest.raises(BadImageError, match="ends early"):
+        read_all(folder)

@@ -120,6 +120,7 @@ def decode(data: bytes, leaf: Leaf, out: Image | None = None, head: Header | Non
         if leaf.dtype != "uint8":
             raise BadImageError("a JPEG cannot hold this dtype", expected=leaf.dtype, found="uint8")
         return _jpeg(data, wanted, channels, (height, width), out)
+    _check_chunks(data)
     picture = _png(data, leaf, wanted, channels, bits)
     if picture.shape != (height, width, wanted):
         raise BadImageError("decoded to another size than its header states", found=picture.shape)
@@ -169,6 +170,17 @@ def _opencv(data: bytes, flags: int, name: str) -> Image:
         return np.asarray(picture)
     order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return np.asarray(cv2.cvtColor(picture, order))
+
+
+def _check_chunks(data: bytes) -> None:
+    """Refuse a PNG whose chunks are cut or claim more than there is: OpenCV allocates what a chunk claims."""
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] == b"IEND" and length == 0:
+            return
+        position += 12 + length
+    raise BadImageError("a PNG that ends early", found=f"{len(data)} bytes")
 
 
 def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Image:
