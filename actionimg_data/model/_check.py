@@ -20,7 +20,7 @@ def float_array(
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise error("is not an array of numbers", field=field, found=type(value).__name__) from None
-    text = "(" + ", ".join("N" if n is None else str(n) for n in shape) + ")"
+    text = "(" + ", ".join("N" if n is None else str(n) for n in shape) + (",)" if len(shape) == 1 else ")")
     if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
         raise error("has the wrong shape", field=field, expected=text, found=str(array.shape))
     if finite and not np.isfinite(array).all():

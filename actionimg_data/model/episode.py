@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import (
     EmptyEpisodeError,
     FrameCountError,
+    InvalidArrayError,
     InvalidTextError,
     InvalidTrajectoryError,
     WrongFormatError,
@@ -206,6 +207,14 @@ class Episode:
         """The frames of a range, e.g. ``range(0, len(e), 4)``; the rate is divided by the range's step."""
         if len(frames) == 0:
             raise EmptyEpisodeError("no frames selected", where=self.id, found=str(frames))
+        if frames.step < 0 or frames[0] < 0 or frames[-1] >= len(self):
+            raise InvalidArrayError(
+                "selection leaves the episode, or runs backwards",
+                where=self.id,
+                field="frames",
+                expected=f"within 0 … {len(self) - 1}",
+                found=str(frames),
+            )
         window = slice(frames.start, frames.stop, frames.step)
         views = {
             name: View(

@@ -57,11 +57,11 @@ class GripperTrajectory:
         times = _check.float_array(times, (n,), "times", error)
         known = np.isfinite(position).all(-1) & np.isfinite(q).all(-1)
         partly = ~known & (np.isfinite(position).any(-1) | np.isfinite(q).any(-1))
-        if partly.any() or np.isinf(openness).any():
-            frame = int(np.argmax(partly | np.isinf(openness)))
-            raise error("a missing pose must be NaN throughout", field="position", found=f"frame {frame}")
-        with np.errstate(over="ignore"):
-            norms = np.linalg.norm(q, axis=-1)
+        for field, bad in (("position", partly), ("openness", np.isinf(openness))):
+            if bad.any():
+                frame = int(np.argmax(bad))
+                raise error("what is missing must be NaN, and a pose throughout", field=field, found=f"frame {frame}")
+        norms = np.linalg.norm(q, axis=-1)
         bad = known & (np.abs(norms - 1) > QUATERNION_TOLERANCE)
         if bad.any():
             frame = int(np.argmax(bad))
