@@ -119,7 +119,7 @@ def _template() -> Any:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["count"] = lambda value: f"{value:,}".replace(",", "\u202f")
-    environment.filters["metres"] = lambda value: f"{value:.2f}".replace("-", "\u2212")
+    environment.filters["metres"] = lambda value: f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
     environment.filters["share"] = _share
     return environment.from_string(_file("report.html"))
 

@@ -177,6 +177,7 @@ def coverage(name: str, title: str, points: FloatArray, across: int, up: int, ce
     edges = [low[k] + size * np.arange(np.floor((high[k] - low[k]) / size) + 2) for k in range(2)]
     amount, _, _ = np.histogram2d(seen[:, 0], seen[:, 1], bins=edges)
     figure, axes = _figure(2.75, 2.5)
+    figure.subplots_adjust(left=0.18, bottom=0.18)
     i, j = np.nonzero(amount)
     x, y = edges[0][i], edges[1][j]
     gap = 0.06 * size
@@ -216,16 +217,18 @@ def scene(paths: Sequence[Path3], most: int = 40, points: int = 80) -> dict[str,
         if len(known):
             lines.append(_Line(known[evenly(len(known), points)], "path", path.key))
     everything = np.concatenate([line.points for line in lines])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    reach = max(float(np.linalg.norm(high - low)), 0.05)
+    eyes = [camera.world_from_camera[:, :3, 3] for camera in chosen[0].cameras.values()]
+    reach = max(float(np.linalg.norm(np.ptp(np.concatenate([everything, *eyes]), axis=0))), 0.3)
     marks = [_Line(line.points[:1], "start") for line in lines] + [_Line(line.points[-1:], "end") for line in lines]
     frusta: list[_Line] = []
     for name, camera in chosen[0].cameras.items():
         if not camera.is_static:
             centres = camera.world_from_camera[evenly(len(camera), points), :3, 3]
             frusta.append(_Line(centres, "track"))
-        frusta += _frustum(name, camera, 0.16 * max(reach, 0.4))
-    ground, step = _ground(np.concatenate([everything, *(line.points for line in frusta)]), float(low[2]))
+        frusta += _frustum(name, camera, 0.08 * reach)
+    ground, step = _ground(
+        np.concatenate([everything, *(line.points for line in frusta)]), float(everything[:, 2].min())
+    )
     lines = [*ground, *frusta, *lines, *marks]
     cloud = np.concatenate([line.points for line in lines])
     centre = (cloud.min(axis=0) + cloud.max(axis=0)) / 2
