@@ -80,9 +80,14 @@ class DroidOptions(TeleopOptions):
     )
 
 
+def _file(text: str | None) -> str | None:
+    """The file that a transform is in, or None for one that is written inline."""
+    return None if text is None or text.lstrip().startswith(("{", "[")) else text
+
+
 def parse_transform(text: str, field: str) -> FloatArray:
     """A transform from a YAML or JSON file, or written inline as YAML."""
-    where = "inline" if text.lstrip().startswith(("{", "[")) else text
+    where = _file(text) or "inline"
     try:
         value = yaml.safe_load(text) if where == "inline" else _text.load_any(Path(text))
         parsed: Any = TypeAdapter(Transform).validate_python(value)
@@ -219,6 +224,12 @@ class DroidConverter(Converter):
                 "has no such camera", field="cameras", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
         root = _tree.source_folder(source)
+        options = hashlib.sha256()
+        side = Path(self.options.side_files) if self.options.side_files is not None else None
+        paths = [Path(p) for p in (self.options.cameras_file, _file(self.options.tool_from_gripper)) if p is not None]
+        paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
+        for path in paths:
+            options.update(path.read_bytes() if path.is_file() else b"")
         count = others = 0
         for folder in _episodes(root):
             outcome = next((p for p in reversed(folder.parts) if p in ("success", "failure")), None)
@@ -229,7 +240,7 @@ class DroidConverter(Converter):
             relative = folder.relative_to(root).as_posix()
             size = (folder / TRAJECTORY).stat().st_size
             videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
-            state = hashlib.sha256(f"{size} {videos}".encode()).hexdigest()[:16]
+            state = hashlib.sha256(f"{options.hexdigest()} {size} {videos}".encode()).hexdigest()[:16]
             yield EpisodeRef(
                 _tree._plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},

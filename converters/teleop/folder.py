@@ -30,6 +30,7 @@ from .mapping import (
     load_calibration,
     load_mapping,
     stamps,
+    state_of,
     tool_transforms,
 )
 from .sync import PoseSamples, SyncLimits
@@ -105,7 +106,7 @@ class FolderConverter(Converter):
                 if mapping.group is not None:
                     stem = f"{stem}/{file.name}/{group}"
                 sizes = [] if group else _tree.files_with_sizes(folder)
-                state = f"{loaded.fingerprint} {file.stat().st_size} {sizes}"
+                state = f"{state_of(loaded, (folder, root, loaded.folder))} {file.stat().st_size} {sizes}"
                 yield EpisodeRef(
                     id=_tree._plain_id(stem),
                     location={"source": str(root), "path": relative, "file": file.name, "group": group},

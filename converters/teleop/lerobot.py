@@ -38,7 +38,7 @@ from ..calibration import CalibratedCamera
 from . import streams
 from .episode import Recording, ViewInput, assemble
 from .frames import SelectedFrames, decode_image
-from .mapping import LoadedMapping, gripper_samples, load_calibration, load_mapping, tool_transforms
+from .mapping import LoadedMapping, gripper_samples, load_calibration, load_mapping, state_of, tool_transforms
 from .sync import statistics
 from .tables import Table, _arrow_values
 
@@ -322,10 +322,11 @@ class LeRobotConverter(Converter):
             raise WrongFormatError(
                 "has no such episode", where=root, field="episodes", expected=f"0 … {max(rows)}", found=missing[0]
             )
+        content = state_of(loaded, (root, loaded.folder))
         for index in wanted:
             path = dataset.data_file(rows[index])
             size = path.stat().st_size if path.is_file() else -1
-            state = f"{loaded.fingerprint} {size} {json.dumps(rows[index], sort_keys=True, default=str)}"
+            state = f"{content} {size} {json.dumps(rows[index], sort_keys=True, default=str)}"
             yield EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},

@@ -82,6 +82,24 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
     return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
+def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
+    """What changes when the mapping, or a calibration, robot or instruction file that it names, changes.
+
+    Args:
+        loaded: The mapping.
+        folders: Where the files are looked for, in this order.
+    """
+    mapping = loaded.mapping
+    names = [view.camera.file for view in mapping.views.values()]
+    names.append(mapping.instruction.file if mapping.instruction is not None else None)
+    names.append(mapping.pose.joints.robot if mapping.pose.joints is not None else None)
+    digest = hashlib.sha256(loaded.fingerprint.encode())
+    for name in dict.fromkeys(n for n in names if n is not None):
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        digest.update(b"\0" if path is None else path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _unknown(value: Any, place: str) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -203,6 +221,7 @@ __all__ = [
     "load_calibration",
     "load_mapping",
     "stamps",
+    "state_of",
     "tool_transforms",
     "with_pose",
 ]

@@ -31,10 +31,12 @@ _OUTLIER = 2.5
 _STEP_S = 0.01
 _ROUNDS = 2
 _MAX_PAIRS = 400
-_MIN_CORRELATION = 0.5
+_MIN_CORRELATION = 0.7
+_MAX_DISAGREEMENT_S = 0.025
 _MIN_LEAD = 0.03
 _RIVAL_DISTANCE_S = 0.15
 _MIN_MOTION_PX = 0.2
+_MIN_SEEN_PX = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class OffsetEstimate:
         correlation: Of seen and projected displacements at that offset, in [-1, 1].
         at_zero: The same without an offset.
         views: Offset of each view alone.
-        sure: Whether the peak is high, clear of others, and within the range searched.
+        sure: Whether the peak is high, clear of others, within the range searched, and the same in all views.
         why: What makes it unsure.
     """
 
@@ -125,11 +127,15 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         why = f"seen and projected motion agree too little ({peak:.2f} < {_MIN_CORRELATION})"
     elif peak - rival < _MIN_LEAD:
         why = f"another offset fits as well ({rival:.2f} against {peak:.2f})"
+    own = {name: _peak(candidates, value) for name, value in products.items()}
+    apart = max(abs(value - offset) for value in own.values())
+    if not why and apart > _MAX_DISAGREEMENT_S:
+        why = f"views disagree by up to {apart * 1e3:.0f} ms"
     return OffsetEstimate(
         offset_s=offset,
         correlation=peak,
         at_zero=float(np.interp(0.0, candidates, total)),
-        views={name: _peak(candidates, value) for name, value in products.items()},
+        views=own,
         sure=not why,
         why=why,
     )
@@ -186,7 +192,8 @@ def _correlations(
     seen, projected = seen[neighbours].reshape(-1, 2), projected[:, neighbours].reshape(len(candidates), -1, 2)
     good = np.isfinite(seen).all(-1) & np.isfinite(projected).all((0, 2))
     seen, projected = seen[good], projected[:, good]
-    if len(seen) < 8 or np.sqrt((projected**2).sum(-1)).mean() < _MIN_MOTION_PX:
+    moved = [float(np.linalg.norm(d, axis=-1).mean()) if len(seen) else 0.0 for d in (seen, projected)]
+    if len(seen) < 8 or moved[0] < _MIN_SEEN_PX or moved[1] < _MIN_MOTION_PX:
         return np.full(len(candidates), np.nan)
     first = _correlation(seen, projected)
     if not np.isfinite(first).all():

@@ -29,7 +29,15 @@ from . import bag, streams
 from .bag import BagFrames, Messages, TfTree
 from .episode import Recording, ViewInput, assemble
 from .folder import TeleopOptions
-from .mapping import LoadedMapping, gripper_samples, load_calibration, load_mapping, tool_transforms, with_pose
+from .mapping import (
+    LoadedMapping,
+    gripper_samples,
+    load_calibration,
+    load_mapping,
+    state_of,
+    tool_transforms,
+    with_pose,
+)
 from .sync import PoseSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
@@ -81,7 +89,7 @@ class RosbagConverter(Converter):
             stem = path.name if relative == "." else relative
             stem = stem[: -len(path.suffix)] if path.suffix.lower() in bag.SUFFIXES else stem
             sizes = _tree.files_with_sizes(path) if path.is_dir() else path.stat().st_size
-            state = f"{loaded.fingerprint} {sizes}"
+            state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
             yield EpisodeRef(
                 _tree._plain_id(stem),
                 {"source": str(root), "path": relative},
