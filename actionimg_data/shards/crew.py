@@ -7,8 +7,8 @@ order, so that neither the bytes nor which error is met first depends on the num
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ class Crew:
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._lock = threading.Lock()
-        self._tasks: Sequence[_Task[object]] = ()
+        self._tasks: Sequence[_Task[Any]] = ()
         self._helpers: list[threading.Thread] = []
         self._stop = threading.Event()
 
@@ -47,7 +47,7 @@ class Crew:
         if self._stop.is_set():
             raise Stopped
 
-    def run(self, works: Sequence[Callable[[], Result]]) -> Iterator[Result]:
+    def run(self, works: Sequence[Callable[[], Result]]) -> Generator[Result, None, None]:
         """Do ``works`` and yield their results in order.
 
         Raises:
