@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -209,7 +210,6 @@ class _Canvas:
         self.spec = spec
         # Few enough frames to stay in the cache, enough that Python's own time does not count.
         self.batch = max(1, min(_CHUNK, 2**20 // (spec.height * spec.width)))
-        self.planes = np.zeros((3, self.batch, spec.height, spec.width), np.uint8)
         self.pedestals = [0] * self.batch
         self.edge = _edge(spec.pedestal)
         # Beyond this many pixels 255 exp(-r^2 / 2 sigma^2) is under half a grey level.
@@ -219,6 +219,11 @@ class _Canvas:
         self.products = [
             np.empty((self.batch, _span(r, spec.height), _span(r, spec.width)), np.float32) for r in self.radii
         ]
+
+    @cached_property
+    def planes(self) -> Video:
+        """Those that `draw` composes in."""
+        return np.zeros((3, self.batch, self.spec.height, self.spec.width), np.uint8)
 
     def draw(
         self,
@@ -347,6 +352,7 @@ def _span(radius: float, size: int) -> int:
     return int(min(size, 2 * math.floor(radius) + 2)) if radius < size else size
 
 
+@cache
 def _edge(pedestal: float) -> float:
     """The least ``r^2 / sigma^2`` in float64 whose blob is at or under the pedestal.
 
