@@ -1,9 +1,21 @@
-"""Whole data sets on one machine: plan and convert them, and verify them, in several processes."""
+"""Whole data sets on one machine: plan and convert them, and verify them, in several processes.
+
+Imported on first use: a worker process needs none of this.
+"""
 
 from __future__ import annotations
 
-from .conversion import Estimate, Observer, Result, Totals, convert, estimate, plan
-from .verification import Report, Tolerance, record, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .conversion import Estimate, Observer, Result, Totals, convert, estimate, plan
+    from .verification import Report, Tolerance, record, verify
+
+_MODULES = {
+    **dict.fromkeys(("Estimate", "Observer", "Result", "Totals", "convert", "estimate", "plan"), "conversion"),
+    **dict.fromkeys(("Report", "Tolerance", "record", "verify"), "verification"),
+}
 
 __all__ = [
     "Estimate",
@@ -18,3 +30,9 @@ __all__ = [
     "record",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

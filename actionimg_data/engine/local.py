@@ -99,8 +99,16 @@ class Workers:
         if self._pool is not None:
             self._pool.run(job, rows, on_progress, on_shard)
             return
-        for row in rows:
-            on_shard(job.run(row, on_progress))
+        import cv2
+
+        # One worker is one core, for OpenCV too.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            for row in rows:
+                on_shard(job.run(row, on_progress))
+        finally:
+            cv2.setNumThreads(threads)
 
 
 @dataclass

@@ -47,23 +47,31 @@ class Crew:
         if self._stop.is_set():
             raise Stopped
 
-    def run(self, works: Sequence[Callable[[], Result]]) -> Generator[Result, None, None]:
+    def run(
+        self, works: Sequence[Callable[[], Result]], start_order: Sequence[int] | None = None
+    ) -> Generator[Result, None, None]:
         """Do ``works`` and yield their results in order.
 
+        Args:
+            works: What to do.
+            start_order: Their indices in the order in which they are begun (the longest first leaves no thread with a
+                long one at the end); as listed by default.
+
         Raises:
-            Exception: What the first of them (in order) that fails raises; the others are stopped then.
+            Exception: What the first of them (in the order in which they are begun) that fails raises; those begun
+                later are stopped then, and no other is begun.
         """
         tasks = [_Task(work) for work in works]
         with self._lock:
-            self._tasks = tasks
+            self._tasks = [tasks[i] for i in start_order] if start_order is not None else tasks
             self._hire()
         try:
             for task in tasks:
-                if self._take(task):
-                    self._do(task)
+                while not task.done.is_set() and (mine := self._take()) is not None:
+                    self._do(mine)
+                    self._raise_first_error()
                 task.done.wait()
-                if task.error is not None:
-                    raise task.error
+                self._raise_first_error()
                 yield task.result  # type: ignore[misc]
         finally:
             self._stop.set()
@@ -74,6 +82,15 @@ class Crew:
             self._helpers.clear()
             self._stop.clear()
 
+    def _raise_first_error(self) -> None:
+        if not any(task.error for task in self._tasks if task.done.is_set()):
+            return
+        # Tasks are begun in order, so all before one that failed have been begun, and have the right to fail first.
+        for task in self._tasks:
+            task.done.wait()
+            if task.error is not None:
+                raise task.error
+
     def _hire(self) -> None:
         self._helpers = [h for h in self._helpers if h.is_alive()]
         left = sum(not task.taken for task in self._tasks)
@@ -83,22 +100,23 @@ class Crew:
             helper.start()
 
     def _help(self) -> None:
-        while not self._stop.is_set():
-            with self._lock:
-                task = next((t for t in self._tasks if not t.taken), None)
-                if task is None:
-                    return
-                task.taken = True
+        while not self._stop.is_set() and (task := self._take()) is not None:
             self._do(task)
+            if task.error is not None:
+                return
 
-    def _take(self, task: _Task[Result]) -> bool:
+    def _take(self) -> _Task[Any] | None:
+        """The next task that nobody has begun; none once one has failed."""
         with self._lock:
-            mine = not task.taken
-            task.taken = True
-            return mine
+            if any(task.error for task in self._tasks):
+                return None
+            task = next((t for t in self._tasks if not t.taken), None)
+            if task is not None:
+                task.taken = True
+            return task
 
     @staticmethod
-    def _do(task: _Task[Result]) -> None:
+    def _do(task: _Task[Any]) -> None:
         try:
             task.result = task.work()
         except BaseException as error:  # noqa: BLE001

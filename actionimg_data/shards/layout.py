@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import socket
@@ -31,6 +32,16 @@ def rgb_member(view: str, ending: str) -> str:
 def action_member(view: str, ending: str) -> str:
     """Name, without the key, of a view's action images."""
     return f"{view}.action.{ending}"
+
+
+def similar(path: Path) -> str | None:
+    """A hint at the data set beside ``path`` that has nearly its name; None where there is none."""
+    try:
+        names = [other.parent.name for other in path.absolute().parent.glob(f"*/{MANIFEST}")]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(path.absolute().name, names, n=1)
+    return f"Did you mean {str(path.with_name(close[0]))!r}?" if close else None
 
 
 def shard_name(split: str, number: int) -> str:

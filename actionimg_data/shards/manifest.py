@@ -35,6 +35,8 @@ def read_manifest(out: Path) -> DatasetManifest:
         CorruptDatasetError: It is damaged.
     """
     path = out / layout.MANIFEST
+    if not out.exists():
+        raise SourceNotFoundError("does not exist", where=out, hint=layout.similar(out))
     data = read_bytes(path)
     manifest = parse(DatasetManifest, data, path)
     if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:

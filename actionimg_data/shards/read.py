@@ -280,7 +280,7 @@ def open_dataset(path: str | Path) -> Dataset:
         raise SourceNotFoundError(
             f"has no {layout.MANIFEST}" if path.is_dir() else "does not exist",
             where=path,
-            hint="A data set is a folder that actionimg convert wrote.",
+            hint=layout.similar(path) or "A data set is a folder that actionimg convert wrote.",
         )
     manifest = read_manifest(path)
     if not manifest.complete:

@@ -323,7 +323,9 @@ def _sample(
             streams.append((name, member, functools.partial(stream, drawn, action)))
     seen: set[str] = set()
     # Closed in any case, so that threads that still encode have ended before the shard is rewound.
-    with contextlib.closing(crew.run([work for _, _, work in streams])) as results:
+    # Camera pictures take longest to encode, so they are begun first.
+    order = sorted(range(len(streams)), key=lambda i: i % (1 if action is None else 2))
+    with contextlib.closing(crew.run([work for _, _, work in streams], order)) as results:
         for (view_name, member, _), (body, size) in zip(streams, results, strict=True):
             with body:
                 add(member, body, size)

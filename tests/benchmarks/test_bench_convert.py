@@ -84,7 +84,7 @@ def test_converting_real_demos(benchmark: Any, tmp_path: Path, sample_data: Path
             "one": timed(lambda: convert(source, tmp_path / "one", 1)),
             "two": timed(lambda: convert(source, tmp_path / "two", 2)),
         }
-        for _ in range(3)
+        for _ in range(2)
     ]
     benchmark.pedantic(lambda: convert(source, tmp_path / "one", 1), rounds=1)
     best = {name: min(r[name][0] for r in rounds) for name in rounds[0]}
