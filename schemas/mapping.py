@@ -230,7 +230,7 @@ class ViewSource(_Model):
     """One camera's pictures."""
 
     frames: str | None = Field(
-        None, description="folder logs: a video, a pattern of pictures (rgb/*.png), or FILE.hdf5#DATASET"
+        None, description="folder logs: a video, a pattern of pictures (rgb/*.png), or FILE.hdf5#DATASET (zarr, too)"
     )
     feature: str | None = Field(None, description="lerobot: the feature, e.g. observation.images.front")
     topic: str | None = Field(None, description="bags: Image or CompressedImage")

@@ -224,9 +224,7 @@ def test_many_demonstrations_in_one_hdf5_are_an_episode_each(log: TeleopLog, tmp
             "tool_from_gripper": dict(log.tool_from_gripper),
         },
         "gripper": {"columns": ["obs/width"], "closed": 0, "open": 0.08, "kind": "measured"},
-        "views": {
-            "front": {"frames": "demos.hdf5#obs/front_image", "camera": {"entry": cameras["front"]}, "flip": "vertical"}
-        },
+        "views": {"front": {"frames": "#obs/front_image", "camera": {"entry": cameras["front"]}, "flip": "vertical"}},
         "sync": {"mode": "rows", "fps": 20},
     }
     path = write_yaml(tmp_path / "m.yaml", mapping)
@@ -239,6 +237,23 @@ def test_many_demonstrations_in_one_hdf5_are_an_episode_each(log: TeleopLog, tmp
     assert first.sync == "assumed"
     np.testing.assert_allclose(second.trajectory.position - first.trajectory.position, 1, atol=1e-12)
     np.testing.assert_array_equal(next(first.views["front"].frames.frames([3])), log.views["front"].pictures[3])
+
+
+def test_pictures_in_a_zarr_array_and_a_table_in_a_subfolder(log: TeleopLog, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    mapping = write_folder(log, tmp_path / "rec", "csv", "png")
+    group = zarr.create_group(store=tmp_path / "rec" / "images.zarr")
+    group.create_array("cam/front", data=log.views["front"].pictures)
+    (tmp_path / "rec" / "low_dim").mkdir()
+    (tmp_path / "rec" / "poses.csv").rename(tmp_path / "rec" / "low_dim" / "poses.csv")
+    mapping["pose"]["file"] = "low_dim/poses.csv"
+    mapping["views"]["front"]["frames"] = "images.zarr#cam/front"
+    episode = read(tmp_path / "rec", mapping)
+    check_against(episode, log)
+    np.testing.assert_array_equal(next(episode.views["front"].frames.frames([4])), log.views["front"].pictures[4])
+    mapping["views"]["front"]["frames"] = "images.zarr#cam/side"
+    with pytest.raises(WrongFormatError, match=r"has no such array.*cam/front"):
+        read(tmp_path / "rec", mapping)
 
 
 def test_a_camera_on_the_hand_and_a_tracked_camera_move_with_their_poses(log: TeleopLog, tmp_path: Path) -> None:

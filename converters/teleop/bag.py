@@ -76,6 +76,15 @@ _CHANNELS = {
 }
 
 
+def is_bag_folder(folder: Path) -> bool:
+    """Whether a folder is a ROS 2 bag: others have a ``metadata.yaml`` too."""
+    try:
+        with open(folder / "metadata.yaml", "rb") as file:
+            return b"rosbag2_bagfile_information" in file.read(256)
+    except OSError:
+        return False
+
+
 def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
     """Bags at or below ``root``, in natural order: files, and ROS 2 folders that hold ``metadata.yaml``."""
     if root.is_file():
@@ -86,7 +95,7 @@ def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
     while pending and (max_folders is None or looked < max_folders):
         folder = pending.pop()
         looked += 1
-        if (folder / "metadata.yaml").is_file():
+        if is_bag_folder(folder):
             yield folder
             continue
         for name, _ in _tree.files_with_sizes(folder):

@@ -105,11 +105,18 @@ class FolderConverter(Converter):
                 stem = root.name if relative == "." else relative
                 if mapping.group is not None:
                     stem = f"{stem}/{file.name}/{group}"
+                elif any(c in mapping.pose.file for c in "*?["):
+                    stem = f"{stem}/{file.stem}"
                 sizes = [] if group else _tree.files_with_sizes(folder)
                 state = f"{state_of(loaded, (folder, root, loaded.folder))} {file.stat().st_size} {sizes}"
                 yield EpisodeRef(
                     id=_tree._plain_id(stem),
-                    location={"source": str(root), "path": relative, "file": file.name, "group": group},
+                    location={
+                        "source": str(root),
+                        "path": relative,
+                        "file": file.relative_to(folder).as_posix(),
+                        "group": group,
+                    },
                     fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
                 )
         if not found:
@@ -173,7 +180,7 @@ class FolderConverter(Converter):
         )
         views = {}
         for name, view in mapping.views.items():
-            frames = open_frames(view, folder, name, group)
+            frames = open_frames(view, folder, name, group, str(ref.location["file"]))
             view_times = None
             if rows_fps is None:
                 own = table(None, "") if view.time is None or view.time.file is None else table(view.time.file, name)
@@ -265,20 +272,22 @@ def _groups(file: Path, pattern: str | None) -> list[str]:
     return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
 
 
-def open_frames(view: ViewSource, folder: Path, name: str, group: str = "") -> FrameSource:
-    """The pictures that a view's ``frames`` name.
+def open_frames(view: ViewSource, folder: Path, name: str, group: str, pose_file: str) -> FrameSource:
+    """The pictures that a view's ``frames`` name; ``#DATASET`` alone is in the file of the poses.
 
     Raises:
         SourceNotFoundError: Nothing there.
         BadVideoError: A video that cannot be read.
     """
     from .._video import VideoFile
-    from .frames import HDF5Frames, ImageFiles
+    from .frames import HDF5Frames, ImageFiles, ZarrFrames
 
     text = view.frames or ""
     if "#" in text:
         file, _, dataset = text.partition("#")
-        return HDF5Frames(inside(folder, file, f"views.{name}.frames"), f"{group}/{dataset}" if group else dataset)
+        path = inside(folder, file or pose_file, f"views.{name}.frames")
+        kind = ZarrFrames if table_suffix(path.name) in (".zarr", ".zarr.zip") else HDF5Frames
+        return kind(path, f"{group}/{dataset}" if group else dataset)
     path = inside(folder, text, f"views.{name}.frames")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         if not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import BadImageError, MissingFrameError, WrongFormatError
 from ...model import FrameSource
 from .._tree import natural_key
-from . import hdf5
+from . import hdf5, tables
 
 Image = NDArray[np.uint8]
 
@@ -201,3 +202,44 @@ class HDF5Frames:
                 if picture.shape[:2] != (self.height, self.width):
                     raise BadImageError("has another size than the first", where=f"{self.path}#{self.name}[{i}]")
                 yield picture
+
+
+class ZarrFrames:
+    """Pictures in one zarr array, ``(T, H, W, 3)`` uint8 RGB.
+
+    Raises:
+        WrongFormatError: There is no such array, or it holds no pictures.
+        BadImageError: A chunk cannot be decoded, e.g. for lack of its codec.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        array = self._array()
+        shape = tuple(map(int, array.shape))
+        if len(shape) != 4 or shape[3] != 3 or array.dtype != np.uint8 or shape[0] == 0:
+            raise WrongFormatError(
+                "does not hold pictures",
+                where=f"{path}#{name}",
+                expected="(T, H, W, 3) uint8",
+                found=f"{shape} {array.dtype}",
+            )
+        self.count, self.height, self.width = shape[:3]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _array(self) -> Any:
+        arrays = tables.zarr_arrays(tables.open_zarr(self.path))
+        if self.name not in arrays:
+            raise WrongFormatError("has no such array", where=self.path, expected=" | ".join(arrays), found=self.name)
+        return arrays[self.name]
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        array = self._array()
+        for i in indices:
+            try:
+                picture = np.asarray(array[i])
+            except (ValueError, KeyError, OSError, RuntimeError) as error:
+                raise BadImageError(f"cannot be read: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+            yield picture

@@ -192,7 +192,7 @@ def survey(source: str) -> Survey:
         return _survey_lerobot(root)
     if root.is_file() and suffix in tables.TABLE_SUFFIXES:
         return Survey(root.parent, "folder", [_table(root.name, tables.open_table(root))])
-    if root.suffix.lower() in bag.SUFFIXES or (root / "metadata.yaml").is_file():
+    if root.suffix.lower() in bag.SUFFIXES or bag.is_bag_folder(root):
         return _survey_bag(root)
     if root.is_dir():
         return _survey_folder(root)
@@ -219,7 +219,7 @@ def _survey_folder(root: Path) -> Survey:
                 break
         bags = [n for n in names if n.lower().endswith(bag.SUFFIXES)]
         if bags and first is None:
-            return _survey_bag(folder if (folder / "metadata.yaml").is_file() else folder / bags[0])
+            return _survey_bag(folder if bag.is_bag_folder(folder) else folder / bags[0])
         pending.extend(reversed([p for p in _tree.subfolders(folder) if not p.name.endswith(".zarr")]))
     if first is None:
         raise WrongFormatError("holds no table, bag or data set", where=root, expected=" ".join(tables.TABLE_SUFFIXES))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actionimg_data.converters.base import Converter
+from actionimg_data.converters.teleop.droid import DroidConverter, DroidOptions
+from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.teleop.lerobot import LeRobotConverter, LeRobotOptions
+from actionimg_data.converters.teleop.rosbag import RosbagConverter, RosbagOptions
+from actionimg_data.testing import ConverterContract
+from actionimg_data.testing.teleop import (
+    TeleopLog,
+    camera_file,
+    droid_camera_file,
+    make_log,
+    write_droid,
+    write_folder,
+    write_lerobot,
+    write_yaml,
+)
+
+
+@pytest.fixture(scope="module")
+def log() -> TeleopLog:
+    return make_log(frames=4, size=48, views=("front", "overhead"))
+
+
+@pytest.fixture(scope="module")
+def folder_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("folder")
+    for name in ("run2", "run10"):
+        write_yaml(place / "m.yaml", write_folder(log, place / "src" / name))
+    return place
+
+
+@pytest.fixture(scope="module")
+def droid_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("droid")
+    for outcome in ("success", "failure"):
+        write_droid(log, place / "src", roles=("exterior_1", "wrist"), outcome=outcome)
+    (place / "cameras.json").write_text(json.dumps(droid_camera_file(log, ("exterior_1", "wrist"))))
+    return place
+
+
+@pytest.fixture(scope="module")
+def lerobot_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("lerobot")
+    write_yaml(place / "m.yaml", write_lerobot([log, log], place / "src", "v3.0", codec="libx264"))
+    (place / "cameras.json").write_text(json.dumps(camera_file(log)))
+    return place
+
+
+@pytest.fixture(scope="module")
+def rosbag_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("rosbags")
+    from actionimg_data.testing.teleop import write_rosbag
+
+    place = tmp_path_factory.mktemp("rosbag")
+    for name in ("run2", "run10"):
+        write_yaml(place / "m.yaml", write_rosbag(log, place / "src" / name))
+    return place
+
+
+class TestFolderKeepsTheContract(ConverterContract):
+    @pytest.fixture
+    def converter(self, folder_place: Path) -> Converter:
+        return FolderConverter(FolderOptions(mapping=str(folder_place / "m.yaml")))
+
+    @pytest.fixture
+    def source(self, folder_place: Path) -> Path:
+        return folder_place / "src"
+
+
+class TestDroidKeepsTheContract(ConverterContract):
+    @pytest.fixture
+    def converter(self, log: TeleopLog, droid_place: Path) -> Converter:
+        options: dict[str, Any] = {
+            "tool_from_gripper": json.dumps(log.tool_from_gripper),
+            "cameras_file": str(droid_place / "cameras.json"),
+            "cameras": ("exterior_1", "wrist"),
+            "outcome": "all",
+        }
+        return DroidConverter(DroidOptions(**options))
+
+    @pytest.fixture
+    def source(self, droid_place: Path) -> Path:
+        return droid_place / "src"
+
+
+class TestLeRobotKeepsTheContract(ConverterContract):
+    @pytest.fixture
+    def converter(self, lerobot_place: Path) -> Converter:
+        return LeRobotConverter(LeRobotOptions(mapping=str(lerobot_place / "m.yaml")))
+
+    @pytest.fixture
+    def source(self, lerobot_place: Path) -> Path:
+        return lerobot_place / "src"
+
+
+class TestRosbagKeepsTheContract(ConverterContract):
+    @pytest.fixture
+    def converter(self, rosbag_place: Path) -> Converter:
+        return RosbagConverter(RosbagOptions(mapping=str(rosbag_place / "m.yaml")))
+
+    @pytest.fixture
+    def source(self, rosbag_place: Path) -> Path:
+        return rosbag_place / "src"
