@@ -445,9 +445,10 @@ def test_one_corrupted_channel_never_spoils_the_pose(seed, view, channel, how):
         plane[:] = np.roll(plane, 40, axis=(-2, -1)[channel % 2])
     decoded = decode(video, cameras)
     position, rotation = scenes.pose_errors(decoded, truth)
-    # A wrong place may by chance agree with the other view: then the pose is refused or right, never just wrong.
-    assert (position < 2).all()
-    assert (rotation < 2).all()
+    # Where the rest leaves two poses that look almost the same, the covariance has to say so.
+    spread_mm, spread_deg = 1e3 * spread(decoded)[:, :3].max(-1), np.rad2deg(spread(decoded)[:, 3:].max(-1))
+    assert (position < np.maximum(2, 6 * spread_mm[decoded.valid])).all()
+    assert (rotation < np.maximum(2, 6 * spread_deg[decoded.valid])).all()
 
 
 @settings(deadline=None, max_examples=30)

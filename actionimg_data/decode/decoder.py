@@ -171,7 +171,7 @@ def solve(
     candidates = pose.estimate(measured, spec.axis_length, wrong_blob_floor(spec))
     body = pose.triangle(measured.uv, spec.axis_length)
     points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
-    choice = continuity.choose(points, candidates.possible, seconds, continuity.SCALE * spec.axis_length)
+    choice = continuity.choose(points, candidates.cost, seconds, continuity.SCALE * spec.axis_length)
     found = pose.finish(measured, candidates, choice, frames, spec.axis_length, disagreement_limit(spec))
     ok = found.consistent
     reason = np.full(frames, Reason.OK.value, dtype="<U24")

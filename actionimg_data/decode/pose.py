@@ -23,7 +23,7 @@ GATE = 4.0
 CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance."""
 ALTERNATIVE_SHARE = 0.1
-"""Probability given to the poses of a single view that continuity did not choose."""
+"""Probability given to the poses that look the same and that continuity did not choose."""
 _FRAMES_AT_ONCE = 4096
 _TRIALS_AT_ONCE = 4096
 _AMBIGUITY = 25.0
@@ -51,10 +51,20 @@ class Candidates(NamedTuple):
     """``(N, C, 3, 3)``."""
     translation: Array
     """``(N, C, 3)``."""
-    possible: Array
-    """``(N, C)`` whether the pose explains the frame about as well as the best one."""
+    cost: Array
+    """``(N, C)`` Huber cost above that of the best; infinite where there is no pose that explains the frame."""
     mask: Array
     """``(N, V, 3)`` the measurements that were used."""
+    misfit: Array
+    """``(N,)`` whitened RMS per degree of freedom of the best candidate; infinite where there is none."""
+    worst: Array
+    """``(N,)`` its largest residual in pixels; 0 without redundancy, infinite where there is no pose."""
+
+    @property
+    def possible(self) -> Array:
+        """``(N, C)`` whether the pose explains the frame about as well as the best one."""
+        xp = array_namespace(self.cost)
+        return xp.isfinite(self.cost)
 
 
 def triangle(like: Array, axis_length: float) -> Array:
@@ -94,7 +104,8 @@ def _solve(measured: Measured, axis_length: float) -> Candidates:
         3, dtype=measured.uv.dtype, device=measured.uv.device
     )
     translation = xp.zeros_like(rotation[..., 0])
-    possible = xp.zeros_like(rotation[..., 0, 0]) > 1
+    cost = xp.full_like(rotation[..., 0, 0], xp.inf)
+    misfit, worst = xp.full_like(cost[:, 0], xp.inf), xp.full_like(cost[:, 0], xp.inf)
     points = triangulation.triangulate(
         _views_last(xp, measured.uv),
         _views_last(xp, measured.covariance),
@@ -104,22 +115,25 @@ def _solve(measured: Measured, axis_length: float) -> Candidates:
         iterations=0,
     )
     easy = xp.all(points.valid, axis=-1)
-    chosen = xp.nonzero(easy)[0]
-    if chosen.shape[0]:
-        r, t = p3p.pose_of_triangle(points.points[chosen, ...], body)
-        r, t, at = _refine(measured.take(chosen), r[:, None, ...], t[:, None, ...], body)
-        rotation[chosen, :1, ...] = r
-        translation[chosen, :1, ...] = t
-        possible[chosen, :1] = at.in_front
-    chosen = xp.nonzero(~easy & (xp.sum(xp.astype(measured.mask, xp.int64), axis=(-2, -1)) >= 3))[0]
-    if chosen.shape[0]:
+    enough = xp.sum(xp.astype(measured.mask, xp.int64), axis=(-2, -1)) >= 3
+    for simple, chosen in ((True, xp.nonzero(easy)[0]), (False, xp.nonzero(~easy & enough)[0])):
+        if chosen.shape[0] == 0:
+            continue
         part = measured.take(chosen)
-        r, t, valid = _starting_poses(part, points.points[chosen, ...], points.valid[chosen, ...], body)
-        r, t, cost = _refine_best(part, r, t, valid, body)
-        rotation[chosen, ...], translation[chosen, ...] = r, t
-        best = cost[:, :1]
-        possible[chosen, ...] = xp.isfinite(cost) & (cost <= best + _AMBIGUITY)
-    return Candidates(rotation, translation, possible, measured.mask)
+        if simple:
+            r, t = p3p.pose_of_triangle(points.points[chosen, ...], body)
+            r, t, at = _refine(part, r[:, None, ...], t[:, None, ...], body)
+            c = xp.where(at.in_front, xp.zeros_like(at.cost), xp.full_like(at.cost, xp.inf))
+        else:
+            r, t, valid = _starting_poses(part, points.points[chosen, ...], points.valid[chosen, ...], body)
+            r, t, c = _refine_best(part, r, t, valid, body)
+            _, _, at = _refine(part, r[:, :1, ...], t[:, :1, ...], body, iterations=0)
+            best = xp.where(xp.isfinite(c[:, :1]), c[:, :1], xp.zeros_like(c[:, :1]))
+            c = xp.where(c <= best + _AMBIGUITY, c - best, xp.full_like(c, xp.inf))
+        count = r.shape[1]
+        rotation[chosen, :count, ...], translation[chosen, :count, ...], cost[chosen, :count] = r, t, c
+        misfit[chosen], worst[chosen] = _misfit(at, part.mask, c[:, 0])
+    return Candidates(rotation, translation, cost, measured.mask, misfit, worst)
 
 
 def _views_last(xp: Any, values: Array) -> Array:
@@ -236,19 +250,14 @@ def _best_distinct(
     return rotation[frame, order], translation[frame, order], cost[frame, order]
 
 
-def _misfit(measured: Measured, candidates: Candidates, body: Array) -> tuple[Array, Array]:
-    """Of each frame's best candidate: whitened RMS per degree of freedom and the largest residual in pixels.
-
-    The largest residual is 0 where there is no redundancy to speak of, and both are infinite where there is no pose.
-    """
-    xp = array_namespace(measured.uv)
-    one = Measured(measured.uv, measured.covariance, candidates.mask, measured.K, measured.world_from_camera)
-    _, _, at = _refine(one, candidates.rotation[:, :1, ...], candidates.translation[:, :1, ...], body, iterations=0)
-    freedom = 2 * xp.sum(xp.astype(one.mask, measured.uv.dtype), axis=(-2, -1)) - 6
+def _misfit(at: rigid_pose.PoseEquations, mask: Array, cost: Array) -> tuple[Array, Array]:
+    """`Candidates.misfit` and `Candidates.worst` from the equations ``(N, 1)`` of the best candidates."""
+    xp = array_namespace(cost)
+    freedom = 2 * xp.sum(xp.astype(mask, cost.dtype), axis=(-2, -1)) - 6
     chi_square = xp.sum(at.mahalanobis[:, 0, ...] ** 2, axis=(-2, -1))
     rms = xp.sqrt(chi_square / xp.where(freedom > 1, freedom, xp.ones_like(freedom)))
     pixels = xp.sqrt(xp.max(xp.sum(at.residual[:, 0, ...] ** 2, axis=-1), axis=(-2, -1)))
-    none = ~candidates.possible[:, 0]
+    none = ~xp.isfinite(cost)
     infinite = xp.full_like(rms, xp.inf)
     return xp.where(none, infinite, rms), xp.where(none, infinite, xp.where(freedom > 0, pixels, 0 * pixels))
 
@@ -261,10 +270,11 @@ def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float,
     one wrong blob less always brings the rest nearer to agreement, the best single one and each other.
     """
     xp = array_namespace(measured.uv)
-    body = triangle(measured.uv, axis_length)
     views = measured.mask.shape[1]
-    before, pixels = _misfit(measured, first, body)
-    bad = (before > GATE) & (pixels > floor)
+    before = first.misfit
+    bad = (before > GATE) & (first.worst > floor)
+    if not bool(xp.any(bad)):
+        return first
     result = Candidates(*(xp.asarray(a, copy=True) for a in first))
     base = xp.asarray(measured.mask, copy=True)
     for size in (1, 2):
@@ -279,9 +289,8 @@ def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float,
             full = xp.repeat(base[frames, ...], m, axis=0)
             thinned = trial._replace(mask=full & xp.reshape(xp.tile(keep, (n, 1, 1)), (n * m, views, 3)))
             found = _solve(thinned, axis_length)
-            rms, _ = _misfit(thinned, found, body)
             changed = xp.sum(xp.astype(full & ~thinned.mask, xp.int64), axis=(-2, -1)) == left_out
-            rms = xp.reshape(xp.where(changed, rms, xp.full_like(rms, xp.inf)), (n, m))
+            rms = xp.reshape(xp.where(changed, found.misfit, xp.full_like(found.misfit, xp.inf)), (n, m))
             best = xp.argmin(rms, axis=-1)
             least = rms[xp.arange(n, device=best.device), best]
             mended = (least < GATE) & (least < 0.25 * before[frames])
@@ -429,7 +438,12 @@ def _alternatives(candidates: Candidates, choice: Array) -> Array:
     turn = rotations.rotation_vector_from_matrix(candidates.rotation @ xp.matrix_transpose(rotation)[:, None, ...])
     step = xp.concat([candidates.translation - translation[:, None, :], turn], axis=-1)
     number = xp.arange(NUM_CANDIDATES, device=choice.device)
-    other = xp.astype(candidates.possible & (number[None, :] != choice[:, None]), step.dtype)
-    count = xp.sum(other, axis=-1, keepdims=True)
-    share = ALTERNATIVE_SHARE * other / xp.where(count > 0, count, xp.ones_like(count))
+    other = candidates.possible & (number[None, :] != choice[:, None])
+    chosen_cost = candidates.cost[every, choice][:, None]
+    worse = xp.where(
+        other & (candidates.cost > chosen_cost), candidates.cost - chosen_cost, xp.zeros_like(step[..., 0])
+    )
+    likely = xp.where(other, xp.exp(-0.5 * worse), xp.zeros_like(worse))
+    count = xp.sum(xp.astype(other, step.dtype), axis=-1, keepdims=True)
+    share = ALTERNATIVE_SHARE * likely / xp.where(count > 0, count, xp.ones_like(count))
     return xp.matrix_transpose(step * share[..., None]) @ step

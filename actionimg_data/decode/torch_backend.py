@@ -238,7 +238,7 @@ def _choose(candidates: pose.Candidates, clips: int, frames: int, times: Tensor,
     choices = [
         continuity.choose(k, p, times.numpy(), continuity.SCALE * spec.axis_length)
         for k, p in zip(
-            points.unflatten(0, by_clip).cpu().numpy(), possible.unflatten(0, by_clip).cpu().numpy(), strict=True
+            points.unflatten(0, by_clip).cpu().numpy(), candidates.cost.unflatten(0, by_clip).cpu().numpy(), strict=True
         )
     ]
     return torch.as_tensor(np.concatenate(choices), device=possible.device)

@@ -29,8 +29,9 @@ def clip():
 def ray_march(video, cameras, channels=(0, 1), near=0.5, far=1.5):
     """Two points a frame as the paper describes it: the first view's centroid, then the best depth along its ray.
 
-    Centroid of the whole channel, `SAMPLES` depths along the ray through it, and of these the one where the product
-    of both views' intensities (sampled with cv2.remap) is largest. (T, channels, 3) world points.
+    Heat maps in [0, 1], centroid of the whole channel in the first view, `SAMPLES` depths along the ray through it,
+    and of these the one where the product of both views' intensities (sampled with cv2.remap) is largest:
+    (T, channels, 3) world points.
     """
     first, second = cameras
     height, width = video.shape[2:4]
@@ -42,7 +43,7 @@ def ray_march(video, cameras, channels=(0, 1), near=0.5, far=1.5):
     points = np.empty((video.shape[1], len(channels), 3))
     for t in range(video.shape[1]):
         for i, channel in enumerate(channels):
-            heat = [video[v, t, ..., channel].astype(np.float32) for v in range(2)]
+            heat = [video[v, t, ..., channel].astype(np.float32) / 255 for v in range(2)]
             total = heat[0].sum()
             u, v = heat[0].sum(axis=0) @ columns / total, heat[0].sum(axis=1) @ rows / total
             ray = unproject @ (u, v, 1.0)
