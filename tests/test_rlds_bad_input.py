@@ -92,6 +92,19 @@ def test_a_flipped_byte_in_a_length_is_found_when_the_file_is_indexed(folder: Pa
         read_all(folder)
 
 
+def test_a_damaged_first_record_costs_only_its_own_episode(folder: Path) -> None:
+    path = shard(folder)
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    dataset = open_rlds(folder)
+    places = list(dataset.places("train"))
+    assert len(places) == 5
+    with pytest.raises(BadFileError, match="byte 0 does not match"):
+        dataset.record(places[0])
+    assert dataset.record(places[1]).read("episode_metadata/file_path") == "/raw/1"
+
+
 @pytest.mark.parametrize("kept", [5, 11, 12, 700, -3])
 def test_a_truncated_file_is_refused(folder: Path, kept: int) -> None:
     path = shard(folder)
@@ -415,3 +428,31 @@ def test_a_png_chunk_that_claims_gigabytes_is_refused_without_allocating(tmp_pat
     folder = write_one(tmp_path, steps_of(x=leaf), flagged(x=w.bytes_list([bytes(blob)] * 3)))
     with pytest.raises(BadImageError, match="ends early"):
         read_all(folder)
+
+
+def test_a_view_with_another_number_of_pictures_than_steps_is_refused(tmp_path: Path) -> None:
+    _, _, options = w.write_rlds_demo(tmp_path, episodes=1, frames=3, size=32, cameras=("front",))
+    node = w.demo_features(32, ("front",))
+    one = w._DemoEpisodes(1, 3, 32, ("front",), 0)[0]
+    one["steps"]["observation"]["front_rgb"] = one["steps"]["observation"]["front_rgb"][:2]
+    folder = w.write_rlds(tmp_path / "d", w.DEMO_NAME, node, {"train": [one]})
+    converter = RLDSConverter(RLDSOptions(**options))
+    (ref,) = converter.discover(str(folder))
+    with pytest.raises(FrameCountError, match=r"front_rgb.*expected 3, found 2"):
+        converter.read(ref)
+
+
+def test_pictures_of_a_view_that_change_size_are_refused_by_number(tmp_path: Path) -> None:
+    _, _, options = w.write_rlds_demo(tmp_path, episodes=1, frames=3, size=32, cameras=("front",))
+    node = w.demo_features(32, ("front",))
+    observation = node.children["steps"].child.children["observation"]  # type: ignore[union-attr]
+    observation.children["front_rgb"] = w.image((None, None, 3))  # type: ignore[index, union-attr]
+    one = w._DemoEpisodes(1, 3, 32, ("front",), 0)[0]
+    one["steps"]["observation"]["front_rgb"][2] = np.zeros((16, 32, 3), np.uint8)
+    folder = w.write_rlds(tmp_path / "d", w.DEMO_NAME, node, {"train": [one]})
+    converter = RLDSConverter(RLDSOptions(**options))
+    (ref,) = converter.discover(str(folder))
+    frames = converter.read(ref).views["front"].frames
+    assert len(list(frames.frames([0, 1]))) == 2
+    with pytest.raises(BadImageError, match=r"picture 2.*expected 32x32, found 16x32"):
+        list(frames.frames([2]))

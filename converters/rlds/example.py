@@ -49,6 +49,7 @@ class Example:
     def __init__(self, data: bytes, where: str) -> None:
         self.data = data
         self.where = where
+        self._found: dict[str, list[wire.Span]] = {}
         try:
             self.columns = wire.parse_example(data)
         except ActionImgError as error:
@@ -118,13 +119,14 @@ class Example:
             if steps is not None and len(value) != steps:
                 raise _count(steps, len(value))
             return value
-        flat = self._flat(stored.key, leaf, steps, frames)
-        count = len(flat)
         outer = stored.sequences[0]
-        if frames is None:
-            wanted = steps if outer.is_steps and steps is not None else outer.length
-            if wanted is not None and count != wanted:
-                raise _count(wanted, count)
+        wanted = steps if outer.is_steps and steps is not None else outer.length
+        count = len(self._spans(stored.key)) if leaf.kind == "image" else None
+        if count is not None and wanted is not None and count != wanted:
+            raise _count(wanted, count)
+        flat = self._flat(stored.key, leaf, steps, frames)
+        if count is None and wanted is not None and len(flat) != wanted:
+            raise _count(wanted, len(flat))
         return flat
 
     # -- the layouts ---------------------------------------------------------------------------------------------
@@ -255,7 +257,10 @@ class Example:
         return column
 
     def _spans(self, key: str) -> list[wire.Span]:
-        return wire.bytes_spans(self.data, self._column(key, Kind.BYTES))
+        # Remembered: pictures are asked for one by one.
+        if key not in self._found:
+            self._found[key] = wire.bytes_spans(self.data, self._column(key, Kind.BYTES))
+        return self._found[key]
 
     def _values(self, key: str) -> list[bytes]:
         return [self.data[a:b] for a, b in self._spans(key)]

@@ -34,6 +34,7 @@ _FLAGS = ("is_first", "is_last", "is_terminal")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _PLACEHOLDER = re.compile(r"\{([A-Z_]+)\}")
 _MAX_SHARDS = 1 << 20
+_PROBES = 8  # records that are looked at to see how records hold episodes
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,17 @@ class Record:
         return example.read(stored, 1)[0]
 
     def image_shape(self, key: str) -> tuple[int, int, int]:
-        """Shape of the first picture of a leaf."""
+        """Shape of the first picture of a leaf under ``steps``; `FrameCountError` where there is not one a step."""
         stored = self.leaf(key)
+        count = len(self.examples) if self.grouping else self.examples[0].length(stored)
+        if count != self.num_steps:
+            raise FrameCountError(
+                "has another number of pictures than there are steps",
+                where=self.where,
+                field=key,
+                expected=self.num_steps,
+                found=count,
+            )
         return self.examples[0].image_shape(_without_steps(stored) if self.grouping == "flat" else stored)
 
     def nested(self, wanted: Callable[[Stored], bool]) -> dict[str, Any]:
@@ -168,6 +178,7 @@ class RLDSDataset:
         self._container = container_class(self.file_format, info_path)
         self.splits = _splits(info, info_path, self.path, self.name, self.file_format)
         self._groupings: dict[str, str] = {}
+        self._warned: set[str] = set()
         self._known_counts: dict[str, list[int]] = {}
         self._last_places: tuple[Shard, list[Place]] | None = None
 
@@ -253,7 +264,8 @@ class RLDSDataset:
                 if len(absent) < len(shards)
                 else "No file of this split is there; choose another split.",
             )
-        if absent:
+        if absent and split not in self._warned:
+            self._warned.add(split)
             log.warning(
                 "%s: split %s: %d of %d files are absent, going on without them",
                 self.path,
@@ -304,14 +316,24 @@ class RLDSDataset:
         if split not in self._groupings:
             self._groupings[split] = ""
             for shard in self.splits[split]:
-                if shard.path.is_file():
-                    container = self._container(shard.path)
-                    locations = container.locations()[:2]
-                    if locations:
-                        examples = [Example(container.read(x), str(shard.path)) for x in locations]
-                        self._groupings[split] = self._detect_grouping(examples)
-                        break
+                examples = self._first_examples(shard) if shard.path.is_file() else []
+                if examples:
+                    self._groupings[split] = self._detect_grouping(examples)
+                    break
         return self._groupings[split]
+
+    def _first_examples(self, shard: Shard) -> list[Example]:
+        """Two records that follow each other; damaged ones are for those who read the episodes to report."""
+        container = self._container(shard.path)
+        examples: list[Example] = []
+        for location in container.locations()[:_PROBES]:
+            try:
+                examples.append(Example(container.read(location), str(shard.path)))
+            except BadFileError:
+                examples.clear()
+            if len(examples) == 2:
+                break
+        return examples
 
     def _detect_grouping(self, examples: list[Example]) -> str:
         """Whether a record is an episode, or one step under an episode's schema."""

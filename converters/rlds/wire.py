@@ -224,7 +224,7 @@ _WINDOW = 64  # bytes; holds at least one tag and one whole varint
 
 def _unpacked_ints(data: bytes, position: int, end: int) -> tuple[NDArray[np.int64], int]:
     """The run of unpacked values (tag 0x08, a varint) that begins at ``position``, and where it ends."""
-    few = []
+    few: list[int] = []
     while len(few) < _SHORT_RUN and position < end and data[position] == 0x08:
         value, position = _varint(data, position + 1, end)
         few.append(value)

@@ -49,7 +49,7 @@ class Episodes(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         rng = np.random.default_rng(index)
         y, x = np.mgrid[:HEIGHT, :WIDTH]
-        base = np.stack([120 + 45 * np.sin(x / 23 + c) * np.cos(y / 17 - c) for c in range(3)], -1)
+        base = np.stack([120 + 70 * np.sin(x / 23 + c) * np.cos(y / 17 - c) for c in range(3)], -1)
         pictures, wrist = [], []
         for t in range(STEPS):
             picture = np.clip(base + rng.normal(0, 0.7, base.shape), 0, 255).astype(np.uint8)
