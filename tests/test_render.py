@@ -16,7 +16,7 @@ from actionimg_data.errors import (
     InvalidCameraError,
     InvalidTrajectoryError,
 )
-from actionimg_data.raster import project_keypoints, render, render_frames, render_view
+from actionimg_data.raster import project_keypoints, render, render_frames, render_planes, render_view
 
 NAN = float("nan")
 
@@ -269,6 +269,20 @@ def test_threads_parts_and_buffers_give_the_same_bytes() -> None:
             np.testing.assert_array_equal(render_view(trajectory, camera, spec, frames), video[0][frames])
     assert render_view(trajectory, fixed, spec, slice(5, 5)).shape == (0, 40, 56, 3)
     np.testing.assert_array_equal(list(render_frames(trajectory, cameras["wrist"], spec)), video[1])
+
+
+@pytest.mark.parametrize("openness", ["binary", "continuous"])
+def test_planes_are_the_same_picture_with_the_channels_first(openness: str) -> None:
+    trajectory = wandering(40, seed=4)
+    spec = aid.ActionImageSpec(height=33, width=47, openness=openness)
+    camera = looking_at_origin((1.0, 0.2, 0.5), 33, 47)
+    expected = render_view(trajectory, camera, spec).transpose(3, 0, 1, 2)
+    np.testing.assert_array_equal(render_planes(trajectory, camera, spec), expected)
+    buffer = np.zeros((40, 3, 33, 47), np.uint8).swapaxes(0, 1)
+    assert render_planes(trajectory, camera, spec, out=buffer) is buffer
+    np.testing.assert_array_equal(buffer, expected)
+    with pytest.raises(InvalidArrayError, match="does not fit"):
+        render_planes(trajectory, camera, spec, out=buffer[:2])
 
 
 def test_pictures_one_by_one_need_no_more_memory_for_a_longer_episode() -> None:

@@ -283,7 +283,8 @@ class _Canvas:
         for c, blob in enumerate(blobs):
             products = self.products[c][: len(openness)]
             np.einsum("ti,tj->tij", blob.rows[part], blob.columns[part], out=products)
-            if c == 2:
+            # A full pedestal meets the blob at its own height: the larger of the two is the picture, without a cut.
+            if c == 2 and openness.min() < 1:
                 self._cut(products, blob, first)
             for i, product in enumerate(products):
                 if blob.seen[first + i]:
