@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadFileError, InvalidCameraError, MissingCalibrationError, SourceNotFoundError, WrongFormatError
+from ..errors import (
+    BadFileError,
+    InvalidCameraError,
+    InvalidSpecError,
+    MissingCalibrationError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
 from ..geometry import rotations, transforms
 from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
@@ -19,6 +26,7 @@ from . import _text
 FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _NO_DISTORTION = 1e-12
+_WRITTEN_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,26 @@ class CalibratedCamera:
 
 
 def transform_matrix(value: Transform) -> FloatArray:
-    """The 4x4 matrix of a transform as users write it."""
+    """The rigid 4x4 matrix of a transform as users write it, with the rounding of a few digits removed.
+
+    Raises:
+        InvalidSpecError: It is not rigid.
+    """
+    matrix = _as_written(value)
+    error = float(np.asarray(rotations.orthonormality_error(matrix[:3, :3])))
+    if error > _WRITTEN_TOLERANCE or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 0:
+        raise InvalidSpecError(
+            "is not a rigid transform",
+            expected="a rotation and a translation, last row 0 0 0 1",
+            found="a reflection" if error >= 2 else f"max |RᵀR − I| = {error:.3g}, last row {matrix[3].tolist()}",
+        )
+    matrix[:3, :3] = rotations.nearest_rotation(matrix[:3, :3])
+    return matrix
+
+
+def _as_written(value: Transform) -> FloatArray:
     if not isinstance(value, PoseParts):
-        return np.asarray(value, dtype=np.float64)
+        return np.array(value, dtype=np.float64)
     if value.quaternion_xyzw is not None:
         rotation = rotations.matrix_from_quaternion(np.asarray(value.quaternion_xyzw))
     elif value.euler_xyz_deg is not None:
@@ -83,7 +108,7 @@ def transform_matrix(value: Transform) -> FloatArray:
         rotation = np.asarray(value.rotation)
     else:
         rotation = np.eye(3)
-    return np.asarray(transforms.make_transform(rotation, np.asarray(value.translation)))
+    return np.array(transforms.make_transform(rotation, np.asarray(value.translation)))
 
 
 def transform_from_xyz_euler(values: Any) -> FloatArray:
@@ -130,6 +155,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         WrongFormatError: None of the four, or a field that cannot be.
         UnsafeFileError: YAML with tags.
         InvalidCameraError: A distortion model that is not supported.
+        InvalidSpecError: A pose that is not rigid.
     """
     head = _text.read_bytes(path, _text.MAX_JSON_BYTES)[:64].lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
@@ -147,7 +173,13 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     if "cameras" not in value:
         value = {"cameras": value}
     parsed = _text.parse(CameraFile, value, path)
-    return {name: from_entry(entry, parsed.axes) for name, entry in parsed.cameras.items()}
+    found = {}
+    for name, entry in parsed.cameras.items():
+        try:
+            found[name] = from_entry(entry, parsed.axes)
+        except InvalidSpecError as error:
+            raise error.at(f"{path}: cameras.{name}") from None
+    return found
 
 
 def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:

@@ -14,6 +14,7 @@ from actionimg_data.converters.undistort import UndistortedFrames, undistorted_K
 from actionimg_data.errors import (
     BadFileError,
     InvalidCameraError,
+    InvalidSpecError,
     MissingCalibrationError,
     SourceNotFoundError,
     UnsafeFileError,
@@ -75,6 +76,17 @@ def test_a_camera_that_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any
     with pytest.raises(WrongFormatError, match=message) as caught:
         load_cameras(tmp_path / "c.json")
     assert "cameras.front" in str(caught.value)
+
+
+def test_a_pose_that_is_not_rigid_is_named_and_a_few_digits_are_enough(tmp_path: Path) -> None:
+    scaled = (np.diag([2.0, 2, 2, 1]) @ np.array(POSE)).tolist()
+    (tmp_path / "c.json").write_text(json.dumps({"cameras": {"front": {**ENTRY, "world_from_camera": scaled}}}))
+    with pytest.raises(InvalidSpecError, match=r"cameras\.front: is not a rigid transform"):
+        load_cameras(tmp_path / "c.json")
+    rounded = [[0.707, -0.707, 0, 0], [0.707, 0.707, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    (tmp_path / "c.json").write_text(json.dumps({"cameras": {"front": {**ENTRY, "world_from_camera": rounded}}}))
+    camera = load_cameras(tmp_path / "c.json")["front"].camera("x")
+    np.testing.assert_allclose(camera.world_from_camera[0, 0], np.sqrt(0.5))
 
 
 def test_missing_files_cameras_and_poses(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ class TestDroidKeepsTheContract(ConverterContract):
     def converter(self, log: TeleopLog, droid_place: Path) -> Converter:
         options: dict[str, Any] = {
             "tool_from_gripper": json.dumps(log.tool_from_gripper),
-            "cameras_file": str(droid_place / "cameras.json"),
-            "cameras": ("exterior_1", "wrist"),
+            "camera_file": str(droid_place / "cameras.json"),
+            "only_views": ("exterior_1", "wrist"),
             "outcome": "all",
         }
         return DroidConverter(DroidOptions(**options))

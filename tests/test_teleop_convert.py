@@ -76,7 +76,7 @@ def test_the_real_recording_gives_one_episode_through_every_converter(sample_dat
         options = {"mapping": str(write_yaml(tmp_path / f"{name}.yaml", mapping))}
         episodes[name] = first(kind, tmp_path / name, options)
     write_droid(log, tmp_path / "droid", roles=roles)
-    tool = {"tool_from_gripper": json.dumps(log.tool_from_gripper), "cameras_file": str(tmp_path / "droid.json")}
+    tool = {"tool_from_gripper": json.dumps(log.tool_from_gripper), "camera_file": str(tmp_path / "droid.json")}
     episodes["droid"] = first("droid", tmp_path / "droid", tool)
     truth = log.truth()
     for name, episode in episodes.items():
@@ -113,7 +113,7 @@ def test_shards_of_every_converter_verify(log: TeleopLog, tmp_path: Path, kind: 
         (tmp_path / "droid.json").write_text(json.dumps(droid_camera_file(log)))
         options = {
             "tool_from_gripper": json.dumps(log.tool_from_gripper),
-            "cameras_file": str(tmp_path / "droid.json"),
+            "camera_file": str(tmp_path / "droid.json"),
         }
     else:
         if kind == "rosbag":

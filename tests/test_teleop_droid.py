@@ -14,6 +14,7 @@ from actionimg_data.errors import (
     BadFileError,
     BadVideoError,
     FrameCountError,
+    InvalidSpecError,
     InvalidTextError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -49,7 +50,7 @@ def folder(log: TeleopLog, tmp_path: Path) -> Path:
 
 
 def converter(tmp_path: Path, log: TeleopLog, **options: Any) -> DroidConverter:
-    values = {"tool_from_gripper": json.dumps(log.tool_from_gripper), "cameras_file": str(tmp_path / "cameras.json")}
+    values = {"tool_from_gripper": json.dumps(log.tool_from_gripper), "camera_file": str(tmp_path / "cameras.json")}
     return DroidConverter(DroidOptions(**{**values, **options}))
 
 
@@ -107,6 +108,11 @@ def test_a_transform_is_a_file_or_inline(tmp_path: Path) -> None:
     inline = parse_transform("{translation: [0, 0, 0.15], euler_xyz_deg: [0, 0, 90]}", "t")
     np.testing.assert_allclose(parse_transform(str(tmp_path / "t.yaml"), "t"), inline)
     np.testing.assert_allclose(inline @ [1, 0, 0, 1], [0, 1, 0.15, 1], atol=1e-12)
+    np.testing.assert_allclose(parse_transform("identity", "t"), np.eye(4))
+    np.testing.assert_allclose(parse_transform("0 0 0.15 0 0 0.70710678 0.70710678", "t"), inline, atol=1e-7)
+    for text, message in (("{rotation: [[1, 0, 0], [0, 2, 0], [0, 0, 1]]}", "not a rigid"), ("1 2 3", "no transform")):
+        with pytest.raises(InvalidSpecError, match=message):
+            parse_transform(text, "t")
     with pytest.raises(WrongFormatError, match="is not a transform"):
         parse_transform("{translation: [0, 0]}", "t")
 
@@ -158,7 +164,7 @@ def test_published_calibration_is_preferred_and_its_quality_kept(log: TeleopLog,
     cut = wide(log)
     write_droid(cut, tmp_path / "droid")
     side = side_files(cut, tmp_path / "side")
-    episode = read(tmp_path, cut, cameras_file=None, side_files=str(side))
+    episode = read(tmp_path, cut, camera_file=None, droid_calibration=str(side))
     first, second = episode.views["exterior_1"].camera, episode.views["exterior_2"].camera
     assert isinstance(first, Camera)
     assert isinstance(second, Camera)
@@ -174,12 +180,12 @@ def test_published_calibration_is_preferred_and_its_quality_kept(log: TeleopLog,
     }
     assert notes["exterior_2"]["calibration"] == "recorded"
     assert episode.instructions == ("lift it", "up")
-    recorded = read(tmp_path, cut, cameras_file=None, side_files=str(side), extrinsics="recorded")
+    recorded = read(tmp_path, cut, camera_file=None, droid_calibration=str(side), extrinsics="recorded")
     camera = recorded.views["exterior_1"].camera
     assert isinstance(camera, Camera)
     np.testing.assert_allclose(camera.world_from_camera, cut.views["front"].world_from_camera, atol=1e-6)
     with pytest.raises(MissingCalibrationError, match="no published extrinsics"):
-        read(tmp_path, cut, cameras_file=None, side_files=str(side), extrinsics="published")
+        read(tmp_path, cut, camera_file=None, droid_calibration=str(side), extrinsics="published")
 
 
 def test_without_metadata_the_episode_is_found_by_its_path(log: TeleopLog, tmp_path: Path) -> None:
@@ -187,22 +193,22 @@ def test_without_metadata_the_episode_is_found_by_its_path(log: TeleopLog, tmp_p
     folder = write_droid(cut, tmp_path / "droid")
     next(folder.glob("metadata_*.json")).unlink()
     side = side_files(cut, tmp_path / "side")
-    episode = read(tmp_path, cut, cameras_file=None, side_files=str(side), cameras=("exterior_1",))
+    episode = read(tmp_path, cut, camera_file=None, droid_calibration=str(side), only_views=("exterior_1",))
     assert episode.provenance["episode_id"] == EPISODE
 
 
 def test_missing_intrinsics_are_refused(log: TeleopLog, tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(MissingCalibrationError, match=r"exterior_1 \(20000000\).*--side-files"):
-        read(tmp_path, log, cameras_file=None)
+    with pytest.raises(MissingCalibrationError, match=r"exterior_1 \(20000000\).*--droid-calibration"):
+        read(tmp_path, log, camera_file=None)
     side = side_files(wide(log), tmp_path / "side", **{"intrinsics.json": {EPISODE: {}}})
     with pytest.raises(MissingCalibrationError, match="no intrinsics"):
-        read(tmp_path, log, cameras_file=None, side_files=str(side))
+        read(tmp_path, log, camera_file=None, droid_calibration=str(side))
 
 
 def test_a_damaged_side_file_is_named(log: TeleopLog, tmp_path: Path, folder: Path) -> None:
     side = side_files(wide(log), tmp_path / "side", **{"intrinsics.json": {EPISODE: {SERIALS["exterior_1"]: [1, 2]}}})
     with pytest.raises(BadFileError, match=r"intrinsics\.json.*is not 4 numbers"):
-        read(tmp_path, log, cameras_file=None, side_files=str(side))
+        read(tmp_path, log, camera_file=None, droid_calibration=str(side))
 
 
 # Discovery and serials.
@@ -270,7 +276,7 @@ def test_a_missing_video_is_named(log: TeleopLog, tmp_path: Path, folder: Path) 
     (folder / "recordings/MP4/20001111.mp4").unlink()
     with pytest.raises(SourceNotFoundError, match=r"exterior_2.*20001111\.mp4"):
         read(tmp_path, log)
-    assert set(read(tmp_path, log, cameras=("exterior_1", "wrist")).views) == {"exterior_1", "wrist"}
+    assert set(read(tmp_path, log, only_views=("exterior_1", "wrist")).views) == {"exterior_1", "wrist"}
 
 
 def test_external_links_are_refused(log: TeleopLog, tmp_path: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ from actionimg_data.errors import (
     BadVideoError,
     FrameCountError,
     InvalidCameraError,
+    InvalidSpecError,
     InvalidTrajectoryError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -386,6 +387,10 @@ def spoil_column(folder: Path, mapping: dict[str, Any]) -> None:
     mapping["pose"]["position"]["columns"] = ["x", "y", "z"]
 
 
+def spoil_tool(folder: Path, mapping: dict[str, Any]) -> None:
+    mapping["pose"]["tool_from_gripper"] = {"rotation": [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}
+
+
 def spoil_stamps(folder: Path, mapping: dict[str, Any]) -> None:
     mapping["views"]["front"]["time"] = None
 
@@ -406,6 +411,7 @@ def spoil_stamps(folder: Path, mapping: dict[str, Any]) -> None:
         (spoil_no_video, BadVideoError, "cannot be read as a video"),
         (spoil_outside, UnsafeFileError, "outside the recording"),
         (spoil_column, WrongFormatError, r"has no such column.*time_s \| x_m"),
+        (spoil_tool, InvalidSpecError, r"pose\.tool_from_gripper.*a reflection"),
         (spoil_stamps, AmbiguousSourceError, "has no stamps"),
     ],
 )
@@ -420,7 +426,7 @@ def test_a_bad_recording_is_refused_with_its_place(
     spoil(tmp_path / "rec", mapping)
     with pytest.raises(error, match=message) as caught:
         read(tmp_path / "rec", mapping)
-    assert "rec" in str(caught.value) or "mapping.yaml" in str(caught.value) or "views." in str(caught.value)
+    assert "rec" in str(caught.value) or "mapping.yaml" in str(caught.value) or "mapping: " in str(caught.value)
 
 
 def test_a_video_that_is_damaged_in_the_middle_fails_when_its_pictures_are_read(log: TeleopLog, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ...errors import (
     BadFileError,
     BadVideoError,
     FrameCountError,
+    InvalidSpecError,
     InvalidTextError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -58,15 +59,15 @@ class DroidOptions(TeleopOptions):
     tool_from_gripper: str | None = Field(
         None,
         description="required: the gripper (origin between the fingertips, +z approach, fingers open along +-y) in "
-        "the wrist frame that DROID reports, which its log does not say: a YAML file, or "
-        "'{translation: [x, y, z], euler_xyz_deg: [r, p, y]}'",
+        "the wrist frame that DROID reports, which its log does not say: a YAML file, "
+        "'{translation: [x, y, z], euler_xyz_deg: [r, p, y]}', identity, 'x y z qx qy qz qw', or 16 numbers",
     )
-    side_files: str | None = Field(
+    droid_calibration: str | None = Field(
         None,
         description="folder with DROID's published intrinsics.json, cam2base_extrinsic_superset.json, … and "
         f"{ANNOTATIONS}",
     )
-    cameras_file: str | None = Field(
+    camera_file: str | None = Field(
         None, description="camera file by serial or by view, used before all other calibration"
     )
     extrinsics: Literal["best", "published", "recorded"] = Field(
@@ -74,7 +75,7 @@ class DroidOptions(TeleopOptions):
     )
     trajectory: Literal["state", "command"] = Field("state", description="where the arm was, or was told to go")
     outcome: Literal["success", "failure", "all"] = Field("success", description="which demonstrations")
-    cameras: tuple[str, ...] = Field(("exterior_1", "exterior_2", "wrist"), description="views to read")
+    only_views: tuple[str, ...] = Field(("exterior_1", "exterior_2", "wrist"), description="views to read")
     skipped: Literal["drop", "keep"] = Field(
         "drop", description="rows in which the operator did not move the arm (skip_action)"
     )
@@ -82,11 +83,15 @@ class DroidOptions(TeleopOptions):
 
 def _file(text: str | None) -> str | None:
     """The file that a transform is in, or None for one that is written inline."""
-    return None if text is None or text.lstrip().startswith(("{", "[")) else text
+    return text if text is not None and text.lower().endswith((".yaml", ".yml", ".json")) else None
 
 
 def parse_transform(text: str, field: str) -> FloatArray:
-    """A transform from a YAML or JSON file, or written inline as YAML."""
+    """A transform from a YAML or JSON file, inline as YAML, ``identity``, 7 numbers (xyz, xyzw) or 16."""
+    if _file(text) is None and not text.lstrip().startswith(("{", "[[")):
+        from ..rlds.registry import parse_transform as parse_numbers
+
+        return parse_numbers(text)
     where = _file(text) or "inline"
     try:
         value = yaml.safe_load(text) if where == "inline" else _text.load_any(Path(text))
@@ -99,7 +104,10 @@ def parse_transform(text: str, field: str) -> FloatArray:
             expected="a 4x4 matrix, or {translation, quaternion_xyzw | euler_xyz_deg | rotation}",
             found=text,
         ) from None
-    return calibration.transform_matrix(parsed)
+    try:
+        return calibration.transform_matrix(parsed)
+    except InvalidSpecError as error:
+        raise error.at(f"{where}: {field}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,15 +226,15 @@ class DroidConverter(Converter):
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each folder that holds ``trajectory.h5``, of the outcome asked for."""
         self._tool()
-        unknown = sorted(set(self.options.cameras) - set(ROLES))
+        unknown = sorted(set(self.options.only_views) - set(ROLES))
         if unknown:
             raise WrongFormatError(
-                "has no such camera", field="cameras", expected=" | ".join(ROLES), found=", ".join(unknown)
+                "has no such view", field="only_views", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
         root = _tree.source_folder(source)
         options = hashlib.sha256()
-        side = Path(self.options.side_files) if self.options.side_files is not None else None
-        paths = [Path(p) for p in (self.options.cameras_file, _file(self.options.tool_from_gripper)) if p is not None]
+        side = Path(self.options.droid_calibration) if self.options.droid_calibration is not None else None
+        paths = [Path(p) for p in (self.options.camera_file, _file(self.options.tool_from_gripper)) if p is not None]
         paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
             options.update(path.read_bytes() if path.is_file() else b"")
@@ -264,7 +272,7 @@ class DroidConverter(Converter):
                 "DROID reports the pose of the arm's wrist and does not say where the gripper is on it",
                 field="tool_from_gripper",
                 expected="--tool-from-gripper FILE.yaml or '{translation: [...], euler_xyz_deg: [...]}'",
-                hint="Check it with: actionimg render droid SOURCE --tool-from-gripper ...",
+                hint="Check it by looking: actionimg render SOURCE --format droid -O tool_from_gripper=...",
             )
         return parse_transform(self.options.tool_from_gripper, "tool_from_gripper")
 
@@ -280,7 +288,7 @@ class DroidConverter(Converter):
         times = log.robot_times if measured and log.robot_times is not None else rows
         notes: dict[str, Any] = {}
         views = {}
-        for name in self.options.cameras:
+        for name in self.options.only_views:
             serial = serials[name]
             notes[name] = {"serial": serial}
             camera, poses = self._camera(folder, name, serial, log, times, episode, notes[name])
@@ -342,8 +350,8 @@ class DroidConverter(Converter):
         return None if side is None else side.episode_id(folder.absolute().as_posix())
 
     def _side_files(self) -> DroidSideFiles | None:
-        if self._side is None and self.options.side_files is not None:
-            self._side = DroidSideFiles(Path(self.options.side_files))
+        if self._side is None and self.options.droid_calibration is not None:
+            self._side = DroidSideFiles(Path(self.options.droid_calibration))
         return self._side
 
     def _serials(self, folder: Path, log: _Log, metadata: Mapping[str, Any], episode: str | None) -> dict[str, str]:
@@ -362,7 +370,7 @@ class DroidConverter(Converter):
         if len(hand) == 1:
             guesses["wrist"] = hand[0]
         found = {}
-        for name in self.options.cameras:
+        for name in self.options.only_views:
             serial = named.get(ROLES[name], guesses.get(name))
             if serial is None or serial not in filmed:
                 raise SourceNotFoundError(
@@ -371,7 +379,7 @@ class DroidConverter(Converter):
                     field=name,
                     expected=f"{serial or 'SERIAL'}.mp4",
                     found=", ".join(sorted(filmed)) or "no videos",
-                    hint="Choose views with --cameras.",
+                    hint="Choose views with --only-views.",
                 )
             found[name] = serial
         return found
@@ -387,9 +395,9 @@ class DroidConverter(Converter):
         notes: dict[str, Any],
     ) -> tuple[CalibratedCamera, PoseSamples | None]:
         """A view's intrinsics and pose, from the first of: camera file, published side files, the log itself."""
-        if self.options.cameras_file is not None:
+        if self.options.camera_file is not None:
             if self._own is None:
-                self._own = calibration.load_cameras(Path(self.options.cameras_file))
+                self._own = calibration.load_cameras(Path(self.options.camera_file))
             own = self._own.get(serial, self._own.get(name))
             if own is not None:
                 notes["calibration"] = "camera file"
@@ -403,7 +411,7 @@ class DroidConverter(Converter):
                 "no intrinsics for this camera",
                 where=folder,
                 field=f"{name} ({serial})",
-                expected="--side-files with intrinsics.json, or --cameras-file",
+                expected="--droid-calibration with intrinsics.json, or --camera-file",
             )
         camera = CalibratedCamera(known.K, known.width, known.height)
         if name != "wrist" and self.options.extrinsics != "recorded":
@@ -435,7 +443,9 @@ class DroidConverter(Converter):
 
     def _instructions(self, folder: Path, metadata: Mapping[str, Any], episode: str | None) -> tuple[str, ...]:
         if self._annotations is None:
-            path = None if self.options.side_files is None else Path(self.options.side_files) / ANNOTATIONS
+            path = (
+                None if self.options.droid_calibration is None else Path(self.options.droid_calibration) / ANNOTATIONS
+            )
             self._annotations = _text.load_json(path) if path is not None and path.is_file() else {}
         entry = self._annotations.get(episode or "")
         texts = [str(entry[k]).strip() for k in sorted(entry)] if isinstance(entry, dict) else []
@@ -446,7 +456,7 @@ class DroidConverter(Converter):
             raise InvalidTextError(
                 "has no instruction",
                 where=folder,
-                expected=f"current_task in its metadata, or {ANNOTATIONS} in --side-files",
+                expected=f"current_task in its metadata, or {ANNOTATIONS} in --droid-calibration",
             )
         return tuple(texts)
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from ...errors import (
     AmbiguousSourceError,
+    InvalidSpecError,
     InvalidTextError,
     MissingCalibrationError,
     SourceNotFoundError,
     UnsafeFileError,
     WrongFormatError,
 )
+from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
 from .. import _text, calibration
 from ..calibration import CalibratedCamera
@@ -152,7 +154,7 @@ def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
     given = camera.world_from_camera if camera.world_from_camera is not None else camera.tool_from_camera
     if given is None:
         return found
-    pose = calibration.transform_matrix(given)
+    pose = _rigid(given, "camera")
     if found.reference_from_camera is not None:
         pose = pose @ found.reference_from_camera
     if camera.world_from_camera is not None:
@@ -180,8 +182,17 @@ def stamps(table: Table, source: TimeSource | None, count: int, where: object) -
 
 def tool_transforms(pose: ToolPose) -> tuple[FloatArray, FloatArray]:
     """``tool_from_gripper`` and ``world_from_frame`` ``(4, 4)`` of a mapping."""
-    world = np.eye(4) if pose.world_from_frame is None else calibration.transform_matrix(pose.world_from_frame)
-    return calibration.transform_matrix(pose.tool_from_gripper), world
+    world = np.eye(4)
+    if pose.world_from_frame is not None:
+        world = _rigid(pose.world_from_frame, "pose.world_from_frame")
+    return _rigid(pose.tool_from_gripper, "pose.tool_from_gripper"), world
+
+
+def _rigid(value: Transform, field: str) -> FloatArray:
+    try:
+        return calibration.transform_matrix(value)
+    except InvalidSpecError as error:
+        raise error.at(f"mapping: {field}") from None
 
 
 def gripper_samples(table: Table, gripper: Gripper, times: FloatArray) -> ScalarSamples:
