@@ -78,5 +78,5 @@ def test_a_snippet_brings_its_error_about(
         # What a snippet does to the table of modules is undone.
         patch.setattr(sys, "modules", sys.modules.copy())
         with pytest.raises(CLASSES[code]) as caught:
-            exec(compile(text, f"errors.md: {code}", "exec"), names)
+            exec(compile(text, f"errors.md: {code}", "exec"), names)  # noqa: S102
     assert type(caught.value) is CLASSES[code]

@@ -79,9 +79,10 @@ def main() -> None:
     \b
     actionimg demo                                make a small data set and look at it
     actionimg inspect ~/rlbench_demos             what is in there?
-    actionimg render rlbench ~/rlbench_demos      is the calibration right? look
+    actionimg render ~/rlbench_demos              is the calibration right? look
     actionimg convert rlbench ~/rlbench_demos out --size 512
     actionimg verify out
+    actionimg report out
     """
 
 

@@ -34,7 +34,9 @@ def command(path: str, key: str | None, format_name: str | None, as_json: bool) 
     """
     where = Path(path)
     if not where.exists() and "://" not in path:
-        raise SourceNotFoundError("no such file or folder", where=path)
+        from ..shards.layout import similar
+
+        raise SourceNotFoundError("no such file or folder", where=path, hint=similar(where))
     if where.is_dir() and (where / "dataset.json").is_file() and format_name is None:
         kind, found = "dataset", _dataset(where)
     elif where.is_file() and where.suffix == ".tar" and format_name is None:
