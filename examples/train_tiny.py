@@ -101,7 +101,7 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, table: IndexedActionImageDataset, stored: aid.Sample, png: Path
+    network: nn.Module, table: IndexedActionImageDataset, stored: Sample, png: Path
 ) -> dict[str, float | None]:
     """Label an episode, decode the labels, and hold the trajectory against the true one."""
     frames = len(stored)
