@@ -170,9 +170,9 @@ def _gather(videos: Sequence[NDArray[Any]], columns: NDArray[np.int64], rows: ND
 def _unit(values: NDArray[Any]) -> NDArray[Any]:
     """Intensities in [0, 1]; what is not finite counts as black."""
     if values.dtype == np.uint8:
-        return np.multiply(values, np.float32(1 / 255), dtype=np.float32)
+        return np.asarray(np.multiply(values, np.float32(1 / 255), dtype=np.float32))
     wide = values.astype(np.float32) if values.dtype == np.float16 else values
-    return np.clip(np.nan_to_num(wide, nan=0.0, posinf=0.0, neginf=0.0), 0, 1)
+    return np.asarray(np.clip(np.nan_to_num(wide, nan=0.0, posinf=0.0, neginf=0.0), 0, 1))
 
 
 def _scatter(fit: blobs.BlobFit, index: NDArray[np.intp], total: int) -> blobs.BlobFit:
