@@ -130,6 +130,25 @@ def test_shards_of_every_converter_verify(log: TeleopLog, tmp_path: Path, kind: 
     assert found["decoded_frames"] == 6
 
 
+def test_a_video_damaged_in_the_middle_puts_only_its_episode_into_quarantine(log: TeleopLog, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        mapping = write_folder(log, tmp_path / "src" / name)
+    path = tmp_path / "src" / "a" / "front.mp4"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    middle = start + (len(data) - start) // 3
+    data[middle : middle + 400] = b"\xff" * 400
+    path.write_bytes(bytes(data))
+    chosen = converter_class("folder")
+    options = {"mapping": str(write_yaml(tmp_path / "m.yaml", mapping))}
+    converter = chosen(chosen.Options.parse(options, "test"))
+    result = engine.convert(
+        converter, str(tmp_path / "src"), tmp_path / "out", ConvertOptions.parse(height=64, width=64)
+    )
+    assert [row.id for row in result.quarantined] == ["a"]
+    assert engine.verify(tmp_path / "out").summary()["samples"] == 1
+
+
 def test_a_changed_calibration_beside_the_mapping_changes_the_plan(log: TeleopLog, tmp_path: Path) -> None:
     mapping = write_folder(log, tmp_path / "src" / "rec", "csv", "png")
     (tmp_path / "src" / "rec" / "calibration.json").rename(tmp_path / "calibration.json")
