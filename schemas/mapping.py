@@ -7,12 +7,14 @@ polarity, and whose clock stamped it. Nothing of that has a default where a wron
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .camera_file import CameraEntry, Transform
+from .camera_file import CameraEntry, CameraFile, Transform
 
 UNKNOWN = "???"
 """What a proposed mapping writes where only the user can know; a mapping that still holds it is refused."""
@@ -308,3 +310,17 @@ class Mapping(_Model):
             if getattr(view, kind) is None:
                 raise ValueError(f"views.{name}: a {self.format} view needs {kind}")
         return self
+
+
+def json_schemas() -> dict[str, str]:
+    """JSON schema texts, by file name, of the files that users write: editors complete and check YAML by them."""
+    models = {"mapping": Mapping, "camera-file": CameraFile}
+    return {
+        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
+        for name, model in models.items()
+    }
+
+
+if __name__ == "__main__":
+    for file_name, text in json_schemas().items():
+        (Path(__file__).resolve().parent / file_name).write_text(text)

@@ -23,7 +23,7 @@ from actionimg_data.errors import (
     UnsafeFileError,
     WrongFormatError,
 )
-from actionimg_data.schemas.mapping import Gripper, Mapping, PoseStream
+from actionimg_data.schemas.mapping import Gripper, Mapping, PoseStream, json_schemas
 from actionimg_data.schemas.mapping import Rotation as RotationMapping
 from actionimg_data.testing.teleop import write_yaml
 
@@ -433,3 +433,9 @@ def test_every_field_of_the_schema_is_explained_in_the_docs() -> None:
     fields = {name for model in [schema, *schema["$defs"].values()] for name in model.get("properties", {})}
     missing = sorted(name for name in fields if not re.search(f"`{name}[`:]", text))
     assert not missing
+
+
+def test_the_exported_schemas_are_those_of_the_models() -> None:
+    folder = Path(__file__).parents[1] / "schemas"
+    for name, text in json_schemas().items():
+        assert (folder / name).read_text() == text, "run: python -m actionimg_data.schemas.mapping"
