@@ -26,7 +26,7 @@ from actionimg_data.errors import (
     TooManyBadEpisodesError,
     WrongFormatError,
 )
-from actionimg_data.model import Episode
+from actionimg_data.model import CameraTrack, Episode, GripperTrajectory
 from actionimg_data.report import collect, html, plots
 from actionimg_data.report.html import write_report
 from actionimg_data.schemas import ConvertOptions
@@ -167,6 +167,29 @@ def test_pictures_stop_when_their_room_is_used_up(
     assert any("pictures were left out" in note for note in made.notes)
     assert "Left out, to keep this file small." in text
     assert made.bytes == made.path.stat().st_size
+
+
+def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
+    """The pictures' room in base64, the plots of as many long samples as may be shown, and a crowded scene."""
+    rng = np.random.default_rng(0)
+    frames = 20_000
+    quaternion = rng.normal(size=(frames, 4))
+    quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
+    path = GripperTrajectory(
+        rng.normal(size=(frames, 3)), quaternion, rng.uniform(size=frames), 0.01 * np.arange(frames)
+    )
+    a_sample = sum(len(plot["svg"]) for plot in plots.trajectory_plots("s", path))
+    moving = CameraTrack(
+        np.tile([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]], (frames, 1, 1)),
+        path.world_from_gripper,
+        100,
+        100,
+    )
+    cameras = {f"view_{i}": moving for i in range(8)}
+    many = [collect.Path3(f"key-{i}", path.times, path.position, path.openness, cameras) for i in range(200)]
+    scene = len(plots.scene(many)["svg"])
+    coverage = 3 * len(plots.coverage("c", "c", rng.uniform(size=(10**6, 3)), 0, 1))
+    assert html.PICTURE_BYTES * 4 / 3 + html.MOST_SAMPLES * a_sample + scene + coverage < 14e6
 
 
 def test_a_large_data_set_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

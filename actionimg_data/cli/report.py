@@ -14,7 +14,7 @@ from ._common import console, emit_json, output
 @click.option("--html", metavar="FILE", help="File to write.  [default: OUT.report.html, beside OUT]")
 @click.option(
     "--samples",
-    type=click.IntRange(0, 200),
+    type=click.IntRange(0, 40),
     default=6,
     show_default=True,
     help="Samples shown with pictures, spread over the data set.",

@@ -24,8 +24,9 @@ from . import collect, plots
 from .pictures import blend, evenly, mark
 
 Image = NDArray[np.uint8]
-PICTURE_BYTES: Final = 8_000_000
+PICTURE_BYTES: Final = 6_500_000
 """Pictures end here, before base64: the file stays under 15 MB whatever the data set's size."""
+MOST_SAMPLES: Final = 40
 MOST_VIEWS: Final = 8
 COLUMNS: Final = 6
 _TILE: Final = 176
@@ -86,8 +87,8 @@ def write_report(out: str | Path, html: str | Path | None = None, *, samples: in
         CorruptDatasetError: The data set is damaged or not complete.
         OutputError: The file cannot be written.
     """
-    if not 0 <= samples <= 200:
-        raise InvalidSpecError("out of range", field="samples", expected="0 … 200", found=samples)
+    if not 0 <= samples <= MOST_SAMPLES:
+        raise InvalidSpecError("out of range", field="samples", expected=f"0 … {MOST_SAMPLES}", found=samples)
     out = Path(out)
     page = _template()
     dataset = open_dataset(out)
