@@ -231,6 +231,8 @@ def test_many_demonstrations_in_one_hdf5_are_an_episode_each(log: TeleopLog, tmp
     path = write_yaml(tmp_path / "m.yaml", mapping)
     converter = FolderConverter(FolderOptions(mapping=str(path)))
     refs = list(converter.discover(str(tmp_path / "d")))
+    assert list(converter.discover(str(tmp_path / "d" / "demos.hdf5"))) == refs
+    assert FolderConverter.detect(str(tmp_path / "d" / "demos.hdf5")) is not None
     assert [r.location["group"] for r in refs] == ["data/demo_0", "data/demo_1", "data/demo_10"]
     assert len({r.id for r in refs}) == 3
     first, second = converter.read(refs[0]), converter.read(refs[1])

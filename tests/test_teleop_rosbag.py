@@ -225,6 +225,20 @@ def test_bayer_patterns_are_named_by_their_first_row(pattern: str) -> None:
     np.testing.assert_array_equal(out[8, 8], colour)
 
 
+def test_compressed_pictures_may_be_padded_but_not_cut_off() -> None:
+    import cv2
+
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for ending, exact in ((".jpg", False), (".png", True)):
+        data = cv2.imencode(ending, rgb[..., ::-1])[1].ravel()
+        padded = np.concatenate([data, np.zeros(500, np.uint8)])
+        out = bag.decode_message(SimpleNamespace(format="bgr8; compressed", data=padded), "x")
+        assert out.shape == rgb.shape
+        assert not exact or (out == rgb).all()
+        with pytest.raises(BadImageError, match="is truncated"):
+            bag.decode_message(SimpleNamespace(format="bgr8; compressed", data=data[: len(data) // 2]), "x")
+
+
 def test_depth_and_short_pictures_are_refused() -> None:
     with pytest.raises(UnsupportedSourceError, match="16UC1"):
         bag.decode_message(SimpleNamespace(encoding="16UC1", height=1, width=1, step=2, data=np.zeros(2)), "x")

@@ -72,6 +72,8 @@ class FolderConverter(Converter):
     def detect(cls, source: str) -> Detection | None:
         """Whether ``source``, or a folder right below it, holds a table beside videos or pictures."""
         root = Path(source)
+        if _is_whole(root):
+            return Detection("folder", f"{root.name} as a table")
         try:
             folders = [root, *_tree.subfolders(root)[:8]] if root.is_dir() else []
             for folder in folders:
@@ -94,11 +96,16 @@ class FolderConverter(Converter):
         """One reference for each folder that holds the mapping's pose table, or for each group within one."""
         loaded = self.mapping()
         mapping = loaded.mapping
-        root = _tree.source_folder(source)
         if mapping.pose.file is None:
             raise WrongFormatError("does not say where the poses are", where=loaded.path, field="pose.file")
+        whole = Path(source).absolute()
+        if _is_whole(whole) and fnmatch(whole.name, mapping.pose.file):
+            root, places = whole.parent, iter([(whole.parent, whole)])
+        else:
+            root = _tree.source_folder(source)
+            places = _episode_folders(root, mapping.pose.file, mapping.episodes)
         found = False
-        for folder, file in _episode_folders(root, mapping.pose.file, mapping.episodes):
+        for folder, file in places:
             for group in _groups(file, mapping.group):
                 found = True
                 relative = folder.relative_to(root).as_posix()
@@ -233,6 +240,11 @@ class FolderConverter(Converter):
         if self.options.mapping is None:
             return inspect_unmapped(source, self.name)
         return inspect_converter(self, source)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a source is itself a file of many data sets, that can hold whole episodes."""
+    return path.exists() and table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip")
 
 
 def _rows(table: Table, stream: PoseStream) -> int:

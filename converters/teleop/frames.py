@@ -100,10 +100,13 @@ def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) ->
         BadImageError: It cannot be decoded, or a JPEG or PNG ends early.
     """
     raw = np.frombuffer(data, np.uint8)
+    head = raw[:4].tobytes()
+    # Some cameras pad what they send with zeros.
+    end = raw.tobytes().rstrip(b"\0")[-64:]
     # OpenCV fills a truncated JPEG with grey and says nothing.
-    if raw[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in raw[-64:].tobytes():
+    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in end:
         raise BadImageError("JPEG is truncated", where=where, found=f"{len(raw)} bytes")
-    if raw[:4].tobytes() == b"\x89PNG" and b"IEND" not in raw[-64:].tobytes():
+    if head == b"\x89PNG" and b"IEND" not in end:
         raise BadImageError("PNG is truncated", where=where, found=f"{len(raw)} bytes")
     try:
         picture = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(raw) else None
