@@ -169,6 +169,16 @@ def test_one_view_gives_the_smooth_solution_and_says_that_it_is_less_certain():
     assert np.mean(right) >= 0.88
 
 
+def test_frames_without_a_pose_among_frames_of_one_view_raise_nothing(clips):
+    cameras, _, video = clips[0]
+    one = video[:1, :12].copy()
+    one[0, 4:6] = 0
+    one[0, 8, ..., 1] = 0
+    decoded = decode(one, cameras[:1])
+    np.testing.assert_array_equal(decoded.valid, ~np.isin(np.arange(12), [4, 5, 8]))
+    assert np.isfinite(decoded.covariance[decoded.valid]).all()
+
+
 def test_a_view_that_fails_for_a_while_is_bridged_by_the_other(clips):
     cameras, truth, video = clips[2]
     video = video.copy()

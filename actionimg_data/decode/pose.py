@@ -13,6 +13,7 @@ from array_api_compat import array_namespace
 
 from ..conventions import KEYPOINT_DIRECTIONS
 from ..geometry import p3p, rigid_pose, rotations, transforms, triangulation
+from .blobs import at_least
 
 Array = Any
 
@@ -439,11 +440,11 @@ def _alternatives(candidates: Candidates, choice: Array) -> Array:
     step = xp.concat([candidates.translation - translation[:, None, :], turn], axis=-1)
     number = xp.arange(NUM_CANDIDATES, device=choice.device)
     other = candidates.possible & (number[None, :] != choice[:, None])
-    chosen_cost = candidates.cost[every, choice][:, None]
-    worse = xp.where(
-        other & (candidates.cost > chosen_cost), candidates.cost - chosen_cost, xp.zeros_like(step[..., 0])
-    )
-    likely = xp.where(other, xp.exp(-0.5 * worse), xp.zeros_like(worse))
+    # Infinite costs, of what is not possible, are kept out of the difference.
+    zero = xp.zeros_like(candidates.cost)
+    cost = xp.where(candidates.possible, candidates.cost, zero)
+    worse = at_least(xp, cost - cost[every, choice][:, None], 0.0)
+    likely = xp.where(other, xp.exp(-0.5 * worse), zero)
     count = xp.sum(xp.astype(other, step.dtype), axis=-1, keepdims=True)
     share = ALTERNATIVE_SHARE * likely / xp.where(count > 0, count, xp.ones_like(count))
     return xp.matrix_transpose(step * share[..., None]) @ step
