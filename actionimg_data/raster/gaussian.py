@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -211,7 +211,6 @@ class _Canvas:
         # Few enough frames to stay in the cache, enough that Python's own time does not count.
         self.batch = max(1, min(_CHUNK, 2**20 // (spec.height * spec.width)))
         self.pedestals = [0] * self.batch
-        self.edge = _edge(spec.pedestal)
         # Beyond this many pixels 255 exp(-r^2 / 2 sigma^2) is under half a grey level.
         visible = spec.sigma_px * math.sqrt(2 * math.log(2 * 255))
         disc = min(visible, spec.sigma_px * math.sqrt(-2 * math.log(spec.pedestal)))
@@ -304,7 +303,8 @@ class _Canvas:
         cv2.threshold(rows, pedestal, 0, cv2.THRESH_TOZERO, dst=rows)
         if cv2.countNonZero(doubtful):
             i, y, x = np.nonzero(doubtful.reshape(products.shape))
-            outside = blob.squared(first + i, y, x) >= self.edge
+            # numpy's exp gives other last bits in other lanes; the pixels of one circle must be decided alike.
+            outside = [math.exp(-0.5 * q) <= pedestal for q in blob.squared(first + i, y, x).tolist()]
             products[i, y, x] = np.where(outside, 0.0, pedestal)
 
 
@@ -351,23 +351,6 @@ class _Blobs:
 def _span(radius: float, size: int) -> int:
     """Pixels of a window that holds every pixel within ``radius`` of any centre, at most the picture's."""
     return int(min(size, 2 * math.floor(radius) + 2)) if radius < size else size
-
-
-@cache
-def _edge(pedestal: float) -> float:
-    """The least ``r^2 / sigma^2`` in float64 whose blob is at or under the pedestal.
-
-    Comparing with it gives the same answer as comparing the blob itself, the pixels exactly at the edge included.
-    """
-    # Positive floats are ordered as their bits are.
-    above, below = 0, int(np.float64(4 - 4 * math.log(pedestal)).view(np.int64))
-    while below - above > 1:
-        middle = (above + below) // 2
-        if np.exp(-0.5 * np.int64(middle).view(np.float64)) <= pedestal:
-            below = middle
-        else:
-            above = middle
-    return float(np.int64(below).view(np.float64))
 
 
 def _project(
