@@ -314,7 +314,7 @@ class Mapping(_Model):
 
 def json_schemas() -> dict[str, str]:
     """JSON schema texts, by file name, of the files that users write: editors complete and check YAML by them."""
-    models = {"mapping": Mapping, "camera-file": CameraFile}
+    models: dict[str, type[BaseModel]] = {"mapping": Mapping, "camera-file": CameraFile}
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
         for name, model in models.items()

@@ -473,8 +473,9 @@ def test_a_stated_offset_moves_the_poses(log: TeleopLog, tmp_path: Path) -> None
     episode = read(tmp_path / "rec", mapping, time_offset="0.03")
     check_against(episode, log, metres=1e-9)
     assert episode.provenance["time_offset_s"] == 0.03
-    with pytest.raises(AmbiguousSourceError, match=r"none \| auto \| seconds"):
-        read(tmp_path / "rec", mapping, time_offset="soon")
+    for wrong in ("soon", "nan"):
+        with pytest.raises(InvalidSpecError, match="none, auto or seconds"):
+            FolderOptions.parse({"time_offset": wrong}, "folder")
 
 
 def test_inspection_lists_streams_with_rates_and_without_a_mapping_what_is_there(

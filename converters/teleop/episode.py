@@ -130,7 +130,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
             provenance["time_offset"] = estimate.to_json()
             offset_s = estimate.require()
         else:
-            offset_s = parse_offset(time_offset)
+            offset_s = float(time_offset)
         provenance["time_offset_s"] = offset_s
         recording = shifted(recording, offset_s)
 
@@ -184,19 +184,6 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         sync_residual_s=synced.residual_s,
         provenance=provenance,
     )
-
-
-def parse_offset(text: str) -> float:
-    """Seconds of a ``--time-offset``; `AmbiguousSourceError` for what is neither a number nor ``none`` or ``auto``."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise AmbiguousSourceError(
-            "is not an offset", field="time_offset", expected="none | auto | seconds", found=text
-        )
-    return value
 
 
 def _stamps(name: str, view: ViewInput) -> FloatArray:

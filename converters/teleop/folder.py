@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...errors import SourceNotFoundError, WrongFormatError
 from ...model import Episode, EpisodeRef, FrameSource
@@ -49,6 +49,18 @@ class TeleopOptions(ConverterOptions):
         description="none | auto | seconds to add to the stamps of poses and gripper; auto estimates it from the "
         "pictures and refuses where the estimate is not sure",
     )
+
+    @field_validator("time_offset")
+    @classmethod
+    def _offset(cls, value: str) -> str:
+        if value not in ("none", "auto"):
+            try:
+                finite = bool(np.isfinite(float(value)))
+            except ValueError:
+                finite = False
+            if not finite:
+                raise ValueError("must be none, auto or seconds")
+        return value
 
 
 class FolderOptions(TeleopOptions):
