@@ -1,0 +1,48 @@
+"""The site builds without a warning, every document is in it, and its pages fetch nothing from elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_document_is_in_the_sites_navigation() -> None:
+    named = set(re.findall(r"\b([\w-]+\.md)\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")),
+    reason="needs the extra docs",
+)
+def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    env = {
+        **os.environ,
+        "NO_MKDOCS_2_WARNING": "1",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+    for name, page in pages.items():
+        fetched = re.findall(r'<(?:script|img|iframe|source)[^>]*\bsrc="?([^"\s>]+)', page)
+        fetched += re.findall(r'<link[^>]*\brel="?(?:stylesheet|preconnect|icon|preload)[^>]*\bhref="?([^"\s>]+)', page)
+        fetched += re.findall(
+            r'<link[^>]*\bhref="?([^"\s>]+)"?[^>]*\brel="?(?:stylesheet|preconnect|icon|preload)', page
+        )
+        assert fetched
+        assert [url for url in fetched if re.match(r"(https?:)?//", url)] == [], name
+    # The reference of the Python interface comes from the docstrings.
+    assert "GripperTrajectory" in pages["api"]
+    assert "Raises" in pages["api"]
