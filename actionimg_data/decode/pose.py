@@ -25,6 +25,8 @@ CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance."""
 ALTERNATIVE_SHARE = 0.1
 """Probability given to the poses that look the same and that continuity did not choose."""
+_LAST_STEP = 1e-5
+"""Metres and radians: convergence is quadratic, so what is left after such a step is under 1e-8."""
 _FRAMES_AT_ONCE = 4096
 _TRIALS_AT_ONCE = 4096
 _AMBIGUITY = 25.0
@@ -214,6 +216,7 @@ def _refine(
         measured.K[:, None, ...],
         camera_from_world[:, None, ...],
         iterations=iterations,
+        tolerance=_LAST_STEP,
     )
 
 
