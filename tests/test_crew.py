@@ -4,6 +4,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actionimg_data.shards.crew import Crew, Stopped
 
@@ -69,3 +71,32 @@ def test_the_error_of_the_first_work_in_order_is_raised_and_the_others_stop() ->
         list(crew.run([lambda: 1, fail, endless, endless]))
     assert stopped.wait(5)
     assert list(crew.run([lambda: 2, lambda: 3])) == [2, 3]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    threads=st.integers(1, 4),
+    order=st.permutations(range(8)),
+    bad=st.sets(st.integers(0, 7), max_size=3),
+    slow=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+)
+def test_in_any_order_and_number_of_threads_results_and_errors_are_the_same(
+    threads: int, order: list[int], bad: set[int], slow: list[int]
+) -> None:
+    crew = Crew(threads)
+
+    def work(i: int) -> int:
+        for _ in range(slow[i]):
+            time.sleep(0.001)
+            crew.checkpoint()
+        if i in bad:
+            raise ValueError(str(i))
+        return i
+
+    works = [lambda i=i: work(i) for i in range(8)]
+    if not bad:
+        assert list(crew.run(works, order)) == list(range(8))
+        return
+    first = min(bad, key=order.index)
+    with pytest.raises(ValueError, match=f"^{first}$"):
+        list(crew.run(works, order))

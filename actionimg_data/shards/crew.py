@@ -20,6 +20,7 @@ class Stopped(Exception):
 class _Task(Generic[Result]):
     def __init__(self, work: Callable[[], Result]) -> None:
         self.work = work
+        self.place = 0
         self.taken = False
         self.done = threading.Event()
         self.result: Result | None = None
@@ -35,6 +36,9 @@ class Crew:
         self._tasks: Sequence[_Task[Any]] = ()
         self._helpers: list[threading.Thread] = []
         self._stop = threading.Event()
+        self._failed: int | None = None
+        """Place in the order of the first task that is known to have failed."""
+        self._local = threading.local()
 
     def grow(self, threads: int) -> None:
         """From now on, also within a sample that is being made, work with ``threads`` threads."""
@@ -43,8 +47,9 @@ class Crew:
             self._hire()
 
     def checkpoint(self) -> None:
-        """Called by a stream from time to time; raises `Stopped` where its result is not wanted any more."""
-        if self._stop.is_set():
+        """Called by a task from time to time; raises `Stopped` where one begun before it has failed."""
+        failed = self._failed
+        if self._stop.is_set() or (failed is not None and self._local.place > failed):
             raise Stopped
 
     def run(
@@ -62,14 +67,19 @@ class Crew:
                 later are stopped then, and no other is begun.
         """
         tasks = [_Task(work) for work in works]
+        begun = tasks if start_order is None else [tasks[i] for i in start_order]
+        for place, task in enumerate(begun):
+            task.place = place
         with self._lock:
-            self._tasks = [tasks[i] for i in start_order] if start_order is not None else tasks
+            self._failed = None
+            self._tasks = begun
             self._hire()
         try:
             for task in tasks:
                 while not task.done.is_set() and (mine := self._take()) is not None:
                     self._do(mine)
-                    self._raise_first_error()
+                # After an error a task may never be begun, so it must not be waited for.
+                self._raise_first_error()
                 task.done.wait()
                 self._raise_first_error()
                 yield task.result  # type: ignore[misc]
@@ -83,7 +93,7 @@ class Crew:
             self._stop.clear()
 
     def _raise_first_error(self) -> None:
-        if not any(task.error for task in self._tasks if task.done.is_set()):
+        if self._failed is None:
             return
         # Tasks are begun in order, so all before one that failed have been begun, and have the right to fail first.
         for task in self._tasks:
@@ -108,19 +118,21 @@ class Crew:
     def _take(self) -> _Task[Any] | None:
         """The next task that nobody has begun; none once one has failed."""
         with self._lock:
-            if any(task.error for task in self._tasks):
+            if self._failed is not None:
                 return None
             task = next((t for t in self._tasks if not t.taken), None)
             if task is not None:
                 task.taken = True
             return task
 
-    @staticmethod
-    def _do(task: _Task[Any]) -> None:
+    def _do(self, task: _Task[Any]) -> None:
+        self._local.place = task.place
         try:
             task.result = task.work()
         except BaseException as error:  # noqa: BLE001
             # It is raised where the results are collected.
             task.error = error
+            with self._lock:
+                self._failed = task.place if self._failed is None else min(self._failed, task.place)
         finally:
             task.done.set()
