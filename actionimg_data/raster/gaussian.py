@@ -32,6 +32,9 @@ Video: TypeAlias = NDArray[np.uint8]
 _CHUNK = 32
 """Frames composed at a time: profiles stay in the cache, and a view of any length needs no more memory."""
 
+_PROFILES = 1024
+"""Frames whose profiles are computed at a time where nothing else is held for them."""
+
 
 def project_keypoints(
     trajectory: GripperTrajectory, cameras: Cameras, spec: ActionImageSpec | None = None
@@ -182,8 +185,8 @@ def render_planes(
         )
     openness = _drawn_openness(trajectory, spec)
     canvas = _Canvas(spec)
-    for start in range(0, total, _CHUNK):
-        frames = slice(start, min(start + _CHUNK, total))
+    for start in range(0, total, _PROFILES):
+        frames = slice(start, min(start + _PROFILES, total))
         canvas.draw_planes(trajectory, camera, openness, frames, out[:, frames])
     return out
 

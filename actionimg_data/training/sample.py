@@ -278,7 +278,9 @@ class SampleReader:
                 found=found,
             )
         window = trajectory[indices]
-        cameras = [tracks[view][indices].resized(options.height, options.width) for view in views]
+        cameras = [tracks[view][indices] for view in views]
+        if (meta.height, meta.width) != (options.height, options.width):
+            cameras = [camera.resized(options.height, options.width) for camera in cameras]
         count = options.num_frames
         pad = count - len(indices)
 
@@ -395,7 +397,7 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, and so are all with ``black``."""
+    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, with ``black`` all are at first."""
 
     def __init__(self, options: SampleOptions, pad: int, black: bool = False) -> None:
         size = (options.height, options.width)
