@@ -205,6 +205,9 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
         if not Path(source).exists():
             raise SourceNotFoundError("no such file or folder", where=source)
         found = base.detect(source)
+        stated = _stated_format(options)
+        if stated in found:
+            found = {stated: found[stated]}
         if not found:
             raise WrongFormatError(
                 "no converter recognises this source", where=source, hint="See actionimg converters, or give --format."
@@ -233,6 +236,16 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
         many = "tuple" in str(cls.Options.model_fields[key].annotation)
         values[key] = tuple(value.split(",")) if many else value
     return cls(cls.Options.parse(values, format_name))
+
+
+def _stated_format(options: Sequence[str]) -> str | None:
+    """The format that a mapping file among the options is for."""
+    path = next((text.partition("=")[2] for text in options if text.startswith("mapping=")), None)
+    if path is None:
+        return None
+    from ..converters.teleop.mapping import format_of
+
+    return format_of(path)
 
 
 def read_episode(converter: Converter, source: str, wanted: str | None) -> Episode:

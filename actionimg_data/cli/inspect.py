@@ -5,38 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SourceNotFoundError, WrongFormatError
+from ..errors import OutputError, OutputExistsError, SourceNotFoundError, WrongFormatError
 from ._common import emit_json, output
 
 if TYPE_CHECKING:
     from ..shards import Dataset, Sample
 
 _SHOWN = 12
+_LINE = 90
 
 
 @click.command("inspect")
 @click.argument("path")
 @click.option("--key", metavar="KEY", help="Show one sample of a data set or a shard.")
 @click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be.")
+@click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="An option of the converter.")
+@click.option("--mapping", metavar="FILE", help="Mapping file of a raw log: short for -O mapping=FILE.")
+@click.option("--propose", "draft", metavar="FILE", help="Draft a mapping file for a raw log nobody prepared.")
+@click.option("--plot", metavar="FILE", help="Draw the streams of a raw log over time: rates, jitter, gaps (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(path: str, key: str | None, format_name: str | None, as_json: bool) -> None:
+def command(
+    path: str,
+    key: str | None,
+    format_name: str | None,
+    options: tuple[str, ...],
+    mapping: str | None,
+    draft: str | None,
+    plot: str | None,
+    as_json: bool,
+) -> None:
     """Show what is in PATH: a data set, one of its shards, or a source that a converter reads.
 
     \b
     actionimg inspect ~/rlbench_demos
     actionimg inspect out
     actionimg inspect out/train/000000.tar --key open_drawer-all_variations-episode0
+    actionimg inspect recording/ --propose mapping.yaml
+    actionimg inspect recording/ --mapping mapping.yaml --plot streams.png
     """
     where = Path(path)
     if not where.exists() and "://" not in path:
         from ..shards.layout import similar
 
         raise SourceNotFoundError("no such file or folder", where=path, hint=similar(where))
+    options += () if mapping is None else (f"mapping={mapping}",)
+    if draft is not None:
+        _propose(path, Path(draft), as_json)
+        return
     if where.is_dir() and (where / "dataset.json").is_file() and format_name is None:
         kind, found = "dataset", _dataset(where)
     elif where.is_file() and where.suffix == ".tar" and format_name is None:
@@ -44,7 +65,7 @@ def command(path: str, key: str | None, format_name: str | None, as_json: bool) 
     else:
         if key is not None:
             raise WrongFormatError("--key is for data sets and shards", where=path)
-        kind, found = "source", _source(path, format_name)
+        kind, found = "source", _source(path, format_name, options, plot)
     if key is not None:
         from ..shards import open_dataset
 
@@ -58,6 +79,11 @@ def command(path: str, key: str | None, format_name: str | None, as_json: bool) 
         {"dataset": _show_dataset, "shard": _show_dataset, "sample": _show_sample, "source": _show_source}[kind](
             path, found
         )
+        if kind == "source":
+            given = "".join(f" -O {text}" for text in options)
+            flags = "".join(f" --{n.replace('_', '-')} {v}" for n, _, v in (text.partition("=") for text in options))
+            _next(f"actionimg render {path}{given}")
+            _next(f"actionimg convert {found['format']} {path} OUT{flags} --dry-run")
 
 
 def _near(key: str, dataset: Dataset) -> str:
@@ -174,12 +200,39 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _source(path: str, format_name: str | None) -> dict[str, Any]:
+def _source(path: str, format_name: str | None, options: Sequence[str], plot: str | None) -> dict[str, Any]:
     from ._inputs import make_converter
 
-    converter = make_converter(path, format_name, ())
+    converter = make_converter(path, format_name, options)
     found = converter.inspect(path)
+    if plot is not None:
+        from ..converters.teleop.inspection import stream_statistics
+        from ..report.streams import plot_streams
+
+        plot_streams(stream_statistics(path, converter.options), plot)
+        found = {**found, "plot": plot}
     return {"format": converter.name, **found}
+
+
+def _propose(path: str, draft: Path, as_json: bool) -> None:
+    """Write a draft mapping; what it cannot know is marked in it for the user."""
+    from ..converters.teleop.propose import UNKNOWN, propose_mapping
+
+    if draft.exists():
+        raise OutputExistsError(
+            "is there already", where=draft, hint="Name another file: a mapping is written by hand."
+        )
+    text = propose_mapping(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError("cannot write", where=draft, found=error.strerror) from None
+    unknown = sum(UNKNOWN in line.split("#")[0] for line in text.splitlines())
+    if as_json:
+        emit_json({"kind": "mapping", "out": str(draft), "to_fill_in": unknown})
+        return
+    output().print(f"{draft}: {unknown} fields to fill in, each marked {UNKNOWN}", markup=False, soft_wrap=True)
+    _next(f"actionimg inspect {path} --mapping {draft}")
 
 
 def _rows(rows: list[tuple[str, Any]]) -> None:
@@ -296,12 +349,42 @@ def _show_sample(path: str, found: dict[str, Any]) -> None:
 def _show_source(path: str, found: dict[str, Any]) -> None:
     from rich.tree import Tree
 
+    streams = found.get("streams") or {}
     tree = Tree(f"[bold]{found['format']}[/bold]")
-    _grow(tree, {k: v for k, v in found.items() if k != "format"})
+    _grow(tree, {k: v for k, v in found.items() if k not in ("format", "streams")})
     output().print(tree)
     output().print()
-    _next(f"actionimg render {path}")
-    _next(f"actionimg convert {found['format']} {path} OUT --dry-run")
+    if streams:
+        output().print(_stream_table(streams))
+        output().print()
+
+
+def _stream_table(streams: dict[str, dict[str, Any]]) -> Any:
+    """Rates, jitter, gaps and drops of each stream of a raw log, one row a stream."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    columns = {
+        "samples": "samples",
+        "rate_hz": "rate (Hz)",
+        "jitter_ms": "jitter (ms)",
+        "missing": "missing",
+        "gaps": "gaps",
+        "duplicates": "doubled",
+        "out_of_order": "disorder",
+        "not_finite": "not finite",
+    }
+    table.add_column("stream", overflow="fold", min_width=min(24, max(map(len, streams))))
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for name, found in streams.items():
+        cells = []
+        for column in columns:
+            value = found.get(column)
+            value = len(value) if isinstance(value, (list, tuple)) else value
+            cells.append("–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(name, *cells)
+    return table
 
 
 def _grow(tree: Any, value: dict[str, Any]) -> None:
@@ -309,8 +392,8 @@ def _grow(tree: Any, value: dict[str, Any]) -> None:
 
     for name, item in value.items():
         if isinstance(item, dict) and item:
-            if all(not isinstance(v, (dict, list)) for v in item.values()):
-                text = ", ".join(f"{k} {v}" for k, v in item.items() if v is not None)
+            text = ", ".join(f"{k} {v}" for k, v in item.items() if v is not None)
+            if all(not isinstance(v, (dict, list)) for v in item.values()) and len(text) <= _LINE:
                 tree.add(f"[bold]{escape(str(name))}[/bold] {escape(text)}")
             else:
                 _grow(tree.add(f"[bold]{escape(str(name))}[/bold]"), item)

@@ -39,6 +39,7 @@ _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 @click.option("--out", "-o", default="render", show_default=True, help="Folder for the pictures and videos.")
 @click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be.")
 @click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="An option of the converter.")
+@click.option("--mapping", metavar="FILE", help="Mapping file of a raw log: short for -O mapping=FILE.")
 @click.option("--episode", metavar="ID", help="Episode id, or its number in the order of discovery.  [default: first]")
 @click.option("--views", "views", multiple=True, help="Views to draw, comma-separated.  [default: all]")
 @click.option("--cameras", "camera_file", metavar="FILE", help="Camera file, for a trajectory file.")
@@ -70,6 +71,8 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     actionimg render ~/rlbench_demos --style mesh
     """
     folder = Path(out)
+    if given["mapping"] is not None:
+        given["options"] += (f"mapping={given['mapping']}",)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

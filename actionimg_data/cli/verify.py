@@ -124,6 +124,6 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
         output().print(f"… {len(report.failures) - 20} more, all with --json")
     if report.ok:
         output().print("✓ verified", style="green")
-        output().print(f"next: actionimg inspect {out}", style="dim", markup=False)
+        output().print(f"next: actionimg report {out}", style="dim", markup=False)
     else:
         console().print(f"{len(report.failures)} failures", style="red")

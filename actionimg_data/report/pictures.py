@@ -63,6 +63,9 @@ def label(image: Image, text: str, bar: float | None = None) -> None:
     strip = max(14, height // 24)
     image[height - strip :] = (image[height - strip :] * 0.35).astype(np.uint8)
     size = strip / 32
+    room = width if bar is None else width - width // 4
+    while len(text) > 1 and cv2.getTextSize(text, _FONT, size, 1)[0][0] > room - 2 * strip // 3:
+        text = text[:-1]
     cv2.putText(image, text, (strip // 3, height - strip // 3), _FONT, size, _PAPER, 1, cv2.LINE_AA)
     if bar is not None and np.isfinite(bar):
         right, left = width - strip // 3, width - width // 4

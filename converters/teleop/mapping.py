@@ -45,6 +45,18 @@ class LoadedMapping:
         return self.path.parent
 
 
+def format_of(path: str | Path) -> str | None:
+    """What a mapping file says under ``format``, read before anything else of it is checked.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        UnsafeFileError: Tags, anchors or aliases.
+    """
+    value = _text.load_yaml(Path(path))
+    found = value.get("format") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping:
     """The mapping in a YAML file.
 
