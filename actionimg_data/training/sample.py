@@ -397,7 +397,7 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, with ``black`` all are at first."""
+    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, with ``black`` all are."""
 
     def __init__(self, options: SampleOptions, pad: int, black: bool = False) -> None:
         size = (options.height, options.width)

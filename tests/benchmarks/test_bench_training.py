@@ -192,9 +192,8 @@ def test_rendering_costs_little_more_than_no_action(real: tuple[int, Path]) -> N
                 table.sample(i % len(table), start=i)
                 best[action][i] = min(best[action][i], time.process_time() - start)
     none, rendered, decoded = (best[action].mean() * 1e3 for action in ("none", "rendered", "stored"))
-    print(
-        f"\n{size}: ms of one core: none {none:.1f}, rendered {rendered:.1f} ({rendered / none:.3f}x), stored {decoded:.1f}"
-    )
+    print(f"\n{size}: ms of one core: none {none:.1f}, rendered {rendered:.1f}, stored {decoded:.1f}")
+    print(f"  rendered / none {rendered / none:.3f}")
     assert rendered / none <= 1.10
 
 
