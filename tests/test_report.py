@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,47 @@ def test_a_data_set_without_samples_has_a_report(tmp_path: Path) -> None:
     text = write_report(out).path.read_text(encoding="utf-8")
     assert "No demonstration could be converted" in text
     assert "missing-frame" in text
+
+
+class GapConverter(SyntheticConverter):
+    """The synthetic episodes with poses missing in the frames from ``first`` to ``last``; the others stand still."""
+
+    first, last = 2, 4
+
+    def read(self, ref: Any) -> Episode:
+        episode = super().read(ref)
+        path = episode.trajectory
+        position = np.tile(path.position[:1], (len(path), 1))
+        quaternion = np.tile(path.quaternion_xyzw[:1], (len(path), 1))
+        position[self.first : self.last] = quaternion[self.first : self.last] = np.nan
+        gaps = GripperTrajectory(position, quaternion, path.openness, path.times, allow_missing=True)
+        return replace(episode, trajectory=gaps)
+
+
+class LostConverter(GapConverter):
+    """The synthetic episodes without any pose."""
+
+    first, last = 0, 10**6
+
+
+def test_missing_poses_and_a_gripper_that_stands_still_are_shown(tmp_path: Path) -> None:
+    made = write_report(make(tmp_path, GapConverter(), {"episodes": 1}))
+    text = made.path.read_text(encoding="utf-8")
+    assert made.samples_shown == 1
+    assert "2 frames have no pose" in text
+    assert "nan" not in _Page(text).text
+
+
+def test_a_data_set_without_any_pose_has_a_report(tmp_path: Path) -> None:
+    made = write_report(make(tmp_path, LostConverter(), {"episodes": 1}))
+    text = _Page(made.path.read_text(encoding="utf-8")).text
+    assert "There is no trajectory to show." in text
+    assert "No frame has two views that show the gripper" in text
+    assert made.samples_shown == 1
+
+
+def test_samples_of_a_single_frame_are_shown(tmp_path: Path) -> None:
+    assert write_report(make(tmp_path, None, {"episodes": 1, "frames": 1}, clip_frames=1)).samples_shown == 1
 
 
 def test_a_data_set_without_action_videos_is_drawn_on_load(tmp_path: Path) -> None:
