@@ -35,8 +35,7 @@ _OPTIONS = {
 @click.option("--license", metavar="NAME", help="huggingface: the Hub's name of the licence.")
 @click.option("--robot-type", metavar="NAME", help="lerobot: name of the robot.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-def command(ctx: click.Context, kind: str, out: str, dest: str, as_json: bool, **options: Any) -> None:
+def command(kind: str, out: str, dest: str, as_json: bool, **options: Any) -> None:
     """Write the data set OUT in another program's layout to DEST.
 
     \b
@@ -47,6 +46,8 @@ def command(ctx: click.Context, kind: str, out: str, dest: str, as_json: bool, *
     lerobot         a LeRobot v3.0 data set
     """
     from ..export import export
+
+    ctx = click.get_current_context()
 
     given = {name: value for name, value in options.items() if value is not None}
     foreign = sorted(set(given) - set(_OPTIONS[kind]))

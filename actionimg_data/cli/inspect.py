@@ -216,7 +216,8 @@ def _source(path: str, format_name: str | None, options: Sequence[str], plot: st
 
 def _propose(path: str, draft: Path, as_json: bool) -> None:
     """Write a draft mapping; what it cannot know is marked in it for the user."""
-    from ..converters.teleop.propose import UNKNOWN, propose_mapping
+    from ..converters.teleop.propose import propose_mapping
+    from ..schemas.mapping import UNKNOWN
 
     if draft.exists():
         raise OutputExistsError(
