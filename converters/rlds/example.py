@@ -219,7 +219,10 @@ class Example:
             out = np.empty((len(spans), *shape), leaf.dtype)
             images.decode(first, leaf, out[0], head)
             rest: list[Any] | None = None
+            alike = head
             for index, value in enumerate(values, start=1):
+                if rest is None and images.decode_alike(value, leaf, out[index], first, alike):
+                    continue
                 head = images.header(value)
                 if rest is None and images.stored_shape(head, leaf) == shape:
                     images.decode(value, leaf, out[index], head)

@@ -25,6 +25,7 @@ _SMALL = 1 << 16
 # deflate at its best gives 1032 bytes for one, and a JPEG spends at least a bit on each block of 8x8.
 _MOST_PER_BYTE = {"png": 1040, "jpeg": 1024}
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 29  # bytes, up to the end of IHDR
 # IHDR's colour types: channels as stored (palettes become RGB).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -128,6 +129,38 @@ def decode(data: bytes, leaf: Leaf, out: Image | None = None, head: Header | Non
         return picture
     out[...] = picture
     return out
+
+
+def decode_alike(data: bytes, leaf: Leaf, out: Image, first: bytes, head: Header) -> bool:
+    """Decode a picture that has the same header as the one before it, without looking at it twice.
+
+    Args:
+        data: The encoded picture.
+        leaf: An image.
+        out: Where to write it; contiguous, of the first picture's shape and dtype.
+        first: The first picture, encoded.
+        head: Its header, which `decode` has found to be what the leaf says.
+
+    Returns:
+        Whether that was done; where not, ``out`` may hold anything, and `decode` has to say what is the matter.
+    """
+    if head[0] == "jpeg":
+        if simplejpeg is None or data[:2] != first[:2]:
+            return False
+        try:
+            # A larger picture does not fit into the buffer, a smaller one gives a smaller array.
+            colours = "RGB" if out.shape[2] == 3 else "GRAY"
+            return bool(simplejpeg.decode_jpeg(data, colours, fastdct=True, buffer=out).shape == out.shape)
+        except ValueError:
+            return False
+    if data[:_PNG_HEADER] != first[:_PNG_HEADER]:
+        return False
+    _check_chunks(data)
+    picture = _png(data, leaf, out.shape[2], head[3], head[4])
+    if picture.shape != out.shape:
+        return False
+    out[...] = picture
+    return True
 
 
 def _jpeg(data: bytes, wanted: int, channels: int, size: tuple[int, int], out: Image | None) -> Image:
