@@ -73,7 +73,7 @@ def _figure(width: float = 2.75, height: float = 1.6) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height))
         # Measuring the labels for every plot would take most of a report's time.
-        figure.subplots_adjust(left=0.14, right=0.985, top=0.96, bottom=0.34 / height)
+        figure.subplots_adjust(left=0.14, right=0.955, top=0.96, bottom=0.34 / height)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
