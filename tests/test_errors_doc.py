@@ -74,9 +74,13 @@ def test_a_snippet_brings_its_error_about(
         assert result.stderr.startswith(f"error[{code}]: ") or f"\nerror[{code}]: " in result.stderr
         return
     names: dict[str, Any] = {"aid": aid, "np": np}
-    with monkeypatch.context() as patch:
-        # What a snippet does to the table of modules is undone.
-        patch.setattr(sys, "modules", sys.modules.copy())
+    before = dict(sys.modules)
+    try:
         with pytest.raises(CLASSES[code]) as caught:
             exec(compile(text, f"errors.md: {code}", "exec"), names)  # noqa: S102
+    finally:
+        # A snippet may hide a module.
+        for name in [name for name, module in sys.modules.items() if module is None and name not in before]:
+            del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if sys.modules.get(name) is not module})
     assert type(caught.value) is CLASSES[code]
