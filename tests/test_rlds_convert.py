@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from scipy.spatial.transform import Rotation
 
+import actionimg_data as aid
 from actionimg_data import engine
+from actionimg_data.cli import main
 from actionimg_data.converters.base import Converter
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, open_rlds
 from actionimg_data.errors import (
@@ -465,3 +468,39 @@ def test_bridge_without_cameras_is_refused_and_poses_only_reads_it(sample_data: 
         next(episodes(source, poses_only=True, from_split="val"))
     with pytest.raises(AmbiguousSourceError, match="--dataset"):
         next(episodes(source.parent, poses_only=True))
+
+
+def test_poses_only_shards_say_that_they_have_no_action_images(
+    demo: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    converter = RLDSConverter(RLDSOptions(**without_calibration(demo[1], tmp_path), poses_only=True))
+    out = tmp_path / "out"
+    result = engine.convert(converter, str(demo[0]), out, ConvertOptions.parse(height=64, width=64), num_workers=1)
+    assert result.frames == 3 * FRAMES
+    assert result.manifest.options.poses_only
+    assert engine.verify(out).summary()["ok"]
+    for sample in aid.open_dataset(out):
+        assert not sample.meta.calibrated
+        assert len(sample.trajectory) == FRAMES
+
+
+@pytest.mark.realdata
+def test_the_command_converts_bridge_and_inspects_it(sample_data: Path, tmp_path: Path) -> None:
+    source = str(sample_data / "rlds")
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(main, arguments)
+
+    arguments = ["--dataset", "bridge_dataset", "--from-split", "train[:4]", "--only-views", "image_0", "--size", "64"]
+    refused = run("convert", "rlds", source, str(tmp_path / "no"), *arguments)
+    assert refused.exit_code == 1
+    assert "missing-calibration" in refused.output
+    done = run("convert", "rlds", source, str(tmp_path / "out"), *arguments, "--poses-only", "-j", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["frames"] == 40
+    shown = run("inspect", str(sample_data / "rlds" / "bridge_dataset"), "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["features"]["steps"]["observation"]["state"].startswith("float32 (7)")
+    explained = run("converters", "--explain", "rlds")
+    assert explained.exit_code == 0
+    assert "rotation_offset" in explained.output
