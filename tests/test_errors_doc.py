@@ -80,7 +80,7 @@ def test_a_snippet_brings_its_error_about(
             exec(compile(text, f"errors.md: {code}", "exec"), names)  # noqa: S102
     finally:
         # A snippet may hide a module.
-        for name in [name for name, module in sys.modules.items() if module is None and name not in before]:
+        for name in [n for n, m in sys.modules.items() if n not in before and not hasattr(m, "__name__")]:
             del sys.modules[name]
         sys.modules.update({name: module for name, module in before.items() if sys.modules.get(name) is not module})
     assert type(caught.value) is CLASSES[code]
