@@ -26,7 +26,7 @@ _EXPORTS = {
 }
 # `decode` is a package that can be called: importing it anywhere would shadow a function of that name.
 _MODULES = ("decode", "mesh", "torch")
-__all__ = [*_EXPORTS, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
-from concurrent.futures import ProcessPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -407,13 +407,11 @@ def test_any_episode_is_read_by_its_place_in_another_process(made: dict[str, Pat
         assert [p.id for p in places][:3] == ["train/00000/000000", "train/00000/000001", "train/00001/000000"]
         paths = [dataset.record(p).read("episode_metadata/file_path") for p in reversed(places)]
         assert paths == [f"/raw/{i}" for i in (4, 3, 2, 1, 0)]
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            there = pool.submit(_file_path, pickle.loads(pickle.dumps(dataset)), places[3]).result(timeout=60)
-        assert there == "/raw/3"
-
-
-def _file_path(dataset: Any, place: Any) -> str:
-    return str(dataset.record(place).read("episode_metadata/file_path"))
+        read = "print(dataset.record(place).read('episode_metadata/file_path'))"
+        code = f"import pickle, sys; dataset, place = pickle.load(sys.stdin.buffer); {read}"
+        sent = pickle.dumps((dataset, places[3]))
+        there = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True, timeout=60)
+        assert there.stdout.decode().strip() == "/raw/3"
 
 
 def test_the_index_is_cached_and_used(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

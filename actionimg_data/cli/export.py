@@ -44,11 +44,14 @@ def command(kind: str, out: str, dest: str, as_json: bool, **options: Any) -> No
     energon         a folder for Megatron-Energon
     huggingface     a folder for the Hugging Face Hub, with a data card
     lerobot         a LeRobot v3.0 data set
+
+    \b
+    actionimg export huggingface shards hub_folder --license cc-by-4.0
+    actionimg export wids shards shards.index.json
     """
     from ..export import export
 
     ctx = click.get_current_context()
-
     given = {name: value for name, value in options.items() if value is not None}
     foreign = sorted(set(given) - set(_OPTIONS[kind]))
     if foreign:

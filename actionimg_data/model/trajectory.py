@@ -61,7 +61,9 @@ class GripperTrajectory:
             if bad.any():
                 frame = int(np.argmax(bad))
                 raise error("what is missing must be NaN, and a pose throughout", field=field, found=f"frame {frame}")
-        norms = np.linalg.norm(q, axis=-1)
+        # A quaternion of 1e200 is refused below; its norm's overflow is no news.
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(q, axis=-1)
         bad = known & (np.abs(norms - 1) > QUATERNION_TOLERANCE)
         if bad.any():
             frame = int(np.argmax(bad))
