@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -235,7 +236,14 @@ def test_doctor_finds_this_machine_fit() -> None:
     report = json.loads(result.stdout)
     assert report["ok"]
     assert {"python", "codec libx264", "render and decode", "extra torch"} <= {c["check"] for c in report["checks"]}
-    assert "render and decode" in run("doctor").stdout
+    shown = run("doctor").stdout
+    assert "render and decode" in shown
+
+
+def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rosbags", None)
+    shown = " ".join(run("doctor").stdout.split())
+    assert "pip install 'actionimg-data[teleop]'" in shown
 
 
 def test_help_of_every_command_has_an_example() -> None:
@@ -251,3 +259,17 @@ def test_a_typo_in_a_command_gets_a_suggestion() -> None:
     result = run("convrt")
     assert result.exit_code == 2
     assert "Did you mean 'convert'?" in result.stderr
+
+
+@pytest.mark.realdata
+def test_render_lays_the_gripper_mesh_over_real_demos(sample_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch3d")
+    result = run(
+        "render", sample_data / "rlbench", "--style", "mesh", "--views", "front", "--size", 128, "--stride", 40,
+        "--out", tmp_path, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    video = read_frames(str(tmp_path / "front.mesh.mp4")).astype(int)
+    before, after = video[:, :, :128], video[:, :, 128:]
+    orange = (after[..., 0] - after[..., 2] > 60) & (np.abs(after - before).max(axis=-1) > 30)
+    assert orange.sum(axis=(1, 2)).max() > 80

@@ -142,11 +142,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         emit_json({"ok": ok, "checks": rows})
     else:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, show_header=False)
         for row in rows:
             sign = "[green]✓[/green]" if row["ok"] else "[yellow]–[/yellow]" if row.get("optional") else "[red]✗[/red]"
-            table.add_row(sign, row["check"], row["found"])
+            table.add_row(sign, row["check"], escape(row["found"]))
         output().print(table)
     ctx.exit(EXIT_DONE if ok else EXIT_FAILED)

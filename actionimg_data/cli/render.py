@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
+_MESH_COLOUR = (255, 140, 40)
+_MESH_OPACITY = 0.65
 _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 
 
@@ -132,7 +134,7 @@ def _mesh_frames(episode: Episode, view: str, spec: ActionImageSpec, given: dict
     from ..report import pictures
 
     try:
-        from ..raster.mesh_backend import render_overlay_frames
+        from ..raster.mesh_backend import blend_overlay, render_overlay_frames
     except ImportError as error:
         from ..errors import MissingExtraError
 
@@ -146,11 +148,12 @@ def _mesh_frames(episode: Episode, view: str, spec: ActionImageSpec, given: dict
         raise MissingCalibrationError("cannot draw without a camera", where=episode.id, field=view)
     camera = source.camera.resized(spec.height, spec.width)
     drawn = render_overlay_frames(episode.trajectory, camera, spec, mesh=given["mesh_file"], device=given["device"])
-    for picture, (rgb, alpha) in zip(source.frames.frames(range(len(episode))), drawn, strict=True):
+    for picture, overlay in zip(source.frames.frames(range(len(episode))), drawn, strict=True):
         below = pictures.fit(picture, spec.height, spec.width)
-        cover = alpha[..., None].astype(np.float32) / 255
-        mixed = np.asarray(below * (1 - 0.75 * cover) + rgb * (0.75 * cover), np.uint8)
-        yield np.concatenate([below, mixed], axis=1)
+        # A grey mesh over a grey gripper shows nothing: keep its shading, change its colour.
+        shade = overlay.rgb.max(axis=-1, keepdims=True) / 255
+        tinted = overlay._replace(rgb=np.asarray(shade * _MESH_COLOUR, np.uint8))
+        yield np.concatenate([below, blend_overlay(below, tinted, _MESH_OPACITY)], axis=1)
 
 
 def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
