@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -196,7 +197,13 @@ def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, wh
     command = [*program, "convert", "synthetic", src, str(out), "--size", "64"]
     environment = {**os.environ, "PYTHONPATH": f"{plugin}:{TESTS}"}
     with subprocess.Popen(
-        [*command, "-j", str(workers)], env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True
+        [*command, "-j", str(workers)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # Of a shell's background job, as which these tests may run, it is ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        text=True,
     ) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None and not list(out.glob("train/*.json")):
