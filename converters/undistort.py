@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidCameraError
-from ..model import FrameSource
+from ..model import DerivedFrames
 from .calibration import Distortion
 
 FloatArray = NDArray[np.float64]
@@ -20,7 +20,7 @@ _BORDER_POINTS = 41
 
 
 @dataclass(frozen=True, eq=False)
-class UndistortedFrames:
+class UndistortedFrames(DerivedFrames):
     """Pictures of ``source`` as the pinhole camera ``new_K`` would have taken them.
 
     Args:
@@ -30,23 +30,9 @@ class UndistortedFrames:
         new_K: ``(3, 3)`` of the pictures that come out.
     """
 
-    source: FrameSource
     K: FloatArray
     distortion: Distortion
     new_K: FloatArray
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return self.source.height
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """Undistorted RGB pictures at ``indices``, interpolated bilinearly."""

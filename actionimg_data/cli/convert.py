@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, emit_json, output
+from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
 from ._inputs import SIZE, load_spec, split_names
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from ..engine import Observer
     from ..shards.plan import Plan
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared_options(aliases: bool) -> list[click.Option]:
@@ -64,7 +60,7 @@ def _shared_options(aliases: bool) -> list[click.Option]:
         ),
         click.Option(["--split"], default="train", show_default=True, help="Folder of the shards within OUT."),
         click.Option(
-            ["--num-workers", "-j"], type=click.IntRange(1), default=_cores, show_default="cores", help="Processes."
+            ["--num-workers", "-j"], type=click.IntRange(1), default=cores, show_default="cores", help="Processes."
         ),
         click.Option(["--executor"], type=choice(["local"]), default="local", show_default=True),
         click.Option(

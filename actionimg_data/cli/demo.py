@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import OutputExistsError
-from ._common import EXIT_DONE, EXIT_VERIFICATION_FAILED, console, emit_json, output
+from ._common import EXIT_DONE, EXIT_VERIFICATION_FAILED, console, cores, emit_json, output
 
 
 @click.command("demo")
@@ -88,15 +88,13 @@ def _rlds(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str,
 def _convert_and_verify(
     source: Path, converter_name: str, options: dict[str, Any], out: Path, size: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    import os
-
     from ..converters import base
     from ..engine import convert, verify
     from ..schemas import ConvertOptions
 
     cls = base.converter_class(converter_name)
     converter = cls(cls.Options.parse(options, converter_name))
-    workers = min(2, os.cpu_count() or 1)
+    workers = min(2, cores())
     result = convert(converter, str(source), out, ConvertOptions.parse(height=size, width=size), num_workers=workers)
     views = len(result.manifest.views)
     say(f"  converted: {result.frames} frames × {views} views in {result.seconds:.1f} s → {out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ._common import EXIT_DONE, EXIT_FAILED, emit_json, output
+from ._common import EXIT_DONE, EXIT_FAILED, cores, emit_json, output
 
 _CORE: tuple[str, ...] = (
     "numpy",
@@ -127,11 +126,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
     actionimg doctor
     """
     free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows = [
         {"check": "python", "ok": sys.version_info >= (3, 10), "found": platform.python_version()},
         {"check": "actionimg-data", "ok": True, "found": __version__},
-        {"check": "cores", "ok": True, "found": str(cores)},
+        {"check": "cores", "ok": True, "found": str(cores())},
         {"check": "free space for temporary files", "ok": free > 1, "found": f"{free:.0f} GB"},
         *_check_core(),
         *_check_codecs(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -14,15 +13,12 @@ from ._common import (
     EXIT_INTERRUPTED,
     EXIT_VERIFICATION_FAILED,
     console,
+    cores,
     emit_error,
     emit_json,
     output,
     progress,
 )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @click.command("verify")
@@ -39,7 +35,7 @@ def _cores() -> int:
     help="Largest 95th percentile of the rotation error.  [default: 0.5 for h264, 0.03 lossless, at 512 px]",
 )
 @click.option("--record", is_flag=True, help="Write each sample's errors into index.parquet.")
-@click.option("--num-workers", "-j", type=click.IntRange(1), default=_cores, show_default="cores", help="Processes.")
+@click.option("--num-workers", "-j", type=click.IntRange(1), default=cores, show_default="cores", help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(out: str, quick: bool, record: bool, as_json: bool, **given: Any) -> None:
     """Verify the data set OUT: every byte, schema and count, and the round trip.

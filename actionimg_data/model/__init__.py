@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from .camera import Camera, CameraTrack
-from .episode import ArrayFrames, Episode, EpisodeRef, FrameSource, View
+from .episode import ArrayFrames, DerivedFrames, Episode, EpisodeRef, FrameSource, SelectedFrames, View
 from .trajectory import GripperTrajectory
 
 __all__ = [
     "ArrayFrames",
     "Camera",
     "CameraTrack",
+    "DerivedFrames",
     "Episode",
     "EpisodeRef",
     "FrameSource",
     "GripperTrajectory",
+    "SelectedFrames",
     "View",
 ]

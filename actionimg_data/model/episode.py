@@ -70,24 +70,38 @@ class ArrayFrames:
             yield self.array[i]
 
 
-@dataclass(frozen=True)
-class _Selected:
+@dataclass(frozen=True, eq=False)
+class DerivedFrames:
+    """Base of a `FrameSource` made from another one: as many pictures, of the same size, unless it says otherwise."""
+
     source: FrameSource
-    indices: range
 
     @property
     def width(self) -> int:
+        """Picture width in pixels."""
         return self.source.width
 
     @property
     def height(self) -> int:
+        """Picture height in pixels."""
         return self.source.height
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedFrames(DerivedFrames):
+    """The pictures of ``source`` at ``indices``, which increase."""
+
+    indices: range | NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        return self.source.frames([self.indices[i] for i in indices])
+        """The pictures at ``indices`` of the selection."""
+        return self.source.frames([int(self.indices[i]) for i in indices])
 
 
 @dataclass(frozen=True)
@@ -219,7 +233,7 @@ class Episode:
         views = {
             name: View(
                 view.camera[window] if isinstance(view.camera, CameraTrack) else view.camera,
-                _Selected(view.frames, frames),
+                SelectedFrames(view.frames, frames),
             )
             for name, view in self.views.items()
         }

@@ -56,7 +56,7 @@ def project_keypoints(
     """
     spec = ActionImageSpec() if spec is None else spec
     frames = slice(0, len(trajectory))
-    views = [_project(trajectory, camera, spec, frames) for camera in _checked(cameras, len(trajectory), spec)]
+    views = [_project(trajectory, camera, spec, frames) for camera in checked_cameras(cameras, len(trajectory), spec)]
     return np.stack([uv for uv, _ in views]), np.stack([valid for _, valid in views])
 
 
@@ -88,7 +88,7 @@ def render(
     """
     spec = ActionImageSpec() if spec is None else spec
     total = len(trajectory)
-    views = _checked(cameras, total, spec)
+    views = checked_cameras(cameras, total, spec)
     out = _output(out, (len(views), total, spec.height, spec.width, 3))
     if threads is None:
         threads = min(2, os.cpu_count() or 1)
@@ -385,8 +385,13 @@ def _drawn_openness(trajectory: GripperTrajectory, spec: ActionImageSpec) -> NDA
     return (trajectory.openness > spec.openness_threshold).astype(np.float64)
 
 
-def _checked(cameras: Cameras, frames: int, spec: ActionImageSpec) -> list[Camera | CameraTrack]:
-    """The cameras in order, each of the spec's size and the trajectory's length."""
+def checked_cameras(cameras: Cameras, frames: int, spec: ActionImageSpec) -> list[Camera | CameraTrack]:
+    """The cameras in order, each of the spec's size and the trajectory's length.
+
+    Raises:
+        InvalidCameraError: No camera, something else than one, or one of another picture size.
+        FrameCountError: A camera track of another length.
+    """
     if isinstance(cameras, Mapping):
         named = dict(cameras)
     elif isinstance(cameras, Sequence):

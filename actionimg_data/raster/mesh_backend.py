@@ -22,6 +22,7 @@ from ..conventions import DEFAULT_NEAR, ROTATION_TOLERANCE
 from ..errors import InvalidArrayError, InvalidCameraError, InvalidSpecError, InvalidTrajectoryError
 from ..geometry import crop, pinhole, rotations, transforms
 from ..model import Camera, CameraTrack, GripperTrajectory, _check
+from .gaussian import checked_cameras
 from .gripper import GripperModel, gripper_model, load_mesh
 from .pytorch3d_cameras import cameras_from_opencv, pixel_in_ndc, require_pytorch3d
 
@@ -544,25 +545,8 @@ def _check_faces(faces: Any, vertices: torch.Tensor) -> None:
 
 
 def _tracks(cameras: Cameras, spec: ActionImageSpec, frames: int) -> list[CameraTrack]:
-    """The cameras in order, each of the spec's size and the trajectory's length."""
-    named = cameras.items() if isinstance(cameras, Mapping) else enumerate(cameras)
-    tracks = []
-    for name, camera in named:
-        field = f"cameras[{name}]"
-        if not isinstance(camera, (Camera, CameraTrack)):
-            raise InvalidCameraError("is not a Camera or CameraTrack", field=field, found=type(camera).__name__)
-        if (camera.height, camera.width) != (spec.height, spec.width):
-            raise InvalidCameraError(
-                "camera and spec differ in picture size",
-                field=field,
-                expected=f"{spec.height}x{spec.width} (height x width)",
-                found=f"{camera.height}x{camera.width}",
-                hint=f"Use camera.resized({spec.height}, {spec.width}), or spec.resized(...).",
-            )
-        tracks.append(camera.track(frames))
-    if not tracks:
-        raise InvalidCameraError("there is no camera to draw into", field="cameras")
-    return tracks
+    """The cameras in order, over the trajectory's frames."""
+    return [camera.track(frames) for camera in checked_cameras(cameras, frames, spec)]
 
 
 def _device(name: str | None) -> torch.device:

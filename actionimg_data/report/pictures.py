@@ -15,6 +15,7 @@ from ..geometry import crop
 from ..model import Episode
 from ..raster import project_keypoints, render_view
 from ..schemas import ActionImageSpec
+from ..video import resize
 
 Image = NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -24,15 +25,7 @@ _PAPER = (250, 250, 249)
 
 def fit(image: Image, height: int, width: int) -> Image:
     """``image`` centre-cropped to the aspect of ``height x width`` and resized, as the shard writer does it."""
-    change = crop.center_crop(image.shape[0], image.shape[1], height, width)
-    box = image[change.top : change.top + change.crop_height, change.left : change.left + change.crop_width]
-    if change.scale == (1.0, 1.0):
-        return np.ascontiguousarray(box)
-    shrinking = max(change.scale) < 1
-    return np.asarray(
-        cv2.resize(box, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR),
-        np.uint8,
-    )
+    return resize.apply(image, crop.center_crop(image.shape[0], image.shape[1], height, width))
 
 
 def blend(rgb: Image, action: Image, spec: ActionImageSpec) -> Image:

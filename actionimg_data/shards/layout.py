@@ -82,22 +82,30 @@ def flush(file: IO[bytes]) -> None:
 
 def publish(target: Path, data: bytes) -> None:
     """Write a small file so that it is there as a whole or not at all."""
-    with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = temporary(target)
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-                flush(file)
-            os.replace(part, target)
-            sync_folder(target.parent)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    with _part(target, data) as part:
+        os.replace(part, target)
+        sync_folder(target.parent)
 
 
 def publish_if_absent(target: Path, data: bytes) -> bool:
     """`publish`, unless the file is there already; returns whether it was written. Of two at once one wins."""
+    with _part(target, data) as part:
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            return False
+        except OSError:
+            # A file system without hard links.
+            if target.exists():
+                return False
+            os.replace(part, target)
+        sync_folder(target.parent)
+        return True
+
+
+@contextlib.contextmanager
+def _part(target: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file beside ``target`` that holds ``data``, and is gone afterwards if it was not renamed."""
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = temporary(target)
@@ -105,17 +113,7 @@ def publish_if_absent(target: Path, data: bytes) -> bool:
             with open(part, "wb") as file:
                 file.write(data)
                 flush(file)
-            try:
-                os.link(part, target)
-            except FileExistsError:
-                return False
-            except OSError:
-                # A file system without hard links.
-                if target.exists():
-                    return False
-                os.replace(part, target)
-            sync_folder(target.parent)
-            return True
+            yield part
         finally:
             part.unlink(missing_ok=True)
 

@@ -17,11 +17,11 @@ from ...errors import (
     MissingCalibrationError,
 )
 from ...geometry import rotations, transforms
-from ...model import Camera, CameraTrack, Episode, FrameSource, GripperTrajectory, View
+from ...model import Camera, CameraTrack, Episode, FrameSource, GripperTrajectory, SelectedFrames, View
 from ...schemas.mapping import Rotation
 from ..calibration import CalibratedCamera, scaled_to
 from . import streams, sync
-from .frames import FlippedFrames, SelectedFrames
+from .frames import FlippedFrames
 from .sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]

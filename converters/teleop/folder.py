@@ -18,17 +18,16 @@ from ...errors import SourceNotFoundError, WrongFormatError
 from ...model import Episode, EpisodeRef, FrameSource
 from ...schemas.mapping import PoseStream, ViewSource
 from .. import _tree
-from ..base import Converter, ConverterOptions, Detection
+from ..base import ConverterOptions, Detection
 from . import streams
 from .episode import Recording, ViewInput, assemble
 from .mapping import (
-    LoadedMapping,
+    MappedConverter,
     find_beside,
     gripper_samples,
     inside,
     instruction_from_file,
     load_calibration,
-    load_mapping,
     stamps,
     state_of,
     tool_transforms,
@@ -69,16 +68,12 @@ class FolderOptions(TeleopOptions):
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
 
 
-class FolderConverter(Converter):
+class FolderConverter(MappedConverter):
     """Folders of CSV, JSONL, NPZ, Parquet, HDF5 or zarr tables beside videos or pictures."""
 
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "plain recordings: pose tables + videos + calibration, explained by a mapping file"
     Options: ClassVar[type[ConverterOptions]] = FolderOptions
-
-    def __init__(self, options: ConverterOptions | None = None) -> None:
-        super().__init__(options)
-        self._loaded: LoadedMapping | None = None
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
@@ -97,12 +92,6 @@ class FolderConverter(Converter):
         except (OSError, ValueError, WrongFormatError):
             return None
         return None
-
-    def mapping(self) -> LoadedMapping:
-        """The mapping of the options, read once."""
-        if self._loaded is None:
-            self._loaded = load_mapping(self.options.mapping, self.name)
-        return self._loaded
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each folder that holds the mapping's pose table, or for each group within one."""

@@ -1,4 +1,4 @@
-"""Pictures as logs hold them: image files, arrays in HDF5; and what is done to them: selecting, flipping."""
+"""Pictures as logs hold them: image files, arrays in HDF5; and what is done to them: cropping, flipping."""
 
 from __future__ import annotations
 
@@ -12,36 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadImageError, MissingFrameError, WrongFormatError
-from ...model import FrameSource
+from ...model import DerivedFrames, FrameSource
 from .._tree import natural_key
 from . import hdf5, tables
 
 Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class SelectedFrames:
-    """The pictures of ``source`` at ``indices``, which increase."""
-
-    source: FrameSource
-    indices: NDArray[np.intp]
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return self.source.height
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """The pictures at ``indices`` of the selection."""
-        return self.source.frames([int(self.indices[i]) for i in indices])
 
 
 @dataclass(frozen=True)
@@ -65,25 +40,11 @@ class CroppedFrames:
             yield np.ascontiguousarray(picture[rows, columns])
 
 
-@dataclass(frozen=True)
-class FlippedFrames:
+@dataclass(frozen=True, eq=False)
+class FlippedFrames(DerivedFrames):
     """Pictures that are stored flipped, the right way round: ``vertical``, ``horizontal`` or ``both``."""
 
-    source: FrameSource
     flip: str
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return self.source.height
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""

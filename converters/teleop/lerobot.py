@@ -31,14 +31,14 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ...model import Episode, EpisodeRef, FrameSource
+from ...model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from .. import _text, _tree
-from ..base import Converter, ConverterOptions, Detection
+from ..base import ConverterOptions, Detection
 from ..calibration import CalibratedCamera
 from . import streams
 from .episode import Recording, ViewInput, assemble
-from .frames import SelectedFrames, decode_image
-from .mapping import LoadedMapping, gripper_samples, load_calibration, load_mapping, state_of, tool_transforms
+from .frames import decode_image
+from .mapping import MappedConverter, gripper_samples, load_calibration, state_of, tool_transforms
 from .sync import statistics
 from .tables import Table, _arrow_values
 
@@ -274,7 +274,7 @@ class ParquetImages:
             yield decode_image(data[i], f"{self.path}: {self.column}[{i}]")
 
 
-class LeRobotConverter(Converter):
+class LeRobotConverter(MappedConverter):
     """LeRobot data sets, with a mapping file for what their features mean."""
 
     name: ClassVar[str] = "lerobot"
@@ -283,7 +283,6 @@ class LeRobotConverter(Converter):
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
-        self._loaded: LoadedMapping | None = None
         self._dataset: Dataset | None = None
         self._rows: dict[int, dict[str, Any]] = {}
 
@@ -298,12 +297,6 @@ class LeRobotConverter(Converter):
         if not isinstance(info, dict) or "codebase_version" not in info:
             return None
         return Detection("LeRobot", f"{info['codebase_version']}, {info.get('total_episodes', '?')} episodes")
-
-    def mapping(self) -> LoadedMapping:
-        """The mapping of the options, read once."""
-        if self._loaded is None:
-            self._loaded = load_mapping(self.options.mapping, self.name)
-        return self._loaded
 
     def _open(self, root: Path) -> tuple[Dataset, dict[int, dict[str, Any]]]:
         if self._dataset is None or self._dataset.root != root:

@@ -23,6 +23,7 @@ from ...errors import (
 from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
 from .. import _text, calibration
+from ..base import Converter, ConverterOptions
 from ..calibration import CalibratedCamera
 from . import streams
 from .sync import PoseSamples, ScalarSamples
@@ -94,6 +95,20 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
             "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
         )
     return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+
+
+class MappedConverter(Converter):
+    """Base of the converters that a mapping file explains; their options name it ``mapping``."""
+
+    def __init__(self, options: ConverterOptions | None = None) -> None:
+        super().__init__(options)
+        self._loaded: LoadedMapping | None = None
+
+    def mapping(self) -> LoadedMapping:
+        """The mapping of the options, read once."""
+        if self._loaded is None:
+            self._loaded = load_mapping(self.options.mapping, self.name)
+        return self._loaded
 
 
 def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:

@@ -23,7 +23,7 @@ from ...errors import (
 from ...model import Episode, EpisodeRef
 from ...schemas.mapping import Instruction, PoseStream, TimeSource, ViewCamera
 from .. import _tree
-from ..base import Converter, ConverterOptions, Detection
+from ..base import ConverterOptions, Detection
 from ..calibration import CalibratedCamera
 from . import bag, streams
 from .bag import BagFrames, Messages, TfTree
@@ -31,9 +31,9 @@ from .episode import Recording, ViewInput, assemble
 from .folder import TeleopOptions
 from .mapping import (
     LoadedMapping,
+    MappedConverter,
     gripper_samples,
     load_calibration,
-    load_mapping,
     state_of,
     tool_transforms,
     with_pose,
@@ -49,16 +49,12 @@ class RosbagOptions(TeleopOptions):
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
 
 
-class RosbagConverter(Converter):
+class RosbagConverter(MappedConverter):
     """ROS 1 and ROS 2 bags and MCAP files, each an episode; no ROS is needed."""
 
     name: ClassVar[str] = "rosbag"
     summary: ClassVar[str] = "ROS 1 / ROS 2 bags and MCAP, explained by a mapping file; no ROS needed"
     Options: ClassVar[type[ConverterOptions]] = RosbagOptions
-
-    def __init__(self, options: ConverterOptions | None = None) -> None:
-        super().__init__(options)
-        self._loaded: LoadedMapping | None = None
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
@@ -69,12 +65,6 @@ class RosbagConverter(Converter):
         except (OSError, ActionImgError):
             return None
         return None if found is None else Detection("ROS bag", found.name)
-
-    def mapping(self) -> LoadedMapping:
-        """The mapping of the options, read once."""
-        if self._loaded is None:
-            self._loaded = load_mapping(self.options.mapping, self.name)
-        return self._loaded
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each bag at or below ``source``."""
