@@ -150,3 +150,13 @@ def perfect_measurements(trajectory, cameras, spec, rng, noise):
         )
         for view in uv
     ]
+
+
+DAMAGES = {
+    "uint8": lambda video, rng: video,
+    "gaussian noise of 5 levels": add_noise,
+    "JPEG quality 90": lambda video, rng: through_jpeg(video, 90),
+    "H.264 crf 18": lambda video, rng: through_h264(video, 18),
+    "H.264 crf 28": lambda video, rng: through_h264(video, 28),
+}
+"""What a video goes through before it is decoded, by name."""

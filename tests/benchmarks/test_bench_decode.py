@@ -135,3 +135,30 @@ def test_accuracy_against_the_cramer_rao_bound(benchmark, clip, name, sd):
     print(f"\n{name}: {mm:.5f} mm (bound {best_mm:.5f}), {deg:.5f} deg (bound {best_deg:.5f})")
     assert mm < 1.6 * best_mm
     assert deg < 1.6 * best_deg
+
+
+@pytest.mark.parametrize("focal", [None, (0.75, 0.95)], ids=["lens of the targets", "wider lens"])
+def test_accuracy_table(benchmark, focal):
+    """The table of docs/performance.md: six random clips a row, median / p95."""
+    clips = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        lens = None if focal is None else 512 * np.random.default_rng(1000 + seed).uniform(*focal)
+        cameras, truth = scenes.ring_cameras(rng, focal=lens), scenes.random_trajectory(rng)
+        clips.append((seed, cameras, truth, scenes.dense_render(truth, cameras)))
+    print()
+    for name, damage in scenes.DAMAGES.items():
+        position, rotation = [], []
+        for seed, cameras, truth, video in clips:
+            decoded = decode(damage(video, np.random.default_rng(100 + seed)), cameras, ActionImageSpec())
+            assert decoded.valid.all()
+            np.testing.assert_array_equal(decoded.trajectory.openness, truth.openness)
+            p, r = scenes.pose_errors(decoded, truth)
+            position.append(p)
+            rotation.append(r)
+        p, r = np.concatenate(position), np.concatenate(rotation)
+        print(
+            f"{name:26} {np.median(p):.4f} / {np.percentile(p, 95):.4f} mm, "
+            f"{np.median(r):.4f} / {np.percentile(r, 95):.4f} deg"
+        )
+    benchmark.pedantic(decode, args=(clips[0][3], clips[0][1], ActionImageSpec()), rounds=1)
