@@ -18,7 +18,7 @@ def test_demo_converts_verifies_and_leaves_pictures(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["ok"]
-    for name in ("rlbench", "rlds"):
+    for name in ("rlbench", "rlds", "recordings"):
         verified = report[name]["verify"]
         assert (verified["samples"], verified["decoded_frames"], verified["openness_accuracy"]) == (1, 10, 1.0)
         assert (folder / f"{name}-shards" / "dataset.json").is_file()

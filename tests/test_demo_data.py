@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from processes import run_program
 
 from actionimg_data import testing
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -205,6 +205,6 @@ def test_importing_the_package_imports_neither_pytest_nor_the_renderer() -> None
         "assert not heavy, heavy; t.write_rlbench_dataset; assert 'pytest' not in sys.modules; "
         "assert 'ConverterContract' in dir(t)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_program([sys.executable, "-c", code])
     with pytest.raises(AttributeError, match="nothing"):
         _ = testing.nothing

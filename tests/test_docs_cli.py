@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from processes import run_program
 
 from actionimg_data.cli import main
 from actionimg_data.cli.reference import reference
@@ -150,10 +150,7 @@ def test_a_shell_completes_commands_formats_and_options(shell: str, tmp_path: Pa
     script = tmp_path / "script"
     script.write_text(SCRIPTS[shell])
     arguments = {"bash": ["--norc"], "fish": ["--no-config"], "zsh": ["-f"]}[shell]
-    done = subprocess.run(
-        [program, *arguments, str(script)], env=environment(), capture_output=True, text=True, timeout=60, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program([program, *arguments, str(script)], env=environment(), timeout=60, cwd=tmp_path)
     assert done.stdout.splitlines() == ["convert converters", "rlbench", "--quick"], done.stderr
 
 
@@ -164,11 +161,11 @@ def test_the_documented_line_gives_a_completion_script(shell: str) -> None:
     if shell == "bash" and shutil.which("bash") is None:
         pytest.skip("click asks bash for its version")
     env = {**environment(), "_ACTIONIMG_COMPLETE": f"{shell}_source"}
-    done = subprocess.run(["actionimg"], env=env, capture_output=True, text=True, timeout=60)
+    done = run_program(["actionimg"], env=env, timeout=60, check=False)
     assert f"_ACTIONIMG_COMPLETE={shell}_complete" in done.stdout
 
 
 def test_the_reference_is_printed_where_no_file_is_named() -> None:
     command = [sys.executable, "-m", "actionimg_data.cli.reference"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = run_program(command, timeout=60)
     assert done.stdout == reference()

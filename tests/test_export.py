@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from processes import run_program
 from scipy.spatial.transform import Rotation
 from training_data import SIZE, VIEWS, make_camera, make_dataset, make_trajectory, read_bars
 
@@ -181,9 +181,7 @@ print(json.dumps(out))
 def run_python(code: str, *arguments: Any, cache: Path) -> str:
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()[-1]
+    return run_program(command, env=environment).stdout.splitlines()[-1]
 
 
 def test_hugging_face_loads_the_folder_and_the_shards(dataset: Path, tmp_path: Path) -> None:
@@ -243,7 +241,7 @@ def test_energon_cooks_the_samples(dataset: Path, tmp_path: Path) -> None:
     result = export("energon", dataset, tmp_path / "energon")
     assert result.notes == [f"Then: energon prepare --tar-index-only {tmp_path / 'energon'}"]
     prepare = [str(Path(sys.executable).with_name("energon")), "prepare", "--tar-index-only", str(tmp_path / "energon")]
-    subprocess.run(prepare, check=True, capture_output=True, timeout=120)
+    run_program(prepare)
     samples = json.loads(run_python(ENERGON, tmp_path / "energon", cache=tmp_path / "cache"))
     assert sorted(number(key) for key, *_ in samples) == [0, 1, 2]
     for key, views, indices, rows, shape in samples:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from processes import run_program
 from scipy.spatial.transform import Rotation
 
 import actionimg_data as aid
@@ -522,12 +522,12 @@ except aid.ActionImgError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_program([sys.executable, "-c", code])
 
 
 def test_importing_the_mesh_module_imports_no_torch():
     code = "import sys, actionimg_data as aid; aid.mesh.load_mesh; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_program([sys.executable, "-c", code])
 
 
 def test_render_takes_the_gripper_at_one_openness_as_a_rigid_mesh():

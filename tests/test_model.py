@@ -265,6 +265,14 @@ def view(pictures: int, camera: Any = None) -> View:
     return View(camera, ArrayFrames(np.zeros((pictures, 4, 5, 3), np.uint8)))
 
 
+def with_planes(**planes: Any) -> View:
+    return replace(view(6), **{kind: ArrayPlanes(array) for kind, array in planes.items()})
+
+
+def later(path: GripperTrajectory) -> GripperTrajectory:
+    return GripperTrajectory(path.position, path.quaternion_xyzw, path.openness, path.times + 0.01)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -286,6 +294,27 @@ def view(pictures: int, camera: Any = None) -> View:
         ({"instructions": ("ok", "bad\x1b[31m")}, InvalidTextError, ("control character", "U+001B")),
         ({"instructions": ("x" * 4097,)}, InvalidTextError, ("too long", "4097")),
         ({"instructions": ("  ",)}, InvalidTextError, ("empty",)),
+        ({"trajectory": None}, InvalidTrajectoryError, ("grippers", "neither")),
+        ({"grippers": {"left": trajectory(6)}}, InvalidTrajectoryError, ("grippers", "both")),
+        ({"trajectory": None, "grippers": {}}, InvalidTrajectoryError, ("grippers", "neither")),
+        ({"trajectory": None, "grippers": {"": trajectory(6), "b": trajectory(6)}}, WrongFormatError, ("gripper name",)),
+        ({"trajectory": None, "grippers": {"a.b": trajectory(6)}}, WrongFormatError, ("gripper name", "a.b")),
+        (
+            {"trajectory": None, "grippers": {"left": trajectory(6), "right": trajectory(5)}},
+            FrameCountError,
+            ("right", "6, as of left", "found 5"),
+        ),
+        (
+            {"trajectory": None, "grippers": {"left": trajectory(6), "right": later(trajectory(6))}},
+            InvalidTrajectoryError,
+            ("grippers.right.times",),
+        ),
+        ({"views": {"front": with_planes(depth=np.zeros((5, 4, 5), np.uint16))}}, FrameCountError, ("depth", "found 5")),
+        (
+            {"views": {"front": with_planes(mask=np.zeros((6, 8, 10), np.uint32))}},
+            WrongFormatError,
+            ("front", "mask has another size", "5x4", "10x8"),
+        ),
     ],
 )
 def test_what_no_episode_can_be_is_refused_by_name(
@@ -331,6 +360,34 @@ def test_an_episode_selects_frames_and_views_lazily() -> None:
 @pytest.mark.parametrize("frames", [range(7), range(5, -1, -1), range(-2, 3), range(4, 9, 2)])
 def test_a_selection_that_leaves_the_episode_or_runs_backwards_is_refused(frames: range) -> None:
     assert_refused(lambda: episode(6).select(frames), InvalidArrayError, ("task/episode0", "frames"))
+
+
+def test_an_episode_has_one_trajectory_or_several_grippers_by_name() -> None:
+    one = episode(6)
+    assert list(one.grippers) == [""]
+    assert one.gripper_names == ()
+    assert one.trajectory is one.grippers[""]
+    moved = replace(one, trajectory=later(one.trajectory))
+    assert moved.times[0] == pytest.approx(one.times[0] + 0.01)
+    two = episode(6, trajectory=None, grippers={"right": trajectory(6), "left": trajectory(6)})
+    assert two.gripper_names == ("right", "left")
+    assert len(two) == 6
+    assert_refused(lambda: two.trajectory, InvalidTrajectoryError, ("several grippers", "right left"))
+    part = replace(two, fps=10.0).select(range(0, 6, 2))
+    assert part.fps == 5
+    np.testing.assert_array_equal(part.times, two.times[::2])
+    np.testing.assert_array_equal(part.grippers["left"].position, two.grippers["left"].position[::2])
+
+
+def test_depth_and_masks_are_selected_with_their_view() -> None:
+    depth = np.arange(6, dtype=np.uint16)[:, None, None] + np.zeros((1, 4, 5), np.uint16)
+    whole = episode(6, views={"front": replace(with_planes(depth=depth), depth_range_m=(0.01, 4.5))})
+    front = whole.select(range(1, 6, 2)).views["front"]
+    assert front.mask is None
+    assert isinstance(front.depth, PlaneSource)
+    assert (front.depth.width, front.depth.height, len(front.depth)) == (5, 4, 3)
+    assert [int(plane[0, 0]) for plane in front.depth.planes([0, 2])] == [1, 5]
+    assert front.depth_range_m == (0.01, 4.5)
 
 
 def test_references_are_small_and_equal_by_value() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_program
 
 import actionimg_data as aid
 from actionimg_data import errors
@@ -45,7 +45,7 @@ def test_links_for_static_tools_are_relative_and_resolve() -> None:
 
 def test_import_brings_in_nothing_heavy() -> None:
     code = "import sys, actionimg_data; print(' '.join(m for m in sys.modules if '.' not in m))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = run_program([sys.executable, "-c", code]).stdout.split()
     assert not set(loaded) & {
         "numpy",
         "scipy",
@@ -66,7 +66,7 @@ def test_the_core_never_imports_torch() -> None:
         "from actionimg_data.converters import base; [base.converter_class(n) for n in base.names()]\n"
         "print('torch' in sys.modules, 'tensorflow' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_program([sys.executable, "-c", code])
     assert done.stdout.split() == ["False", "False"]
 
 

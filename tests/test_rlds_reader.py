@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rlds_data as data
+from processes import run_program
 
 from actionimg_data.converters.rlds import features as F
 from actionimg_data.converters.rlds import images, index, open_rlds, slicing, tfrecord, wire
@@ -410,8 +410,8 @@ def test_any_episode_is_read_by_its_place_in_another_process(made: dict[str, Pat
         read = "print(dataset.record(place).read('episode_metadata/file_path'))"
         code = f"import pickle, sys; dataset, place = pickle.load(sys.stdin.buffer); {read}"
         sent = pickle.dumps((dataset, places[3]))
-        there = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True, timeout=60)
-        assert there.stdout.decode().strip() == "/raw/3"
+        there = run_program([sys.executable, "-c", code], stdin=sent, timeout=60)
+        assert there.stdout.strip() == "/raw/3"
 
 
 def test_the_index_is_cached_and_used(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,55 @@
+"""Programs that tests start: bounded in time, together with all that they start themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def run_program(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    timeout: float = 120,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    stdin: bytes = b"",
+) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` that cannot wait for ever.
+
+    Its output goes to files: a grandchild that outlives a killed child would keep a pipe open, and
+    `subprocess.run(capture_output=True, timeout=...)` waits for that pipe without an end.
+
+    Raises:
+        AssertionError: It took longer than ``timeout`` seconds, or ``check`` and it failed; with what it printed.
+    """
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        process = subprocess.Popen(
+            command, stdin=given, stdout=out, stderr=err, env=env, cwd=cwd, start_new_session=True
+        )
+        late = False
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            late = True
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace"))
+    said = f"{list(map(str, command))[:6]}\n{texts[0][-2000:]}\n{texts[1][-4000:]}"
+    if late:
+        raise AssertionError(f"took longer than {timeout} s: {said}")
+    if check and process.returncode:
+        raise AssertionError(f"exit code {process.returncode}: {said}")
+    return subprocess.CompletedProcess(command, process.returncode, texts[0], texts[1])
