@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decode import BlobMeasurements, measure_blobs, solve
+from ..decode import BlobMeasurements, DecodedTrajectory, measure_blobs, solve
 from ..errors import ActionImgError, CorruptDatasetError
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
@@ -307,6 +307,20 @@ def has_two_views(
     return np.asarray((count[-1] == 3) & (count[-2] >= 1) & trajectory.known)
 
 
+def decode_sample(sample: Sample, spec: ActionImageSpec) -> DecodedTrajectory:
+    """Decode the stored action videos of all views of a sample, some frames at a time.
+
+    Raises:
+        BadVideoError: A video cannot be decoded.
+        DecodeError: A video does not fit the spec.
+    """
+    measured = []
+    for view in sample.views:
+        chunks = [measure_blobs(chunk, spec) for chunk in sample.iter_action(view, CHUNK)]
+        measured.append(BlobMeasurements.concatenate(chunks))
+    return solve(measured, sample.cameras, spec, times=sample.trajectory.times)
+
+
 def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
     """Decode the stored action videos of all views and hold them against the stored trajectory.
 
@@ -315,11 +329,7 @@ def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
         DecodeError: A video does not fit the spec.
     """
     truth = sample.trajectory
-    measured = []
-    for view in sample.views:
-        chunks = [measure_blobs(chunk, spec) for chunk in sample.iter_action(view, CHUNK)]
-        measured.append(BlobMeasurements.concatenate(chunks))
-    decoded = solve(measured, sample.cameras, spec, times=truth.times)
+    decoded = decode_sample(sample, spec)
     expected = has_two_views(truth, sample.cameras, spec)
     judged = expected & decoded.valid
     angle = rotations.angle_between(truth.rotation[judged], decoded.trajectory.rotation[judged])
