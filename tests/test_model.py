@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,16 @@ from actionimg_data.errors import (
 from actionimg_data.geometry import crop, pinhole, rotations
 from actionimg_data.model import (
     ArrayFrames,
+    ArrayPlanes,
     Camera,
     CameraTrack,
     Episode,
     EpisodeRef,
     FrameSource,
     GripperTrajectory,
+    PlaneSource,
     View,
+    millimetres,
 )
 from actionimg_data.model.episode import check_instruction
 
@@ -297,7 +301,11 @@ def later(path: GripperTrajectory) -> GripperTrajectory:
         ({"trajectory": None}, InvalidTrajectoryError, ("grippers", "neither")),
         ({"grippers": {"left": trajectory(6)}}, InvalidTrajectoryError, ("grippers", "both")),
         ({"trajectory": None, "grippers": {}}, InvalidTrajectoryError, ("grippers", "neither")),
-        ({"trajectory": None, "grippers": {"": trajectory(6), "b": trajectory(6)}}, WrongFormatError, ("gripper name",)),
+        (
+            {"trajectory": None, "grippers": {"": trajectory(6), "b": trajectory(6)}},
+            WrongFormatError,
+            ("gripper name",),
+        ),
         ({"trajectory": None, "grippers": {"a.b": trajectory(6)}}, WrongFormatError, ("gripper name", "a.b")),
         (
             {"trajectory": None, "grippers": {"left": trajectory(6), "right": trajectory(5)}},
@@ -309,7 +317,11 @@ def later(path: GripperTrajectory) -> GripperTrajectory:
             InvalidTrajectoryError,
             ("grippers.right.times",),
         ),
-        ({"views": {"front": with_planes(depth=np.zeros((5, 4, 5), np.uint16))}}, FrameCountError, ("depth", "found 5")),
+        (
+            {"views": {"front": with_planes(depth=np.zeros((5, 4, 5), np.uint16))}},
+            FrameCountError,
+            ("depth", "found 5"),
+        ),
         (
             {"views": {"front": with_planes(mask=np.zeros((6, 8, 10), np.uint32))}},
             WrongFormatError,
@@ -388,6 +400,13 @@ def test_depth_and_masks_are_selected_with_their_view() -> None:
     assert (front.depth.width, front.depth.height, len(front.depth)) == (5, 4, 3)
     assert [int(plane[0, 0]) for plane in front.depth.planes([0, 2])] == [1, 5]
     assert front.depth_range_m == (0.01, 4.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_depth_is_rounded_to_millimetres_and_what_is_not_depth_is_nothing(dtype: Any) -> None:
+    depth = np.array([[0.0005001, 0.0004, 1.2346, 65.535, 65.536], [0, -1, np.nan, np.inf, 1e30]], dtype)
+    assert millimetres(depth).tolist() == [[1, 0, 1235, 65535, 0], [0, 0, 0, 0, 0]]
+    assert millimetres(depth).dtype == np.uint16
 
 
 def test_references_are_small_and_equal_by_value() -> None:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from .camera import Camera, CameraTrack
-from .episode import ArrayFrames, DerivedFrames, Episode, EpisodeRef, FrameSource, SelectedFrames, View
+from .episode import (
+    MAX_MASK_ID,
+    ArrayFrames,
+    ArrayPlanes,
+    DerivedFrames,
+    Episode,
+    EpisodeRef,
+    FrameSource,
+    PlaneSource,
+    SelectedFrames,
+    SelectedPlanes,
+    View,
+    millimetres,
+    view_planes,
+)
 from .trajectory import GripperTrajectory
 
 __all__ = [
+    "MAX_MASK_ID",
     "ArrayFrames",
+    "ArrayPlanes",
     "Camera",
     "CameraTrack",
     "DerivedFrames",
@@ -15,6 +31,10 @@ __all__ = [
     "EpisodeRef",
     "FrameSource",
     "GripperTrajectory",
+    "PlaneSource",
     "SelectedFrames",
+    "SelectedPlanes",
     "View",
+    "millimetres",
+    "view_planes",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,12 @@ from .camera import Camera, CameraTrack
 from .trajectory import GripperTrajectory
 
 Image = NDArray[np.uint8]
+Plane = NDArray[np.uint16] | NDArray[np.uint32]
 MAX_INSTRUCTION = 4096
+MAX_MASK_ID: Final = 2**24 - 1
+"""Largest id in a mask: ids are stored in the three bytes of an RGB picture."""
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 @runtime_checkable
@@ -70,6 +75,88 @@ class ArrayFrames:
             yield self.array[i]
 
 
+@runtime_checkable
+class PlaneSource(Protocol):
+    """Pictures of one view with one number a pixel, read when they are asked for: depth, or a mask of ids."""
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+        """Pictures ``(H, W)`` at ``indices`` (increasing), one at a time.
+
+        Depth is uint16, millimetres along the camera's axis, 0 where it is not known (or beyond 65.535 m). A mask is
+        uint32 (or uint16), ids up to `MAX_MASK_ID`.
+        """
+        ...
+
+
+def millimetres(depth_m: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
+    """Depth in metres as whole millimetres ``(...)`` uint16; what is not finite, not positive or over 65.535 m is 0."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounded = np.rint(depth_m * 1000)
+        return np.where((rounded > 0) & (rounded <= 65535), rounded, 0).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class ArrayPlanes:
+    """A `PlaneSource` over pictures ``(T, H, W)`` uint16 or uint32 that are in memory already."""
+
+    array: Plane
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return int(self.array.shape[2])
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return int(self.array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+        """The pictures at ``indices``."""
+        for i in indices:
+            yield self.array[i]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedPlanes:
+    """The pictures of ``source`` at ``indices``, which increase."""
+
+    source: PlaneSource
+    indices: range | NDArray[np.intp]
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return self.source.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return self.source.height
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+        """The pictures at ``indices`` of the selection."""
+        return self.source.planes([int(self.indices[i]) for i in indices])
+
+
 @dataclass(frozen=True, eq=False)
 class DerivedFrames:
     """Base of a `FrameSource` made from another one: as many pictures, of the same size, unless it says otherwise."""
@@ -106,10 +193,24 @@ class SelectedFrames(DerivedFrames):
 
 @dataclass(frozen=True)
 class View:
-    """One camera of an episode: its calibration (None where the source has none) and its pictures."""
+    """One camera of an episode: its calibration, its pictures, and what the source has beside them.
+
+    Args:
+        camera: None where the source has no calibration.
+        frames: The camera's pictures.
+        depth: Depth seen through the same camera, in millimetres (see `PlaneSource`), or None.
+        mask: Ids of what each pixel shows (see `PlaneSource`), or None.
+        depth_range_m: The least and the largest depth that the source can tell, in metres, where it says so: the near
+            and far plane of a simulator. At the far end there may be nothing at all.
+
+    Depth and mask have as many pictures as ``frames``, of the same size: the same pixels of the same camera.
+    """
 
     camera: Camera | CameraTrack | None
     frames: FrameSource
+    depth: PlaneSource | None = None
+    mask: PlaneSource | None = None
+    depth_range_m: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,43 +230,121 @@ class EpisodeRef:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Episode:
     """One demonstration.
 
     Args:
         id: As in its `EpisodeRef`.
         views: View name (``[a-z0-9_-]+``) to `View`; all with as many frames as the trajectory.
-        trajectory: The gripper at each frame's time.
+        trajectory: The gripper at each frame's time. Not with ``grippers``.
         fps: Frames per second of the views and the trajectory.
         instructions: What the demonstration does, in words; the first is the instruction. Never empty.
         task: Name of the task, where the source has one.
         sync: "measured" where each stream had its own stamps, "assumed" where the rate is only stated.
         sync_residual_s: ``(T,)`` distance in seconds of each frame to the nearest measured pose, or None.
         provenance: Where this comes from, for the record (JSON values only).
+        grippers: Several grippers instead of one ``trajectory``: name (``[a-z0-9_-]+``) to the gripper at each frame's
+            time, in the order in which they are drawn and stored; all with the same times.
+
+    Attributes:
+        grippers: The grippers by name, in order; of an episode with one ``trajectory``, that one under the name "".
 
     Raises:
-        FrameCountError: A view, a camera or a residual has another length than the trajectory.
+        FrameCountError: A view, its depth, mask or camera, a gripper or a residual has another length than the
+            (first) trajectory.
         InvalidTextError: No instruction, or one that is too long or has control characters.
-        WrongFormatError: A view's name could not name a shard member.
+        InvalidTrajectoryError: Not one trajectory or several grippers, or grippers whose times differ.
+        WrongFormatError: A name could not name a shard member, or depth or mask has another size than the pictures.
     """
 
     id: str
     views: Mapping[str, View]
-    trajectory: GripperTrajectory
     fps: float
     instructions: tuple[str, ...]
-    task: str | None = None
-    sync: str = "assumed"
-    sync_residual_s: NDArray[np.float64] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None
+    sync: str
+    sync_residual_s: NDArray[np.float64] | None
+    provenance: Mapping[str, Any]
+    grippers: Mapping[str, GripperTrajectory]
 
-    def __post_init__(self) -> None:
-        n = len(self.trajectory)
+    def __init__(
+        self,
+        id: str,
+        views: Mapping[str, View],
+        trajectory: GripperTrajectory | None = None,
+        *,
+        fps: float,
+        instructions: tuple[str, ...],
+        task: str | None = None,
+        sync: str = "assumed",
+        sync_residual_s: NDArray[np.float64] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        grippers: Mapping[str, GripperTrajectory] | None = None,
+    ) -> None:
+        # dataclasses.replace(episode, trajectory=...) passes the one gripper there was along.
+        if trajectory is not None and (grippers is None or tuple(grippers) == ("",)):
+            grippers = {"": trajectory}
+        elif trajectory is not None or not grippers:
+            raise InvalidTrajectoryError(
+                "must be given as one trajectory or as several grippers",
+                where=id,
+                field="grippers",
+                expected="trajectory= or grippers=",
+                found="both" if grippers else "neither",
+            )
+        values: dict[str, Any] = {
+            "id": id,
+            "views": views,
+            "fps": fps,
+            "instructions": instructions,
+            "task": task,
+            "sync": sync,
+            "sync_residual_s": sync_residual_s,
+            "provenance": {} if provenance is None else provenance,
+            "grippers": dict(grippers),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check_grippers()
+        self._check_views()
+        if not (np.isfinite(fps) and fps > 0):
+            raise InvalidTrajectoryError("must be positive", where=id, field="fps", found=fps)
+        if sync not in ("measured", "assumed"):
+            raise InvalidTextError("bad value", where=id, field="sync", expected="measured or assumed", found=sync)
+        if sync_residual_s is not None and sync_residual_s.shape != (len(self),):
+            raise FrameCountError("sync residuals and poses differ in number", where=id, expected=len(self))
+        if not instructions:
+            raise InvalidTextError("has no instruction", where=id, field="instructions")
+        for text in instructions:
+            check_instruction(text, id)
+
+    def _check_grippers(self) -> None:
+        names = tuple(self.grippers)
+        for name in names:
+            if names != ("",) and (not name or set(name) - _NAME):
+                raise WrongFormatError("bad gripper name", where=self.id, expected="[a-z0-9_-]+", found=name)
+            if len(self.grippers[name]) != len(self):
+                raise FrameCountError(
+                    "grippers differ in their number of poses",
+                    where=self.id,
+                    field=name,
+                    expected=f"{len(self)}, as of {names[0]}",
+                    found=len(self.grippers[name]),
+                )
+            if not np.array_equal(self.grippers[name].times, self.times):
+                raise InvalidTrajectoryError(
+                    "has other times than the first gripper; all are given at the frames' times",
+                    where=self.id,
+                    field=f"grippers.{name}.times",
+                )
+
+    def _check_views(self) -> None:
+        n = len(self)
         if not self.views:
             raise EmptyEpisodeError("has no views", where=self.id)
         for name, view in self.views.items():
-            if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+            if not name or set(name) - _NAME:
                 raise WrongFormatError("bad view name", where=self.id, expected="[a-z0-9_-]+", found=name)
             if len(view.frames) != n:
                 raise FrameCountError(
@@ -183,21 +362,54 @@ class Episode:
                     expected=n,
                     found=len(view.camera),
                 )
-        if not (np.isfinite(self.fps) and self.fps > 0):
-            raise InvalidTrajectoryError("must be positive", where=self.id, field="fps", found=self.fps)
-        if self.sync not in ("measured", "assumed"):
-            raise InvalidTextError(
-                "bad value", where=self.id, field="sync", expected="measured or assumed", found=self.sync
-            )
-        if self.sync_residual_s is not None and self.sync_residual_s.shape != (n,):
-            raise FrameCountError("sync residuals and poses differ in number", where=self.id, expected=n)
-        if not self.instructions:
-            raise InvalidTextError("has no instruction", where=self.id, field="instructions")
-        for text in self.instructions:
-            check_instruction(text, self.id)
+            for kind, planes in view_planes(view).items():
+                if len(planes) != n:
+                    raise FrameCountError(
+                        f"{kind} and poses differ in number",
+                        where=self.id,
+                        field=name,
+                        expected=f"{n} pictures, one a pose",
+                        found=f"{len(planes)}",
+                    )
+                if (planes.height, planes.width) != (view.frames.height, view.frames.width):
+                    raise WrongFormatError(
+                        f"{kind} has another size than the pictures",
+                        where=self.id,
+                        field=name,
+                        expected=f"{view.frames.width}x{view.frames.height}",
+                        found=f"{planes.width}x{planes.height}",
+                    )
 
     def __len__(self) -> int:
-        return len(self.trajectory)
+        return len(next(iter(self.grippers.values())))
+
+    @property
+    def trajectory(self) -> GripperTrajectory:
+        """The gripper of an episode with one.
+
+        Raises:
+            InvalidTrajectoryError: It has several.
+        """
+        if len(self.grippers) != 1:
+            raise InvalidTrajectoryError(
+                "has several grippers, and one was asked for",
+                where=self.id,
+                field="trajectory",
+                expected="one gripper",
+                found=" ".join(self.grippers),
+                hint="Use its grippers, by name.",
+            )
+        return next(iter(self.grippers.values()))
+
+    @property
+    def gripper_names(self) -> tuple[str, ...]:
+        """Names of the grippers in order; empty for an episode with one ``trajectory``."""
+        return tuple(name for name in self.grippers if name)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """``(T,)`` seconds: the frames' times."""
+        return next(iter(self.grippers.values())).times
 
     @property
     def instruction(self) -> str:
@@ -231,9 +443,12 @@ class Episode:
             )
         window = slice(frames.start, frames.stop, frames.step)
         views = {
-            name: View(
-                view.camera[window] if isinstance(view.camera, CameraTrack) else view.camera,
-                SelectedFrames(view.frames, frames),
+            name: replace(
+                view,
+                camera=view.camera[window] if isinstance(view.camera, CameraTrack) else view.camera,
+                frames=SelectedFrames(view.frames, frames),
+                depth=None if view.depth is None else SelectedPlanes(view.depth, frames),
+                mask=None if view.mask is None else SelectedPlanes(view.mask, frames),
             )
             for name, view in self.views.items()
         }
@@ -241,10 +456,15 @@ class Episode:
         return replace(
             self,
             views=views,
-            trajectory=self.trajectory[window],
+            grippers={name: trajectory[window] for name, trajectory in self.grippers.items()},
             fps=self.fps / frames.step,
             sync_residual_s=residual,
         )
+
+
+def view_planes(view: View) -> dict[str, PlaneSource]:
+    """What a view has beside its pictures, by the name of the field: ``depth``, ``mask``."""
+    return {kind: planes for kind, planes in (("depth", view.depth), ("mask", view.mask)) if planes is not None}
 
 
 def check_instruction(text: object, where: str) -> None:

@@ -33,7 +33,7 @@ from ..errors import (
     WrongFormatError,
     printable,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View
+from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory
 from ..raster import render_view
 from ..schemas import (
     ActionImageSpec,
@@ -251,7 +251,7 @@ def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) 
     if options.stride > 1:
         episode = episode.select(range(0, len(episode), options.stride))
     if options.poses_only:
-        return replace(episode, views={name: View(None, view.frames) for name, view in episode.views.items()})
+        return replace(episode, views={name: replace(view, camera=None) for name, view in episode.views.items()})
     cameras = {}
     for name, view in episode.views.items():
         if view.camera is None:
@@ -264,7 +264,7 @@ def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) 
                 expected=f"{view.camera.width}x{view.camera.height}, as the camera says",
                 found=f"{view.frames.width}x{view.frames.height}",
             )
-        cameras[name] = View(view.camera.resized(options.height, options.width), view.frames)
+        cameras[name] = replace(view, camera=view.camera.resized(options.height, options.width))
     return replace(episode, views=cameras)
 
 
