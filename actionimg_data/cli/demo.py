@@ -16,7 +16,7 @@ from ._common import EXIT_DONE, EXIT_VERIFICATION_FAILED, console, cores, emit_j
 @click.command("demo")
 @click.argument("folder", default="demo", metavar="[DIR]")
 @click.option("--episodes", type=click.IntRange(1, 100), default=2, show_default=True, help="Demonstrations to make.")
-@click.option("--frames", type=click.IntRange(8, 2000), default=60, show_default=True, help="Frames of each.")
+@click.option("--frames", type=click.IntRange(8, 2000), default=48, show_default=True, help="Frames of each.")
 @click.option("--size", type=click.IntRange(64, 1024), default=256, show_default=True, help="Picture size in pixels.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -26,8 +26,9 @@ def command(
 ) -> None:
     """Make a small data set, convert it, verify it, and leave pictures to look at.
 
-    A gripper moves over a table: demonstrations of our own making, written as RLBench and as RLDS write them. Both
-    are converted into action-image shards and verified by decoding them. DIR is ./demo by default.
+    A gripper moves over a table: demonstrations of our own making, written as RLBench and as RLDS write them, and as
+    a lab's own recordings (tables, videos, a mapping file). All three are converted into action-image shards and
+    verified by decoding them. DIR is ./demo by default.
 
     \b
     actionimg demo
@@ -51,7 +52,7 @@ def command(
 
     started = time.monotonic()
     results = {}
-    for name, make in (("rlbench", _rlbench), ("rlds", _rlds)):
+    for name, make in (("rlbench", _rlbench), ("rlds", _rlds), ("recordings", _recordings)):
         say(f"[bold]{name}[/bold]: {episodes} demonstrations of {frames} frames")
         with console().status("drawing the demonstrations"):
             source, converter_name, options = make(root, episodes, frames, size)
@@ -83,6 +84,13 @@ def _rlds(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str,
     from ..testing.rlds import write_rlds_demo
 
     return write_rlds_demo(root / "rlds", episodes=episodes, frames=frames, size=size)
+
+
+def _recordings(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str, dict[str, Any]]:
+    from ..testing.teleop import write_recordings
+
+    source = write_recordings(root / "recordings", episodes, frames, size)
+    return source, "folder", {"mapping": str(source / "mapping.yaml")}
 
 
 def _convert_and_verify(

@@ -1,7 +1,8 @@
 """For tests and demos: data sets of the project's own making, and what every converter has to keep to.
 
-`write_rlbench_dataset` and `write_action_images_tree` write small, true data sets; `ConverterContract` is a class of
-tests for converters, third parties' too. All are imported on first use; pytest only for the contract.
+`write_rlbench_dataset`, `write_action_images_tree` and `write_recordings` write small, true data sets;
+`ConverterContract` is a class of tests for converters, third parties' too. All are imported on first use; pytest only
+for the contract.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 _EXPORTS = {
     "ConverterContract": "contract",
     "write_action_images_tree": "demo_data",
+    "write_recordings": "teleop",
     "write_rlbench_dataset": "demo_data",
 }
 __all__ = list(_EXPORTS)

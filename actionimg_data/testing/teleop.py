@@ -301,6 +301,36 @@ def write_folder(
     }
 
 
+def write_recordings(
+    dest: str | os.PathLike[str],
+    episodes: int = 2,
+    frames: int = 60,
+    size: int = 128,
+    views: Sequence[str] = ("front", "left_shoulder"),
+    seed: int = 0,
+) -> Path:
+    """A lab's own recordings: ``DEST/run_N`` with a table of poses, videos and a calibration, and ``DEST/mapping.yaml``.
+
+    Args:
+        dest: Folder that is made.
+        episodes: Number of recordings.
+        frames: Pictures of each view in each recording, at 20 Hz; poses are at 100 Hz.
+        size: Width and height of the pictures in pixels.
+        views: Cameras of `actionimg_data.testing.scene`.
+        seed: Of the first recording; the next has the next.
+
+    Returns:
+        ``dest``.
+    """
+    root = Path(dest)
+    mapping: dict[str, Any] = {}
+    for k in range(episodes):
+        log = replace(make_log(frames, size, seed + k, views), instruction="put the red cube on the green mat")
+        mapping = write_folder(log, root / f"run_{k}")
+    write_yaml(root / "mapping.yaml", mapping)
+    return root
+
+
 def pose6(transform: FloatArray) -> FloatArray:
     """``(..., 6)``: x y z and extrinsic "xyz" Euler angles, as DROID writes poses."""
     euler = Rotation.from_matrix(transform[..., :3, :3]).as_euler("xyz")
