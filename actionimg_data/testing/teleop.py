@@ -309,7 +309,7 @@ def write_recordings(
     views: Sequence[str] = ("front", "left_shoulder"),
     seed: int = 0,
 ) -> Path:
-    """A lab's own recordings: ``DEST/run_N`` with a table of poses, videos and a calibration, and ``DEST/mapping.yaml``.
+    """A lab's own recordings: ``DEST/run_N`` with poses, videos and a calibration, and ``DEST/mapping.yaml``.
 
     Args:
         dest: Folder that is made.
