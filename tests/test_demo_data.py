@@ -208,3 +208,15 @@ def test_importing_the_package_imports_neither_pytest_nor_the_renderer() -> None
     run_program([sys.executable, "-c", code])
     with pytest.raises(AttributeError, match="nothing"):
         _ = testing.nothing
+
+
+def test_the_gripper_alone_is_drawn_over_paper() -> None:
+    camera = scene.make_cameras(scene.make_motion(1, 0), 64, ("front",))["front"]
+    pose = scene.make_motion(1, 0).world_from_gripper[0]
+    wide, narrow = (scene.draw_gripper(camera, o, pose, (255, 255, 255)) for o in (1.0, 0.0))
+    for picture in (wide, narrow):
+        there = picture.ids == scene.GRIPPER_ID
+        assert 20 < there.sum() < 2000
+        assert (picture.rgb[0, 0] == 255).all()
+        assert picture.depth[there].max() < 2 < picture.depth[~there].min()
+    assert (wide.ids != narrow.ids).any()

@@ -271,6 +271,32 @@ class SceneRenderer:
         flat_colour[dark] = (flat_colour[dark] * keep[:, None]).astype(np.uint8)
 
 
+def draw_gripper(
+    camera: Camera,
+    openness: float,
+    world_from_gripper: FloatArray | None = None,
+    paper: tuple[int, int, int] = (250, 250, 250),
+) -> Picture:
+    """The scene's gripper alone, over paper: for drawings.
+
+    Args:
+        camera: Square pictures.
+        openness: 0 closed, 1 open.
+        world_from_gripper: ``(4, 4)`` canonical gripper frame; the world's own if left out.
+        paper: Colour of the background.
+    """
+    s = camera.width * 2 * _SAMPLES
+    K = np.diag([2.0 * _SAMPLES, 2.0 * _SAMPLES, 1.0]) @ camera.K
+    colour = np.full((s, s, 3), paper, np.uint8)
+    inverse_depth = np.full((s, s), 1 / 50.0, np.float32)
+    ids = np.zeros((s, s), np.uint8)
+    soup = _gripper_body().at(np.eye(4) if world_from_gripper is None else world_from_gripper, openness)
+    _rasterize(soup, K, np.asarray(transforms.invert(camera.world_from_camera)), colour, inverse_depth, ids)
+    rgb = cv2.resize(colour, (camera.width, camera.width), interpolation=cv2.INTER_AREA)
+    centre = slice(_SAMPLES, None, 2 * _SAMPLES)
+    return Picture(rgb, (1 / inverse_depth[centre, centre]).astype(np.float32), ids[centre, centre].copy())
+
+
 # Geometry.
 
 
