@@ -7,6 +7,8 @@ imports torch.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -27,6 +29,20 @@ _EXPORTS = {
 # `decode` is a package that can be called: importing it anywhere would shadow a function of that name.
 _MODULES = ("decode", "mesh", "torch")
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
+
+
+def _after_fork() -> None:
+    """OpenCV's threads do not live on in a forked process, e.g. a worker of torch's DataLoader: do without them.
+
+    Zero leaves OpenCV's pool alone; one would wait for its threads to end, which here can take for ever.
+    """
+    cv2 = sys.modules.get("cv2")
+    if hasattr(cv2, "setNumThreads"):
+        cv2.setNumThreads(0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def __getattr__(name: str) -> Any:
