@@ -9,9 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
 from .spec import ActionImageSpec
@@ -33,6 +42,18 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after the first data sets: written only where they say something, so that the bytes of a data
+    set that does not need them are those of before, and readers of before read it."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        for name in self._later:
+            if name in values and getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
+        return values
 
 
 class ConvertOptions(_Stored):
@@ -62,6 +83,13 @@ class ConvertOptions(_Stored):
     poses_only: bool = Field(
         False, description="no camera is known: pictures and trajectory, without cameras and action images"
     )
+    merge_arms: bool = Field(
+        False, description="several grippers in one action video: the clipped sum of their action images"
+    )
+    depth: bool = Field(False, description="store each view's depth, millimetres in 16 bits, lossless")
+    masks: bool = Field(False, description="store each view's mask of ids, lossless")
+
+    _later: ClassVar[frozenset[str]] = frozenset({"merge_arms", "depth", "masks"})
 
     @field_validator("views")
     @classmethod
@@ -83,11 +111,18 @@ class ConvertOptions(_Stored):
             raise ValueError("spec and options differ in size")
         if self.poses_only and self.action_codec != "none":
             raise ValueError("without cameras there are no action images: action_codec must be none")
+        if self.merge_arms and self.action_codec == "none":
+            raise ValueError("there are no stored action images to merge: merge_arms needs an action_codec")
         return self
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """What is stored beside each view's pictures: ``depth``, ``mask``."""
+        return ("depth",) * self.depth + ("mask",) * self.masks
 
     def without_cameras(self) -> ConvertOptions:
         """The same options for a source of which no camera is known."""
-        return self.model_copy(update={"poses_only": True, "action_codec": "none"})
+        return self.model_copy(update={"poses_only": True, "action_codec": "none", "merge_arms": False})
 
     @classmethod
     def parse(cls, **values: Any) -> ConvertOptions:
@@ -160,6 +195,9 @@ class SampleRow(_Stored):
     offset: int = Field(ge=0)
     bytes: int = Field(ge=0)
     members: tuple[MemberRow, ...]
+    grippers: tuple[str, ...] = Field((), description="names of the grippers, in order; absent where there is one")
+
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers"})
 
 
 class ShardSidecar(_Stored):
@@ -208,6 +246,30 @@ class SampleMeta(_Stored):
         description="seconds from each frame to the nearest measured pose; empty where not known"
     )
     provenance: dict[str, Any]
+    grippers: tuple[str, ...] = Field((), description="names of the grippers, in order; absent where there is one")
+    merged_arms: bool = Field(
+        False, description="the action images show the clipped sum of all grippers; absent where each has its own"
+    )
+    overlapping_frames: tuple[tuple[int, ...], ...] = Field(
+        (),
+        description="with merged_arms, for each view the frames in which blobs of two grippers overlap in a channel, "
+        "so that they cannot be told apart there; else absent",
+    )
+    depth_range_m: tuple[tuple[float, float] | None, ...] | None = Field(
+        None,
+        description="where depth is stored, for each view the least and largest depth that the source can tell, in "
+        "metres, or null where it does not say; else absent",
+    )
+    masks: bool = Field(False, description="a mask of ids is stored for each view; absent where not")
+
+    _later: ClassVar[frozenset[str]] = frozenset(
+        {"grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"}
+    )
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """What is stored beside each view's pictures: ``depth``, ``mask``."""
+        return ("depth",) * (self.depth_range_m is not None) + ("mask",) * self.masks
 
 
 class ConverterRecord(_Stored):
@@ -242,6 +304,14 @@ class Counts(_Stored):
     shards: int
 
 
+class EarlierPlan(_Stored):
+    """Shards that were made under an earlier plan of the same data set, which their sidecars name."""
+
+    plan: str = Field(pattern=SHA256_PATTERN)
+    tool: dict[str, str] = Field(description="versions with which they were made")
+    shards: tuple[str, ...] = Field(min_length=1)
+
+
 class DatasetManifest(_Stored):
     """``dataset.json``. While shards are missing, ``complete`` is false and counts, shards and files are absent."""
 
@@ -255,12 +325,23 @@ class DatasetManifest(_Stored):
     converter: ConverterRecord
     sources: tuple[str, ...]
     views: tuple[str, ...] = Field(min_length=1)
+    grippers: tuple[str, ...] = Field((), description="grippers of every sample, in order; absent where there is one")
     options: ConvertOptions
     spec_id: str
     counts: Counts | None = None
     shards: tuple[ShardRecord, ...] = ()
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of plan, index and quarantine")
     checksum: str = Field("", description="SHA-256 of this document with this field empty")
+
+    earlier: tuple[EarlierPlan, ...] = Field(
+        (), description="shards of plans that this one goes on from; absent where there are none"
+    )
+
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "earlier"})
+
+    def earlier_plans(self) -> dict[str, str]:
+        """Shard to plan, of the shards whose sidecars name another plan than this one."""
+        return {shard: earlier.plan for earlier in self.earlier for shard in earlier.shards}
 
     def sealed(self) -> DatasetManifest:
         """The manifest with its checksum filled in."""
@@ -312,8 +393,12 @@ def parse(
         ) from None
 
 
-def index_schema() -> pa.Schema:
-    """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards."""
+def index_schema(grippers: bool = False) -> pa.Schema:
+    """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards.
+
+    Args:
+        grippers: With a column of their names, as in data sets of several.
+    """
     import pyarrow as pa
 
     member = pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -336,6 +421,8 @@ def index_schema() -> pa.Schema:
         pa.field("decode_openness_accuracy", pa.float64()),
         pa.field("undecodable_frames", pa.int64()),
     ]
+    if grippers:
+        fields.insert(10, pa.field("grippers", pa.list_(pa.string()), nullable=False))
     return pa.schema(fields, metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
 
 

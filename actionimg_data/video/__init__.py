@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from .encode import ENDINGS, GOP, Codec, Encoding, action_encoding, encode, encode_bytes, rgb_encoding
-from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames
+from .encode import (
+    ENDINGS,
+    GOP,
+    Codec,
+    Encoding,
+    action_encoding,
+    encode,
+    encode_bytes,
+    mask_ids,
+    mask_pictures,
+    plane_encoding,
+    rgb_encoding,
+)
+from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
     "ENDINGS",
@@ -16,7 +28,11 @@ __all__ = [
     "encode",
     "encode_bytes",
     "iter_chunks",
+    "mask_ids",
+    "mask_pictures",
     "open_video",
+    "plane_encoding",
     "read_frames",
+    "read_planes",
     "rgb_encoding",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadVideoError, MissingFrameError, SourceNotFoundError
-from .encode import INTERPOLATION
+from .encode import INTERPOLATION, mask_ids
 
 Image = NDArray[np.uint8]
 Source = bytes | str | Path
@@ -47,6 +47,10 @@ class VideoReader(ABC):
     @abstractmethod
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """Pictures at ``indices``, which must increase; decoding starts at the keyframe before the first."""
+
+    @abstractmethod
+    def planes(self, kind: str, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Depth ``(H, W)`` uint16, or a mask ``(H, W)`` uint32, at ``indices``, which must increase."""
 
     @abstractmethod
     def close(self) -> None:
@@ -101,6 +105,22 @@ def read_frames(source: Source, indices: Sequence[int] | None = None, name: obje
     if indices is None or list(wanted) == order:
         return out
     return np.ascontiguousarray(out[[place[i] for i in wanted]])
+
+
+def read_planes(source: Source, kind: str, indices: Sequence[int] | None = None, name: object = None) -> NDArray[Any]:
+    """``depth`` ``(n, H, W)`` uint16 or ``mask`` ``(n, H, W)`` uint32 at ``indices`` (any order, may repeat), or all.
+
+    Raises:
+        MissingFrameError: An index is past the end.
+        BadVideoError: The video is damaged or truncated, or holds something else.
+    """
+    with open_video(source, name) as video:
+        wanted = list(range(video.info.frames) if indices is None else indices)
+        order = sorted(set(wanted))
+        out = np.empty((len(order), video.info.height, video.info.width), np.uint16 if kind == "depth" else np.uint32)
+        for i, plane in enumerate(video.planes(kind, order)):
+            out[i] = plane
+    return out if wanted == order else out[np.searchsorted(order, wanted)]
 
 
 def iter_chunks(source: Source, size: int, name: object = None) -> Iterator[Image]:
@@ -209,6 +229,19 @@ class _AvReader(VideoReader):
         self._keys = np.searchsorted(self._pts, np.unique(np.array(keys, np.int64)))
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        return self._decoded(indices, self._rgb)
+
+    def planes(self, kind: str, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+        wanted = "gray16le" if kind == "depth" else "bgr0"
+        if self._stream.codec_context.pix_fmt != wanted:
+            raise BadVideoError(
+                f"holds no {kind}", where=self._where, expected=wanted, found=self._stream.codec_context.pix_fmt
+            )
+        if kind == "mask":
+            return (mask_ids(picture) for picture in self.frames(indices))
+        return self._decoded(indices, lambda frame: self._sized(frame).to_ndarray())
+
+    def _decoded(self, indices: Sequence[int], picture: Callable[[av.VideoFrame], Any]) -> Iterator[Any]:
         _check_indices(indices, self.info.frames, self._where)
         decoded: Iterator[av.VideoFrame] | None = None
         position = -1  # the frame decoded last
@@ -226,7 +259,7 @@ class _AvReader(VideoReader):
                     if frame.pts > target:
                         raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {index}")
                     position = index
-                    yield self._rgb(frame)
+                    yield picture(frame)
                     break
                 else:
                     raise BadVideoError(
@@ -235,7 +268,7 @@ class _AvReader(VideoReader):
         except av.error.FFmpegError as error:
             raise BadVideoError(f"cannot be decoded: {error}", where=self._where) from None
 
-    def _rgb(self, frame: av.VideoFrame) -> Image:
+    def _sized(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (frame.width, frame.height) != (self.info.width, self.info.height):
             raise BadVideoError(
                 "picture size changes",
@@ -243,8 +276,11 @@ class _AvReader(VideoReader):
                 expected=f"{self.info.width}x{self.info.height}",
                 found=f"{frame.width}x{frame.height}",
             )
+        return frame
+
+    def _rgb(self, frame: av.VideoFrame) -> Image:
         rgb = self._convert.reformat(
-            frame,
+            self._sized(frame),
             format="rgb24",
             src_colorspace=frame.colorspace,
             src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
@@ -287,6 +323,9 @@ class _ZipReader(VideoReader):
             if picture is None:
                 raise BadVideoError("cannot be decoded", where=self._where, field=name)
             yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def planes(self, kind: str, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+        raise BadVideoError(f"holds no {kind}", where=self._where, expected="a video", found="a zip of pictures")
 
     def _read(self, name: str) -> bytes:
         try:
