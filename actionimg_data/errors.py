@@ -8,6 +8,7 @@ standard library that fits it, so that ``except FileNotFoundError`` works as wel
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -16,6 +17,19 @@ def printable(value: object, limit: int = 160) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def suggestion(found: str, names: Sequence[str]) -> str:
+    """A hint at what was meant by ``found``: the nearest of ``names``, or some of them; at most one sentence."""
+    import difflib
+
+    if not names:
+        return "There are none."
+    close = difflib.get_close_matches(found, names, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    some = ", ".join(names[:5])
+    return f"There are {len(names)}: {some}, …" if len(names) > 5 else f"There is {some}."
 
 
 class ActionImgError(Exception):
@@ -202,6 +216,18 @@ class OutputError(ActionImgError, OSError):
     """The output cannot be written: no space, no permission."""
 
     code = "output-failed"
+
+
+class StorageError(ActionImgError, OSError):
+    """An object store does not answer, after retries, or refuses."""
+
+    code = "storage-failed"
+
+
+class StorageAccessError(StorageError, PermissionError):
+    """Credentials for an object store are missing, wrong or not enough."""
+
+    code = "storage-access"
 
 
 class CorruptDatasetError(ActionImgError, ValueError):

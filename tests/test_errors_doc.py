@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -75,6 +77,12 @@ def test_a_snippet_brings_its_error_about(
         return
     names: dict[str, Any] = {"aid": aid, "np": np}
     before = dict(sys.modules)
+    # What a snippet sets for a store is for that snippet.
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    environment = {**os.environ, "ACTIONIMG_STORE_PATIENCE": "0"}
+    for name in [n for n in environment if n.startswith(("AWS_", "FSSPEC_"))]:
+        del environment[name]
+    monkeypatch.setattr(os, "environ", environment)
     try:
         with pytest.raises(CLASSES[code]) as caught:
             exec(compile(text, f"errors.md: {code}", "exec"), names)  # noqa: S102

@@ -296,7 +296,7 @@ def test_no_temporary_file_is_left_and_the_sidecar_is_the_last(tmp_path: Path, m
 
 
 def test_what_is_read_back_wrong_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionimg_data.shards.write.file_sha256", lambda path: ("0" * 64, 1))
+    monkeypatch.setattr("actionimg_data.shards.storage.file_sha256", lambda path: ("0" * 64, 1))
     with pytest.raises(CorruptDatasetError, match="read back"):
         convert(tmp_path, "out", {"episodes": 1})
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["dataset.json", "plan.jsonl", "train"]

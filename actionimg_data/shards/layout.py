@@ -9,9 +9,13 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeAlias
 
-from ..errors import OutputError
+from ..errors import OutputError, StorageError
+from ..objectstore import RemotePath, is_url
+
+Place: TypeAlias = Path | RemotePath
+"""Where a data set, or a file of it, is: a local path, or an object in a store."""
 
 MANIFEST: Final = "dataset.json"
 PLAN: Final = "plan.jsonl"
@@ -29,13 +33,38 @@ def rgb_member(view: str, ending: str) -> str:
     return f"{view}.rgb.{ending}"
 
 
-def action_member(view: str, ending: str) -> str:
-    """Name, without the key, of a view's action images."""
-    return f"{view}.action.{ending}"
+def action_member(view: str, ending: str, gripper: str = "") -> str:
+    """Name, without the key, of a view's action images: of the only gripper (or all in one picture), or of one."""
+    return f"{view}.action.{gripper}.{ending}" if gripper else f"{view}.action.{ending}"
 
 
-def similar(path: Path) -> str | None:
+def trajectory_member(gripper: str = "") -> str:
+    """Name, without the key, of the trajectory of the only gripper, or of one of several."""
+    return f"trajectory.{gripper}.npz" if gripper else TRAJECTORY
+
+
+def plane_member(view: str, kind: str) -> str:
+    """Name, without the key, of a view's ``depth`` or ``mask``."""
+    return f"{view}.{kind}.mkv"
+
+
+def place(where: str | os.PathLike[str] | RemotePath) -> Place:
+    """The place that a user names: a URL of a store, else a path.
+
+    Raises:
+        UnsupportedSourceError: Nothing knows the URL's protocol.
+        MissingExtraError: The package that does is not installed.
+    """
+    if isinstance(where, RemotePath):
+        return where
+    text = os.fspath(where)
+    return RemotePath(text) if is_url(text) else Path(text.removeprefix("file://"))
+
+
+def similar(path: Place) -> str | None:
     """A hint at the data set beside ``path`` that has nearly its name; None where there is none."""
+    if isinstance(path, RemotePath):
+        return None
     try:
         names = [other.parent.name for other in path.absolute().parent.glob(f"*/{MANIFEST}")]
     except OSError:
@@ -55,12 +84,12 @@ def temporary(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def output_errors(where: Path) -> Iterator[None]:
+def output_errors(where: Place) -> Iterator[None]:
     """Turn what the operating system says about writing into one clear line."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, (OutputError, StorageError)):
             raise
         hint = None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -80,15 +109,22 @@ def flush(file: IO[bytes]) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def publish(target: Path, data: bytes) -> None:
+def publish(target: Place, data: bytes) -> None:
     """Write a small file so that it is there as a whole or not at all."""
+    if isinstance(target, RemotePath):
+        with output_errors(target):
+            target.put(data)
+        return
     with _part(target, data) as part:
         os.replace(part, target)
         sync_folder(target.parent)
 
 
-def publish_if_absent(target: Path, data: bytes) -> bool:
+def publish_if_absent(target: Place, data: bytes) -> bool:
     """`publish`, unless the file is there already; returns whether it was written. Of two at once one wins."""
+    if isinstance(target, RemotePath):
+        with output_errors(target):
+            return target.create(data)
     with _part(target, data) as part:
         try:
             os.link(part, target)

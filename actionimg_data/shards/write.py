@@ -1,8 +1,9 @@
 """Convert the episodes of one plan row into one shard, and publish it.
 
-A shard is written under a temporary name, flushed, read back and hashed, renamed, and only then its sidecar is
-published: a shard without a sidecar is not there. Frames pass one at a time from the source through the resize into the
-encoder; action images are drawn in chunks of `CHUNK`; what is encoded stays in memory up to `SPOOL` bytes a stream.
+A shard is written under a temporary name, flushed, read back and hashed, moved to its place (`storage`), and only then
+its sidecar is published: a shard without a sidecar is not there. Frames pass one at a time from the source through the
+resize into the encoder; action images are drawn in chunks of `CHUNK`; what is encoded stays in memory up to `SPOOL`
+bytes a stream.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import errno
 import functools
 import io
 import json
-import os
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from ..errors import (
     ActionImgError,
-    CorruptDatasetError,
     FrameCountError,
     MissingCalibrationError,
     MissingViewError,
     OutputError,
+    StorageError,
     WrongFormatError,
     printable,
 )
@@ -46,12 +46,13 @@ from ..schemas import (
     SampleRow,
     ShardSidecar,
 )
-from ..schemas.dataset import to_line
+from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, rgb_encoding
 from ..video.resize import resized
-from . import layout, sample
+from . import layout, sample, storage
 from .crew import Crew
-from .tar import TarWriter, file_sha256
+from .layout import Place
+from .tar import TarWriter
 
 CHUNK: Final = 16
 """Action images drawn at once: 12 MB at 512x512."""
@@ -88,7 +89,7 @@ Report = Callable[[Progress], None]
 
 
 def write_shard(
-    out: Path,
+    out: Place,
     row: PlanRow,
     plan: str,
     reader: Reader,
@@ -101,7 +102,7 @@ def write_shard(
     """Convert and publish one shard.
 
     Args:
-        out: Folder of the data set.
+        out: Folder of the data set, or where it is in a store.
         row: Which episodes.
         plan: Fingerprint of the plan.
         reader: Reads an episode.
@@ -112,20 +113,17 @@ def write_shard(
         crew: Threads to encode with; this one alone by default.
 
     Returns:
-        The sidecar, as published.
+        The sidecar, as published; in a store that of another runner, where one was first.
 
     Raises:
         OutputError: The shard cannot be written; what was published before is unchanged.
         CorruptDatasetError: What was read back is not what was written.
+        StorageError: The store of the source or of the output does not answer.
     """
-    target = out / f"{row.shard}.tar"
     crew = crew or Crew()
     samples: list[SampleRow] = []
     quarantined: list[QuarantineRow] = []
-    with layout.output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    part = layout.temporary(target)
-    try:
+    with storage.workspace(out, row.shard) as part:
         with layout.output_errors(part), open(part, "wb") as file:
             tar = TarWriter(file)
             for planned in row.episodes:
@@ -138,7 +136,8 @@ def write_shard(
                         code = WORKER_CRASHED
                     else:
                         samples += _episode(tar, planned, reader, views, options, part.parent, report, crew)
-                except OutputError:
+                except (OutputError, StorageError):
+                    # A store that is away is away for every episode: none of them is bad.
                     raise
                 except Exception as error:
                     # One bad episode must not cost the others; what is not an error of ours keeps its traceback.
@@ -150,47 +149,17 @@ def write_shard(
                 report(Progress(planned.id, ended=True, code=code))
             sha256 = tar.close()
             layout.flush(file)
-        return _publish(out, row, plan, part, sha256, tar.offset, samples, quarantined)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _publish(
-    out: Path,
-    row: PlanRow,
-    plan: str,
-    part: Path,
-    sha256: str,
-    size: int,
-    samples: list[SampleRow],
-    quarantined: list[QuarantineRow],
-) -> ShardSidecar:
-    target = out / f"{row.shard}.tar"
-    empty = not samples
-    if not empty:
-        with layout.output_errors(part):
-            found = file_sha256(part)
-        if found != (sha256, size):
-            raise CorruptDatasetError(
-                "what was read back is not what was written",
-                where=part,
-                expected=f"{size} B, SHA-256 {sha256}",
-                found=f"{found[1]} B, SHA-256 {found[0]}",
-                hint="The disk or its driver is faulty.",
-            )
-        with layout.output_errors(target):
-            os.replace(part, target)
-            layout.sync_folder(target.parent)
-    sidecar = ShardSidecar(
-        plan=plan,
-        shard=row.shard,
-        bytes=0 if empty else size,
-        sha256=None if empty else sha256,
-        samples=tuple(samples),
-        quarantined=tuple(quarantined),
-    )
-    layout.publish(out / f"{row.shard}.json", to_line(sidecar))
-    return sidecar
+        sidecar = ShardSidecar(
+            plan=plan,
+            shard=row.shard,
+            bytes=tar.offset if samples else 0,
+            sha256=sha256 if samples else None,
+            samples=tuple(samples),
+            quarantined=tuple(quarantined),
+        )
+        content = to_line(sidecar)
+        there = storage.commit_shard(out, row.shard, part if samples else None, sha256, tar.offset, content)
+    return sidecar if there == content else parse(ShardSidecar, there, out / f"{row.shard}.json")
 
 
 def _is_about(error: OSError, part: Path) -> bool:

@@ -1,0 +1,313 @@
+"""How a shard is built and committed, in a local folder or in an object store.
+
+*Local folder.* The tar is built beside its place under a temporary name, flushed, read back and hashed, renamed; then
+the sidecar is written the same way. A second runner of a shard replaces equal bytes by equal bytes.
+
+*Object store.* The tar is built in a local scratch folder (one shard a process at a time; removed when it is done, and
+by the next process where its owner was killed). Then
+
+1. the sidecar is staged as ``SHARD.json.HASH.tmp``, HASH being the tar's: what is needed to finish, whoever does;
+2. the tar is created, which fails where there is one, and read back and hashed;
+3. the sidecar is created, which fails where there is one. That is the commit: whoever's sidecar is there has made the
+   shard, and every other runner takes it as its own result;
+4. the staged sidecar is removed.
+
+A runner that finds another tar than its own and no sidecar finishes that one's work from its staged sidecar, so that a
+runner that was killed anywhere in between leaves nothing that cannot be completed. A tar that is neither its own nor
+staged belongs to nobody (it was damaged on the way, or its data set was removed) and is written over. Objects appear as
+a whole or not at all, so nothing half-written is ever seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..errors import CorruptDatasetError
+from ..objectstore import RemotePath
+from . import layout
+from .layout import Place
+from .tar import file_sha256
+
+SCRATCH_VARIABLE: Final = "ACTIONIMG_SCRATCH_DIR"
+UPLOADS: Final = 3
+"""Times a tar is uploaded when what is read back is not what was sent."""
+
+
+def scratch_folder() -> Path:
+    """Where shards for object stores are built: ``ACTIONIMG_SCRATCH_DIR``, else a folder of the user's below /tmp."""
+    named = os.environ.get(SCRATCH_VARIABLE)
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"actionimg-scratch-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def workspace(out: Place, shard: str) -> Iterator[Path]:
+    """A local file to build a shard in, in a folder for what else it needs; both are gone afterwards.
+
+    Args:
+        out: The data set.
+        shard: Its name, e.g. ``train/000003``.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    target = out / f"{shard}.tar"
+    if isinstance(target, RemotePath):
+        with _scratch() as folder:
+            yield folder / target.name
+        return
+    with layout.output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    part = layout.temporary(target)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder of this process; those of processes that were killed are removed."""
+    base = scratch_folder()
+    with layout.output_errors(base):
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _alone(base):
+            _sweep(base)
+            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=base))
+            lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Hold the lock of the scratch folder, so that a folder is not swept between being made and being locked."""
+    lock = os.open(base / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _sweep(base: Path) -> None:
+    """Remove the folders of processes of this machine that are gone: nobody holds their locks."""
+    for folder in base.glob(f"{socket.gethostname()}-*"):
+        try:
+            lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError:
+            # Just removed by its owner.
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(lock)
+
+
+def remove_parts(out: Place, shard: str, pid: int) -> None:
+    """Remove what a process of this machine, that has ended, left of a shard it was making."""
+    if isinstance(out, RemotePath):
+        base = scratch_folder()
+        if base.is_dir():
+            with _alone(base):
+                _sweep(base)
+        return
+    target = out / f"{shard}.tar"
+    for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def place_sha256(path: Place) -> tuple[str, int]:
+    """SHA-256 and size of a file, or of an object as it is read from its store.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not isinstance(path, RemotePath):
+        return file_sha256(path)
+    digest, size = hashlib.sha256(), 0
+    for part in path.chunks():
+        digest.update(part)
+        size += len(part)
+    return digest.hexdigest(), size
+
+
+def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
+    """Publish a shard: its tar, read back and hashed, and then its sidecar.
+
+    Args:
+        out: The data set.
+        shard: Its name.
+        part: The tar as it was built, from `workspace`; None for a shard without samples, which has none.
+        sha256: SHA-256 of what was written to it.
+        size: Its bytes.
+        sidecar: Content of the sidecar.
+
+    Returns:
+        Content of the sidecar that is there now: this one, or in a store that of a runner that was first.
+
+    Raises:
+        OutputError: It cannot be written; what was published before is unchanged.
+        CorruptDatasetError: What was read back is not what was written.
+        StorageError: The store does not answer.
+    """
+    mark = out / f"{shard}.json"
+    if isinstance(mark, RemotePath):
+        with layout.output_errors(mark):
+            return _commit_remote(mark, part, sha256, size, sidecar)
+    if part is not None:
+        target = out / f"{shard}.tar"
+        assert isinstance(target, Path)
+        with layout.output_errors(part):
+            _check(file_sha256(part), sha256, size, part)
+        with layout.output_errors(target):
+            os.replace(part, target)
+            layout.sync_folder(target.parent)
+    layout.publish(mark, sidecar)
+    return sidecar
+
+
+def _check(found: tuple[str, int], sha256: str, size: int, where: object) -> None:
+    if found != (sha256, size):
+        raise CorruptDatasetError(
+            "what was read back is not what was written",
+            where=where,
+            expected=f"{size} B, SHA-256 {sha256}",
+            found=f"{found[1]} B, SHA-256 {found[0]}",
+            hint="The disk, its driver or the network is faulty.",
+        )
+
+
+def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
+    target = mark.with_name(f"{mark.stem}.tar")
+    there = _read(mark)
+    if there is not None:
+        return there
+    if part is None:
+        if target.is_file():
+            other = _finish(mark, _hash_of(target)[0])
+            if other is not None:
+                return other
+            target.unlink(missing_ok=True)
+        return sidecar if mark.create(sidecar) else mark.read_bytes()
+    _check(file_sha256(part), sha256, size, part)
+    staged = _staged(mark, sha256)
+    staged.put(sidecar)
+    other = _upload(mark, target, part, sha256, size)
+    if other is not None:
+        staged.unlink(missing_ok=True)
+        return other
+    version = target.stat()
+    if mark.create(sidecar):
+        # A runner that took the tar for nobody's may have written over it a moment ago; the sidecar decides.
+        if _stat(target) != version:
+            target.put(part)
+            _check(place_sha256(target), sha256, size, target)
+        there = sidecar
+    else:
+        there = mark.read_bytes()
+    staged.unlink(missing_ok=True)
+    return there
+
+
+def _upload(mark: RemotePath, target: RemotePath, part: Path, sha256: str, size: int) -> bytes | None:
+    """Bring the tar to its place; returns the sidecar of another runner whose tar was there before."""
+    found: tuple[str, int] = ("", 0)
+    fresh = target.create(part)
+    for tried in range(UPLOADS):
+        found = _hash_of(target)
+        if found == (sha256, size):
+            return None
+        if not fresh and tried == 0:
+            other = _finish(mark, found[0])
+            if other is not None:
+                return other
+        target.put(part)
+    _check(_hash_of(target), sha256, size, target)
+    return None
+
+
+def _finish(mark: RemotePath, sha256: str) -> bytes | None:
+    """The sidecar of the runner whose tar has this hash, committed in its place where it is not yet; None: nobody's."""
+    staged = _staged(mark, sha256)
+    content = _read(staged)
+    if content is not None and mark.create(content):
+        staged.unlink(missing_ok=True)
+    # Looked for after the staged one: a runner removes that only when its sidecar is there.
+    return _read(mark)
+
+
+def _hash_of(target: RemotePath) -> tuple[str, int]:
+    try:
+        return place_sha256(target)
+    except FileNotFoundError:
+        return "", 0
+
+
+def _staged(mark: RemotePath, sha256: str) -> RemotePath:
+    return mark.with_name(f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}")
+
+
+def _read(path: RemotePath) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _stat(path: RemotePath) -> object:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def retract(out: Place, shard: str) -> None:
+    """Take back a shard that was published, so that it can be made again: its sidecar first, then its tar."""
+    mark, tar = out / f"{shard}.json", out / f"{shard}.tar"
+    with layout.output_errors(mark):
+        mark.unlink(missing_ok=True)
+        tar.unlink(missing_ok=True)
+        for path in mark.parent.glob(f"{mark.name}.*{layout.TEMPORARY}"):
+            path.unlink(missing_ok=True)
+
+
+def check_destination(out: Place) -> None:
+    """Refuse a store on which two runs at once could damage each other's work.
+
+    Raises:
+        UnsupportedSourceError: It cannot create an object only where there is none.
+        StorageError: It does not answer.
+    """
+    if isinstance(out, RemotePath):
+        with layout.output_errors(out):
+            out.check_creates()
+
+
+def free_bytes(out: Place) -> int | None:
+    """Free space where a data set will be; None for a store, which has no end.
+
+    Raises:
+        OutputError: The file system does not say.
+    """
+    if isinstance(out, RemotePath):
+        return None
+    with layout.output_errors(out):
+        while not out.exists():
+            out = out.parent
+        return shutil.disk_usage(out).free
