@@ -27,10 +27,13 @@ from actionimg_data.errors import (
     ActionImgError,
     CorruptDatasetError,
     InvalidSpecError,
+    MissingExtraError,
     OutputExistsError,
+    SourceNotFoundError,
     WrongFormatError,
 )
 from actionimg_data.export import KINDS, export
+from actionimg_data.shards.verify import round_trip
 
 FRAMES = (22, 25, 18)
 
@@ -322,7 +325,7 @@ def test_exports_write_new_folders_only_and_leave_nothing_of_a_failure(
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "precious").write_text("mine")
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError if kind != "rerun" else InvalidSpecError):
         export(kind, dataset, taken)
     assert [p.name for p in taken.iterdir()] == ["precious"]
 
@@ -330,7 +333,7 @@ def test_exports_write_new_folders_only_and_leave_nothing_of_a_failure(
     (damaged / "plan.jsonl").unlink()
     os.truncate(damaged / "train" / "000001.tar", 5000)
     with pytest.raises(ActionImgError):
-        export(kind, damaged, tmp_path / "new")
+        export(kind, damaged, tmp_path / ("new" if kind != "rerun" else "new.rrd"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged", "taken"]
 
 
@@ -357,3 +360,139 @@ def test_the_command_exports_and_checks_its_options(dataset: Path, tmp_path: Pat
     assert "--link is not an option of lerobot" in wrong.stderr
     for kind in KINDS:
         assert kind in runner.invoke(main, ["export", "--help"]).output
+
+
+# ---- rerun ---------------------------------------------------------------------------------------------------------
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """Entity to its columns, as pyarrow tables with a row for each log time, of the only recording in a file."""
+    import pyarrow as pa
+    from rerun.chunk import RrdReader
+
+    reader = RrdReader(path)
+    (entry,) = reader.recordings()
+    assert len(reader.blueprints()) == 1
+    found: dict[str, list[Any]] = {}
+    for chunk in reader.store(store=entry).stream():
+        batch = chunk.to_record_batch()
+        found.setdefault(str(chunk.entity_path), []).append(
+            {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
+        )
+    assert all(isinstance(c, pa.Array) for parts in found.values() for part in parts for c in part.values())
+    return found
+
+
+def values_of(parts: list[dict[str, Any]], component: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times in seconds and values of a component, in the order of time."""
+    rows = []
+    for part in parts:
+        for name, column in part.items():
+            if name.endswith(component):
+                times = part["time"].cast("int64").to_numpy(zero_copy_only=False) * 1e-9
+                rows += [(t, v) for t, v in zip(times, column.to_pylist(), strict=True) if v is not None]
+    rows.sort(key=lambda row: row[0])
+    return np.array([t for t, _ in rows]), np.array([v for _, v in rows], dtype=object)
+
+
+@pytest.fixture(scope="module")
+def recording(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("rerun")
+    path = tmp_path_factory.mktemp("rerun") / "look.rrd"
+    result = export("rerun", dataset, path)
+    assert (result.samples, result.left_out) == (3, [])
+    return recorded(path)
+
+
+def test_a_rerun_recording_holds_the_poses_one_sample_after_the_other(dataset: Path, recording: dict[str, Any]) -> None:
+    times, positions = values_of(recording["/world/gripper/frame"], "translation")
+    _, quaternions = values_of(recording["/world/gripper/frame"], "quaternion")
+    samples = list(aid.open_dataset(dataset))
+    stored = np.concatenate([s.trajectory.position for s in samples])
+    np.testing.assert_allclose(np.stack([p[0] for p in positions]).astype(float), stored, atol=1e-6)
+    turns = np.concatenate([s.trajectory.quaternion_xyzw for s in samples])
+    np.testing.assert_allclose(np.stack([q[0] for q in quaternions]).astype(float), turns, atol=1e-6)
+    assert (np.diff(times) > 0).all()
+    pauses = np.diff(times)[np.cumsum([len(s) for s in samples])[:-1] - 1]
+    np.testing.assert_allclose(pauses, 0.5, atol=1e-6)
+    at, texts = values_of(recording["/instruction"], "text")
+    assert [t[0].splitlines()[0] for t in texts] == [s.instruction for s in samples]
+    np.testing.assert_allclose(at, times[[0, FRAMES[0], FRAMES[0] + FRAMES[1]]], atol=1e-6)
+
+
+def test_a_rerun_camera_puts_the_gripper_where_ours_does(dataset: Path, recording: dict[str, Any]) -> None:
+    """The pinhole and pose in the file project a keypoint to the pixel that its action image has it at."""
+    for view in VIEWS:
+        parts = recording[f"/world/cameras/{view}"]
+        _, eyes = values_of(parts, "translation")
+        _, turns = values_of(parts, "mat3x3")
+        _, pinholes = values_of(parts, "image_from_camera")
+        eye, turn, K = (np.asarray(v[0][0], float) for v in (eyes, turns, pinholes))
+        sample = aid.open_dataset(dataset)[0]
+        point = sample.trajectory.position[0]
+        uvw = K.reshape(3, 3).T @ (turn.reshape(3, 3) @ (point - eye))
+        ours, _ = sample.cameras[view][0].project(point[None])
+        np.testing.assert_allclose(uvw[:2] / uvw[2], ours[0], atol=1e-2)
+
+
+def test_a_rerun_recording_holds_videos_openness_and_decode_errors(dataset: Path, recording: dict[str, Any]) -> None:
+    samples = list(aid.open_dataset(dataset))
+    for view in VIEWS:
+        for entity, member in (
+            (f"world/cameras/{view}/rgb", f"{view}.rgb.mp4"),
+            (f"action/{view}", f"{view}.action.mp4"),
+        ):
+            times, stamps = values_of(recording[f"/{entity}"], "timestamp")
+            assert len(times) == sum(FRAMES)
+            assert [int(s[0]) for s in stamps[: FRAMES[0]]] == pytest.approx(
+                [round(i / samples[0].fps * 1e9) for i in range(FRAMES[0])], abs=1e6
+            )
+            (blob,) = [
+                column.to_pylist()[0]
+                for part in recording[f"/videos/{entity}/{samples[0].key}"]
+                for name, column in part.items()
+                if name.endswith("blob")
+            ]
+            assert bytes(np.asarray(blob[0], np.uint8)) == samples[0].read(member)
+    _, openness = values_of(recording["/openness"], "scalars")
+    np.testing.assert_allclose(
+        np.concatenate(list(openness)).astype(float), np.concatenate([s.trajectory.openness for s in samples])
+    )
+    _, errors = values_of(recording["/decode_error/position_mm"], "scalars")
+    truth = [round_trip(sample, sample.spec).position_mm for sample in samples]
+    np.testing.assert_allclose(np.concatenate(list(errors)).astype(float), np.concatenate(truth))
+
+
+def test_rerun_pictures_may_be_jpegs_and_samples_chosen(dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    import cv2
+
+    keys = aid.open_dataset(dataset).keys()
+    result = CliRunner().invoke(
+        main,
+        ["export", "rerun", str(dataset), str(tmp_path / "a.rrd"), "--sample", keys[1], "--pictures", "jpeg", "--json"],
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["samples"] == 1
+    found = recorded(tmp_path / "a.rrd")
+    times, blobs = values_of(found[f"/action/{VIEWS[0]}"], "blob")
+    assert len(times) == FRAMES[1]
+    picture = cv2.imdecode(np.asarray(blobs[3][0], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    truth = aid.open_dataset(dataset)[1].action(VIEWS[0], [3])[0]
+    assert np.abs(picture.astype(int) - truth).mean() < 4
+    assert not [name for name in found if name.startswith("/videos")]
+
+
+def test_what_cannot_be_recorded_is_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rerun")
+    with pytest.raises(InvalidSpecError, match=r"\*\.rrd"):
+        export("rerun", dataset, tmp_path / "folder")
+    with pytest.raises(SourceNotFoundError, match="Did you mean"):
+        export("rerun", dataset, tmp_path / "a.rrd", sample=[aid.open_dataset(dataset).keys()[0] + "x"])
+    (tmp_path / "there.rrd").touch()
+    with pytest.raises(OutputExistsError):
+        export("rerun", dataset, tmp_path / "there.rrd")
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(MissingExtraError, match=r"actionimg-data\[rerun\]"):
+        export("rerun", dataset, tmp_path / "a.rrd")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there.rrd"]

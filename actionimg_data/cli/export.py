@@ -16,6 +16,7 @@ _OPTIONS = {
     "energon": ("link",),
     "huggingface": ("link", "license"),
     "lerobot": ("robot_type",),
+    "rerun": ("samples", "sample", "pictures"),
 }
 
 
@@ -34,6 +35,15 @@ _OPTIONS = {
 )
 @click.option("--license", metavar="NAME", help="huggingface: the Hub's name of the licence.")
 @click.option("--robot-type", metavar="NAME", help="lerobot: name of the robot.")
+@click.option(
+    "--samples", type=click.IntRange(1), help="rerun: samples in the recording, spread over the data set (default 10)."
+)
+@click.option("--sample", multiple=True, metavar="KEY", help="rerun: these samples instead; may be given again.")
+@click.option(
+    "--pictures",
+    type=click.Choice(["video", "jpeg"]),
+    help="rerun: the stored videos (default; the native viewer needs ffmpeg for them), or larger JPEGs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(kind: str, out: str, dest: str, as_json: bool, **options: Any) -> None:
     """Write the data set OUT in another program's layout to DEST.
@@ -44,15 +54,17 @@ def command(kind: str, out: str, dest: str, as_json: bool, **options: Any) -> No
     energon         a folder for Megatron-Energon
     huggingface     a folder for the Hugging Face Hub, with a data card
     lerobot         a LeRobot v3.0 data set
+    rerun           a recording (DEST.rrd) for the rerun viewer
 
     \b
     actionimg export huggingface shards hub_folder --license cc-by-4.0
     actionimg export wids shards shards.index.json
+    actionimg export rerun shards shards.rrd --samples 3
     """
     from ..export import export
 
     ctx = click.get_current_context()
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     foreign = sorted(set(given) - set(_OPTIONS[kind]))
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} is not an option of {kind}")
@@ -62,7 +74,10 @@ def command(kind: str, out: str, dest: str, as_json: bool, **options: Any) -> No
     if as_json:
         emit_json({**asdict(result), "left_out": [{"key": k, "reason": r} for k, r in result.left_out]})
     else:
-        console().print(f"{result.kind}: {result.samples} samples in {result.dest}")
+        console().print(
+            f"{result.kind}: {result.samples} {'sample' if result.samples == 1 else 'samples'} in {result.dest}",
+            markup=False,
+        )
         for key, reason in result.left_out:
             console().print(f"left out {key}: {reason}", markup=False)
         for note in result.notes:

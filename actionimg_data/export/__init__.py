@@ -18,6 +18,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "energon": "a folder for Megatron-Energon (CrudeWebdataset)",
         "huggingface": "a folder for the Hugging Face Hub, with a data card",
         "lerobot": "a LeRobot v3.0 data set, with action images as further video features",
+        "rerun": "a recording for the rerun viewer: cameras, pictures, action images, the gripper",
     }
 )
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 from ..errors import CorruptDatasetError, OutputExistsError
 from ..schemas import DatasetManifest
-from ..shards import Dataset, layout, open_dataset
+from ..shards import Dataset, Sample, layout, open_dataset
+from ..video import ENDINGS, action_encoding, encode_bytes
 
 Link = Literal["hard", "symbolic", "copy"]
 
@@ -105,3 +106,12 @@ def common_rate(rates: Sequence[float], where: object) -> float:
             found=f"{min(rates):g} … {max(rates):g}",
         )
     return rates[0]
+
+
+def h264_action(sample: Sample, view: str) -> bytes:
+    """The action images of a view as an H.264 MP4: as they are stored, or encoded from what is stored or drawn."""
+    meta = sample.meta
+    if meta.action_codec == "h264":
+        return sample.read(layout.action_member(view, ENDINGS["h264"]))
+    pictures = (frame for chunk in sample.iter_action(view) for frame in chunk)
+    return encode_bytes(pictures, action_encoding("h264"), meta.fps, meta.height, meta.width)

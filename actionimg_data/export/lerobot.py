@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ..errors import EmptyEpisodeError
 from ..shards import Sample, layout
-from ..video import ENDINGS, action_encoding, encode_bytes, open_video
-from .common import Result, common_rate, new_folder, opened
+from ..video import ENDINGS, open_video
+from .common import Result, common_rate, h264_action, new_folder, opened
 
 VERSION: Final = "v3.0"
 CHUNK: Final = 1000
@@ -90,7 +90,7 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
                 "dataset_to_index": index + count,
             }
             row["data/chunk_index"], row["data/file_index"] = writer.add(columns)
-            for key, video in _videos(sample, views, fps):
+            for key, video in _videos(sample, views):
                 target = root / _VIDEO.format(video_key=key, chunk_index=place[0], file_index=place[1])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(video)
@@ -165,17 +165,12 @@ def _columns(
     return columns
 
 
-def _videos(sample: Sample, views: tuple[str, ...], fps: float) -> Iterator[tuple[str, bytes]]:
+def _videos(sample: Sample, views: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     meta = sample.meta
     for view in views:
         yield f"observation.images.{view}", sample.read(layout.rgb_member(view, ENDINGS[meta.rgb_codec]))
     for view in views:
-        if meta.action_codec == "h264":
-            yield f"action_images.{view}", sample.read(layout.action_member(view, ENDINGS["h264"]))
-        else:
-            pictures = (frame for chunk in sample.iter_action(view) for frame in chunk)
-            video = encode_bytes(pictures, action_encoding("h264"), fps, meta.height, meta.width)
-            yield f"action_images.{view}", video
+        yield f"action_images.{view}", h264_action(sample, view)
 
 
 class _FrameTables:
