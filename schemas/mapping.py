@@ -26,6 +26,7 @@ LENGTH_UNITS = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 ANGLE_UNITS = {"rad": 1.0, "deg": 0.017453292519943295}
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
+ArmName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 LengthUnit = Literal["m", "cm", "mm"]
 AngleUnit = Literal["rad", "deg"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -122,14 +123,16 @@ class TfChain(_Model):
 
 
 class Joints(_Model):
-    """Poses from joint angles through the robot's own kinematics."""
+    """Poses from joint values through the robot's own kinematics."""
 
     columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each of `names`")
     names: tuple[str, ...] = Field(min_length=1, description="joints of the robot file, in the order of the columns")
     unit: AngleUnit = Field(description="of revolute joints; prismatic ones are metres")
-    robot: str = Field(description="URDF file, beside the mapping file")
-    base: str = Field(description="link whose frame is the poses' frame")
-    tip: str = Field(description="link whose pose is the tool's")
+    robot: str = Field(description="URDF or MJCF (MuJoCo) file, beside the mapping file; its meshes are not needed")
+    base: str | None = Field(
+        None, description="link, body or site whose frame is the poses' frame; the root link, or MJCF's world"
+    )
+    tip: str = Field(description="link, body or site whose pose is the tool's")
 
 
 class PoseStream(_Model):
@@ -198,6 +201,13 @@ class Gripper(_Model):
         return self
 
 
+class Arm(_Model):
+    """One gripper of several: where it is and how open it is."""
+
+    pose: ToolPose
+    gripper: Gripper
+
+
 class ViewCamera(_Model):
     """Where a view's calibration is: a file, the log itself (bags), or written here."""
 
@@ -215,6 +225,9 @@ class ViewCamera(_Model):
         None, description="the camera's pose, where its file has none; for a Kalibr chain that of its first camera"
     )
     tool_from_camera: Transform | None = Field(None, description="of a camera fixed to the end-effector")
+    gripper: str | None = Field(
+        None, description="of several grippers the one whose end-effector a camera with tool_from_camera is fixed to"
+    )
     poses: PoseStream | None = Field(None, description="the camera's own pose stream, for one that is tracked")
 
     @model_validator(mode="after")
@@ -294,10 +307,35 @@ class Mapping(_Model):
     )
     task: str | None = None
     instruction: Instruction | None = Field(None, description="lerobot has its own; else required")
-    pose: ToolPose
-    gripper: Gripper
+    pose: ToolPose | None = Field(None, description="with `gripper`, for a robot with one arm")
+    gripper: Gripper | None = None
+    grippers: dict[ArmName, Arm] = Field(
+        default_factory=dict, description="in place of both: several grippers by name, e.g. left and right"
+    )
     views: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")], ViewSource] = Field(min_length=1)
     sync: Sync = Sync()
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The grippers by name, in order; the only one is called ""."""
+        if self.pose is not None and self.gripper is not None:
+            return {"": Arm(pose=self.pose, gripper=self.gripper)}
+        return dict(self.grippers)
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Mapping:
+        if (self.pose is None) != (self.gripper is None):
+            raise ValueError("pose and gripper go together")
+        if (self.pose is None) == (not self.grippers):
+            raise ValueError("give pose and gripper, or grippers")
+        if len(self.grippers) == 1:
+            raise ValueError("grippers are for several; one is written as pose and gripper")
+        for name, view in self.views.items():
+            if view.camera.gripper is not None and view.camera.gripper not in self.grippers:
+                raise ValueError(
+                    f"views.{name}.camera.gripper is not one of the grippers {', '.join(self.grippers) or '(none)'}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:

@@ -21,6 +21,7 @@ from actionimg_data.errors import (
     InvalidTrajectoryError,
     SourceNotFoundError,
     UnsafeFileError,
+    UnsupportedSourceError,
     WrongFormatError,
 )
 from actionimg_data.schemas.mapping import Gripper, Mapping, PoseStream, json_schemas
@@ -407,9 +408,9 @@ def test_forward_kinematics_of_a_chain_by_hand(tmp_path: Path) -> None:
     [
         ("<!DOCTYPE r [<!ENTITY a 'b'>]>" + URDF, "base", UnsafeFileError, "declarations"),
         (URDF[:-10], "base", BadFileError, "is not XML"),
-        ("<sdf/>", "base", WrongFormatError, "is not a URDF"),
+        ("<sdf/>", "base", WrongFormatError, "is not a robot file"),
         (URDF, "hand", WrongFormatError, "has no such link"),
-        (URDF.replace('"prismatic"', '"planar"'), "base", WrongFormatError, "not supported"),
+        (URDF.replace('"prismatic"', '"planar"'), "base", UnsupportedSourceError, "not supported"),
         (URDF.replace('xyz="0.3 0 0"', 'xyz="0.3 0"'), "base", WrongFormatError, "three numbers"),
     ],
 )

@@ -12,12 +12,23 @@ from numpy.typing import NDArray
 from ...errors import (
     ActionImgError,
     AmbiguousSourceError,
+    BadImageError,
     FrameCountError,
     InvalidCameraError,
     MissingCalibrationError,
 )
 from ...geometry import rotations, transforms
-from ...model import Camera, CameraTrack, Episode, FrameSource, GripperTrajectory, SelectedFrames, View
+from ...model import (
+    Camera,
+    CameraTrack,
+    Episode,
+    FrameSource,
+    GripperTrajectory,
+    PlaneSource,
+    SelectedFrames,
+    SelectedPlanes,
+    View,
+)
 from ...schemas.mapping import Rotation
 from ..calibration import CalibratedCamera, scaled_to
 from . import streams, sync
@@ -41,16 +52,35 @@ class ViewInput:
         scaled: Pictures may have another size than the calibration: they were scaled.
         wanted: ``(N,)`` which pictures the log means to be used; None for all.
         frame: Which frame ``camera.world_from_camera`` is in: ``world``, or ``pose`` for that of the poses.
+        arm: The arm that the camera is fixed to, of several, where the calibration says ``tool_from_camera``.
+        depth: Depth beside the pictures, of the same number, or None.
+        depth_range_m: The least and largest depth that the source can tell.
+
+    ``camera`` is None where the user wants pictures and poses alone.
     """
 
     frames: FrameSource
     times: FloatArray | None
-    camera: CalibratedCamera
+    camera: CalibratedCamera | None
     poses: PoseSamples | None = None
     flip: str = "none"
     scaled: bool = False
     wanted: NDArray[np.bool_] | None = None
     frame: str = "world"
+    arm: str = ""
+    depth: PlaneSource | None = None
+    depth_range_m: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One gripper of a recording; see `Recording`."""
+
+    poses: PoseSamples
+    openness: ScalarSamples
+    tool_from_gripper: FloatArray
+    world_from_frame: FloatArray = field(default_factory=lambda: np.eye(4))
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +102,8 @@ class Recording:
         assumed: Some stream's stamps were made from a stated rate.
         task: Name of the task.
         provenance: For the record.
+        name: Of the arm that the fields above are of, where there are several.
+        others: The further arms by name.
     """
 
     id: str
@@ -88,15 +120,28 @@ class Recording:
     assumed: bool = False
     task: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    others: Mapping[str, Arm] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """All arms by name, in order; the only one is called ""."""
+        first = Arm(self.poses, self.openness, self.tool_from_gripper, self.world_from_frame, self.rotation)
+        return {self.name: first, **self.others}
 
 
 def shifted(recording: Recording, offset_s: float) -> Recording:
     """The recording with ``offset_s`` added to the stamps of its poses and gripper."""
-    return replace(
-        recording,
-        poses=replace(recording.poses, times=recording.poses.times + offset_s),
-        openness=replace(recording.openness, times=recording.openness.times + offset_s),
-    )
+
+    def later(arm: Any) -> Any:
+        return replace(
+            arm,
+            poses=replace(arm.poses, times=arm.poses.times + offset_s),
+            openness=replace(arm.openness, times=arm.openness.times + offset_s),
+        )
+
+    moved: Recording = later(recording)
+    return replace(moved, others={name: later(arm) for name, arm in recording.others.items()})
 
 
 def assemble(recording: Recording, time_offset: str = "none") -> Episode:
@@ -135,9 +180,10 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         recording = shifted(recording, offset_s)
 
     extra = {name: view.poses for name, view in recording.views.items() if view.poses is not None}
+    others = {name: (arm.poses, arm.openness) for name, arm in recording.others.items()}
     if recording.rows_fps is not None:
         counts = {name: len(view.frames) for name, view in recording.views.items()}
-        synced = sync.by_rows(counts, recording.poses, recording.openness, recording.rows_fps, extra)
+        synced = sync.by_rows(counts, recording.poses, recording.openness, recording.rows_fps, extra, others)
     else:
         synced = sync.synchronize(
             {name: _stamps(name, view) for name, view in recording.views.items()},
@@ -147,36 +193,41 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
             extra=extra,
             limits=recording.limits,
             wanted={name: view.wanted for name, view in recording.views.items() if view.wanted is not None},
+            others=others,
         )
-    rotation = np.asarray(rotations.matrix_from_quaternion(synced.quaternion_xyzw))
-    world_from_tool = recording.world_from_frame @ np.asarray(transforms.make_transform(rotation, synced.position))
-    world_from_gripper = world_from_tool @ recording.tool_from_gripper
+    found = {recording.name: (synced.position, synced.quaternion_xyzw, synced.values), **synced.others}
+    tools: dict[str, FloatArray] = {}
+    grippers: dict[str, GripperTrajectory] = {}
+    for name, arm in recording.arms.items():
+        position, quaternion, openness = found[name]
+        rotation = np.asarray(rotations.matrix_from_quaternion(quaternion))
+        tools[name] = arm.world_from_frame @ np.asarray(transforms.make_transform(rotation, position))
+        grippers[name] = GripperTrajectory.from_transforms(
+            tools[name] @ arm.tool_from_gripper, openness, synced.times - synced.times[0]
+        )
 
     views: dict[str, View] = {}
     moving: dict[str, FloatArray] = {}
     fixed: dict[str, FloatArray] = {}
     for name, view in recording.views.items():
-        views[name], own_motion = _view(name, view, recording, synced, world_from_tool)
+        views[name], own_motion = _view(name, view, recording, synced, tools)
         camera = views[name].camera
         if own_motion and isinstance(camera, CameraTrack):
             moving[name] = camera.world_from_camera[:, :3, :3]
         elif isinstance(camera, Camera):
             fixed[name] = camera.world_from_camera
-    streams.ask_about_quaternion_order(
-        synced.quaternion_xyzw,
-        recording.rotation,
-        recording.tool_from_gripper,
-        recording.world_from_frame,
-        moving,
-        fixed,
-        recording.id,
-    )
+    for name, arm in recording.arms.items():
+        # Of several arms it is not known whose hand a tracked camera is in.
+        hand = moving if len(grippers) == 1 else {}
+        streams.ask_about_quaternion_order(
+            found[name][1], arm.rotation, arm.tool_from_gripper, arm.world_from_frame, hand, fixed, recording.id
+        )
     provenance["sync"] = dict(synced.report)
     provenance["start_time_s"] = float(synced.times[0])
     return Episode(
         id=recording.id,
         views=views,
-        trajectory=GripperTrajectory.from_transforms(world_from_gripper, synced.values, synced.times - synced.times[0]),
+        grippers=grippers,
         fps=synced.fps,
         instructions=recording.instructions,
         task=recording.task,
@@ -200,12 +251,34 @@ def _stamps(name: str, view: ViewInput) -> FloatArray:
 
 
 def _view(
-    name: str, view: ViewInput, recording: Recording, synced: sync.Synced, world_from_tool: FloatArray
+    name: str, view: ViewInput, recording: Recording, synced: sync.Synced, world_from_tool: Mapping[str, FloatArray]
 ) -> tuple[View, bool]:
-    """The view at the common times, and whether its camera moves by poses of its own."""
+    """The view at the common times, and whether its camera moves by poses of its own.
+
+    Args:
+        name: Of the view.
+        view: As the log has it.
+        recording: It is of.
+        synced: The common times.
+        world_from_tool: ``(T, 4, 4)`` by arm.
+    """
     index = synced.frames[name]
     known = view.camera
     size = (view.frames.width, view.frames.height)
+    depth = view.depth
+    if depth is not None and len(depth) != len(view.frames):
+        raise FrameCountError(
+            "depth and pictures differ in number", field=name, expected=len(view.frames), found=len(depth)
+        )
+    if depth is not None and (depth.width, depth.height) != size:
+        raise BadImageError(
+            "depth has another size than the pictures",
+            field=name,
+            expected=f"{size[0]}x{size[1]}",
+            found=f"{depth.width}x{depth.height}",
+        )
+    if known is None:
+        return View(None, _chosen(view, index), _chosen_depth(view, index), depth_range_m=view.depth_range_m), False
     if (known.width, known.height) != size:
         if not view.scaled:
             raise InvalidCameraError(
@@ -216,11 +289,7 @@ def _view(
                 hint="If the pictures are the calibrated ones scaled, whole, set camera.scaled: true.",
             )
         known = scaled_to(known, *size, where=name)
-    frames: FrameSource = view.frames
-    if len(index) != len(frames) or (np.diff(index) != 1).any():
-        frames = SelectedFrames(frames, index)
-    if view.flip != "none":
-        frames = FlippedFrames(frames, view.flip)
+    frames = _chosen(view, index)
     K = known.K
     if known.distortion is not None and not known.distortion.is_zero:
         from ..undistort import UndistortedFrames, undistorted_K
@@ -232,7 +301,14 @@ def _view(
         position, q = synced.extra[name]
         pose = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(q), position))
     elif known.tool_from_camera is not None:
-        pose = world_from_tool @ known.tool_from_camera
+        if view.arm not in world_from_tool:
+            raise AmbiguousSourceError(
+                "does not say which of the arms the camera is fixed to",
+                field=name,
+                expected=" | ".join(world_from_tool),
+                found=view.arm or "none",
+            )
+        pose = world_from_tool[view.arm] @ known.tool_from_camera
     elif known.world_from_camera is not None:
         pose = known.world_from_camera
         if pose.ndim == 3:
@@ -254,6 +330,30 @@ def _view(
         pose = recording.world_from_frame @ pose
     own_motion = pose.ndim == 3 and known.tool_from_camera is None
     if pose.ndim == 2:
-        return View(Camera(K, pose, *size), frames), False
-    track = CameraTrack(np.broadcast_to(K, (len(pose), 3, 3)), pose, *size)
-    return View(track[0] if track.is_static else track, frames), own_motion
+        camera: Camera | CameraTrack = Camera(K, pose, *size)
+    else:
+        track = CameraTrack(np.broadcast_to(K, (len(pose), 3, 3)), pose, *size)
+        camera = track[0] if track.is_static else track
+    if depth is not None and known.distortion is not None and not known.distortion.is_zero:
+        raise InvalidCameraError("depth through a distorting lens is not supported", field=name)
+    planes = _chosen_depth(view, index)
+    return View(camera, frames, planes, depth_range_m=view.depth_range_m), own_motion and pose.ndim == 3
+
+
+def _contiguous(index: sync.IntArray, count: int) -> bool:
+    return len(index) == count and not (np.diff(index) != 1).any()
+
+
+def _chosen(view: ViewInput, index: sync.IntArray) -> FrameSource:
+    """The pictures at the common times, the right way round."""
+    frames: FrameSource = view.frames
+    if not _contiguous(index, len(frames)):
+        frames = SelectedFrames(frames, index)
+    return frames if view.flip == "none" else FlippedFrames(frames, view.flip)
+
+
+def _chosen_depth(view: ViewInput, index: sync.IntArray) -> PlaneSource | None:
+    """Depth at the common times; whoever reads it turns it the right way round."""
+    if view.depth is None or _contiguous(index, len(view.depth)):
+        return view.depth
+    return SelectedPlanes(view.depth, index)

@@ -16,23 +16,24 @@ from pydantic import Field, field_validator
 
 from ...errors import SourceNotFoundError, WrongFormatError
 from ...model import Episode, EpisodeRef, FrameSource
-from ...schemas.mapping import PoseStream, ViewSource
+from ...schemas.mapping import Arm, PoseStream, ViewSource
 from .. import _tree
 from ..base import ConverterOptions, Detection
 from . import streams
 from .episode import Recording, ViewInput, assemble
 from .mapping import (
+    LoadedMapping,
     MappedConverter,
     find_beside,
     gripper_samples,
     inside,
     instruction_from_file,
     load_calibration,
+    recorded_arms,
     stamps,
     state_of,
-    tool_transforms,
 )
-from .sync import PoseSamples, SyncLimits
+from .sync import PoseSamples, ScalarSamples, SyncLimits
 from .tables import TABLE_SUFFIXES, Table, open_table, table_suffix
 
 FloatArray = NDArray[np.float64]
@@ -97,14 +98,13 @@ class FolderConverter(MappedConverter):
         """One reference for each folder that holds the mapping's pose table, or for each group within one."""
         loaded = self.mapping()
         mapping = loaded.mapping
-        if mapping.pose.file is None:
-            raise WrongFormatError("does not say where the poses are", where=loaded.path, field="pose.file")
+        pose_file = _pose_file(loaded)
         whole = Path(source).absolute()
-        if _is_whole(whole) and fnmatch(whole.name, mapping.pose.file):
+        if _is_whole(whole) and fnmatch(whole.name, pose_file):
             root, places = whole.parent, iter([(whole.parent, whole)])
         else:
             root = _tree.source_folder(source)
-            places = _episode_folders(root, mapping.pose.file, mapping.episodes)
+            places = _episode_folders(root, pose_file, mapping.episodes)
         found = False
         for folder, file in places:
             for group in _groups(file, mapping.group):
@@ -113,7 +113,7 @@ class FolderConverter(MappedConverter):
                 stem = root.name if relative == "." else relative
                 if mapping.group is not None:
                     stem = f"{stem}/{file.name}/{group}"
-                elif any(c in mapping.pose.file for c in "*?["):
+                elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
                 sizes = [] if group else _tree.files_with_sizes(folder)
                 state = f"{state_of(loaded, (folder, root, loaded.folder))} {file.stat().st_size} {sizes}"
@@ -131,7 +131,7 @@ class FolderConverter(MappedConverter):
             raise WrongFormatError(
                 "no episode found",
                 where=root,
-                expected=f"folders that hold {mapping.pose.file}"
+                expected=f"folders that hold {pose_file}"
                 + (f" and match {mapping.episodes}" if mapping.episodes else "")
                 + (f", with groups {mapping.group}" if mapping.group else ""),
             )
@@ -149,13 +149,10 @@ class FolderConverter(MappedConverter):
         group = str(ref.location.get("group") or "")
         beside = (folder, root, loaded.folder)
         tables: dict[Path, Table] = {}
+        pose_file = _pose_file(loaded)
 
         def table(name: str | None, field: str) -> Table:
-            path = (
-                folder / ref.location["file"]
-                if name is None or name == mapping.pose.file
-                else inside(folder, name, field)
-            )
+            path = folder / ref.location["file"] if name is None or name == pose_file else inside(folder, name, field)
             if path not in tables:
                 tables[path] = open_table(
                     path, group if table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip") else ""
@@ -179,13 +176,13 @@ class FolderConverter(MappedConverter):
             count = _rows(own, stream)
             return streams.poses_from_table(own, stream, times(own, stream.time, count, f"{field}.time"), loaded.folder)
 
-        pose_samples = poses(mapping.pose, "pose")
-        gripper_table = table(mapping.gripper.file, "gripper.file")
-        gripper_time = mapping.gripper.time or mapping.pose.time
-        gripper_rows = len(gripper_table.column(mapping.gripper.columns[0]))
-        openness = gripper_samples(
-            gripper_table, mapping.gripper, times(gripper_table, gripper_time, gripper_rows, "gripper.time")
-        )
+        def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
+            own = table(arm.gripper.file, f"{prefix}gripper.file")
+            rows = len(own.column(arm.gripper.columns[0]))
+            stamped = times(own, arm.gripper.time or arm.pose.time, rows, f"{prefix}gripper.time")
+            return poses(arm.pose, f"{prefix}pose"), gripper_samples(own, arm.gripper, stamped)
+
+        arms = recorded_arms(mapping, arm)
         views = {}
         for name, view in mapping.views.items():
             frames = open_frames(view, folder, name, group, str(ref.location["file"]))
@@ -201,17 +198,13 @@ class FolderConverter(MappedConverter):
                 camera_poses,
                 view.flip,
                 view.camera.scaled,
+                arm=view.camera.gripper or "",
             )
-        tool_from_gripper, world_from_frame = tool_transforms(mapping.pose)
         return Recording(
+            **arms,
             id=ref.id,
-            poses=pose_samples,
-            openness=openness,
             views=views,
-            tool_from_gripper=tool_from_gripper,
-            world_from_frame=world_from_frame,
             instructions=(self._instruction(folder, beside, table(None, "")),),
-            rotation=mapping.pose.rotation,
             rows_fps=rows_fps,
             master=mapping.sync.master,
             limits=SyncLimits(mapping.sync.max_pose_gap_s, mapping.sync.max_frame_gap_s),
@@ -246,6 +239,14 @@ class FolderConverter(MappedConverter):
 def _is_whole(path: Path) -> bool:
     """Whether a source is itself a file of many data sets, that can hold whole episodes."""
     return path.exists() and table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip")
+
+
+def _pose_file(loaded: LoadedMapping) -> str:
+    """The table that marks an episode: that of the (first) gripper's poses."""
+    file = next(iter(loaded.mapping.arms.values())).pose.file
+    if file is None:
+        raise WrongFormatError("does not say where the poses are", where=loaded.path, field="pose.file")
+    return file
 
 
 def _rows(table: Table, stream: PoseStream) -> int:

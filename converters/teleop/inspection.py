@@ -89,14 +89,15 @@ def thinned(times: Any) -> list[float]:
 
 
 def _recorded_streams(recording: Recording) -> dict[str, dict[str, Any]]:
-    poses, openness = recording.poses, recording.openness
-    streams = {
-        "pose": {**statistics(poses.times, int((~poses.finite).sum())).to_json(), "times": poses.times},
-        "gripper": {
+    streams = {}
+    for arm, found in recording.arms.items():
+        poses, openness = found.poses, found.openness
+        of = f" of {arm}" if arm else ""
+        streams[f"pose{of}"] = {**statistics(poses.times, int((~poses.finite).sum())).to_json(), "times": poses.times}
+        streams[f"gripper{of}"] = {
             **statistics(openness.times, int((~np.isfinite(openness.values)).sum())).to_json(),
             "times": openness.times,
-        },
-    }
+        }
     for name, view in recording.views.items():
         if view.times is not None:
             streams[name] = {

@@ -32,14 +32,15 @@ from ...errors import (
     WrongFormatError,
 )
 from ...model import Episode, EpisodeRef, FrameSource, SelectedFrames
+from ...schemas.mapping import Arm
 from .. import _text, _tree
 from ..base import ConverterOptions, Detection
 from ..calibration import CalibratedCamera
 from . import streams
 from .episode import Recording, ViewInput, assemble
 from .frames import decode_image
-from .mapping import MappedConverter, gripper_samples, load_calibration, state_of, tool_transforms
-from .sync import statistics
+from .mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
+from .sync import PoseSamples, ScalarSamples, statistics
 from .tables import Table, _arrow_values
 
 Image = NDArray[np.uint8]
@@ -349,8 +350,11 @@ class LeRobotConverter(MappedConverter):
             )
         times = np.arange(count) / dataset.fps
         _check_stamps(table, times, count, dataset.fps)
-        poses = streams.poses_from_table(table, mapping.pose, times, loaded.folder)
-        openness = gripper_samples(table, mapping.gripper, times)
+
+        def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
+            poses = streams.poses_from_table(table, arm.pose, times, loaded.folder)
+            return poses, gripper_samples(table, arm.gripper, times)
+
         beside = (dataset.root, loaded.folder)
         views = {}
         for name, view in mapping.views.items():
@@ -364,16 +368,12 @@ class LeRobotConverter(MappedConverter):
             else:
                 camera = load_calibration(view.camera, beside, name)
             views[name] = ViewInput(frames, None, camera, camera_poses, view.flip, view.camera.scaled)
-        tool_from_gripper, world_from_frame = tool_transforms(mapping.pose)
+            views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
+            **recorded_arms(mapping, arm),
             id=ref.id,
-            poses=poses,
-            openness=openness,
             views=views,
-            tool_from_gripper=tool_from_gripper,
-            world_from_frame=world_from_frame,
             instructions=self._instructions(dataset, row, table),
-            rotation=mapping.pose.rotation,
             rows_fps=dataset.fps,
             task=mapping.task,
             provenance={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
 from .. import _text, calibration
 from ..base import Converter, ConverterOptions
 from ..calibration import CalibratedCamera
 from . import streams
+from .episode import Arm
+from .mjcf import robot_files
 from .sync import PoseSamples, ScalarSamples
 from .tables import Table
 
@@ -121,12 +124,33 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
     mapping = loaded.mapping
     names = [view.camera.file for view in mapping.views.values()]
     names.append(mapping.instruction.file if mapping.instruction is not None else None)
-    names.append(mapping.pose.joints.robot if mapping.pose.joints is not None else None)
     digest = hashlib.sha256(loaded.fingerprint.encode())
     for name in dict.fromkeys(n for n in names if n is not None):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         digest.update(b"\0" if path is None else path.read_bytes())
+    robots = [arm.pose.joints.robot for arm in mapping.arms.values() if arm.pose.joints is not None]
+    for name in dict.fromkeys(robots):
+        for path in robot_files(loaded.folder / name):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def recorded_arms(
+    mapping: Mapping, streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]]
+) -> dict[str, Any]:
+    """The fields of a `Recording` that are about its grippers.
+
+    Args:
+        mapping: What says which there are.
+        streams_of: Reads the poses and the openness of one; its second argument is the field's prefix for errors.
+    """
+    arms: dict[str, Arm] = {}
+    for name, arm in mapping.arms.items():
+        poses, openness = streams_of(arm, f"grippers.{name}." if name else "")
+        tool_from_gripper, world_from_frame = tool_transforms(arm.pose)
+        arms[name] = Arm(poses, openness, tool_from_gripper, world_from_frame, arm.pose.rotation)
+    first, *others = arms
+    return {**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}}
 
 
 def _unknown(value: Any, place: str) -> Iterator[str]:
@@ -258,6 +282,7 @@ __all__ = [
     "instruction_from_file",
     "load_calibration",
     "load_mapping",
+    "recorded_arms",
     "stamps",
     "state_of",
     "tool_transforms",

@@ -152,7 +152,7 @@ def _peak(candidates: FloatArray, values: FloatArray) -> float:
 
 
 def _fixed_pose(view: ViewInput, recording: Recording) -> FloatArray | None:
-    pose = view.camera.world_from_camera
+    pose = None if view.camera is None else view.camera.world_from_camera
     if pose is None or (pose.ndim == 3 and np.ptp(pose, axis=0).max() > 1e-9):
         return None
     pose = pose if pose.ndim == 2 else pose[0]

@@ -21,7 +21,7 @@ from ...errors import (
     WrongFormatError,
 )
 from ...model import Episode, EpisodeRef
-from ...schemas.mapping import Instruction, PoseStream, TimeSource, ViewCamera
+from ...schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera
 from .. import _tree
 from ..base import ConverterOptions, Detection
 from ..calibration import CalibratedCamera
@@ -34,11 +34,11 @@ from .mapping import (
     MappedConverter,
     gripper_samples,
     load_calibration,
+    recorded_arms,
     state_of,
-    tool_transforms,
     with_pose,
 )
-from .sync import PoseSamples, SyncLimits
+from .sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
 
@@ -108,12 +108,16 @@ class RosbagConverter(MappedConverter):
             )
         messages = bag.read_topics(path, _needed(loaded, path))
         reading = _Reading(path, loaded, messages)
-        poses = reading.poses(mapping.pose, "pose")
-        gripper = mapping.gripper
-        if gripper.topic is None:
-            raise WrongFormatError("does not say its topic", where=loaded.path, field="gripper.topic")
-        times = reading.times(gripper.topic, gripper.time, "gripper")
-        openness = gripper_samples(bag.table_of(messages[gripper.topic], f"{path}: {gripper.topic}"), gripper, times)
+
+        def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
+            gripper = arm.gripper
+            if gripper.topic is None:
+                raise WrongFormatError("does not say its topic", where=loaded.path, field=f"{prefix}gripper.topic")
+            times = reading.times(gripper.topic, gripper.time, f"{prefix}gripper")
+            table = bag.table_of(messages[gripper.topic], f"{path}: {gripper.topic}")
+            return reading.poses(arm.pose, f"{prefix}pose"), gripper_samples(table, gripper, times)
+
+        arms = recorded_arms(mapping, arm)
         views = {}
         for name, view in mapping.views.items():
             topic = str(view.topic)
@@ -127,17 +131,13 @@ class RosbagConverter(MappedConverter):
                 view.flip,
                 view.camera.scaled,
                 frame=frame,
+                arm=view.camera.gripper or "",
             )
-        tool_from_gripper, world_from_frame = tool_transforms(mapping.pose)
         return Recording(
+            **arms,
             id=ref.id,
-            poses=poses,
-            openness=openness,
             views=views,
-            tool_from_gripper=tool_from_gripper,
-            world_from_frame=world_from_frame,
             instructions=(reading.instruction(mapping.instruction),),
-            rotation=mapping.pose.rotation,
             master=mapping.sync.master,
             limits=SyncLimits(mapping.sync.max_pose_gap_s, mapping.sync.max_frame_gap_s),
             task=mapping.task,
@@ -265,8 +265,11 @@ class _Reading:
 def _needed(loaded: LoadedMapping, path: Path) -> list[str]:
     """Topics that the mapping uses; tf topics by their type, where a chain is asked for."""
     mapping = loaded.mapping
-    poses = [mapping.pose, *(v.camera.poses for v in mapping.views.values() if v.camera.poses is not None)]
-    names = [s.topic for s in poses] + [mapping.gripper.topic]
+    poses = [
+        *(arm.pose for arm in mapping.arms.values()),
+        *(v.camera.poses for v in mapping.views.values() if v.camera.poses is not None),
+    ]
+    names = [s.topic for s in poses] + [arm.gripper.topic for arm in mapping.arms.values()]
     for view in mapping.views.values():
         names += [view.topic, view.camera.camera_info]
     if mapping.instruction is not None:

@@ -303,9 +303,10 @@ class Synced:
         quaternion_xyzw: ``(T, 4)``.
         values: ``(T,)`` of the gripper.
         extra: Further pose streams at the same times.
-        residual_s: ``(T,)`` distance to the nearest measured pose.
+        residual_s: ``(T,)`` distance to the nearest measured pose, of several grippers the largest.
         fps: One over the median period of ``times``.
         report: What was left out and how far views lie apart, as JSON values.
+        others: Of further grippers, by name: positions, quaternions and values at the same times.
     """
 
     times: FloatArray
@@ -317,6 +318,7 @@ class Synced:
     residual_s: FloatArray
     fps: float
     report: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, tuple[FloatArray, FloatArray, FloatArray]] = field(default_factory=dict)
 
 
 def default_master(cameras: Mapping[str, FloatArray]) -> str:
@@ -345,6 +347,7 @@ def synchronize(
     extra: Mapping[str, PoseSamples] | None = None,
     limits: SyncLimits | None = None,
     wanted: Mapping[str, NDArray[np.bool_]] | None = None,
+    others: Mapping[str, tuple[PoseSamples, ScalarSamples]] | None = None,
 ) -> Synced:
     """Bring streams to the times of one camera's pictures.
 
@@ -357,6 +360,7 @@ def synchronize(
         limits: What to refuse.
         wanted: For some views ``(N_v,)`` which pictures the log means to be used; the others are left out where that
             view is the master, and leave no gap behind that would be refused.
+        others: Poses and openness of further grippers, by name.
 
     Raises:
         EmptyEpisodeError: The streams do not overlap in time, or in fewer than two pictures.
@@ -368,7 +372,10 @@ def synchronize(
     master = master or default_master(cameras)
     streams = {"pose": poses.cleaned("pose")}
     streams.update({name: samples.cleaned(name) for name, samples in (extra or {}).items()})
-    width = gripper.cleaned("gripper")
+    others = others or {}
+    streams.update({f"pose of {name}": arm[0].cleaned(f"pose of {name}") for name, arm in others.items()})
+    widths = {"gripper": gripper.cleaned("gripper")}
+    widths.update({f"gripper {name}": arm[1].cleaned(f"gripper {name}") for name, arm in others.items()})
 
     kept = {name: ordered_pictures(times, name) for name, times in cameras.items()}
     stamps = {name: np.asarray(cameras[name], dtype=np.float64)[kept[name]] for name in cameras}
@@ -384,7 +391,7 @@ def synchronize(
         unmatched[name] = int((~good).sum())
         usable &= good
 
-    covered = width.covers(times)
+    covered = np.logical_and.reduce([width.covers(times) for width in widths.values()])
     for stream in streams.values():
         covered &= (times >= stream.times[0] - _ROUNDING_S) & (times <= stream.times[-1] + _ROUNDING_S)
     chosen = np.flatnonzero(usable & covered)
@@ -416,8 +423,9 @@ def synchronize(
     chosen = chosen[meant]
     times = times[chosen]
     at = {name: stream.at(times, name, limits.max_pose_gap_s) for name, stream in streams.items()}
-    values = width.at(times, "gripper", limits.max_pose_gap_s)
+    values = {name: width.at(times, name, limits.max_pose_gap_s) for name, width in widths.items()}
     position, quaternion = at.pop("pose")
+    arms = ["pose", *(f"pose of {name}" for name in others)]
     report = {
         "master": master,
         "pictures": {name: len(np.asarray(cameras[name])) for name in cameras},
@@ -440,11 +448,12 @@ def synchronize(
         frames={name: frames[name][chosen] for name in cameras},
         position=position,
         quaternion_xyzw=quaternion,
-        values=values,
-        extra=at,
-        residual_s=nearest(streams["pose"].times, times)[1],
+        values=values["gripper"],
+        residual_s=np.max([nearest(streams[name].times, times)[1] for name in arms], axis=0),
         fps=round(1 / period, 3),
         report=report,
+        others={name: (*at.pop(f"pose of {name}"), values[f"gripper {name}"]) for name in others},
+        extra=at,
     )
 
 
@@ -454,6 +463,7 @@ def by_rows(
     gripper: ScalarSamples,
     fps: float,
     extra: Mapping[str, PoseSamples] | None = None,
+    others: Mapping[str, tuple[PoseSamples, ScalarSamples]] | None = None,
 ) -> Synced:
     """Streams whose sample i belongs to picture i; times are made up from the stated rate.
 
@@ -462,8 +472,14 @@ def by_rows(
         InvalidTrajectoryError: A sample is not finite: rows cannot be left out without moving all after them.
     """
     n = len(poses.position)
-    extra = extra or {}
-    lengths = {**counts, "gripper": len(gripper.values), **{k: len(v.position) for k, v in extra.items()}}
+    others = others or {}
+    streams = {"pose": poses, **(extra or {}), **{f"pose of {name}": arm[0] for name, arm in others.items()}}
+    widths = {"gripper": gripper, **{f"gripper {name}": arm[1] for name, arm in others.items()}}
+    lengths = {
+        **counts,
+        **{name: len(width.values) for name, width in widths.items()},
+        **{name: len(stream.position) for name, stream in streams.items()},
+    }
     for name, length in lengths.items():
         if length != n:
             raise FrameCountError(
@@ -474,12 +490,15 @@ def by_rows(
             )
     if n == 0:
         raise EmptyEpisodeError("has no poses")
-    streams = {"pose": poses, **extra}
-    bad = ~np.isfinite(gripper.values)
-    for stream in streams.values():
-        bad |= ~stream.finite
-    if bad.any():
-        raise InvalidTrajectoryError("is not finite", field=f"row {int(bad.argmax())}", found=f"{int(bad.sum())} rows")
+    missing = {name: ~np.isfinite(width.values) for name, width in widths.items()}
+    missing.update({name: ~stream.finite for name, stream in streams.items()})
+    for name, bad in missing.items():
+        if bad.any():
+            raise InvalidTrajectoryError(
+                "is not finite",
+                field=f"{name}: row {int(bad.argmax())}",
+                found="all rows" if bad.all() else f"{int(bad.sum())} rows",
+            )
     if not (np.isfinite(fps) and fps > 0):
         raise InvalidArrayError("must be positive", field="fps", found=fps)
 
@@ -494,7 +513,8 @@ def by_rows(
         position=position,
         quaternion_xyzw=quaternion,
         values=gripper.values,
-        extra={name: clean(stream) for name, stream in extra.items()},
+        extra={name: clean(stream) for name, stream in (extra or {}).items()},
+        others={name: (*clean(arm[0]), arm[1].values) for name, arm in others.items()},
         residual_s=np.zeros(n),
         fps=fps,
         report={"rows": n},
