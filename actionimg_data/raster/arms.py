@@ -55,7 +55,8 @@ def render_merged(
     Raises:
         InvalidCameraError, FrameCountError, InvalidTrajectoryError: As `render`.
     """
-    return merge([render_view(trajectory, camera, spec, frames) for trajectory in grippers.values()])
+    drawn = [render_view(trajectory, camera, spec, frames) for trajectory in grippers.values()]
+    return drawn[0] if len(drawn) == 1 else merge(drawn)
 
 
 def separate_blobs(grippers: Grippers, cameras: Cameras, spec: ActionImageSpec) -> NDArray[np.bool_]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import ActionImgError, CorruptDatasetError, SourceNotFoundError
 from ..model import CameraTrack, GripperTrajectory
+from ..raster import overlapping
+from ..schemas import ActionImageSpec
 from . import npz
 
 TRAJECTORY_FIELDS = ("position", "quaternion_xyzw", "openness", "times")
@@ -28,6 +30,13 @@ def trajectory_from(data: bytes, where: object) -> GripperTrajectory:
         return GripperTrajectory(**arrays, allow_missing=True)
     except ActionImgError as error:
         raise CorruptDatasetError(str(error), where=where) from None
+
+
+def overlapping_frames(
+    grippers: Mapping[str, GripperTrajectory], cameras: Mapping[str, CameraTrack], spec: ActionImageSpec
+) -> tuple[tuple[int, ...], ...]:
+    """For each view the frames in which, in one picture, blobs of two grippers overlap."""
+    return tuple(tuple(np.flatnonzero(view).tolist()) for view in overlapping(grippers, cameras, spec))
 
 
 CAMERA_FIELDS = ("K", "world_from_camera", "views", "size")

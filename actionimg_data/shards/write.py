@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..errors import (
     ActionImgError,
     FrameCountError,
+    InvalidTrajectoryError,
     MissingCalibrationError,
     MissingViewError,
     OutputError,
@@ -33,8 +34,8 @@ from ..errors import (
     WrongFormatError,
     printable,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory
-from ..raster import render_view
+from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, PlaneSource, view_planes
+from ..raster import render_merged
 from ..schemas import (
     ActionImageSpec,
     ConvertOptions,
@@ -47,8 +48,8 @@ from ..schemas import (
     ShardSidecar,
 )
 from ..schemas.dataset import parse, to_line
-from ..video import Encoding, action_encoding, encode, rgb_encoding
-from ..video.resize import resized
+from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
+from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
 from .crew import Crew
 from .layout import Place
@@ -98,6 +99,7 @@ def write_shard(
     report: Report = lambda _: None,
     skip: Mapping[str, str] | None = None,
     crew: Crew | None = None,
+    grippers: tuple[str, ...] = (),
 ) -> ShardSidecar:
     """Convert and publish one shard.
 
@@ -111,6 +113,7 @@ def write_shard(
         report: Called with what was done.
         skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
         crew: Threads to encode with; this one alone by default.
+        grippers: Names of the grippers of every sample, in order; empty for one without a name.
 
     Returns:
         The sidecar, as published; in a store that of another runner, where one was first.
@@ -135,7 +138,7 @@ def write_shard(
                         quarantined.append(_quarantine(planned, row, WORKER_CRASHED, skip[planned.id]))
                         code = WORKER_CRASHED
                     else:
-                        samples += _episode(tar, planned, reader, views, options, part.parent, report, crew)
+                        samples += _episode(tar, planned, reader, views, grippers, options, part.parent, report, crew)
                 except (OutputError, StorageError):
                     # A store that is away is away for every episode: none of them is bad.
                     raise
@@ -185,13 +188,14 @@ def _episode(
     planned: PlanEpisode,
     reader: Reader,
     views: tuple[str, ...],
+    grippers: tuple[str, ...],
     options: ConvertOptions,
     work: Path,
     report: Report,
     crew: Crew,
 ) -> list[SampleRow]:
     try:
-        episode = prepared(reader.read(_ref(planned)), views, options)
+        episode = prepared(reader.read(_ref(planned)), views, options, grippers)
         rows = []
         length = options.clip_frames or len(episode)
         for clip, start in enumerate(range(0, len(episode), length)):
@@ -203,11 +207,14 @@ def _episode(
         raise error.at(planned.id) from None
 
 
-def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) -> Episode:
+def prepared(
+    episode: Episode, views: tuple[str, ...], options: ConvertOptions, grippers: tuple[str, ...] = ()
+) -> Episode:
     """The episode with the data set's views and stride, its cameras those of the resized pictures.
 
     Raises:
-        MissingViewError: It lacks a view.
+        MissingViewError: It lacks a view, or a view the depth or the mask that is to be stored.
+        InvalidTrajectoryError: It has other grippers than the data set, or one of several has no pose at all.
         MissingCalibrationError: A view has no camera.
         WrongFormatError: A camera is for pictures of another size than the view's.
     """
@@ -217,6 +224,19 @@ def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) 
             "lacks a view", where=episode.id, expected=" ".join(views), found=f"no {' '.join(missing)}"
         )
     episode = episode.with_views(views)
+    check_planes(episode, options)
+    if episode.gripper_names != grippers:
+        raise InvalidTrajectoryError(
+            "has other grippers than its data set",
+            where=episode.id,
+            field="grippers",
+            expected=" ".join(grippers) or "one without a name",
+            found=" ".join(episode.gripper_names) or "one without a name",
+            hint="All samples of a data set have the same grippers: those of the first episode.",
+        )
+    for name, trajectory in episode.grippers.items():
+        if name and not trajectory.known.any():
+            raise InvalidTrajectoryError("has no poses", where=episode.id, field=f"grippers.{name}")
     if options.stride > 1:
         episode = episode.select(range(0, len(episode), options.stride))
     if options.poses_only:
@@ -235,6 +255,19 @@ def prepared(episode: Episode, views: tuple[str, ...], options: ConvertOptions) 
             )
         cameras[name] = replace(view, camera=view.camera.resized(options.height, options.width))
     return replace(episode, views=cameras)
+
+
+def check_planes(episode: Episode, options: ConvertOptions) -> None:
+    """Refuse an episode of which a view lacks the depth or the mask that is to be stored (`MissingViewError`)."""
+    for name, view in episode.views.items():
+        missing = [kind for kind in options.planes if kind not in view_planes(view)]
+        if missing:
+            raise MissingViewError(
+                f"has no {' and no '.join(missing)}",
+                where=episode.id,
+                field=name,
+                hint="Choose views that have it with --views, or leave it out.",
+            )
 
 
 def _sample(
@@ -259,16 +292,17 @@ def _sample(
     def add_bytes(name: str, data: bytes) -> None:
         add(name, io.BytesIO(data), len(data))
 
-    meta = _meta(key, clip, start_frame, episode, options)
-    add_bytes(layout.META, to_line(meta))
-    add_bytes(layout.TRAJECTORY, sample.trajectory_bytes(episode.trajectory))
     cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
+    meta = _meta(key, clip, start_frame, episode, cameras, options)
+    add_bytes(layout.META, to_line(meta))
+    for gripper, trajectory in episode.grippers.items():
+        add_bytes(layout.trajectory_member(gripper), sample.trajectory_bytes(trajectory))
     if not options.poses_only:
         add_bytes(layout.CAMERAS, sample.cameras_bytes(cameras))
     rgb = rgb_encoding(options.crf)
     action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
 
-    def stream(pictures: Callable[[], Iterator[Image]], encoding: Encoding) -> tuple[IO[bytes], int]:
+    def stream(pictures: Callable[[], Iterator[NDArray[Any]]], encoding: Encoding) -> tuple[IO[bytes], int]:
         body = tempfile.SpooledTemporaryFile(SPOOL, dir=str(work))  # noqa: SIM115 (closed by who adds it)
         try:
             frames = _watched(pictures(), crew)
@@ -287,13 +321,18 @@ def _sample(
         pictures = functools.partial(_pictures, view.frames, count, options, episode.id, name)
         streams.append((name, layout.rgb_member(name, rgb.ending), functools.partial(stream, pictures, rgb)))
         if action is not None:
-            drawn = functools.partial(_drawn, episode.trajectory, cameras[name], options.spec)
-            member = layout.action_member(name, action.ending)
-            streams.append((name, member, functools.partial(stream, drawn, action)))
+            for gripper, shown in drawn_together(episode.grippers, options.merge_arms).items():
+                drawn = functools.partial(_drawn, shown, cameras[name], options.spec)
+                member = layout.action_member(name, action.ending, gripper)
+                streams.append((name, member, functools.partial(stream, drawn, action)))
+        for kind in options.planes:
+            planes = functools.partial(_planes, view_planes(view)[kind], kind, count, options, episode.id, name)
+            member = layout.plane_member(name, kind)
+            streams.append((name, member, functools.partial(stream, planes, plane_encoding(kind))))
     seen: set[str] = set()
     # Closed in any case, so that threads that still encode have ended before the shard is rewound.
     # Camera pictures take longest to encode, so they are begun first.
-    order = sorted(range(len(streams)), key=lambda i: i % (1 if action is None else 2))
+    order = sorted(range(len(streams)), key=lambda i: not streams[i][1].endswith(f".rgb.{rgb.ending}"))
     with contextlib.closing(crew.run([work for _, _, work in streams], order)) as results:
         for (view_name, member, _), (body, size) in zip(streams, results, strict=True):
             with body:
@@ -308,6 +347,7 @@ def _sample(
         frames=count,
         fps=episode.fps,
         views=tuple(episode.views),
+        grippers=episode.gripper_names,
         instruction=episode.instruction,
         task=episode.task or "",
         offset=offset,
@@ -316,7 +356,14 @@ def _sample(
     )
 
 
-def _watched(frames: Iterator[Image], crew: Crew) -> Generator[Image, None, None]:
+def drawn_together(
+    grippers: Mapping[str, GripperTrajectory], merge: bool
+) -> dict[str, Mapping[str, GripperTrajectory]]:
+    """What each action video of a view shows: by the gripper in the video's name, the grippers drawn in it."""
+    return {"": grippers} if merge else {name: {name: trajectory} for name, trajectory in grippers.items()}
+
+
+def _watched(frames: Iterator[NDArray[Any]], crew: Crew) -> Generator[NDArray[Any], None, None]:
     for frame in frames:
         crew.checkpoint()
         yield frame
@@ -338,13 +385,40 @@ def _pictures(
         raise FrameCountError("pictures end early", where=where, field=view, expected=expected, found=count)
 
 
-def _drawn(trajectory: GripperTrajectory, camera: CameraTrack, spec: ActionImageSpec) -> Generator[Image, None, None]:
-    for start in range(0, len(trajectory), CHUNK):
-        yield from render_view(trajectory, camera, spec, slice(start, start + CHUNK))
+def _planes(
+    source: PlaneSource, kind: str, expected: int, options: ConvertOptions, where: str, view: str
+) -> Generator[NDArray[Any], None, None]:
+    """A view's depth or masks at the data set's size, masks as pictures; exactly as many as promised."""
+    count = 0
+    read = source.planes(range(expected))
+    try:
+        planes = resized_planes(read, kind, source.height, source.width, options.height, options.width)
+        for plane in planes if kind == "depth" else mask_pictures(planes):
+            count += 1
+            yield plane
+    except ActionImgError as error:
+        raise error.at(f"{where}: {view}.{kind}") from None
+    if count != expected:
+        raise FrameCountError(f"{kind} ends early", where=where, field=view, expected=expected, found=count)
 
 
-def _meta(key: str, clip: int, start_frame: int, episode: Episode, options: ConvertOptions) -> SampleMeta:
+def _drawn(
+    grippers: Mapping[str, GripperTrajectory], camera: CameraTrack, spec: ActionImageSpec
+) -> Generator[Image, None, None]:
+    for start in range(0, len(camera), CHUNK):
+        yield from render_merged(grippers, camera, spec, slice(start, start + CHUNK))
+
+
+def _meta(
+    key: str,
+    clip: int,
+    start_frame: int,
+    episode: Episode,
+    cameras: Mapping[str, CameraTrack],
+    options: ConvertOptions,
+) -> SampleMeta:
     residual = episode.sync_residual_s
+    merged = options.merge_arms and len(episode.grippers) > 1
     return SampleMeta(
         key=key,
         episode=episode.id,
@@ -367,6 +441,11 @@ def _meta(key: str, clip: int, start_frame: int, episode: Episode, options: Conv
         sync=episode.sync,
         sync_residual_s=() if residual is None else tuple(residual.tolist()),
         provenance=_jsonable(episode.provenance, episode.id),
+        grippers=episode.gripper_names,
+        merged_arms=merged,
+        overlapping_frames=sample.overlapping_frames(episode.grippers, cameras, options.spec) if merged else (),
+        depth_range_m=tuple(view.depth_range_m for view in episode.views.values()) if options.depth else None,
+        masks=options.masks,
     )
 
 
@@ -380,7 +459,12 @@ def _jsonable(value: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def measure(
-    planned: PlanEpisode, reader: Reader, views: tuple[str, ...], options: ConvertOptions, frames: int
+    planned: PlanEpisode,
+    reader: Reader,
+    views: tuple[str, ...],
+    options: ConvertOptions,
+    frames: int,
+    grippers: tuple[str, ...] = (),
 ) -> tuple[int, int]:
     """Convert the first frames of an episode and throw them away: ``(frames, bytes)``, for an estimate.
 
@@ -389,7 +473,7 @@ def measure(
     """
     with tempfile.TemporaryFile() as file:
         tar = TarWriter(file)
-        episode = prepared(reader.read(_ref(planned)), views, options)
+        episode = prepared(reader.read(_ref(planned)), views, options, grippers)
         part = episode.select(range(min(frames, len(episode))))
         row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None, Crew())
         return row.frames, row.bytes
