@@ -282,15 +282,15 @@ class RemotePath:
                 return b""
             raise
 
-    def open(self, mode: str = "rb") -> IO[bytes]:
-        """The object as a binary file that reads ranges where it is read.
+    def open(self, mode: str = "rb", buffering: int = 1 << 20) -> IO[bytes]:
+        """The object as a binary file that reads ranges where it is read, at least ``buffering`` bytes at once.
 
         Raises:
             FileNotFoundError: There is none.
         """
         if mode != "rb":
             raise ValueError(f"objects are written whole, by put and create; mode {mode!r}")
-        return io.BufferedReader(_RangeFile(self, self.stat().st_size), 1 << 20)
+        return io.BufferedReader(_RangeFile(self, self.stat().st_size), buffering)
 
     def chunks(self, size: int = BLOCK) -> Iterator[bytes]:
         """All of an object, piece by piece, from the one version of it that was there when it began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import math
 import signal
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError, WorkerError
+from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError, StorageError, WorkerError
+from ..objectstore import RemotePath
 from ..schemas import DatasetManifest, PlanRow, ShardRecord, index_schema
 from ..schemas.dataset import to_bytes
 from ..shards import layout
+from ..shards.layout import Place
 from ..shards.manifest import (
     index_table,
     read_bytes,
@@ -125,7 +128,7 @@ def _statistics(parts: Sequence[Any]) -> dict[str, float | None]:
 
 
 def verify(
-    out: str | Path,
+    out: str | Path | RemotePath,
     *,
     quick: bool = False,
     max_position_mm: float | None = None,
@@ -137,7 +140,7 @@ def verify(
     """Verify a data set: bytes, schemas, counts, and the round trip from stored action videos back to trajectories.
 
     Args:
-        out: Folder of the data set.
+        out: Folder of the data set, or its URL.
         quick: Leave out the round trip; no video is decoded.
         max_position_mm: Largest 95th percentile of the position error; by default what the codec promises.
         max_rotation_deg: The same for the rotation error.
@@ -151,9 +154,10 @@ def verify(
     Raises:
         SourceNotFoundError: There is no data set.
         CorruptDatasetError: Its ``dataset.json`` is damaged, so that nothing can be held against it.
+        StorageError: The store that it is in does not answer.
         WorkerError: A worker process died.
     """
-    out = Path(out)
+    out = layout.place(out)
     manifest = read_manifest(out)
     usual = default_tolerance(manifest)
     for name, value in (("max_position_mm", max_position_mm), ("max_rotation_deg", max_rotation_deg)):
@@ -170,6 +174,8 @@ def verify(
         return report
     try:
         rows = _plan(out, manifest)
+    except StorageError:
+        raise
     except ActionImgError as error:
         report.failures.append(Failure(None, None, str(error)))
         on_start(0)
@@ -189,12 +195,12 @@ def verify(
     return report
 
 
-def _incomplete(out: Path, manifest: DatasetManifest) -> str:
+def _incomplete(out: Place, manifest: DatasetManifest) -> str:
     there = len(list((out / manifest.options.split).glob("*.json")))
     return f"{out}: is not complete: {there} of {manifest.planned_shards} shards are there; convert again to finish it"
 
 
-def _plan(out: Path, manifest: DatasetManifest) -> tuple[PlanRow, ...]:
+def _plan(out: Place, manifest: DatasetManifest) -> tuple[PlanRow, ...]:
     path = out / layout.PLAN
     _check_file(out, layout.PLAN, manifest)
     rows = read_plan(out)
@@ -205,42 +211,46 @@ def _plan(out: Path, manifest: DatasetManifest) -> tuple[PlanRow, ...]:
     return rows
 
 
-def _check_file(out: Path, name: str, manifest: DatasetManifest) -> None:
+def _check_file(out: Place, name: str, manifest: DatasetManifest) -> None:
     digest = hashlib.sha256(read_bytes(out / name)).hexdigest()
     if digest != manifest.files.get(name):
         raise CorruptDatasetError("is not what the manifest says", where=out / name, field="SHA-256")
 
 
-def _files(out: Path, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> Iterator[Failure]:
+def _files(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> Iterator[Failure]:
     for name in (layout.INDEX, layout.QUARANTINE):
         try:
             _check_file(out, name, manifest)
             if name == layout.QUARANTINE:
                 list(read_quarantine(out))
+        except StorageError:
+            raise
         except ActionImgError as error:
             yield Failure(None, None, str(error))
     # Readers take every tar of a folder, so one that is not in the plan is not harmless.
     planned = {f"{row.shard}{ending}" for row in rows for ending in (".tar", ".json")}
     folder = out / manifest.options.split
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        name = f"{folder.name}/{path.name}"
-        if path.suffix in (".tar", ".json") and name not in planned:
-            yield Failure(name, None, f"{path}: is in no plan")
+    for file in layout.listing(folder):
+        name = f"{folder.name}/{file}"
+        if file.endswith((".tar", ".json")) and name not in planned:
+            yield Failure(name, None, f"{folder / file}: is in no plan")
     counts = manifest.counts
     total = (sum(r.samples for r in manifest.shards), sum(r.frames for r in manifest.shards))
     if counts is None or (counts.samples, counts.frames, counts.shards) != (*total, len(rows)):
         yield Failure(None, None, f"{out / layout.MANIFEST}: counts are not the sums of its shards")
 
 
-def _index(out: Path, rows: Sequence[PlanRow]) -> Iterator[Failure]:
+def _index(out: Place, rows: Sequence[PlanRow]) -> Iterator[Failure]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = out / layout.INDEX
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
         wanted = index_table(sidecars)
+    except StorageError:
+        raise
     except (OSError, pa.ArrowException, ActionImgError) as error:
         yield Failure(None, None, f"{path}: cannot be read: {error}")
         return
@@ -280,7 +290,7 @@ def _judge(report: Report) -> Iterator[Failure]:
         )
 
 
-Task = tuple[Path, ShardRecord, PlanRow, DatasetManifest, bool]
+Task = tuple[Place, ShardRecord, PlanRow, DatasetManifest, bool]
 
 
 def _run(tasks: Sequence[Task], workers: int) -> Iterator[ShardReport]:
@@ -318,7 +328,7 @@ def _begin() -> None:
     cv2.setNumThreads(1)
 
 
-def record(out: str | Path, report: Report) -> None:
+def record(out: str | Path | RemotePath, report: Report) -> None:
     """Write the round trip's errors of each sample into ``index.parquet``, and the index's new hash into the manifest.
 
     Raises:
@@ -328,11 +338,11 @@ def record(out: str | Path, report: Report) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    out = Path(out)
+    out = layout.place(out)
     trips = {trip.key: trip for _, trip in report.round_trips}
     if not report.ok or not trips:
         raise CorruptDatasetError("only a data set that was decoded without a failure is recorded", where=out)
-    table: pa.Table = pq.read_table(out / layout.INDEX)
+    table: pa.Table = pq.read_table(io.BytesIO(read_bytes(out / layout.INDEX)))
     rows = [trips[key] for key in table["key"].to_pylist()]
     columns: dict[str, list[float | int | None]] = {
         "decode_position_p95_mm": [_p95(t.position_mm) for t in rows],

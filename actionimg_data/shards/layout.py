@@ -73,6 +73,33 @@ def similar(path: Place) -> str | None:
     return f"Did you mean {str(path.with_name(close[0]))!r}?" if close else None
 
 
+def read_range(path: Place, offset: int, size: int) -> bytes:
+    """Up to ``size`` bytes of a file or an object; fewer where it ends before."""
+    if isinstance(path, RemotePath):
+        return path.read_range(offset, size)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def listing(folder: Place) -> dict[str, int]:
+    """Names and sizes of the files right in a folder, sorted; empty where there is none. One call of a store.
+
+    Raises:
+        OutputError: It cannot be listed.
+        StorageError: The store does not answer.
+    """
+    if isinstance(folder, RemotePath):
+        return {name: stat.st_size for name, stat in folder.files()}
+    with output_errors(folder):
+        try:
+            with os.scandir(folder) as entries:
+                found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except FileNotFoundError:
+            return {}
+    return dict(sorted(found.items()))
+
+
 def shard_name(split: str, number: int) -> str:
     """``train/000000``: the shard's name in plan, sidecar, index and manifest."""
     return f"{split}/{number:06d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,14 +17,17 @@ from ..errors import (
     MissingCalibrationError,
     MissingFrameError,
     SourceNotFoundError,
+    StorageError,
     WrongFormatError,
 )
 from ..model import CameraTrack, GripperTrajectory
+from ..objectstore import RemotePath
 from ..raster import render_view
 from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
 from ..schemas.dataset import parse
 from ..video import ENDINGS, iter_chunks, open_video, read_frames
 from . import layout, sample
+from .layout import Place
 from .manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ class Sample:
     """
 
     def __init__(
-        self, key: str, tar: Path, members: Mapping[str, tuple[int, int]], spec: ActionImageSpec | None
+        self, key: str, tar: Place, members: Mapping[str, tuple[int, int]], spec: ActionImageSpec | None
     ) -> None:
         self.key = key
         self.spec = spec
@@ -71,9 +75,9 @@ class Sample:
         if not 0 <= size <= MAX_MEMBER:
             raise CorruptDatasetError("has an impossible size", where=self._where(member), found=size)
         try:
-            with open(self._tar, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = layout.read_range(self._tar, offset, size)
+        except StorageError:
+            raise
         except OSError as error:
             raise SourceNotFoundError(error.strerror or str(error), where=self._tar) from None
         if len(data) != size:
@@ -210,7 +214,7 @@ class Dataset:
             shard and members.
     """
 
-    def __init__(self, path: Path, manifest: DatasetManifest | None, table: pa.Table) -> None:
+    def __init__(self, path: Place, manifest: DatasetManifest | None, table: pa.Table) -> None:
         self.path = path
         self.manifest = manifest
         self.table = table
@@ -260,11 +264,12 @@ class Dataset:
             yield self[i]
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | Path | RemotePath) -> Dataset:
     """Open a data set's folder, or a single shard (``.tar``).
 
     Args:
-        path: A folder that ``actionimg convert`` wrote, or one of its shards.
+        path: A folder that ``actionimg convert`` wrote, or one of its shards; or a URL of either, e.g. ``s3://…``, of
+            which the ranges are read that are asked for.
 
     Returns:
         A sequence of samples in the order of the shards; ``dataset[3]``, ``dataset["key"]``, ``for s in dataset``.
@@ -273,7 +278,7 @@ def open_dataset(path: str | Path) -> Dataset:
         SourceNotFoundError: Nothing is there, or it is not a data set.
         CorruptDatasetError: The manifest, the index or the shard is damaged, or the data set is not complete.
     """
-    path = Path(path)
+    path = layout.place(path)
     if path.is_file():
         return Dataset(path, None, _scan(path))
     if not (path / layout.MANIFEST).is_file():
@@ -290,13 +295,15 @@ def open_dataset(path: str | Path) -> Dataset:
     return Dataset(path, manifest, _index(path))
 
 
-def _index(path: Path) -> pa.Table:
+def _index(path: Place) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     where = path / layout.INDEX
     try:
-        table = pq.read_table(where).combine_chunks()
+        table = pq.read_table(io.BytesIO(where.read_bytes())).combine_chunks()
+    except StorageError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
     if not table.schema.equals(index_schema()):
@@ -304,7 +311,7 @@ def _index(path: Path) -> pa.Table:
     return table
 
 
-def _scan(tar: Path) -> pa.Table:
+def _scan(tar: Place) -> pa.Table:
     """Samples of a shard, from its tar headers."""
     import pyarrow as pa
 
@@ -320,7 +327,7 @@ def _scan(tar: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([index_schema().field(name) for name in wanted]))
 
 
-def scan_tar(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def scan_tar(tar: Place) -> dict[str, dict[str, tuple[int, int]]]:
     """Key to member name to (offset, size), from a shard's tar headers.
 
     Raises:
@@ -328,7 +335,7 @@ def scan_tar(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with tar.open("rb", buffering=1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 key, dot, member = info.name.partition(".")
                 if not info.isreg() or not dot or not key or "/" in info.name:
@@ -336,6 +343,8 @@ def scan_tar(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 if member in samples.setdefault(key, {}):
                     raise CorruptDatasetError("has a member twice", where=tar, found=info.name)
                 samples[key][member] = (info.offset_data, info.size)
+    except StorageError:
+        raise
     except (tarfile.TarError, OSError, EOFError) as error:
         raise CorruptDatasetError(f"is not a readable tar: {error}", where=tar) from None
     return samples

@@ -147,6 +147,32 @@ def place_sha256(path: Place) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+@contextlib.contextmanager
+def local_copy(path: Place) -> Iterator[Path]:
+    """The file itself, or an object's copy in the scratch folder, gone afterwards.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        OutputError: There is no room for it.
+        StorageError: The store does not answer.
+    """
+    if not isinstance(path, RemotePath):
+        yield path
+        return
+    with _scratch() as folder:
+        copy = folder / path.name
+        with layout.output_errors(copy):
+            try:
+                path.download(copy)
+            except FileNotFoundError:
+                missing = True
+            else:
+                missing = False
+        if missing:
+            raise FileNotFoundError(2, "No such object", str(path))
+        yield copy
+
+
 def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
     """Publish a shard: its tar, read back and hashed, and then its sidecar.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..decode import BlobMeasurements, DecodedTrajectory, measure_blobs, solve
-from ..errors import ActionImgError, CorruptDatasetError
+from ..errors import ActionImgError, CorruptDatasetError, StorageError
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
 from ..model.episode import check_instruction
@@ -25,7 +25,8 @@ from ..raster import project_keypoints
 from ..schemas import ActionImageSpec, DatasetManifest, PlanRow, SampleRow, ShardRecord, ShardSidecar
 from ..schemas.dataset import parse, to_line
 from ..video import ENDINGS
-from . import layout
+from . import layout, storage
+from .layout import Place
 from .read import Sample, scan_tar
 from .tar import BLOCK, RECORD, file_sha256
 
@@ -79,7 +80,7 @@ class ShardReport:
 
 
 def verify_shard(
-    out: Path,
+    out: Place,
     record: ShardRecord,
     row: PlanRow,
     manifest: DatasetManifest,
@@ -98,6 +99,9 @@ def verify_shard(
 
     Returns:
         What was found; nothing that is wrong with the shard is raised.
+
+    Raises:
+        StorageError: The store that it is in does not answer.
     """
     result = ShardReport(record.path)
 
@@ -107,6 +111,8 @@ def verify_shard(
 
     try:
         sidecar = _sidecar(out, record, row, manifest)
+    except StorageError:
+        raise
     except ActionImgError as error:
         fail(str(error))
         return result
@@ -116,10 +122,32 @@ def verify_shard(
         if tar.exists():
             fail("there is a tar, and the sidecar says that the shard has no samples")
         return result
+    try:
+        with storage.local_copy(tar) as copy:
+            # A copy is called by the name of what it is a copy of.
+            def named(reason: str, key: str | None) -> None:
+                fail(reason.replace(str(copy), str(tar)), key)
+
+            _check_tar(copy, record, sidecar, manifest, quick, named, result, report)
+    except FileNotFoundError as error:
+        fail(f"{tar}: cannot be read: {error.strerror}")
+    return result
+
+
+def _check_tar(
+    tar: Path,
+    record: ShardRecord,
+    sidecar: ShardSidecar,
+    manifest: DatasetManifest,
+    quick: bool,
+    fail: Callable[[str, str | None], None],
+    result: ShardReport,
+    report: Callable[[int], None],
+) -> None:
     for problem in _damage(tar, record, sidecar):
-        fail(problem)
+        fail(problem, None)
     if result.corrupt:
-        return result
+        return
     for sample_row in sidecar.samples:
         members = {m.name: (m.offset, m.size) for m in sample_row.members}
         sample = Sample(sample_row.key, tar, members, manifest.options.spec)
@@ -130,14 +158,15 @@ def verify_shard(
         except ActionImgError as error:
             fail(str(error), sample_row.key)
         report(sample_row.frames)
-    return result
 
 
-def _sidecar(out: Path, record: ShardRecord, row: PlanRow, manifest: DatasetManifest) -> ShardSidecar:
+def _sidecar(out: Place, record: ShardRecord, row: PlanRow, manifest: DatasetManifest) -> ShardSidecar:
     """The sidecar, held against the manifest and the plan."""
     path = out / f"{row.shard}.json"
     try:
         data = path.read_bytes()
+    except StorageError:
+        raise
     except OSError as error:
         raise CorruptDatasetError(f"cannot be read: {error.strerror}", where=path) from None
     if hashlib.sha256(data).hexdigest() != record.sidecar_sha256:
