@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import (
-    ActionImgError,
     BadImageError,
     InvalidSpecError,
     MissingExtraError,
@@ -41,9 +40,11 @@ FloatArray = NDArray[np.float64]
 PAUSE: Final = 0.5
 """Seconds between two samples."""
 DEFAULT_SAMPLES: Final = 10
+_EYE: Final = (1.1, -1.5, 0.9)
+"""Metres from the middle of the first path to the eye that looks at it."""
 _JPEG_QUALITY: Final = 88
 _KEYPOINT_COLOURS: Final = ((255, 64, 64), (64, 220, 96), (90, 130, 255))
-_STORED, _DECODED = (235, 235, 235), (255, 176, 46)
+_STORED, _DECODED, _TURN = (112, 146, 190), (255, 160, 40), (170, 110, 220)
 
 
 def export(
@@ -89,17 +90,13 @@ def export(
         part.touch()
         try:
             recording = rr.RecordingStream("actionimg", recording_id=manifest.plan[:16], send_properties=False)
-            recording.save(part, default_blueprint=_blueprint(rr, manifest))
+            recording.save(part, default_blueprint=_blueprint(rr, manifest, dataset[chosen[0]] if chosen else None))
             recording.send_recording_name(Path(path).resolve().name)
             log = _Log(rr, recording, pictures)
             log.static(manifest)
             for key in chosen:
-                try:
-                    log.sample(dataset[key], manifest)
-                except ActionImgError as error:
-                    result.left_out.append((key, str(error)))
-                else:
-                    result.samples += 1
+                log.sample(dataset[key], manifest)
+            result.samples = len(chosen)
             recording.flush()
             recording.disconnect()
             part.replace(dest)
@@ -140,7 +137,7 @@ def _chosen(dataset: Dataset, samples: int | None, keys: Sequence[str]) -> list[
     return [every[i] for i in sorted({round(i) for i in np.linspace(0, len(every) - 1, min(wanted, len(every)))})]
 
 
-def _blueprint(rr: Any, manifest: DatasetManifest) -> Any:
+def _blueprint(rr: Any, manifest: DatasetManifest, first: Sample | None) -> Any:
     """Space on the left; pictures with the gripper drawn in, and action images beside them; curves below."""
     import rerun.blueprint as rrb
 
@@ -155,11 +152,16 @@ def _blueprint(rr: Any, manifest: DatasetManifest) -> Any:
         rrb.TimeSeriesView(origin="/openness", name="openness"),
         rrb.TimeSeriesView(origin="/decode_error", name="decode error"),
     ]
+    eye = None
+    points = None if first is None else first.trajectory.position[first.trajectory.known]
+    if points is not None and len(points):
+        target = points.mean(axis=0)
+        eye = rrb.EyeControls3D(position=target + _EYE, look_target=target, eye_up=[0, 0, 1])
     return rrb.Blueprint(
         rrb.Vertical(
             rrb.Horizontal(
                 rrb.Vertical(
-                    rrb.Spatial3DView(origin="/world", name="space"),
+                    rrb.Spatial3DView(origin="/world", name="space", eye_controls=eye),
                     rrb.TextDocumentView(origin="/instruction", name="instruction"),
                     row_shares=[5, 1],
                 ),
@@ -197,12 +199,14 @@ class _Log:
         self._static("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP)
         for name, colour in zip("xyz", _KEYPOINT_COLOURS, strict=True):
             self._static(f"position/{name}", rr.SeriesLines(colors=[colour], names=[name]))
+        for name, colour in (("position_mm", _DECODED), ("rotation_deg", _TURN)):
+            self._static(f"decode_error/{name}", rr.SeriesLines(colors=[colour], names=[name.replace("_", " ")]))
+        self._static("openness", rr.SeriesLines(colors=[_STORED], names=["openness"]))
         self._static("data_set", rr.TextDocument(manifest.model_dump_json(indent=2), media_type="application/json"))
 
     def sample(self, sample: Sample, manifest: DatasetManifest) -> None:
         """One sample, from here on on the timeline."""
         spec = manifest.options.spec
-        # All that may be wrong with it is read first, so that half a sample is never logged.
         meta, trajectory = sample.meta, sample.trajectory
         cameras = sample.cameras if meta.calibrated else {}
         decoded = decode_sample(sample, spec) if meta.calibrated and meta.action_codec != "none" else None
