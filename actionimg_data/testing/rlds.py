@@ -398,23 +398,25 @@ def write_rlds_demo(
     seed: int = 0,
     cameras: Sequence[str] = DEMO_CAMERAS,
     file_format: str = "tfrecord",
+    name: str = DEMO_NAME,
 ) -> tuple[Path, str, dict[str, Any]]:
     """Write the tabletop scene as a calibrated RLDS data set, with the registry entry that it needs.
 
     Args:
-        dest: Folder that will hold the data set and ``tabletop_demo.yaml``.
+        dest: Folder that will hold the data set and its entry, ``NAME.yaml``.
         episodes: Number of episodes.
         frames: Steps of each, at 20 Hz.
         size: Width and height of the pictures in pixels.
         seed: Of the first episode; the next has the next.
         cameras: Which of the scene's cameras.
         file_format: "tfrecord", "array_record" or "parquet".
+        name: Of the data set, and of the entry.
 
     Returns:
         The version's folder, the converter's name ("rlds"), and the converter's options.
     """
     drawn = _DemoEpisodes(episodes, frames, size, cameras, seed)
-    folder = write_rlds(dest, DEMO_NAME, demo_features(size, cameras), {"train": drawn}, file_format=file_format)
-    config = dest / f"{DEMO_NAME}.yaml"
-    config.write_text(yaml.safe_dump(demo_entry(cameras), sort_keys=False))
+    folder = write_rlds(dest, name, demo_features(size, cameras), {"train": drawn}, file_format=file_format)
+    config = dest / f"{name}.yaml"
+    config.write_text(yaml.safe_dump({**demo_entry(cameras), "names": [name]}, sort_keys=False))
     return folder, "rlds", {"config": str(config)}
