@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -48,6 +48,17 @@ class BlobMeasurements:
 
     def __len__(self) -> int:
         return len(self.uv)
+
+    def restricted(self, keep: NDArray[np.bool_]) -> BlobMeasurements:
+        """Without the keypoints that are not in ``keep`` ``(T, 3)``."""
+        return replace(
+            self,
+            uv=np.where(keep[..., None], self.uv, np.nan),
+            covariance=np.where(keep[..., None, None], self.covariance, np.nan),
+            valid=self.valid & keep,
+            amplitude=np.where(keep, self.amplitude, np.nan),
+            residual=np.where(keep, self.residual, np.nan),
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[BlobMeasurements]) -> BlobMeasurements:

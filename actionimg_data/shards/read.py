@@ -25,7 +25,7 @@ from ..objectstore import RemotePath
 from ..raster import render_view
 from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
 from ..schemas.dataset import parse
-from ..video import ENDINGS, iter_chunks, open_video, read_frames
+from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
 from .manifest import read_manifest
@@ -112,10 +112,52 @@ class Sample:
     def __len__(self) -> int:
         return self.meta.frames
 
+    @property
+    def gripper_names(self) -> tuple[str, ...]:
+        """Names of its grippers, in order; empty where there is one, without a name."""
+        return self.meta.grippers
+
     @cached_property
+    def grippers(self) -> dict[str, GripperTrajectory]:
+        """The grippers at each frame (kept), by name, of one under the name ""; frames without a pose are NaN.
+
+        Raises:
+            CorruptDatasetError: One is damaged, or they differ in their times.
+        """
+        names = {name: layout.trajectory_member(name) for name in self.gripper_names or ("",)}
+        found = {name: sample.trajectory_from(self.read(m), self._where(m)) for name, m in names.items()}
+        first = next(iter(found.values()))
+        for name, trajectory in found.items():
+            if not np.array_equal(trajectory.times, first.times):
+                raise CorruptDatasetError("has other times than the first", where=self._where(names[name]))
+        return found
+
+    @property
     def trajectory(self) -> GripperTrajectory:
-        """The gripper at each frame (kept); frames without a pose are NaN."""
-        return sample.trajectory_from(self.read(layout.TRAJECTORY), self._where(layout.TRAJECTORY))
+        """The gripper of a sample with one, at each frame; frames without a pose are NaN.
+
+        Raises:
+            WrongFormatError: It has several: see ``grippers``.
+        """
+        if len(self.grippers) > 1:
+            raise WrongFormatError(
+                "has several grippers, and one was asked for",
+                where=self.key,
+                field="trajectory",
+                found=" ".join(self.grippers),
+                hint="Use its grippers, by name.",
+            )
+        return next(iter(self.grippers.values()))
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """``(T,)`` seconds of the frames."""
+        return next(iter(self.grippers.values())).times
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What each view has an action video of: the names of the grippers, or "" for one that shows all there are."""
+        return ("",) if self.meta.merged_arms else self.gripper_names or ("",)
 
     @cached_property
     def cameras(self) -> dict[str, CameraTrack]:
@@ -141,12 +183,22 @@ class Sample:
         name = self._video(view, "rgb")
         return read_frames(self.read(name), self._indices(frames), self._where(name))
 
-    def action(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
-        """Action images ``(n, H, W, 3)`` uint8 RGB of a view; drawn here where the data set stores none."""
+    def action(self, view: str, frames: slice | Sequence[int] | None = None, gripper: str = "") -> Image:
+        """Action images ``(n, H, W, 3)`` uint8 RGB of a view; drawn here where the data set stores none.
+
+        Args:
+            view: Name of the view.
+            frames: All, a slice, or the frames named.
+            gripper: Which gripper's, where each has its own (see ``action_names``).
+
+        Raises:
+            WrongFormatError: There is no such view or gripper, or it is not said which.
+        """
         indices = self._indices(frames)
         if self.meta.action_codec != "none":
-            name = self._video(view, "action")
+            name = self._video(view, "action", gripper)
             return read_frames(self.read(name), indices, self._where(name))
+        self._check_gripper(gripper)
         self._check_view(view)
         if self.spec is None:
             raise CorruptDatasetError(
@@ -156,7 +208,7 @@ class Sample:
             return np.empty((0, self.spec.height, self.spec.width, 3), np.uint8)
         # A trajectory's times increase, so the frames are drawn in their order and then put in the one asked for.
         order = np.arange(len(self)) if indices is None else np.unique(np.asarray(indices, np.intp))
-        drawn = render_view(self.trajectory[order], self.cameras[view][order], self.spec)
+        drawn = render_view(self.grippers[gripper][order], self.cameras[view][order], self.spec)
         return drawn if indices is None else drawn[np.searchsorted(order, indices)]
 
     def iter_rgb(self, view: str, chunk: int = 32) -> Iterator[Image]:
@@ -164,18 +216,36 @@ class Sample:
         name = self._video(view, "rgb")
         yield from iter_chunks(self.read(name), chunk, self._where(name))
 
-    def iter_action(self, view: str, chunk: int = 32) -> Iterator[Image]:
-        """All action images of a view, ``chunk`` at a time."""
+    def depth(self, view: str, frames: slice | Sequence[int] | None = None) -> NDArray[np.uint16]:
+        """Depth ``(n, H, W)`` uint16 of a view, millimetres along the camera's axis; 0 where it is not known.
+
+        Raises:
+            WrongFormatError: There is no such view, or no depth is stored.
+        """
+        name = self._video(view, "depth")
+        return read_planes(self.read(name), "depth", self._indices(frames), self._where(name))
+
+    def mask(self, view: str, frames: slice | Sequence[int] | None = None) -> NDArray[np.uint32]:
+        """Ids ``(n, H, W)`` uint32 of what each pixel of a view shows.
+
+        Raises:
+            WrongFormatError: There is no such view, or no mask is stored.
+        """
+        name = self._video(view, "mask")
+        return read_planes(self.read(name), "mask", self._indices(frames), self._where(name))
+
+    def iter_action(self, view: str, chunk: int = 32, gripper: str = "") -> Iterator[Image]:
+        """All action images of a view, ``chunk`` at a time; ``gripper`` as for `action`."""
         if self.meta.action_codec == "none":
             for start in range(0, len(self), chunk):
-                yield self.action(view, slice(start, start + chunk))
+                yield self.action(view, slice(start, start + chunk), gripper)
             return
-        name = self._video(view, "action")
+        name = self._video(view, "action", gripper)
         yield from iter_chunks(self.read(name), chunk, self._where(name))
 
-    def video_info(self, view: str, kind: str = "rgb") -> Any:
-        """Size, frames, rate and codec of a stored video; frames are counted."""
-        name = self._video(view, kind)
+    def video_info(self, view: str, kind: str = "rgb", gripper: str = "") -> Any:
+        """Size, frames, rate and codec of a stored video (rgb, action, depth, mask); frames are counted."""
+        name = self._video(view, kind, gripper)
         with open_video(self.read(name), self._where(name)) as video:
             return video.info
 
@@ -183,13 +253,32 @@ class Sample:
         if view not in self.meta.views:
             raise WrongFormatError("has no such view", where=self.key, expected=" ".join(self.views), found=view)
 
-    def _video(self, view: str, kind: str) -> str:
+    def _check_gripper(self, gripper: str) -> None:
+        if gripper in self.action_names:
+            return
+        if self.action_names == ("",):
+            hint = "Its action images show all grippers together." if self.gripper_names else None
+            raise WrongFormatError("has no such gripper", where=self.key, found=gripper, hint=hint)
+        raise WrongFormatError(
+            "has one action video a gripper: name one" if not gripper else "has no such gripper",
+            where=self.key,
+            field="gripper",
+            expected=" ".join(self.action_names),
+            found=gripper or "none named",
+        )
+
+    def _video(self, view: str, kind: str, gripper: str = "") -> str:
         self._check_view(view)
         if kind == "rgb":
             return layout.rgb_member(view, ENDINGS[self.meta.rgb_codec])
+        if kind in ("depth", "mask"):
+            if kind not in self.meta.planes:
+                raise WrongFormatError(f"stores no {kind}", where=self.key, field=view)
+            return layout.plane_member(view, kind)
         if self.meta.action_codec == "none":
             raise WrongFormatError("stores no action images", where=self.key, field=view)
-        return layout.action_member(view, ENDINGS[self.meta.action_codec])
+        self._check_gripper(gripper)
+        return layout.action_member(view, ENDINGS[self.meta.action_codec], gripper)
 
     def _indices(self, frames: slice | Sequence[int] | None) -> Sequence[int] | None:
         if frames is None:
@@ -292,10 +381,10 @@ def open_dataset(path: str | Path | RemotePath) -> Dataset:
         raise CorruptDatasetError(
             "is not complete", where=path, hint="Run the same actionimg convert again to finish it."
         )
-    return Dataset(path, manifest, _index(path))
+    return Dataset(path, manifest, _index(path, bool(manifest.grippers)))
 
 
-def _index(path: Place) -> pa.Table:
+def _index(path: Place, grippers: bool) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -306,7 +395,7 @@ def _index(path: Place) -> pa.Table:
         raise
     except (OSError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema()):
+    if not table.schema.equals(index_schema(grippers)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
     return table
 

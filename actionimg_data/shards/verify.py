@@ -13,21 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..decode import BlobMeasurements, DecodedTrajectory, measure_blobs, solve
-from ..errors import ActionImgError, CorruptDatasetError, StorageError
+from ..errors import ActionImgError, CorruptDatasetError, StorageError, WrongFormatError
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
 from ..model.episode import check_instruction
-from ..raster import project_keypoints
+from ..raster import project_keypoints, render_merged, separate_blobs
 from ..schemas import ActionImageSpec, DatasetManifest, PlanRow, SampleRow, ShardRecord, ShardSidecar
 from ..schemas.dataset import parse, to_line
 from ..video import ENDINGS
 from . import layout, storage
 from .layout import Place
 from .read import Sample, scan_tar
+from .sample import overlapping_frames
 from .tar import BLOCK, RECORD, file_sha256
 
 CHUNK: Final = 48
@@ -48,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What one sample's action videos decode to, against its trajectory, over the frames that have two views.
+    """What one sample's action videos of one gripper decode to, against its trajectory, where it has two views.
 
     ``frames``, ``position_mm`` and ``rotation_deg`` have one value for each frame that was decoded.
     """
@@ -60,6 +62,10 @@ class RoundTrip:
     openness_right: int
     undecodable: int
     missed: int
+    gripper: str = ""
+    """Which one, where there are several."""
+    overlapping: int = 0
+    """Of the undecodable frames, those that are so only because grippers overlap in a merged picture."""
 
     @property
     def decoded(self) -> int:
@@ -153,8 +159,10 @@ def _check_tar(
         sample = Sample(sample_row.key, tar, members, manifest.options.spec)
         try:
             check_sample(sample, sample_row, manifest)
-            if not quick and manifest.options.action_codec != "none":
-                result.round_trips.append(round_trip(sample, manifest.options.spec))
+            if not quick:
+                check_planes(sample)
+                if manifest.options.action_codec != "none":
+                    result.round_trips += round_trips(sample, manifest.options.spec)
         except ActionImgError as error:
             fail(str(error), sample_row.key)
         report(sample_row.frames)
@@ -233,13 +241,16 @@ def _damaged_members(tar: Path, sidecar: ShardSidecar) -> Iterator[str]:
 def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple[str, ...]:
     """Names of a sample's members, in order."""
     options = manifest.options
-    names = [layout.META, layout.TRAJECTORY]
+    grippers = manifest.grippers or ("",)
+    names = [layout.META, *map(layout.trajectory_member, grippers)]
     if not options.poses_only:
         names.append(layout.CAMERAS)
     for view in views:
         names.append(layout.rgb_member(view, ENDINGS[options.rgb_codec]))
         if options.action_codec != "none":
-            names.append(layout.action_member(view, ENDINGS[options.action_codec]))
+            ending = ENDINGS[options.action_codec]
+            names += [layout.action_member(view, ending, g) for g in (("",) if options.merge_arms else grippers)]
+        names += [layout.plane_member(view, kind) for kind in options.planes]
     return tuple(names)
 
 
@@ -269,6 +280,11 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
         ("task", meta.task, row.task),
         ("views", meta.views, manifest.views),
         ("views", row.views, manifest.views),
+        ("grippers", meta.grippers, manifest.grippers),
+        ("grippers", row.grippers, manifest.grippers),
+        ("merged_arms", meta.merged_arms, options.merge_arms and len(manifest.grippers) > 1),
+        ("depth and masks", meta.planes, options.planes),
+        ("depth_range_m", len(meta.depth_range_m or ()), len(meta.views) if options.depth else 0),
         ("size", (meta.height, meta.width), (options.height, options.width)),
         ("spec", meta.spec, manifest.spec_id),
         ("stride", meta.stride, options.stride),
@@ -282,7 +298,8 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
             )
     for text in meta.instructions:
         check_instruction(text, row.key)
-    _count("trajectory", len(sample.trajectory), row)
+    for name, trajectory in sample.grippers.items():
+        _count(layout.trajectory_member(name).removesuffix(".npz"), len(trajectory), row)
     if meta.sync_residual_s:
         _count("sync residuals", len(meta.sync_residual_s), row)
     cameras = sample.cameras if meta.calibrated else {}
@@ -292,10 +309,18 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
         _count(f"camera {view}", len(camera), row)
         if (camera.height, camera.width) != (options.height, options.width):
             raise CorruptDatasetError("camera has another size", where=row.key, field=view)
-    kinds = ("rgb",) if options.action_codec == "none" else ("rgb", "action")
+    overlapping = overlapping_frames(sample.grippers, cameras, options.spec) if meta.merged_arms else ()
+    if meta.overlapping_frames != overlapping:
+        raise CorruptDatasetError(
+            "is not what trajectories and cameras say", where=row.key, field="overlapping_frames", expected=overlapping
+        )
+    kinds = [("rgb", ""), *((kind, "") for kind in options.planes)]
+    if options.action_codec != "none":
+        kinds += [("action", gripper) for gripper in sample.action_names]
     for view in meta.views:
-        for kind in kinds:
-            info = sample.video_info(view, kind)
+        for stream, gripper in kinds:
+            info = sample.video_info(view, stream, gripper)
+            kind = f"{stream}.{gripper}" if gripper else stream
             _count(f"{view}.{kind}", info.frames, row)
             if (info.height, info.width) != (options.height, options.width):
                 raise CorruptDatasetError(
@@ -323,43 +348,132 @@ def _count(what: str, found: int, row: SampleRow) -> None:
         )
 
 
+def check_planes(sample: Sample) -> None:
+    """Decode every depth picture and mask of a sample.
+
+    Raises:
+        BadVideoError: One cannot be decoded.
+        CorruptDatasetError: A depth is outside the range that the source states.
+    """
+    for kind in sample.meta.planes:
+        for number, view in enumerate(sample.views):
+            limits = sample.meta.depth_range_m[number] if kind == "depth" and sample.meta.depth_range_m else None
+            for start in range(0, len(sample), CHUNK):
+                window = slice(start, start + CHUNK)
+                if kind == "mask":
+                    sample.mask(view, window)
+                    continue
+                depth = sample.depth(view, window)
+                known = depth[depth > 0]
+                if limits is None or not len(known):
+                    continue
+                least, most = known.min() / 1000, known.max() / 1000
+                if least < limits[0] - 1e-3 or most > limits[1] + 1e-3:
+                    raise CorruptDatasetError(
+                        "depth is outside the range that the source states",
+                        where=sample.key,
+                        field=f"{view}.depth",
+                        expected=f"{limits[0]:g} … {limits[1]:g} m",
+                        found=f"{least:g} … {most:g} m",
+                    )
+
+
 def has_two_views(
-    trajectory: GripperTrajectory, cameras: dict[str, CameraTrack], spec: ActionImageSpec
+    trajectory: GripperTrajectory,
+    cameras: dict[str, CameraTrack],
+    spec: ActionImageSpec,
+    apart: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """``(T,)`` frames in which one view shows all three keypoints and another at least one."""
+    """``(T,)`` frames in which one view shows all three keypoints and another at least one.
+
+    Args:
+        trajectory: T poses.
+        cameras: V cameras.
+        spec: How the pictures are drawn.
+        apart: ``(V, T, 3)`` keypoints that may count; all by default.
+    """
     uv, valid = project_keypoints(trajectory, cameras, spec)
     limit = np.array([spec.width - 1, spec.height - 1])
     shown = valid & ((uv >= 0) & (uv <= limit)).all(axis=-1)
+    if apart is not None:
+        shown &= apart
     count = np.sort(shown.sum(axis=-1), axis=0)
     if len(count) < 2:
         return np.zeros(len(trajectory), bool)
     return np.asarray((count[-1] == 3) & (count[-2] >= 1) & trajectory.known)
 
 
-def decode_sample(sample: Sample, spec: ActionImageSpec) -> DecodedTrajectory:
+def decode_sample(sample: Sample, spec: ActionImageSpec, gripper: str = "") -> DecodedTrajectory:
     """Decode the stored action videos of all views of a sample, some frames at a time.
 
+    A merged picture cannot be taken apart by itself. Of a sample it is done with what the sample says of the *other*
+    grippers: their action images are subtracted, and keypoints that one of theirs overlaps do not count.
+
+    Args:
+        sample: Of a data set that stores action images.
+        spec: How they are drawn.
+        gripper: Which one, where there are several.
+
     Raises:
         BadVideoError: A video cannot be decoded.
         DecodeError: A video does not fit the spec.
+        WrongFormatError: There is no such gripper.
     """
+    merged = sample.meta.merged_arms
+    if merged and gripper not in sample.grippers:
+        raise WrongFormatError(
+            "has no such gripper",
+            where=sample.key,
+            field="gripper",
+            expected=" ".join(sample.gripper_names),
+            found=gripper or "none named",
+        )
+    others = {name: trajectory for name, trajectory in sample.grippers.items() if merged and name != gripper}
+    apart = _apart(sample, spec, gripper) if merged else None
     measured = []
-    for view in sample.views:
-        chunks = [measure_blobs(chunk, spec) for chunk in sample.iter_action(view, CHUNK)]
-        measured.append(BlobMeasurements.concatenate(chunks))
-    return solve(measured, sample.cameras, spec, times=sample.trajectory.times)
+    for number, view in enumerate(sample.views):
+        chunks, start = [], 0
+        for chunk in sample.iter_action(view, CHUNK, "" if merged else gripper):
+            window = slice(start, start + len(chunk))
+            start = window.stop
+            if others:
+                drawn = render_merged(others, sample.cameras[view], spec, window)
+                chunk = cv2.subtract(chunk.reshape(-1), drawn.reshape(-1)).reshape(chunk.shape)
+            chunks.append(measure_blobs(chunk, spec))
+        blobs = BlobMeasurements.concatenate(chunks)
+        measured.append(blobs if apart is None else blobs.restricted(apart[number]))
+    return solve(measured, sample.cameras, spec, times=sample.times)
 
 
-def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
+def _apart(sample: Sample, spec: ActionImageSpec, gripper: str) -> NDArray[np.bool_]:
+    """``(V, T, 3)`` keypoints of a gripper that no other one overlaps in a merged picture."""
+    apart = separate_blobs(sample.grippers, sample.cameras, spec)
+    return np.asarray(apart[list(sample.grippers).index(gripper)])
+
+
+def round_trips(sample: Sample, spec: ActionImageSpec) -> list[RoundTrip]:
+    """`round_trip` of each gripper of a sample."""
+    return [round_trip(sample, spec, gripper) for gripper in sample.grippers]
+
+
+def round_trip(sample: Sample, spec: ActionImageSpec, gripper: str = "") -> RoundTrip:
     """Decode the stored action videos of all views and hold them against the stored trajectory.
 
+    Args:
+        sample: Of a data set that stores action images.
+        spec: How they are drawn.
+        gripper: Which one, where there are several.
+
     Raises:
         BadVideoError: A video cannot be decoded.
         DecodeError: A video does not fit the spec.
+        WrongFormatError: There is no such gripper.
     """
-    truth = sample.trajectory
-    decoded = decode_sample(sample, spec)
-    expected = has_two_views(truth, sample.cameras, spec)
+    decoded = decode_sample(sample, spec, gripper)
+    truth = sample.grippers[gripper]
+    apart = _apart(sample, spec, gripper) if sample.meta.merged_arms else None
+    expected = has_two_views(truth, sample.cameras, spec, apart)
+    alone = expected if apart is None else has_two_views(truth, sample.cameras, spec)
     judged = expected & decoded.valid
     angle = rotations.angle_between(truth.rotation[judged], decoded.trajectory.rotation[judged])
     distance = np.linalg.norm(truth.position[judged] - decoded.trajectory.position[judged], axis=-1)
@@ -376,4 +490,6 @@ def round_trip(sample: Sample, spec: ActionImageSpec) -> RoundTrip:
         openness_right=int((right & np.isfinite(found)).sum()),
         undecodable=int((~expected).sum()),
         missed=int((expected & ~decoded.valid).sum()),
+        gripper=gripper,
+        overlapping=int((alone & ~expected).sum()),
     )
