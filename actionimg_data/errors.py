@@ -206,6 +206,12 @@ class EmptyEpisodeError(ActionImgError, ValueError):
     code = "empty-episode"
 
 
+class UnsupportedVersionError(ActionImgError, ValueError):
+    """A data set is of another version of the format than this program reads; it is not damaged."""
+
+    code = "unsupported-version"
+
+
 class OutputExistsError(ActionImgError, FileExistsError):
     """The output folder holds something else than this plan's own work."""
 

@@ -115,10 +115,10 @@ def test_another_plan_is_refused_with_what_differs(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"options\.crf: 18 there, 30 asked for"):
         run(src, out, ConvertOptions.parse(height=64, width=64, crf=30))
     write_source(tmp_path / "src", episodes=3)
-    with pytest.raises(OutputExistsError, match=r"planned_episodes: 2 there, 3 asked for"):
+    with pytest.raises(OutputExistsError, match=r"1 episode new in the source: task/ep_002\. --extend"):
         run(src, out)
     write_source(tmp_path / "src", episodes=2, version=2)
-    with pytest.raises(OutputExistsError, match="files have changed"):
+    with pytest.raises(OutputExistsError, match="2 episodes changed in the source: task/ep_000, task/ep_001"):
         run(src, out)
     assert tree(out) == before
 
@@ -147,13 +147,22 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, overwr
     assert tree(tmp_path / "out") == {"thesis.tex": b"years of work"}
 
 
-def test_a_damaged_manifest_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    src = write_source(tmp_path / "src", episodes=1)
-    run(src, tmp_path / "out")
-    path = tmp_path / "out" / "dataset.json"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(OutputExistsError, match="damaged"):
-        run(src, tmp_path / "out")
+@pytest.mark.parametrize("damage", [b"{", None])
+def test_a_damaged_or_lost_manifest_is_written_again_by_the_command_that_made_it(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    src = write_source(tmp_path / "src", episodes=2)
+    out = tmp_path / "out"
+    run(src, out)
+    before = tree(out)
+    if damage is None:
+        (out / "dataset.json").unlink()
+    else:
+        (out / "dataset.json").write_bytes(damage)
+    with pytest.raises(OutputExistsError, match="damaged" if damage else "not a data set"):
+        run(src, out, ConvertOptions.parse(height=64, width=64, crf=30))
+    assert run(src, out).shards == 0
+    assert tree(out) == before
 
 
 def test_a_run_that_goes_wrong_is_stopped_early(tmp_path: Path) -> None:
@@ -194,7 +203,7 @@ def test_wrong_ways_to_run_are_refused(tmp_path: Path, wrong: dict[str, Any]) ->
 def test_workers_that_die_before_any_work_are_an_error_and_not_a_loop(tmp_path: Path, monkeypatch: Any) -> None:
     src = write_source(tmp_path / "src", episodes=3)
     monkeypatch.setattr("actionimg_data.engine.local._work", os._exit)
-    with pytest.raises(WorkerError, match="die before they begin"):
+    with pytest.raises(WorkerError, match="die while they convert no episode"):
         run(src, tmp_path / "out", num_workers=2)
 
 

@@ -1,4 +1,4 @@
-"""Whole data sets on one machine: plan and convert them, and verify them, in several processes.
+"""Whole data sets: plan and convert them, here or on other machines, verify and repair them.
 
 Imported on first use: a worker process needs none of this.
 """

@@ -4,6 +4,10 @@ Workers are spawned, get one shard at a time, and say what they do through a pip
 which shard and which episode it was at: the shard is tried again in a fresh process, and an episode that kills a second
 one is quarantined. A worker with nothing left to do hands its core to the others, which then encode several views at
 once: a long last episode does not leave the machine idle.
+
+No wait is without an end. A worker's death is seen by its pipe's end or, where something it started still holds the
+pipe, by its exit status; a worker that is told to end and does not is killed; and a worker whose parent is gone stops
+within `ORPHAN_SECONDS`, also in the middle of a shard.
 """
 
 from __future__ import annotations
@@ -11,59 +15,56 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import os
 import queue
 import signal
 import threading
+import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from ..converters.base import Converter, ConverterOptions
 from ..errors import ActionImgError, WorkerError
-from ..schemas import ConvertOptions, PlanRow, ShardSidecar
+from ..schemas import PlanRow, ShardSidecar
+from ..shards import storage
 from ..shards.crew import Crew
-from ..shards.write import Progress, write_shard
+from ..shards.write import Progress
+from .executor import MAX_CRASHES, Job, OnProgress, OnShard
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-MAX_CRASHES: Final = 2
-"""Processes an episode may kill before it is quarantined."""
-
 EARLY: Final = 4
 """Processes started before it is known how many shards there are to make."""
 
-OnProgress = Callable[[Progress], None]
-OnShard = Callable[[ShardSidecar], None]
+POLL_SECONDS: Final = 1.0
+"""How often the exit status of workers is looked at while none of them says anything."""
+
+STOP_SECONDS: Final = 3.0
+"""What workers get to end by themselves, all together, before they are killed."""
+
+ORPHAN_SECONDS: Final = 5.0
+"""After this a worker whose parent is gone ends without cleaning up."""
+
+_forked = False
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that a process needs to convert any shard of a plan; picklable."""
+def _after_fork() -> None:
+    global _forked
+    _forked = True
 
-    out: Path
-    plan: str
-    converter: type[Converter]
-    converter_options: ConverterOptions
-    views: tuple[str, ...]
-    options: ConvertOptions
 
-    def run(
-        self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
-    ) -> ShardSidecar:
-        """Convert and publish one shard."""
-        reader = self.converter(self.converter_options)
-        return write_shard(self.out, row, self.plan, reader, self.views, self.options, report, skip, crew)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Workers:
-    """This process, or several others, that convert shards.
+    """This process, or several others, that convert shards; an `Executor`.
 
-    Processes begin to start on construction, so that they are ready when the plan is.
+    Processes begin to start on entering the context, so that they are ready when the plan is.
 
     Args:
         count: Cores to use: 1 for this process alone, else that many others, fewer where there are fewer shards.
@@ -75,40 +76,46 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self._pool is not None:
-            self._pool.start(min(self.count, EARLY))
+            try:
+                self._pool.start(min(self.count, EARLY))
+            except BaseException:
+                self._pool.stop()
+                raise
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._pool.stop()
 
-    def run(self, job: Job, rows: Sequence[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
-        """Convert and publish shards.
-
-        Args:
-            job: What to do with a row.
-            rows: The shards to make.
-            on_progress: Called in this process with what was done; what it raises stops the run.
-            on_shard: Called in this process with every shard that was published.
-
-        Raises:
-            OutputError: The output cannot be written.
-            WorkerError: Workers die before they begin an episode, or fail for a reason that is not about the data.
-            KeyboardInterrupt: Passed on; on leaving the context the workers end and their temporary files go.
-        """
+    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+        """Convert and publish shards (see `Executor.run`)."""
         if self._pool is not None:
             self._pool.run(job, rows, on_progress, on_shard)
             return
-        import cv2
-
-        # One worker is one core, for OpenCV too.
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
+        with _one_opencv_thread():
             for row in rows:
-                on_shard(job.run(row, on_progress))
-        finally:
-            cv2.setNumThreads(threads)
+                on_shard(job.run_shard(row, on_progress))
+
+
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """One worker is one core, for OpenCV too.
+
+    In a forked process this is left as it is: OpenCV would wait there for threads that only its parent has.
+    """
+    if _forked:
+        yield
+        return
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 @dataclass
@@ -118,7 +125,7 @@ class _Worker:
     row: PlanRow | None = None
     episode: str | None = None
     threads: int = 1
-    briefed: bool = False
+    job: Job | None = None
 
 
 class _Pool:
@@ -128,58 +135,76 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.crashes: Counter[tuple[str, str | None]] = Counter()
         self.skip: dict[str, str] = {}
+        self.again: deque[PlanRow] = deque()
 
     def start(self, count: int) -> None:
         while len(self.workers) < count:
-            here, there = self.context.Pipe()
-            process = self.context.Process(target=_work, args=(there,), daemon=True)
+            self._start_one()
+
+    def _start_one(self) -> _Worker:
+        here, there = self.context.Pipe()
+        process = self.context.Process(target=_work, args=(there,), daemon=True)
+        # Ctrl-C goes to the whole group; the child inherits the mask and is spared it until it ignores it itself.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             process.start()
             there.close()
             self.workers.append(_Worker(process, here))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self.workers[-1]
 
-    def run(self, job: Job, rows: Sequence[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
         self.job, self.on_progress, self.on_shard = job, on_progress, on_shard
-        todo = deque(rows)
-        while todo or any(w.row is not None for w in self.workers):
-            self.start(min(self.size, len(todo) + sum(w.row is not None for w in self.workers)))
-            for worker in self.workers:
-                if todo and worker.row is None:
-                    self._give(worker, todo.popleft())
-            self._share()
+        ahead = iter(rows)
+        while True:
+            # A row is taken when a worker is free for it: the plan may be of any length.
+            while sum(w.row is not None for w in self.workers) < self.size:
+                row = self.again.popleft() if self.again else next(ahead, None)
+                if row is None:
+                    break
+                self._give(next((w for w in self.workers if w.row is None), None) or self._start_one(), row)
+            busy = [w for w in self.workers if w.row is not None]
+            if not busy:
+                return
+            self._share(busy)
             # The index at the end needs it; it loads now, while the workers work.
             importlib.import_module("pyarrow.parquet")
-            ready = wait([w.pipe for w in self.workers])
-            for worker in [w for w in self.workers if w.pipe in ready]:
-                self._hear(worker, todo)
+            ready = wait([w.pipe for w in self.workers], POLL_SECONDS)
+            for worker in list(self.workers):
+                if worker.pipe in ready:
+                    self._hear(worker)
+                elif worker.process.exitcode is not None and not worker.pipe.poll():
+                    self._crashed(worker)
 
     def _give(self, worker: _Worker, row: PlanRow) -> None:
         worker.row, worker.episode = row, None
         # A worker that has died already is noticed when it is heard next.
-        with contextlib.suppress(BrokenPipeError):
-            if not worker.briefed:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):
+            if worker.job is not self.job:
                 worker.pipe.send(self.job)
-                worker.briefed = True
+                worker.job = self.job
             worker.pipe.send((row, {e.id: self.skip[e.id] for e in row.episodes if e.id in self.skip}))
 
-    def _share(self) -> None:
+    def _share(self, busy: list[_Worker]) -> None:
         """Tell the workers that are busy how many threads each may use: all cores, in even parts."""
-        busy = [w for w in self.workers if w.row is not None]
         for i, worker in enumerate(busy):
             threads = self.size // len(busy) + (i < self.size % len(busy))
             if threads > worker.threads:
                 worker.threads = threads
-                with contextlib.suppress(BrokenPipeError):
+                with contextlib.suppress(BrokenPipeError, ConnectionError):
                     worker.pipe.send(threads)
 
-    def _hear(self, worker: _Worker, todo: deque[PlanRow]) -> None:
+    def _hear(self, worker: _Worker) -> None:
         try:
             message = worker.pipe.recv()
-        except (EOFError, ConnectionError):
-            self._crashed(worker, todo)
+        except (EOFError, OSError):
+            # Also in the middle of a message.
+            self._crashed(worker)
             return
         if isinstance(message, Progress):
-            if message.begun:
-                worker.episode = message.episode
+            if message.begun or message.ended:
+                worker.episode = message.episode if message.begun else None
             self.on_progress(message)
         elif isinstance(message, ShardSidecar):
             worker.row = None
@@ -194,59 +219,80 @@ class _Pool:
                 hint=f"Please report this:\n{message}",
             )
 
-    def _crashed(self, worker: _Worker, todo: deque[PlanRow]) -> None:
-        self._end(worker)
+    def _crashed(self, worker: _Worker) -> None:
         self.workers.remove(worker)
+        self._end([worker])
         row = worker.row
         if row is None:
             return
-        code = worker.process.exitcode or 0
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        memory = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
+        how = exit_text(worker.process.exitcode)
         self.crashes[row.shard, worker.episode] += 1
         count = self.crashes[row.shard, worker.episode]
         if count >= MAX_CRASHES:
             if worker.episode is None:
                 raise WorkerError(
-                    "workers die before they begin an episode",
+                    "workers die while they convert no episode",
                     where=row.shard,
                     found=how,
                     hint="A script that converts with several workers needs `if __name__ == '__main__':`.",
                 )
-            self.skip[worker.episode] = f"the worker died {count} times while it converted this episode: {how}{memory}"
-        todo.appendleft(row)
+            self.skip[worker.episode] = f"the worker died {count} times while it converted this episode: {how}"
+        self.again.append(row)
 
     def stop(self) -> None:
-        for worker in self.workers:
-            worker.process.terminate()
-        for worker in self.workers:
-            self._end(worker)
-        self.workers.clear()
+        workers, self.workers = self.workers, []
+        self.again.clear()
+        try:
+            for worker in workers:
+                worker.process.terminate()
+        finally:
+            self._end(workers)
 
-    def _end(self, worker: _Worker) -> None:
-        worker.process.join(5)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.pipe.close()
-        if worker.row is not None:
-            shard = self.job.out / f"{worker.row.shard}.tar"
-            for path in shard.parent.glob(f"{shard.stem}.*-{worker.process.pid}.tmp"):
-                path.unlink(missing_ok=True)
+    def _end(self, workers: list[_Worker]) -> None:
+        """Wait until workers have ended, kill those that do not, and remove what they leave behind."""
+        try:
+            deadline = time.monotonic() + STOP_SECONDS
+            for worker in workers:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            # Also when a second Ctrl-C does not want to wait.
+            for worker in workers:
+                if worker.process.exitcode is None:
+                    worker.process.kill()
+                    worker.process.join(STOP_SECONDS)
+                worker.pipe.close()
+                if worker.row is not None and worker.process.pid is not None:
+                    storage.remove_parts(self.job.out, worker.row.shard, worker.process.pid)
+
+
+def exit_text(code: int | None) -> str:
+    """How a process ended, for people: ``signal 9 (SIGKILL), perhaps for lack of memory``."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:
+        name = ""
+    return f"signal {-code}{name}" + (", perhaps for lack of memory" if code == -signal.SIGKILL else "")
 
 
 def _work(pipe: Connection) -> None:
     """What a worker process does: a job and its rows in, progress and sidecars out, until the pipe closes."""
-    # Ctrl-C goes to the whole group; the parent ends its workers itself.
+    # Ctrl-C goes to the whole group; the parent ends its workers itself. SIGTERM may be ignored where we come from.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     import cv2
 
     cv2.setNumThreads(1)
 
+    lock = threading.Lock()
+
     def send(message: Any) -> None:
         try:
-            pipe.send(message)
-        except (BrokenPipeError, ConnectionError):
+            with lock:
+                pipe.send(message)
+        except OSError:
             # The parent is gone; SystemExit passes through the handling of bad episodes.
             raise SystemExit(1) from None
 
@@ -258,11 +304,15 @@ def _work(pipe: Connection) -> None:
         while True:
             try:
                 message = pipe.recv()
-            except (EOFError, ConnectionError):
-                message = None
+            except (EOFError, OSError):
+                # The parent is gone: stop now, and not when the shard is done.
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(ORPHAN_SECONDS)
+                os._exit(1)
             except Exception:  # noqa: BLE001
                 # A converter that cannot be unpickled here, say: the parent has to hear why.
-                send(traceback.format_exc())
+                with contextlib.suppress(SystemExit):
+                    send(traceback.format_exc())
                 message = None
             if isinstance(message, int):
                 crew.grow(message)
@@ -272,12 +322,22 @@ def _work(pipe: Connection) -> None:
                 return
 
     threading.Thread(target=listen, daemon=True).start()
-    job: Job | None = tasks.get()
-    while job is not None and (task := tasks.get()) is not None:
+    job: Job | None = None
+    while (task := tasks.get()) is not None:
+        if isinstance(task, Job):
+            job = task
+            continue
+        assert job is not None
         try:
-            result: Any = job.run(task[0], send, task[1], crew)
+            result: Any = job.run_shard(task[0], send, task[1], crew)
         except ActionImgError as error:
             result = error
         except Exception:  # noqa: BLE001
             result = traceback.format_exc()
         send(result)
+
+
+def _leave(*_: object) -> None:
+    # Once is enough: a second signal must not interrupt the cleaning up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import CorruptDatasetError, SourceNotFoundError
+from .. import __version__
+from ..errors import CorruptDatasetError, SourceNotFoundError, UnsupportedVersionError, printable
 from ..schemas import (
     Counts,
     DatasetManifest,
@@ -20,31 +21,82 @@ from ..schemas import (
     ShardSidecar,
     index_schema,
 )
-from ..schemas.dataset import parse, to_bytes, to_line
+from ..schemas.dataset import FORMAT, FORMAT_VERSION, parse, to_bytes, to_line
 from . import layout
+from .layout import Place
+from .plan import PlanRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+INDEX_ROWS: Final = 65_536
+"""Rows of a row group of the index: what is in memory at once while it is written."""
 
-def read_manifest(out: Path) -> DatasetManifest:
+
+def read_manifest(out: Place) -> DatasetManifest:
     """``dataset.json``, its checksum checked.
 
     Raises:
         SourceNotFoundError: There is none.
+        UnsupportedVersionError: It is of another version of the format.
         CorruptDatasetError: It is damaged.
     """
     path = out / layout.MANIFEST
     if not out.exists():
         raise SourceNotFoundError("does not exist", where=out, hint=layout.similar(out))
-    data = read_bytes(path)
-    manifest = parse(DatasetManifest, data, path)
+    return parse_manifest(read_bytes(path), path)
+
+
+def parse_manifest(data: bytes, where: object) -> DatasetManifest:
+    """A manifest from its JSON text, its checksum checked.
+
+    Raises:
+        UnsupportedVersionError: It is of another version of the format.
+        CorruptDatasetError: It is damaged.
+    """
+    _check_version(data, where)
+    manifest = parse(DatasetManifest, data, where)
     if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
-        raise CorruptDatasetError("was changed after it was written", where=path, field="checksum")
+        raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
     return manifest
 
 
-def read_bytes(path: Path) -> bytes:
+def _check_version(data: bytes, where: object) -> None:
+    """Refuse a manifest that is as its writer wanted it, and that this program cannot read."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return
+    tool = document.get("tool")
+    made = tool.get("actionimg-data") if isinstance(tool, dict) else None
+    version = document.get("version")
+    unknown = sorted(set(document) - set(DatasetManifest.model_fields))
+    if version == FORMAT_VERSION and not (unknown and _sealed_elsewhere(document, data)):
+        return
+    raise UnsupportedVersionError(
+        "is of another version of the format" if version != FORMAT_VERSION else "has fields of a later version",
+        where=where,
+        field="version" if version != FORMAT_VERSION else printable(str(unknown[0]), 60),
+        expected=FORMAT_VERSION if version != FORMAT_VERSION else None,
+        found=version if version != FORMAT_VERSION else None,
+        hint=f"It was written by actionimg-data {made}, this is {__version__}: install that one to read it."
+        if isinstance(made, str)
+        else None,
+    )
+
+
+def _sealed_elsewhere(document: dict[str, Any], data: bytes) -> bool:
+    """Whether the checksum of a document with unknown fields is right, so that it was not changed later."""
+    checksum = document.get("checksum")
+    if not isinstance(checksum, str):
+        return False
+    blank = data.replace(f'"checksum": "{checksum}"'.encode(), b'"checksum": ""', 1)
+    return hashlib.sha256(blank).hexdigest() == checksum
+
+
+def read_bytes(path: Place) -> bytes:
     """All of a file; `SourceNotFoundError` where there is none."""
     try:
         return path.read_bytes()
@@ -52,14 +104,17 @@ def read_bytes(path: Path) -> bytes:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
 
-def read_plan(out: Path) -> tuple[PlanRow, ...]:
-    """The rows of ``plan.jsonl``."""
+def read_plan(out: Place) -> PlanRows:
+    """The rows of ``plan.jsonl``; each is parsed, and checked, when it is asked for."""
     path = out / layout.PLAN
-    lines = read_bytes(path).split(b"\n")
-    return tuple(parse(PlanRow, line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line)
+    try:
+        with path.open("rb") as file:
+            return PlanRows(file, path)
+    except OSError as error:
+        raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
 
-def read_quarantine(out: Path) -> Iterator[QuarantineRow]:
+def read_quarantine(out: Place) -> Iterator[QuarantineRow]:
     """The rows of ``quarantine.jsonl``."""
     path = out / layout.QUARANTINE
     for i, line in enumerate(read_bytes(path).split(b"\n"), 1):
@@ -67,7 +122,7 @@ def read_quarantine(out: Path) -> Iterator[QuarantineRow]:
             yield parse(QuarantineRow, line, f"{path}:{i}")
 
 
-def read_sidecar(out: Path, shard: str) -> ShardSidecar | None:
+def read_sidecar(out: Place, shard: str) -> ShardSidecar | None:
     """The sidecar of a shard, or None where it is not published.
 
     Raises:
@@ -84,14 +139,20 @@ def read_sidecar(out: Path, shard: str) -> ShardSidecar | None:
     return sidecar
 
 
-def published(out: Path, row: PlanRow, plan: str) -> ShardSidecar | None:
+def published(out: Place, row: PlanRow, plan: str, stale: Collection[str] = ()) -> ShardSidecar | None:
     """The sidecar of a shard that is published under this plan with a tar of the right size, else None.
+
+    Args:
+        out: The data set.
+        row: The shard.
+        plan: Fingerprint of the plan that it belongs to.
+        stale: Plans under which it may have been made before, and is to be made again.
 
     Raises:
         CorruptDatasetError: It was published under another plan, or its tar is missing or of another size.
     """
     sidecar = read_sidecar(out, row.shard)
-    if sidecar is None:
+    if sidecar is None or (sidecar.plan != plan and sidecar.plan in stale):
         return None
     where = out / f"{row.shard}.json"
     if sidecar.plan != plan:
@@ -114,11 +175,16 @@ def published(out: Path, row: PlanRow, plan: str) -> ShardSidecar | None:
 REPAIR_HINT = "Delete this shard's .json and convert again: only it is made anew."
 
 
-def index_table(sidecars: Iterable[ShardSidecar]) -> pa.Table:
-    """The index: one row a sample, in the order of the shards; decode errors are null until `verify` records them."""
+def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> pa.Table:
+    """The index: one row a sample, in the order of the shards; decode errors are null until `verify` records them.
+
+    Args:
+        sidecars: Of the shards.
+        grippers: Of a data set whose samples have several.
+    """
     import pyarrow as pa
 
-    schema = index_schema()
+    schema = index_schema(grippers)
     batches = []
     for sidecar in sidecars:
         rows = [_index_row(sidecar.shard, sample) for sample in sidecar.samples]
@@ -127,21 +193,61 @@ def index_table(sidecars: Iterable[ShardSidecar]) -> pa.Table:
 
 
 def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
-    row = sample.model_dump(exclude={"members"})
+    row = {**sample.model_dump(exclude={"members"}), "grippers": sample.grippers}
     members = [{"name": m.name, "offset": m.offset, "size": m.size} for m in sample.members]
     return {**row, "shard": shard, "members": members}
 
 
 def table_bytes(table: pa.Table) -> bytes:
     """A table as a parquet file."""
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    writer = _TableWriter(table.schema)
+    writer.write(table)
+    return writer.close()
 
 
-def finalize(out: Path, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
+class _TableWriter:
+    """Writes a parquet file table by table, each a row group."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self._buffer = io.BytesIO()
+        self._writer = pq.ParquetWriter(self._buffer, schema, compression="zstd", write_page_checksum=True)
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table)
+
+    def close(self) -> bytes:
+        self._writer.close()
+        return self._buffer.getvalue()
+
+
+def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> bytes:
+    """The index as a parquet file, of which `INDEX_ROWS` rows at a time are in memory as objects."""
+    writer: _TableWriter | None = None
+    waiting: list[ShardSidecar] = []
+    rows = 0
+
+    def write() -> None:
+        nonlocal writer, rows
+        table = index_table(waiting, grippers)
+        writer = writer or _TableWriter(table.schema)
+        writer.write(table)
+        waiting.clear()
+        rows = 0
+
+    for sidecar in sidecars:
+        waiting.append(sidecar)
+        rows += len(sidecar.samples)
+        if rows >= INDEX_ROWS:
+            write()
+    if waiting or writer is None:
+        write()
+    assert writer is not None
+    return writer.close()
+
+
+def finalize(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
     """Assemble index, quarantine and manifest from the sidecars, whoever wrote them.
 
     Everything is a function of the sidecars: two that do it at once write the same bytes.
@@ -156,25 +262,33 @@ def finalize(out: Path, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> D
     records: list[ShardRecord] = []
     codes: Counter[str] = Counter()
     quarantine: list[bytes] = []
-    sidecars: list[ShardSidecar] = []
-    for row in rows:
-        sidecar = published(out, row, manifest.plan)
-        if sidecar is None:
-            return None
-        sidecars.append(sidecar)
-        codes.update(q.code for q in sidecar.quarantined)
-        quarantine += [to_line(q) for q in sidecar.quarantined]
-        records.append(
-            ShardRecord(
-                path=f"{row.shard}.tar",
-                samples=len(sidecar.samples),
-                frames=sidecar.frames,
-                bytes=sidecar.bytes,
-                sha256=sidecar.sha256,
-                sidecar_sha256=hashlib.sha256(to_line(sidecar)).hexdigest(),
-                quarantined=len(sidecar.quarantined),
+    plans = manifest.earlier_plans()
+    stale = frozenset(plans.values())
+
+    def sidecars() -> Iterator[ShardSidecar]:
+        for row in rows:
+            sidecar = published(out, row, plans.get(row.shard, manifest.plan), stale)
+            if sidecar is None:
+                raise _Missing
+            codes.update(q.code for q in sidecar.quarantined)
+            quarantine.extend(to_line(q) for q in sidecar.quarantined)
+            records.append(
+                ShardRecord(
+                    path=f"{row.shard}.tar",
+                    samples=len(sidecar.samples),
+                    frames=sidecar.frames,
+                    bytes=sidecar.bytes,
+                    sha256=sidecar.sha256,
+                    sidecar_sha256=hashlib.sha256(to_line(sidecar)).hexdigest(),
+                    quarantined=len(sidecar.quarantined),
+                )
             )
-        )
+            yield sidecar
+
+    try:
+        index = index_bytes(sidecars(), bool(manifest.grippers))
+    except _Missing:
+        return None
     bad = sum(codes.values())
     counts = Counts(
         episodes=manifest.planned_episodes,
@@ -186,28 +300,29 @@ def finalize(out: Path, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> D
         bytes=sum(r.bytes for r in records),
         shards=len(records),
     )
-    files = {
-        layout.PLAN: b"".join(to_line(row) for row in rows),
-        layout.INDEX: table_bytes(index_table(sidecars)),
-        layout.QUARANTINE: b"".join(quarantine),
-    }
-    for name in (layout.INDEX, layout.QUARANTINE):
-        layout.publish(out / name, files[name])
+    files = {layout.INDEX: index, layout.QUARANTINE: b"".join(quarantine)}
+    for name, data in files.items():
+        layout.publish(out / name, data)
+    plan = rows.sha256 if isinstance(rows, PlanRows) else hashlib.sha256(b"".join(map(to_line, rows))).hexdigest()
     done = manifest.model_copy(
         update={
             "complete": True,
             "counts": counts,
             "shards": tuple(records),
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            "files": {layout.PLAN: plan, **{name: hashlib.sha256(data).hexdigest() for name, data in files.items()}},
         }
     ).sealed()
     layout.publish(out / layout.MANIFEST, to_bytes(done))
-    remove_leftovers(out, rows)
+    remove_leftovers(out, manifest.options.split)
     return done
 
 
-def remove_leftovers(out: Path, rows: Sequence[PlanRow]) -> None:
+class _Missing(Exception):
+    """A shard is not published yet."""
+
+
+def remove_leftovers(out: Place, split: str) -> None:
     """Remove temporary files of killed runs; only when every shard is published, so that none is still in use."""
-    for folder in {out, *((out / row.shard).parent for row in rows)}:
+    for folder in (out, out / split):
         for path in folder.glob(f"*{layout.TEMPORARY}"):
             path.unlink(missing_ok=True)

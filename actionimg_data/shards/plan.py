@@ -6,26 +6,97 @@ import hashlib
 import json
 import platform
 import re
+import tempfile
+import weakref
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import islice, pairwise
+from typing import IO, Any, Final, overload
 
 import av
 import cv2
 import numpy as np
 
 from .. import __version__
-from ..errors import ActionImgError, EmptyEpisodeError, MissingCalibrationError, WrongFormatError, printable
-from ..model import Episode, EpisodeRef
-from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanEpisode, PlanRow
-from ..schemas.dataset import FORMAT_VERSION, to_line
+from ..errors import (
+    ActionImgError,
+    EmptyEpisodeError,
+    InvalidSpecError,
+    MissingCalibrationError,
+    MissingViewError,
+    WrongFormatError,
+    printable,
+)
+from ..model import Episode, EpisodeRef, view_planes
+from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, EarlierPlan, PlanEpisode, PlanRow
+from ..schemas.dataset import FORMAT_VERSION, parse, to_line
 from .layout import shard_name
 
 MAX_KEY: Final = 72
 """A key's length, so that key, clip and member name fit the 100 bytes of a plain tar header."""
 
-_PROBES: Final = 20
+PROBES: Final = 20
+"""Episodes that are tried for what every sample will have."""
+
+
+SPOOL: Final = 64 << 20
+"""Bytes of a plan that are kept in memory; the rest of a longer one is in a temporary file."""
+
+
+class PlanRows(Sequence[PlanRow]):
+    """The rows of a plan, kept as the lines of ``plan.jsonl`` and parsed when asked for.
+
+    A plan of a million episodes takes some hundred MB as text and several GB as objects, so only `SPOOL` bytes of the
+    text, and the place of each line, are in memory. For one thread at a time.
+
+    Args:
+        lines: The lines, each with its newline.
+        where: What to call the file in an error.
+    """
+
+    def __init__(self, lines: Iterable[bytes], where: object = "plan") -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (closed with this object)
+        weakref.finalize(self, self._file.close)
+        self._where = where
+        self._starts = array("Q", [0])
+        digest = hashlib.sha256()
+        for line in lines:
+            if line.strip():
+                self._file.write(line)
+                digest.update(line)
+                self._starts.append(self._starts[-1] + len(line))
+        self.sha256 = digest.hexdigest()
+        """Of all lines: of the file."""
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PlanRow]: ...
+
+    def __getitem__(self, index: int | slice) -> PlanRow | list[PlanRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(index)
+        self._file.seek(self._starts[number])
+        line = self._file.read(self._starts[number + 1] - self._starts[number])
+        return parse(PlanRow, line, f"{self._where}:{number + 1}")
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        return (self[i] for i in range(len(self)))
+
+    def lines(self, stop: int | None = None) -> Iterator[bytes]:
+        """The lines as they are in the file, of the first ``stop`` rows or of all."""
+        for start, end in islice(pairwise(self._starts), stop):
+            self._file.seek(start)
+            yield self._file.read(end - start)
 
 
 @dataclass(frozen=True)
@@ -33,16 +104,16 @@ class Plan:
     """What will be made: the manifest as it is before the first shard, and one row a shard."""
 
     manifest: DatasetManifest
-    rows: tuple[PlanRow, ...]
+    rows: PlanRows
 
     @property
     def episodes(self) -> int:
         """Number of episodes."""
-        return sum(len(row.episodes) for row in self.rows)
+        return self.manifest.planned_episodes
 
     def to_bytes(self) -> bytes:
         """Content of ``plan.jsonl``."""
-        return b"".join(to_line(row) for row in self.rows)
+        return b"".join(self.rows.lines())
 
 
 def episode_key(episode_id: str) -> str:
@@ -91,6 +162,8 @@ def make_plan(
     refs: Iterable[EpisodeRef],
     views: Sequence[str],
     options: ConvertOptions,
+    more_versions: Mapping[str, str] | None = None,
+    grippers: Sequence[str] = (),
 ) -> Plan:
     """Distribute episodes over shards.
 
@@ -100,100 +173,244 @@ def make_plan(
         refs: Its episodes, in order.
         views: Views of every sample, in order.
         options: What decides the bytes.
+        more_versions: Versions beside `tool_versions` that decide the bytes: of a converter from another package.
+        grippers: Grippers of every sample, in order; empty for one without a name.
 
     Raises:
         WrongFormatError: Two episodes have one id, or one key.
     """
-    episodes = []
-    seen: dict[str, str] = {}
-    for ref in refs:
-        key = episode_key(ref.id)
-        if key in seen:
-            raise WrongFormatError(
-                "two episodes with one key", where=source, field=key, found=f"{seen[key]} and {ref.id}"
-            )
-        seen[key] = ref.id
-        episodes.append(
-            PlanEpisode(
-                id=ref.id,
-                key=key,
-                location=dict(ref.location),
-                num_frames=ref.num_frames,
-                fingerprint=ref.fingerprint,
-            )
+    if options.merge_arms and len(grippers) < 2:
+        raise InvalidSpecError(
+            "there is one gripper, so nothing to merge", where=source, field="merge_arms", found=" ".join(grippers)
         )
-    if not episodes:
+    fragments = _fragments(refs, source)
+    count = len(fragments)
+    if not count:
         raise WrongFormatError("holds no episodes", where=source)
-    size = options.episodes_per_shard or default_episodes_per_shard(len(episodes))
+    size = options.episodes_per_shard or default_episodes_per_shard(count)
     options = options.model_copy(update={"episodes_per_shard": size, "views": tuple(views)})
-    rows = tuple(
-        PlanRow(shard=shard_name(options.split, number), episodes=tuple(episodes[start : start + size]))
-        for number, start in enumerate(range(0, len(episodes), size))
-    )
+    rows = PlanRows(_lines(fragments.lines(), size, options.split))
     blank = DatasetManifest(
         plan="0" * 64,
         planned_shards=len(rows),
-        planned_episodes=len(episodes),
-        tool=tool_versions(),
+        planned_episodes=count,
+        tool={**tool_versions(), **(more_versions or {})},
         converter=converter,
         sources=(source,),
         views=tuple(views),
+        grippers=tuple(grippers),
         options=options,
         spec_id=options.spec.id,
     )
     return Plan(blank.model_copy(update={"plan": fingerprint(blank, rows)}).sealed(), rows)
 
 
-def fingerprint(manifest: DatasetManifest, rows: Sequence[PlanRow]) -> str:
+def _fragments(refs: Iterable[EpisodeRef], source: str) -> PlanRows:
+    """The episodes of a source as JSON, one a line; each id and key once."""
+    seen: set[str] = set()
+
+    def lines() -> Iterator[bytes]:
+        for ref in refs:
+            key = episode_key(ref.id)
+            if key in seen:
+                raise WrongFormatError("two episodes with one key", where=source, field=key, found=ref.id)
+            seen.add(key)
+            episode = PlanEpisode(
+                id=ref.id,
+                key=key,
+                location=dict(ref.location),
+                num_frames=ref.num_frames,
+                fingerprint=ref.fingerprint,
+            )
+            yield to_fragment(episode) + b"\n"
+
+    return PlanRows(lines())
+
+
+def to_fragment(episode: PlanEpisode) -> bytes:
+    """An episode as it is written within its row."""
+    return json.dumps(
+        episode.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode()
+
+
+def _lines(fragments: Iterator[bytes], size: int, split: str, first: int = 0) -> Iterator[bytes]:
+    """Lines of rows of ``size`` episodes; as `to_line` writes a `PlanRow`."""
+    number = first
+    while part := list(islice(fragments, size)):
+        episodes = b",".join(fragment.rstrip(b"\n") for fragment in part)
+        yield b'{"shard":"%s","episodes":[%s]}\n' % (shard_name(split, number).encode(), episodes)
+        number += 1
+
+
+def fingerprint(manifest: DatasetManifest, rows: Iterable[PlanRow]) -> str:
     """SHA-256 over everything that decides the bytes: converter, source, options, versions, episodes.
 
-    An episode counts with its id, its key and its fingerprint, and with where it is.
+    An episode counts with its id, its key and its fingerprint, and with where it is. Plans that this one goes on from
+    (`DatasetManifest.earlier`) count with their fingerprints, versions and shards.
     """
-    head = manifest.model_dump(mode="json", include={"tool", "converter", "sources", "views", "options", "spec_id"})
+    fields = {"tool", "converter", "sources", "views", "grippers", "options", "spec_id"} | (
+        {"earlier"} if manifest.earlier else set()
+    )
+    head = manifest.model_dump(mode="json", include=fields)
     digest = hashlib.sha256(json.dumps(head, sort_keys=True, separators=(",", ":")).encode())
-    for row in rows:
-        digest.update(to_line(row))
+    for line in rows.lines() if isinstance(rows, PlanRows) else map(to_line, rows):
+        digest.update(line)
     return digest.hexdigest()
 
 
-def choose_views(
+def choose_streams(
     episodes: Iterable[tuple[EpisodeRef, Episode | ActionImgError]],
     wanted: Sequence[str] | None,
     source: str,
     poses_only: bool = False,
-) -> tuple[str, ...]:
-    """The views every sample will have: those wanted, or the calibrated ones of the first episode that can be read.
+    planes: Sequence[str] = (),
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Views and grippers that every sample will have: those of the first episode that can be read.
 
-    With ``poses_only`` all views of that episode.
+    Views are those wanted, else the calibrated ones; with ``poses_only`` all of them.
 
     Raises:
+        MissingViewError: One of them lacks one of the ``planes`` (depth, mask) that are to be stored.
         MissingCalibrationError: That episode has no calibrated view.
-        EmptyEpisodeError: No episode among the first twenty can be read.
+        EmptyEpisodeError: No episode among the first `PROBES` can be read, and no views are wanted.
     """
-    if wanted is not None:
-        return tuple(wanted)
     first: ActionImgError | None = None
-    for tried, (_, episode) in enumerate(episodes, 1):
+    for _, episode in islice(episodes, PROBES):
         if isinstance(episode, Episode):
+            if wanted is not None:
+                if set(wanted) <= set(episode.views):
+                    check_planes(episode.with_views(wanted), planes)
+                return tuple(wanted), episode.gripper_names
             views = tuple(name for name, view in episode.views.items() if poses_only or view.camera is not None)
             if not views:
                 raise MissingCalibrationError(
                     "no view has a calibration", where=episode.id, found=" ".join(episode.views)
                 )
-            return views
+            check_planes(episode.with_views(views), planes)
+            return views, episode.gripper_names
         first = first or episode
-        if tried >= _PROBES:
-            break
+    if wanted is not None:
+        return tuple(wanted), ()
     raise EmptyEpisodeError(
-        f"none of the first {_PROBES} episodes can be read" if first else "holds no episodes",
+        f"none of the first {PROBES} episodes can be read" if first else "holds no episodes",
         where=source,
         found=None if first is None else f"[{first.code}] {first}",
         hint="Name the views with --views to convert the rest all the same." if first else None,
     )
 
 
-def differences(old: DatasetManifest, new: DatasetManifest) -> list[str]:
-    """What differs between the plan a folder was made with and another one, one line a field."""
+def check_planes(episode: Episode, planes: Sequence[str]) -> None:
+    """Refuse an episode of which a view lacks the depth or the mask that is to be stored (`MissingViewError`)."""
+    for name, view in episode.views.items():
+        missing = [kind for kind in planes if kind not in view_planes(view)]
+        if missing:
+            raise MissingViewError(
+                f"has no {' and no '.join(missing)}",
+                where=episode.id,
+                field=name,
+                hint="Choose views that have it with --views, or leave it out.",
+            )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happened to the episodes of a source since a plan was made; ids, in order."""
+
+    gone: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """One line for each kind that there is, with a few names."""
+        named = (
+            ("gone from the source", self.gone),
+            ("changed in the source", self.changed),
+            ("new in the source", self.added),
+        )
+        return [f"{len(ids)} episode{'s' * (len(ids) > 1)} {what}: {_some(ids)}" for what, ids in named if ids]
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(printable(i, 80) for i in ids[:5]) + (", …" if len(ids) > 5 else "")
+
+
+def changes(old: Iterable[PlanRow], new: Iterable[PlanRow]) -> Changes:
+    """What differs between the episodes of two plans, whatever shards they are in."""
+    before = {e.id: _stamp(e) for row in old for e in row.episodes}
+    changed, added = [], []
+    for row in new:
+        for episode in row.episodes:
+            stamp = before.pop(episode.id, None)
+            if stamp is None:
+                added.append(episode.id)
+            elif stamp != _stamp(episode):
+                changed.append(episode.id)
+    return Changes(tuple(before), tuple(changed), tuple(added))
+
+
+def _stamp(episode: PlanEpisode) -> bytes:
+    return hashlib.sha256(to_fragment(episode)).digest()[:16]
+
+
+def revise(old: Plan, new: Plan, extend: bool, remake: Collection[str]) -> Plan:
+    """Go on from a plan when its source has grown, or episodes of it were mended.
+
+    Shards keep their number and their episodes; those that have none of ``remake`` stay as they were made and keep
+    naming the plan under which they were.
+
+    Args:
+        old: The plan of the data set.
+        new: The source as it is now, planned afresh with the same converter, source and options.
+        extend: Put episodes that ``old`` does not have into new shards, after the others.
+        remake: Ids of episodes of ``old`` that may have changed, and whose shards are made again.
+    """
+    manifest = old.manifest
+    fresh = {e.id: to_fragment(e) for row in new.rows for e in row.episodes if e.id in remake}
+    known = {e.id for row in old.rows for e in row.episodes} if extend else set()
+    again: set[str] = set()
+    size = manifest.options.episodes_per_shard or 1
+
+    def lines() -> Iterator[bytes]:
+        for row, line in zip(old.rows, old.rows.lines(), strict=True):
+            if not any(e.id in fresh for e in row.episodes):
+                yield line
+                continue
+            again.add(row.shard)
+            episodes = (fresh.get(e.id) or to_fragment(e) for e in row.episodes)
+            yield b'{"shard":"%s","episodes":[%s]}\n' % (row.shard.encode(), b",".join(episodes))
+        if extend:
+            added = (to_fragment(e) for row in new.rows for e in row.episodes if e.id not in known)
+            yield from _lines(added, size, manifest.options.split, len(old.rows))
+
+    rows = PlanRows(lines())
+    plans = manifest.earlier_plans()
+    kept: dict[str, list[str]] = {}
+    for row in old.rows:
+        if row.shard not in again:
+            kept.setdefault(plans.get(row.shard, manifest.plan), []).append(row.shard)
+    tools = {manifest.plan: manifest.tool, **{e.plan: e.tool for e in manifest.earlier}}
+    blank = new.manifest.model_copy(
+        update={
+            "planned_shards": len(rows),
+            "planned_episodes": sum(len(row.episodes) for row in rows),
+            "options": manifest.options,
+            "grippers": manifest.grippers,
+            "earlier": tuple(EarlierPlan(plan=p, tool=tools[p], shards=tuple(s)) for p, s in kept.items()),
+            "checksum": "",
+        }
+    )
+    return Plan(blank.model_copy(update={"plan": fingerprint(blank, rows)}).sealed(), rows)
+
+
+def differences(old: DatasetManifest, new: DatasetManifest, leave: Collection[str] = ()) -> list[str]:
+    """What differs between the plan a folder was made with and another one, but for episodes; one line a field.
+
+    Args:
+        old: Manifest of the folder.
+        new: Manifest of the other plan.
+        leave: Fields that may differ.
+    """
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -203,12 +420,12 @@ def differences(old: DatasetManifest, new: DatasetManifest) -> list[str]:
             leaves |= flat(item, f"{path}.{name}" if path else name)
         return leaves
 
-    include = {"tool", "converter", "sources", "views", "options", "planned_episodes"}
+    include = {"tool", "converter", "sources", "views", "grippers", "options"}
     a = flat(old.model_dump(mode="json", include=include), "")
     b = flat(new.model_dump(mode="json", include=include), "")
-    lines = [
+    left = {"options.spec.height", "options.spec.width", *leave}
+    return [
         f"{name}: {printable(str(a.get(name)), 60)} there, {printable(str(b.get(name)), 60)} asked for"
         for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name) and name not in ("options.spec.height", "options.spec.width")
+        if a.get(name) != b.get(name) and not any(name == f or name.startswith(f"{f}.") for f in left)
     ]
-    return lines or ["episodes: their files have changed since the plan was made"]

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
 from .crew import Crew
 from .layout import Place
+from .plan import check_planes
 from .tar import TarWriter
 
 CHUNK: Final = 16
@@ -224,7 +225,7 @@ def prepared(
             "lacks a view", where=episode.id, expected=" ".join(views), found=f"no {' '.join(missing)}"
         )
     episode = episode.with_views(views)
-    check_planes(episode, options)
+    check_planes(episode, options.planes)
     if episode.gripper_names != grippers:
         raise InvalidTrajectoryError(
             "has other grippers than its data set",
@@ -255,19 +256,6 @@ def prepared(
             )
         cameras[name] = replace(view, camera=view.camera.resized(options.height, options.width))
     return replace(episode, views=cameras)
-
-
-def check_planes(episode: Episode, options: ConvertOptions) -> None:
-    """Refuse an episode of which a view lacks the depth or the mask that is to be stored (`MissingViewError`)."""
-    for name, view in episode.views.items():
-        missing = [kind for kind in options.planes if kind not in view_planes(view)]
-        if missing:
-            raise MissingViewError(
-                f"has no {' and no '.join(missing)}",
-                where=episode.id,
-                field=name,
-                hint="Choose views that have it with --views, or leave it out.",
-            )
 
 
 def _sample(
@@ -458,6 +446,14 @@ def _jsonable(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     return plain
 
 
+class Measured(NamedTuple):
+    """What the first frames of an episode took, and how many frames it has."""
+
+    frames: int
+    bytes: int
+    total: int
+
+
 def measure(
     planned: PlanEpisode,
     reader: Reader,
@@ -465,8 +461,8 @@ def measure(
     options: ConvertOptions,
     frames: int,
     grippers: tuple[str, ...] = (),
-) -> tuple[int, int]:
-    """Convert the first frames of an episode and throw them away: ``(frames, bytes)``, for an estimate.
+) -> Measured:
+    """Convert the first frames of an episode and throw them away, for an estimate.
 
     Raises:
         ActionImgError: The episode cannot be converted.
@@ -476,7 +472,7 @@ def measure(
         episode = prepared(reader.read(_ref(planned)), views, options, grippers)
         part = episode.select(range(min(frames, len(episode))))
         row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None, Crew())
-        return row.frames, row.bytes
+        return Measured(row.frames, row.bytes, len(episode))
 
 
 def _ref(planned: PlanEpisode) -> EpisodeRef:
