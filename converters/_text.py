@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from ..model.untrusted import parse_json
 
 MAX_YAML_BYTES = 16 << 20
 MAX_JSON_BYTES = 1 << 30
@@ -73,7 +73,7 @@ def load_yaml(path: Path) -> Any:
                 )
         # The loader is a SafeLoader; tags are refused above even where it would know them.
         return yaml.load(raw, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = f"line {mark.line + 1}" if mark is not None else None
@@ -82,13 +82,7 @@ def load_yaml(path: Path) -> Any:
 
 def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """The values of a JSON file; `BadFileError` says in which line it stops being JSON."""
-    raw = read_bytes(path, limit)
-    try:
-        return json.loads(raw)
-    except json.JSONDecodeError as error:
-        raise BadFileError(f"is not JSON: {error.msg}", where=path, field=f"line {error.lineno}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadFileError(f"is not JSON: {type(error).__name__}", where=path) from None
+    return parse_json(read_bytes(path, limit), path)
 
 
 def load_any(path: Path) -> Any:

@@ -12,9 +12,9 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadVideoError, MissingFrameError, SourceNotFoundError
+from ..errors import ActionImgError, BadVideoError, MissingFrameError, SourceNotFoundError
+from ..model.untrusted import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4, sensible_size
 
-_MAX_SIDE = 16384
 _LIMITED, _FULL = 1, 2
 
 
@@ -48,7 +48,7 @@ class VideoFile:
             stream = container.streams.video[0]
             count = len(_time_stamps(container, stream, path))
             width, height = stream.codec_context.width, stream.codec_context.height
-            if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
+            if not sensible_size(width, height):
                 raise BadVideoError("states an impossible picture size", where=path, found=f"{width}x{height}")
             rate = stream.average_rate
             return cls(path, count, width, height, float(rate) if rate else None)
@@ -109,21 +109,31 @@ class VideoFile:
 def _opened(path: str) -> Iterator[Any]:
     """The open container; ffmpeg's errors within come out as `BadVideoError`."""
     try:
-        with av.open(path) as container:
+        check_mp4(path, path)
+        with av.open(path, options=VIDEO_OPTIONS) as container:
             if not container.streams.video:
                 raise BadVideoError("has no video stream", where=path)
-            # Damaged data is an error, not a picture to be guessed.
-            container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+            context = container.streams.video[0].codec_context
+            if context is None:
+                raise BadVideoError("has no video stream that can be decoded", where=path)
+            context.options = DECODER_OPTIONS
             yield container
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=path) from None
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, ActionImgError):
+            raise
         raise BadVideoError(f"cannot be read as a video: {error}", where=path) from None
 
 
 def _time_stamps(container: Any, stream: Any, path: str) -> list[int]:
     """Time stamps of all frames in display order; nothing is decoded."""
-    stamps = {p.pts for p in container.demux(stream) if p.size and p.pts is not None and not p.is_discard}
+    stamps: set[int] = set()
+    for packet in container.demux(stream):
+        if packet.size and packet.pts is not None and not packet.is_discard:
+            stamps.add(packet.pts)
+            if len(stamps) > MAX_VIDEO_FRAMES:
+                raise BadVideoError("has too many frames", where=path, expected=f"≤ {MAX_VIDEO_FRAMES}")
     if not stamps:
         raise BadVideoError("has no frames", where=path)
     return sorted(stamps)

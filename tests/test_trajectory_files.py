@@ -61,7 +61,7 @@ def test_bare_actions_need_a_frame_rate(tmp_path: Path, suffix: str, width: int)
         ("a.csv", "x,y,z,roll,pitch,yaw,openness\n0,0,0\n", "row has another length"),
         ("a.csv", "", "has no rows"),
         ("a.json", "[1, 2]", "is not a JSON object"),
-        ("a.json", "{", "cannot be read"),
+        ("a.json", "{", "is not JSON"),
         ("a.npy", "not numpy", "cannot be read"),
         ("a.npz", "not a zip", "cannot be read"),
         ("a.txt", "1", "unknown kind"),
@@ -76,7 +76,7 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: str, match: str
 
 def test_a_pickled_array_is_refused_and_not_run(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(errors.BadFileError):
+    with pytest.raises(errors.UnsafeFileError):
         read_trajectory(tmp_path / "a.npy", fps=1)
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ActionImgError, BadFileError, InvalidSpecError, SourceNotFoundError, WrongFormatError
+from . import untrusted
 from .trajectory import GripperTrajectory
 
 SUFFIXES = (".csv", ".npz", ".npy", ".json")
 ACTION7_COLUMNS = ("x", "y", "z", "roll", "pitch", "yaw", "openness")
 ACTION8_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw", "openness")
 _OWN_MEMBERS = ("position", "quaternion_xyzw", "openness", "times")
-_MAX_BYTES = 2**30
+_MAX_BYTES = untrusted.MAX_ARRAY_BYTES
 
 
 def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajectory:
@@ -50,12 +51,11 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            return _from_members({"action": np.load(path, allow_pickle=False)}, fps, path)
+            return _from_members({"action": untrusted.load_npy(path.read_bytes(), path)}, fps, path)
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as members:
-                return _from_members({k: members[k] for k in members.files}, fps, path)
+            return _from_members(untrusted.load_npz(path, path), fps, path)
         if suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = untrusted.parse_json(path.read_bytes(), path)
             if not isinstance(content, dict):
                 raise WrongFormatError("is not a JSON object", where=path, found=type(content).__name__)
             known = (*_OWN_MEMBERS, "action_7d", "action_8d")
@@ -64,7 +64,7 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
             return _from_members(_csv_members(path), fps, path)
     except ActionImgError as error:
         raise error.at(path) from None
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, TypeError, OSError, EOFError, KeyError, csv.Error) as error:
         raise BadFileError("cannot be read", where=path, found=error) from error
     raise WrongFormatError("unknown kind of trajectory file", where=path, expected=" ".join(SUFFIXES), found=suffix)
 

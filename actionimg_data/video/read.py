@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import av
 import av.error
@@ -17,14 +17,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadVideoError, MissingFrameError, SourceNotFoundError
+from ..errors import BadFileError, BadImageError, BadVideoError, MissingFrameError, SourceNotFoundError, UnsafeFileError
+from ..model.untrusted import (
+    DECODER_OPTIONS,
+    MAX_VIDEO_FRAMES,
+    SIZES,
+    VIDEO_OPTIONS,
+    check_mp4,
+    picture_size,
+    sensible_size,
+    unzip,
+)
 from .encode import INTERPOLATION, mask_ids
 
 Image = NDArray[np.uint8]
 Source = bytes | str | Path
 
-MAX_SIDE: Final = 16384
-MAX_FRAMES: Final = 10_000_000
 _LIMITED, _FULL = 1, 2
 
 
@@ -99,7 +107,12 @@ def read_frames(source: Source, indices: Sequence[int] | None = None, name: obje
         wanted = range(video.info.frames) if indices is None else indices
         order = sorted(set(wanted))
         place = {index: i for i, index in enumerate(order)}
-        out = np.empty((len(order), video.info.height, video.info.width, 3), np.uint8)
+        try:
+            out = np.empty((len(order), video.info.height, video.info.width, 3), np.uint8)
+        except MemoryError:
+            raise BadVideoError(
+                "does not fit into memory", where=name or source, found=f"{len(order)} frames"
+            ) from None
         for i, picture in enumerate(video.frames(order)):
             out[i] = picture
     if indices is None or list(wanted) == order:
@@ -176,15 +189,18 @@ def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
 
 
 def _check_size(width: int, height: int, where: object) -> None:
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise BadVideoError("bad picture size", where=where, expected=f"1 … {MAX_SIDE}", found=f"{width}x{height}")
+    if not sensible_size(width, height):
+        raise BadVideoError("bad picture size", where=where, expected=SIZES, found=f"{width}x{height}")
 
 
 class _AvReader(VideoReader):
     def __init__(self, file: Any, where: object) -> None:
         self._where = where
         try:
-            self._container = av.open(file)
+            check_mp4(file.getvalue() if isinstance(file, io.BytesIO) else file, where)
+            self._container = av.open(file, options=VIDEO_OPTIONS)
+        except BadVideoError:
+            raise
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
         if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
@@ -193,8 +209,7 @@ class _AvReader(VideoReader):
         self._stream = self._container.streams.video[0]
         context = self._stream.codec_context
         context.thread_count = 1
-        # Damaged data is an error, not a picture to be guessed.
-        context.options = {"err_detect": "explode"}
+        context.options = DECODER_OPTIONS
         try:
             self._index()
         except (av.error.FFmpegError, BadVideoError) as error:
@@ -216,8 +231,8 @@ class _AvReader(VideoReader):
         for packet in self._container.demux(self._stream):
             if packet.size == 0 or packet.pts is None or packet.is_discard:
                 continue
-            if len(stamps) >= MAX_FRAMES:
-                raise BadVideoError("too many frames", where=self._where, expected=f"≤ {MAX_FRAMES}")
+            if len(stamps) >= MAX_VIDEO_FRAMES:
+                raise BadVideoError("too many frames", where=self._where, expected=f"≤ {MAX_VIDEO_FRAMES}")
             stamps.append(packet.pts)
             if packet.is_keyframe:
                 keys.append(packet.pts)
@@ -319,7 +334,10 @@ class _ZipReader(VideoReader):
             data = self._read(name)
             if _png_size(data, self._where) != self._size:
                 raise BadVideoError("picture size changes", where=self._where, field=name)
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            try:
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error as error:
+                raise BadVideoError(f"cannot be decoded: {error.err}", where=self._where, field=name) from None
             if picture is None:
                 raise BadVideoError("cannot be decoded", where=self._where, field=name)
             yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
@@ -329,9 +347,9 @@ class _ZipReader(VideoReader):
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._archive.read(name)
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise BadVideoError(f"cannot be read: {error}", where=self._where, field=name) from None
+            return unzip(self._archive, self._archive.getinfo(name), self._where)
+        except (BadFileError, UnsafeFileError) as error:
+            raise BadVideoError(error.message, where=self._where, field=name) from None
 
     def close(self) -> None:
         self._archive.close()
@@ -339,8 +357,10 @@ class _ZipReader(VideoReader):
 
 def _png_size(data: bytes, where: object) -> tuple[int, int]:
     """Width and height from a PNG's header, before anything is allocated for it."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
-        raise BadVideoError("holds a picture that is no PNG", where=where)
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    _check_size(width, height, where)
+    try:
+        kind, height, width = picture_size(data, where)
+    except BadImageError as error:
+        raise BadVideoError(error.message, where=where, expected=error.expected, found=error.found) from None
+    if kind != "png":
+        raise BadVideoError("holds a picture that is no PNG", where=where, found=kind)
     return width, height

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadImageError
+from ...model.untrusted import MAX_PIXELS, check_png_chunks, jpeg_header
 from .features import Leaf, Shape
 
 try:
@@ -20,7 +21,6 @@ except ImportError:
 FAST_DCT = simplejpeg is not None
 """Whether JPEGs decode to TensorFlow's very pixels; OpenCV's differ by up to 15 levels, 1 to 2 in the mean."""
 
-MAX_PIXELS = 1 << 26
 _SMALL = 1 << 16
 # deflate at its best gives 1032 bytes for one, and a JPEG spends at least a bit on each block of 8x8.
 _MOST_PER_BYTE = {"png": 1040, "jpeg": 1024}
@@ -46,7 +46,7 @@ def header(data: bytes) -> Header:
             bytes can hold.
     """
     if data[:2] == b"\xff\xd8":
-        kind, (height, width, channels, bits) = "jpeg", _jpeg_header(data)
+        kind, (height, width, channels, bits) = "jpeg", jpeg_header(data)
     elif data[:8] == _PNG:
         if len(data) < 33 or data[12:16] != b"IHDR":
             raise BadImageError("a PNG without a header", found=f"{len(data)} bytes")
@@ -64,26 +64,6 @@ def header(data: bytes) -> Header:
             "a picture of impossible size", expected=f"what {len(data)} bytes can hold", found=f"{width}x{height}"
         )
     return kind, height, width, channels, bits
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
-    """Height, width, channels, bits from the frame header (SOFn), found by walking the segments (ITU-T T.81 B.1)."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 1 if marker == 0xFF else 2
-            continue
-        # All SOF markers but DHT (C4), JPG (C8) and DAC (CC).
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if position + 10 > len(data):
-                break
-            bits, height, width, channels = struct.unpack(">BHHB", data[position + 4 : position + 10])
-            return height, width, channels, bits
-        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
-    raise BadImageError("a JPEG without a frame header", found=f"{len(data)} bytes")
 
 
 def stored_shape(head: Header, leaf: Leaf) -> tuple[int, int, int]:
@@ -121,7 +101,7 @@ def decode(data: bytes, leaf: Leaf, out: Image | None = None, head: Header | Non
         if leaf.dtype != "uint8":
             raise BadImageError("a JPEG cannot hold this dtype", expected=leaf.dtype, found="uint8")
         return _jpeg(data, wanted, channels, (height, width), out)
-    _check_chunks(data)
+    check_png_chunks(data)
     picture = _png(data, leaf, wanted, channels, bits)
     if picture.shape != (height, width, wanted):
         raise BadImageError("decoded to another size than its header states", found=picture.shape)
@@ -155,7 +135,7 @@ def decode_alike(data: bytes, leaf: Leaf, out: Image, first: bytes, head: Header
             return False
     if data[:_PNG_HEADER] != first[:_PNG_HEADER]:
         return False
-    _check_chunks(data)
+    check_png_chunks(data)
     picture = _png(data, leaf, out.shape[2], head[3], head[4])
     if picture.shape != out.shape:
         return False
@@ -203,17 +183,6 @@ def _opencv(data: bytes, flags: int, name: str) -> Image:
         return np.asarray(picture)
     order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return np.asarray(cv2.cvtColor(picture, order))
-
-
-def _check_chunks(data: bytes) -> None:
-    """Refuse a PNG whose chunks are cut or claim more than there is: OpenCV allocates what a chunk claims."""
-    position = len(_PNG)
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        if data[position + 4 : position + 8] == b"IEND" and length == 0:
-            return
-        position += 12 + length
-    raise BadImageError("a PNG that ends early", found=f"{len(data)} bytes")
 
 
 def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadImageError, MissingFrameError, WrongFormatError
-from ...model import DerivedFrames, FrameSource
+from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
+from ...model import DerivedFrames, FrameSource, millimetres
+from ...model.untrusted import picture_size, sensible_size
 from .._tree import natural_key
 from . import hdf5, tables
 
 Image = NDArray[np.uint8]
+_MAX_PICTURE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ class FlippedFrames(DerivedFrames):
 
 
 def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) -> Image:
-    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, …).
+    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, WebP, BMP).
 
     Raises:
-        BadImageError: It cannot be decoded, or a JPEG or PNG ends early.
+        BadImageError: It cannot be decoded, states a size that no camera has, or a JPEG or PNG ends early.
     """
     raw = np.frombuffer(data, np.uint8)
+    picture_size(raw.tobytes(), where)
     head = raw[:4].tobytes()
     # Some cameras pad what they send with zeros.
     end = raw.tobytes().rstrip(b"\0")[-64:]
@@ -99,9 +103,13 @@ class ImageFiles:
     @staticmethod
     def _read(path: str) -> Image:
         try:
+            if os.path.getsize(path) > _MAX_PICTURE_BYTES:
+                raise BadImageError("is too large for a picture", where=path, expected=f"≤ {_MAX_PICTURE_BYTES} bytes")
             data = Path(path).read_bytes()
         except FileNotFoundError:
             raise MissingFrameError("picture is missing", where=path) from None
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
         return decode_image(data, path)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
@@ -132,7 +140,9 @@ class HDF5Frames:
             found = hdf5.dataset(file, name)
             self.encoded = found.dtype.kind in "SO" or found.ndim in (1, 2)
             rgb = found.ndim == 4 and found.shape[3] == 3 and found.dtype == np.uint8
-            if not (rgb or self.encoded) or len(found) == 0:
+            if rgb and not sensible_size(int(found.shape[2]), int(found.shape[1])):
+                raise BadImageError("states an impossible size", where=f"{path}#{name}", found=found.shape)
+            if not (rgb or self.encoded) or found.shape in (None, ()) or len(found) == 0:
                 raise WrongFormatError(
                     "does not hold pictures",
                     where=f"{path}#{name}",
@@ -143,7 +153,13 @@ class HDF5Frames:
             if rgb:
                 self.height, self.width = int(found.shape[1]), int(found.shape[2])
             else:
-                self.height, self.width = self._decode(found[0], 0).shape[:2]
+                self.height, self.width = self._decode(self._row(found, 0), 0).shape[:2]
+
+    def _row(self, found: Any, index: int) -> Any:
+        try:
+            return found[index]
+        except hdf5.DAMAGED as error:
+            raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{index}]") from None
 
     def __len__(self) -> int:
         return self.count
@@ -158,14 +174,47 @@ class HDF5Frames:
         with hdf5.open_hdf5(self.path) as file:
             found = hdf5.dataset(file, self.name)
             for i in indices:
-                try:
-                    row = found[i]
-                except (OSError, RuntimeError) as error:
-                    raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+                row = self._row(found, i)
                 picture = self._decode(row, i) if self.encoded else np.asarray(row)
                 if picture.shape[:2] != (self.height, self.width):
                     raise BadImageError("has another size than the first", where=f"{self.path}#{self.name}[{i}]")
                 yield picture
+
+
+class HDF5Depth:
+    """Depth in metres in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.PlaneSource`.
+
+    Raises:
+        WrongFormatError: The data set holds no such numbers.
+    """
+
+    def __init__(self, path: Path, name: str, flipped: bool = False) -> None:
+        self.path, self.name, self.flipped = path, name, flipped
+        with hdf5.open_hdf5(path) as file:
+            found = hdf5.dataset(file, name)
+            shape = tuple(map(int, found.shape))
+            if found.dtype.kind != "f" or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
+                raise WrongFormatError(
+                    "does not hold depth in metres",
+                    where=f"{path}#{name}",
+                    expected="(T, H, W) or (T, H, W, 1) of a float type",
+                    found=f"{shape} {found.dtype}",
+                )
+            self.count, self.height, self.width = shape[:3]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def planes(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16]]:
+        """Depth ``(H, W)`` in millimetres at ``indices``."""
+        with hdf5.open_hdf5(self.path) as file:
+            found = hdf5.dataset(file, self.name)
+            for i in indices:
+                try:
+                    metres = np.asarray(found[i]).reshape(self.height, self.width)
+                except (OSError, RuntimeError) as error:
+                    raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+                yield np.ascontiguousarray(millimetres(metres[::-1] if self.flipped else metres))
 
 
 class ZarrFrames:
@@ -188,6 +237,9 @@ class ZarrFrames:
                 found=f"{shape} {array.dtype}",
             )
         self.count, self.height, self.width = shape[:3]
+        if not sensible_size(self.width, self.height):
+            raise BadImageError("states an impossible size", where=f"{path}#{name}", found=shape)
+        tables.check_zarr_array(array, f"{path}#{name}")
 
     def __len__(self) -> int:
         return self.count
@@ -204,6 +256,8 @@ class ZarrFrames:
         for i in indices:
             try:
                 picture = np.asarray(array[i])
-            except (ValueError, KeyError, OSError, RuntimeError) as error:
+            except ActionImgError:
+                raise
+            except tables.ZARR_DAMAGED as error:
                 raise BadImageError(f"cannot be read: {error}", where=f"{self.path}#{self.name}[{i}]") from None
             yield picture

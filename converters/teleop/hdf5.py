@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadFileError, SourceNotFoundError, UnsafeFileError
+from ...model.untrusted import MAX_ARRAY_BYTES
 
-MAX_COLUMN_BYTES = 4 << 30
+MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
+"""Largest column of numbers that is read whole; and largest chunk or row that is read at all."""
+# What damaged files make h5py and the library below raise.
+DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, UnicodeDecodeError, MemoryError)
+_MAX_CHECKED = 1000
+_checked: set[tuple[str, int, int, int]] = set()
 
 
 @contextmanager
@@ -29,10 +36,17 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise SourceNotFoundError("no such file", where=path)
     try:
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+    except DAMAGED as error:
         raise BadFileError(f"is not a readable HDF5 file: {error}", where=path) from None
     with file:
-        _check_links(file, path)
+        # A file of a thousand episodes has tens of thousands of links; they are looked at once.
+        status = path.stat()
+        state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        if state not in _checked:
+            _check_links(file, path)
+            if len(_checked) >= _MAX_CHECKED:
+                _checked.clear()
+            _checked.add(state)
         yield file
 
 
@@ -45,7 +59,7 @@ def _check_links(file: h5py.File, path: Path) -> None:
 
     try:
         file.visititems_links(visit)
-    except (RuntimeError, OSError) as error:
+    except DAMAGED as error:
         raise BadFileError(f"is damaged: {error}", where=path) from None
     if outside:
         raise UnsafeFileError(
@@ -63,8 +77,14 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     where = file.filename
     try:
         found = file.get(name)
-    except (RuntimeError, OSError) as error:
+        return _harmless(found, where, name)
+    except (BadFileError, UnsafeFileError):
+        raise
+    except DAMAGED as error:
         raise BadFileError(f"is damaged: {error}", where=where, field=name) from None
+
+
+def _harmless(found: Any, where: str, name: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise BadFileError("has no such data set", where=where, field=name)
     if found.external:
@@ -77,6 +97,13 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
         h5py.check_ref_dtype(found.dtype[n]) is not None for n in found.dtype.names or ()
     ):
         raise UnsafeFileError("holds references, which are not followed", where=where, field=name)
+    # A chunk is unpacked as a whole, and one of zeros takes next to no room in the file.
+    for part, shape in (("chunk", found.chunks), ("row", found.shape[1:] if found.shape else None)):
+        size = math.prod(shape or ()) * found.dtype.itemsize
+        if size > MAX_COLUMN_BYTES:
+            raise UnsafeFileError(
+                f"has too large a {part}", where=where, field=name, expected=f"≤ {MAX_COLUMN_BYTES} bytes", found=size
+            )
     return found
 
 
@@ -90,11 +117,11 @@ def read_numbers(file: h5py.File, name: str) -> NDArray[Any]:
     found = dataset(file, name)
     if found.dtype.kind not in "biuf":
         raise BadFileError("does not hold numbers", where=file.filename, field=name, found=found.dtype)
-    if found.size * found.dtype.itemsize > MAX_COLUMN_BYTES:
+    if (found.size or 0) * found.dtype.itemsize > MAX_COLUMN_BYTES:
         raise UnsafeFileError("is too large for a column", where=file.filename, field=name, found=found.shape)
     try:
         return np.asarray(found[()])
-    except (OSError, RuntimeError) as error:
+    except DAMAGED as error:
         raise BadFileError(f"is damaged: {error}", where=file.filename, field=name) from None
 
 

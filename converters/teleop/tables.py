@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from ...errors import ActionImgError, BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from ...model.untrusted import MAX_ARRAY_BYTES, load_npy, parse_json, unzip
 from . import hdf5
 
 FloatArray = NDArray[np.float64]
 MAX_ZIP_BYTES = 8 << 30
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".npz", ".parquet", ".h5", ".hdf5", ".zarr", ".zarr.zip")
+_FILTERS = ("shuffle", "delta", "fixedscaleoffset", "quantize", "bitround", "packbits")
+_CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3")
+ZARR_CODECS = frozenset(
+    (
+        *("blosc", "zstd", "gzip", "zlib", "bytes", "transpose", "sharding_indexed", *_FILTERS, *_CHECKSUMS),
+        *(f"numcodecs.{name}" for name in (*_FILTERS, *_CHECKSUMS)),
+    )
+)
+"""Codecs of zarr arrays that only move numbers about; those of imagecodecs are allowed too."""
+# What damaged files make zarr and its codecs raise.
+ZARR_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, RecursionError, MemoryError)
+_ZARR_DEPTH, _ZARR_ARRAYS = 16, 10_000
 _REF = re.compile(r"(?P<name>.*)\[(?P<start>\d+)(?::(?P<stop>\d+))?\]\Z", re.DOTALL)
 
 
@@ -145,7 +158,7 @@ def _csv(path: Path) -> Table:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not CSV: {error}", where=path) from None
     names = [n.strip() for n in table.column_names]
     if len(set(names)) != len(names):
@@ -160,18 +173,43 @@ def _parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(path).names
-    except (pa.ArrowInvalid, OSError) as error:
+        names = parquet_names(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
     def load(name: str) -> NDArray[Any]:
         try:
             column = parquet.read_table(path, columns=[name], partitioning=None).column(0)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
         return _arrow_values(column, path, name)
 
     return Table(names, load, path)
+
+
+def parquet_names(path: Path) -> list[str]:
+    """Columns of a Parquet file whose metadata states no more values than can be read.
+
+    A run of equal values takes a few bytes in the file, however long it is.
+
+    Raises:
+        UnsafeFileError: A column of more than 512 MB, unpacked.
+    """
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        metadata, totals = file.metadata, dict[str, int]()
+        for group in range(metadata.num_row_groups):
+            for index in range(metadata.num_columns):
+                part = metadata.row_group(group).column(index)
+                size = max(8 * part.num_values, part.total_uncompressed_size if part.num_values > 1 << 20 else 0)
+                totals[part.path_in_schema] = totals.get(part.path_in_schema, 0) + size
+        over = next((name for name, size in totals.items() if size > MAX_ARRAY_BYTES), None)
+        if over is not None or metadata.num_rows * 8 > MAX_ARRAY_BYTES:
+            raise UnsafeFileError(
+                "unpacks to too much", where=path, field=over, expected=f"≤ {MAX_ARRAY_BYTES} bytes a column"
+            )
+        return list(file.schema_arrow.names)
 
 
 def _arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
@@ -193,14 +231,13 @@ def _arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
 
 def _jsonl(path: Path) -> Table:
     rows: list[dict[str, Any]] = []
-    with open(path, encoding="utf-8") as file:
+    if path.stat().st_size > MAX_ARRAY_BYTES:
+        raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {MAX_ARRAY_BYTES} bytes")
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadFileError(f"is not JSON: {error.msg}", where=path, field=f"line {number}") from None
+            value = parse_json(line, path, f"line {number}")
             if not isinstance(value, dict):
                 raise WrongFormatError("is not an object", where=path, field=f"line {number}")
             rows.append(dict(_flat(value, "")))
@@ -246,6 +283,7 @@ def check_zip(path: Path) -> list[str]:
             raise UnsafeFileError("a member writes outside its folder", where=path, found=member.filename)
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             raise UnsafeFileError("a member is a link", where=path, found=member.filename)
+    # Frames of a long recording add up; what is read at once is bounded where it is read.
     total = sum(m.file_size for m in members)
     if total > MAX_ZIP_BYTES:
         raise UnsafeFileError("unpacks to too much", where=path, expected=f"≤ {MAX_ZIP_BYTES} bytes", found=total)
@@ -257,11 +295,11 @@ def _npz(path: Path) -> Table:
 
     def load(name: str) -> NDArray[Any]:
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                return np.asarray(archive[name])
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            if "allow_pickle" in str(error):
-                raise UnsafeFileError("holds pickled objects", where=path, field=name) from None
+            with zipfile.ZipFile(path) as archive:
+                return load_npy(unzip(archive, archive.getinfo(f"{name}.npy"), path), path, name)
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            if isinstance(error, ActionImgError):
+                raise
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
 
     return Table(names, load, path)
@@ -293,22 +331,73 @@ def open_zarr(path: Path) -> Any:
         check_zip(path)
     try:
         import zarr
+
+        from ._zarr_store import Guarded
     except ImportError:
         raise MissingExtraError(
             "zarr is not installed", where=path, hint="Install it: pip install 'actionimg-data[teleop]'."
         ) from None
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
     try:
-        return zarr.open_group(store, mode="r")
-    except (ValueError, KeyError, OSError) as error:
+        return zarr.open_group(Guarded(store), mode="r")
+    except ActionImgError:
+        raise
+    except ZARR_DAMAGED as error:
         raise BadFileError(f"is not a zarr group: {error}", where=path) from None
 
 
-def zarr_arrays(group: Any, prefix: str = "") -> dict[str, Any]:
-    """Every array below a zarr group, by path, in natural order of the names."""
-    found = {f"{prefix}{name}": array for name, array in sorted(group.arrays())}
-    for name, inner in sorted(group.groups()):
-        found.update(zarr_arrays(inner, f"{prefix}{name}/"))
+def zarr_arrays(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Every array below a zarr group, by path, in natural order of the names.
+
+    Raises:
+        BadFileError: The metadata of one is damaged.
+        UnsafeFileError: Groups in a circle of links, or thousands of arrays.
+    """
+    try:
+        found = {f"{prefix}{name}": array for name, array in sorted(group.arrays())}
+        for name, inner in sorted(group.groups()):
+            found.update(zarr_arrays(inner, f"{prefix}{name}/", depth + 1))
+            if depth >= _ZARR_DEPTH or len(found) > _ZARR_ARRAYS:
+                raise UnsafeFileError("holds too many groups in each other, or arrays", where=str(group.store))
+    except ActionImgError:
+        raise
+    except ZARR_DAMAGED as error:
+        raise BadFileError(f"is damaged: {error}", where=str(group.store), field=prefix or None) from None
+    return found
+
+
+def check_zarr_array(array: Any, where: object) -> None:
+    """Refuse a zarr array that would run code or take more memory than there is reason for.
+
+    Raises:
+        UnsafeFileError: A codec outside `ZARR_CODECS` (numcodecs' ``pickle`` runs code), objects, or too large a chunk.
+    """
+    metadata = array.metadata
+    codecs = [getattr(c, "codec_id", None) or c.to_dict().get("name") for c in _codecs(metadata)]
+    foreign = [c for c in codecs if c not in ZARR_CODECS and not str(c).startswith("imagecodecs_")]
+    if foreign:
+        raise UnsafeFileError(
+            "uses a codec that data never needs",
+            where=where,
+            expected=" | ".join(sorted(ZARR_CODECS)),
+            found=foreign[0],
+        )
+    if array.dtype.kind not in "biufSU":
+        raise UnsafeFileError("holds Python objects", where=where, found=array.dtype)
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    if size > MAX_ARRAY_BYTES:
+        raise UnsafeFileError("has too large a chunk", where=where, expected=f"≤ {MAX_ARRAY_BYTES} bytes", found=size)
+
+
+def _codecs(metadata: Any) -> list[Any]:
+    """The codecs of an array, those within shards too."""
+    if metadata.zarr_format == 2:
+        return [c for c in (*(metadata.filters or ()), metadata.compressor) if c is not None]
+    found, left = [], list(metadata.codecs)
+    while left:
+        codec = left.pop()
+        found.append(codec)
+        left += [*getattr(codec, "codecs", ()), *getattr(codec, "index_codecs", ())]
     return found
 
 
@@ -319,4 +408,18 @@ def _zarr(path: Path, group: str) -> Table:
         arrays = zarr_arrays(root[base] if base else root)
     except KeyError:
         raise WrongFormatError("has no such group", where=path, field=base) from None
-    return Table(list(arrays), lambda name: np.asarray(arrays[name][:]), f"{path}#{base}" if base else path)
+
+    def load(name: str) -> NDArray[Any]:
+        array = arrays[name]
+        where = f"{path}#{base}/{name}" if base else f"{path}#{name}"
+        check_zarr_array(array, where)
+        if array.size * array.dtype.itemsize > MAX_ARRAY_BYTES:
+            raise UnsafeFileError("is too large for a column", where=where, found=array.shape)
+        try:
+            return np.asarray(array[:] if array.ndim else array[()])
+        except ActionImgError:
+            raise
+        except ZARR_DAMAGED as error:
+            raise BadFileError(f"is damaged: {error}", where=where) from None
+
+    return Table(list(arrays), load, f"{path}#{base}" if base else path)
