@@ -91,8 +91,12 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The JSON object of ``actionimg verify --json``."""
         trips = [trip for _, trip in self.round_trips]
-        decoded = sum(t.decoded for t in trips)
-        right = sum(t.openness_right for t in trips)
+        found = _found(trips)
+        grippers = {
+            name: {**_found(own), "overlapping_frames": sum(t.overlapping for t in own)}
+            for name in self.manifest.grippers
+            for own in [[t for t in trips if t.gripper == name]]
+        }
         return {
             "ok": self.ok,
             "complete": self.manifest.complete,
@@ -100,12 +104,8 @@ class Report:
             "action_codec": self.manifest.options.action_codec,
             "samples": sum(s.samples for s in self.shards),
             "frames": sum(s.frames for s in self.shards),
-            "decoded_frames": decoded,
-            "undecodable_frames": sum(t.undecodable for t in trips),
-            "missed_frames": sum(t.missed for t in trips),
-            "position_error_mm": _statistics([t.position_mm for t in trips]),
-            "rotation_error_deg": _statistics([t.rotation_deg for t in trips]),
-            "openness_accuracy": right / decoded if decoded else None,
+            **found,
+            **({"merged_arms": self.manifest.options.merge_arms, "grippers": grippers} if grippers else {}),
             "tolerance": {"position_mm": self.tolerance.position_mm, "rotation_deg": self.tolerance.rotation_deg},
             "quarantined": self.manifest.counts.quarantined if self.manifest.counts else 0,
             "shards": {
@@ -114,6 +114,20 @@ class Report:
             },
             "failures": [{"key": f.key, "shard": f.shard, "reason": f.reason} for f in self.failures],
         }
+
+
+def _found(trips: Sequence[RoundTrip]) -> dict[str, Any]:
+    """What round trips say together; of several grippers each frame counts once a gripper."""
+    decoded = sum(t.decoded for t in trips)
+    right = sum(t.openness_right for t in trips)
+    return {
+        "decoded_frames": decoded,
+        "undecodable_frames": sum(t.undecodable for t in trips),
+        "missed_frames": sum(t.missed for t in trips),
+        "position_error_mm": _statistics([t.position_mm for t in trips]),
+        "rotation_error_deg": _statistics([t.rotation_deg for t in trips]),
+        "openness_accuracy": right / decoded if decoded else None,
+    }
 
 
 def _statistics(parts: Sequence[Any]) -> dict[str, float | None]:
@@ -190,7 +204,7 @@ def verify(
     for shard in report.shards:
         report.failures += shard.failures
     if not any(shard.corrupt for shard in report.shards):
-        report.failures += _index(out, rows)
+        report.failures += _index(out, rows, bool(manifest.grippers))
     report.failures += _judge(report)
     return report
 
@@ -240,7 +254,7 @@ def _files(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> It
         yield Failure(None, None, f"{out / layout.MANIFEST}: counts are not the sums of its shards")
 
 
-def _index(out: Place, rows: Sequence[PlanRow]) -> Iterator[Failure]:
+def _index(out: Place, rows: Sequence[PlanRow], grippers: bool) -> Iterator[Failure]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -248,14 +262,15 @@ def _index(out: Place, rows: Sequence[PlanRow]) -> Iterator[Failure]:
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
-        wanted = index_table(sidecars)
+        wanted = index_table(sidecars, grippers)
     except StorageError:
         raise
     except (OSError, pa.ArrowException, ActionImgError) as error:
         yield Failure(None, None, f"{path}: cannot be read: {error}")
         return
-    kept = [name for name in index_schema().names if name not in _DECODE_COLUMNS]
-    if table.schema != index_schema() or not table.select(kept).equals(wanted.select(kept)):
+    schema = index_schema(grippers)
+    kept = [name for name in schema.names if name not in _DECODE_COLUMNS]
+    if table.schema != schema or not table.select(kept).equals(wanted.select(kept)):
         yield Failure(None, None, f"{path}: is not the index of these shards")
 
 
@@ -263,8 +278,9 @@ def _judge(report: Report) -> Iterator[Failure]:
     """What the round trips say, sample by sample and over all of them."""
     limits = report.tolerance
     for shard, trip in report.round_trips:
+        who = f"{trip.gripper}: " if trip.gripper else ""
         if trip.missed:
-            yield Failure(shard, trip.key, f"{trip.missed} frames that have two views were not decoded")
+            yield Failure(shard, trip.key, f"{who}{trip.missed} frames that have two views were not decoded")
         if trip.decoded:
             for what, unit, errors, limit in (
                 ("position", "mm", trip.position_mm, limits.position_mm),
@@ -273,7 +289,7 @@ def _judge(report: Report) -> Iterator[Failure]:
                 median = float(np.median(errors))
                 if not median <= limit:
                     yield Failure(
-                        shard, trip.key, f"median {what} error {median:.3g} {unit}, allowed {limit:.3g} {unit}"
+                        shard, trip.key, f"{who}median {what} error {median:.3g} {unit}, allowed {limit:.3g} {unit}"
                     )
     summary = report.summary()
     for what, unit, limit in (
@@ -339,18 +355,20 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
     import pyarrow.parquet as pq
 
     out = layout.place(out)
-    trips = {trip.key: trip for _, trip in report.round_trips}
+    trips: dict[str, list[RoundTrip]] = {}
+    for _, trip in report.round_trips:
+        trips.setdefault(trip.key, []).append(trip)
     if not report.ok or not trips:
         raise CorruptDatasetError("only a data set that was decoded without a failure is recorded", where=out)
     table: pa.Table = pq.read_table(io.BytesIO(read_bytes(out / layout.INDEX)))
     rows = [trips[key] for key in table["key"].to_pylist()]
     columns: dict[str, list[float | int | None]] = {
-        "decode_position_p95_mm": [_p95(t.position_mm) for t in rows],
-        "decode_rotation_p95_deg": [_p95(t.rotation_deg) for t in rows],
-        "decode_openness_accuracy": [t.openness_right / t.decoded if t.decoded else None for t in rows],
-        "undecodable_frames": [t.undecodable for t in rows],
+        "decode_position_p95_mm": [_p95(np.concatenate([t.position_mm for t in own])) for own in rows],
+        "decode_rotation_p95_deg": [_p95(np.concatenate([t.rotation_deg for t in own])) for own in rows],
+        "decode_openness_accuracy": [_accuracy(own) for own in rows],
+        "undecodable_frames": [sum(t.undecodable for t in own) for own in rows],
     }
-    schema = index_schema()
+    schema = index_schema(bool(report.manifest.grippers))
     for name, values in columns.items():
         place = schema.get_field_index(name)
         table = table.set_column(place, schema.field(name), pa.array(values, schema.field(name).type))
@@ -358,6 +376,11 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
     files = {**report.manifest.files, layout.INDEX: hashlib.sha256(data).hexdigest()}
     layout.publish(out / layout.INDEX, data)
     layout.publish(out / layout.MANIFEST, to_bytes(report.manifest.model_copy(update={"files": files}).sealed()))
+
+
+def _accuracy(trips: Sequence[RoundTrip]) -> float | None:
+    decoded = sum(t.decoded for t in trips)
+    return sum(t.openness_right for t in trips) / decoded if decoded else None
 
 
 def _p95(values: Any) -> float | None:
