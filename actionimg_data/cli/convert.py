@@ -54,6 +54,13 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             ["--crf"], type=click.IntRange(0, 51), default=18, show_default=True, help="x264 quality; less is better."
         ),
         click.Option(
+            ["--merge-arms"],
+            is_flag=True,
+            help="Several grippers in one action video: the clipped sum. Overlapping blobs cannot be decoded.",
+        ),
+        click.Option(["--depth"], is_flag=True, help="Store each view's depth: millimetres in 16 bits, lossless."),
+        click.Option(["--masks"], is_flag=True, help="Store each view's mask of ids, lossless."),
+        click.Option(
             ["--episodes-per-shard"],
             type=click.IntRange(1),
             help="[default: a 32nd of the episodes, at least 1, at most 32]",
@@ -215,7 +222,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         views=tuple(split_names(given["views"])) or None,
         spec=load_spec(given["spec"], None).model_dump(),
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
-        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split")},
+        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
     )
     source, out = given["source"], given["out"]
     if given["dry_run"]:
