@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -69,12 +70,24 @@ def _shared_options(aliases: bool) -> list[click.Option]:
         click.Option(
             ["--num-workers", "-j"], type=click.IntRange(1), default=cores, show_default="cores", help="Processes."
         ),
-        click.Option(["--executor"], type=choice(["local"]), default="local", show_default=True),
         click.Option(
-            ["--shard-index"], type=click.IntRange(0), default=0, help="Make part I of --num-shards.  [default: 0]"
+            ["--executor"],
+            type=choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Run the shards in processes of this machine, or as tasks of a Ray cluster.",
         ),
         click.Option(
-            ["--num-shards"], type=click.IntRange(1), default=1, help="Parts of the work, e.g. a SLURM array's size."
+            ["--ray-address"],
+            metavar="ADDRESS",
+            help="auto, HOST:PORT or ray://HOST:PORT.  [default: a cluster of this machine alone]",
+        ),
+        click.Option(["--shard-index"], type=click.IntRange(0), help="Make part I of --num-shards.  [default: 0]"),
+        click.Option(["--num-shards"], type=click.IntRange(1), help="Parts of the work.  [default: 1]"),
+        click.Option(
+            ["--slurm"],
+            is_flag=True,
+            help="Take --shard-index and --num-shards from the SLURM_ARRAY_TASK_… variables of a job array.",
         ),
         click.Option(
             ["--max-bad-fraction"],
@@ -87,6 +100,21 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             ["--resume/--overwrite"],
             default=True,
             help="Go on where the same command stopped, or remove what OUT holds and start again.  [default: resume]",
+        ),
+        click.Option(
+            ["--extend"],
+            is_flag=True,
+            help="Put episodes that SRC has gained into new shards; those that are there stay as they are.",
+        ),
+        click.Option(
+            ["--retry-quarantined"],
+            is_flag=True,
+            help="Make the shards again that have episodes in quarantine, and no others; after a fix.",
+        ),
+        click.Option(
+            ["--check-space/--no-check-space"],
+            default=True,
+            help="Refuse to begin what will not fit, and stop before the disk is full.  [default: check-space]",
         ),
         click.Option(["--dry-run"], is_flag=True, help="Show the plan and an estimate of its cost; write nothing."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
@@ -172,7 +200,9 @@ def command() -> None:
     \b
     actionimg convert rlbench ~/rlbench_demos out --size 512
     actionimg convert rlbench ~/rlbench_demos out --dry-run
-    actionimg convert rlbench ~/rlbench_demos out --shard-index $SLURM_ARRAY_TASK_ID --num-shards 100
+    actionimg convert rlbench ~/rlbench_demos out --extend
+    actionimg convert rlbench ~/rlbench_demos out --retry-quarantined
+    actionimg convert rlbench ~/rlbench_demos out --shard-index 3 --num-shards 100
     """
 
 
@@ -225,6 +255,11 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
     )
     source, out = given["source"], given["out"]
+    if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
+        raise click.UsageError("--overwrite starts again: it goes with neither --extend nor --retry-quarantined")
+    if given["executor"] != "ray" and given["ray_address"] is not None:
+        raise click.UsageError("--ray-address needs --executor ray")
+    shard_index, num_shards = _part(given)
     if given["dry_run"]:
         _dry_run(converter, engine.plan(converter, source, options), out, given)
         return
@@ -237,10 +272,14 @@ def _convert(name: str, given: dict[str, Any]) -> None:
                 out,
                 options,
                 num_workers=given["num_workers"],
-                shard_index=given["shard_index"],
-                num_shards=given["num_shards"],
+                executor=engine.make_executor(given["executor"], given["num_workers"], given["ray_address"]),
+                shard_index=shard_index,
+                num_shards=num_shards,
                 max_bad_fraction=given["max_bad_fraction"],
                 overwrite=not given["resume"],
+                extend=given["extend"],
+                retry_quarantined=given["retry_quarantined"],
+                check_space=given["check_space"],
                 observer=observer,
             )
         except KeyboardInterrupt:
@@ -250,6 +289,29 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     counts = result.manifest.counts
     bad = counts.quarantined if counts is not None else len(result.quarantined)
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+def _part(given: dict[str, Any]) -> tuple[int, int]:
+    """Which part of the work is this run's, and of how many."""
+    if not given["slurm"]:
+        return given["shard_index"] or 0, given["num_shards"] or 1
+    if given["shard_index"] is not None or given["num_shards"] is not None:
+        raise click.UsageError("--slurm stands for --shard-index and --num-shards: give either")
+    numbers = {}
+    for name in ("ID", "MIN", "COUNT", "STEP"):
+        text = os.environ.get(f"SLURM_ARRAY_TASK_{name}", "1" if name == "STEP" else "")
+        if not text.isdecimal():
+            raise click.UsageError(
+                f"--slurm: SLURM_ARRAY_TASK_{name} is {text!r}; run it in a job array (sbatch --array=0-99)"
+            )
+        numbers[name] = int(text)
+    place, rest = divmod(numbers["ID"] - numbers["MIN"], max(1, numbers["STEP"]))
+    if rest or not 0 <= place < numbers["COUNT"]:
+        raise click.UsageError(
+            f"--slurm: task {numbers['ID']} is not one of {numbers['COUNT']} from {numbers['MIN']} on: the array has "
+            "gaps, give --shard-index and --num-shards"
+        )
+    return place, numbers["COUNT"]
 
 
 def _report(result: Any, out: str, as_json: bool) -> None:
@@ -279,17 +341,20 @@ def _report(result: Any, out: str, as_json: bool) -> None:
     if counts is None:
         made = f"{result.shards} shards made, {result.resumed_shards} were there"
         click.echo(f"{out}: {made}; of {manifest.planned_shards} some belong to other runs and are still missing")
+        _reasons(Counter(row.code for row in result.quarantined), f"the {manifest.options.split}/*.json")
         return
     text = f"{out}: {counts.converted} of {counts.episodes} episodes, {counts.samples} samples, {counts.frames} frames"
     text += f" × {len(manifest.views)} views, {human_bytes(counts.bytes)} in {counts.shards} shards"
     text += f" ({result.seconds:.1f} s)" if result.shards else " (was complete already)"
     click.echo(text)
-    if counts.quarantined:
-        reasons = ", ".join(f"{n} × {code}" for code, n in counts.quarantine_codes.items())
-        click.echo(
-            f"{counts.quarantined} episodes in quarantine: {reasons}; see {os.path.join(out, 'quarantine.jsonl')}"
-        )
+    _reasons(counts.quarantine_codes, os.path.join(out, "quarantine.jsonl"))
     output().print(f"next: actionimg verify {out}", style="dim", markup=False)
+
+
+def _reasons(codes: Mapping[str, int], where: str) -> None:
+    if codes:
+        reasons = ", ".join(f"{n} × {code}" for code, n in sorted(codes.items()))
+        click.echo(f"{sum(codes.values())} episodes in quarantine: {reasons}; see {where}")
 
 
 def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> None:
@@ -307,8 +372,14 @@ def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> Non
                 "views": list(made.manifest.views),
                 "size": [options.height, options.width],
                 "frames": estimate.frames,
+                "frames_estimated": estimate.frames_estimated,
                 "estimated_bytes": estimate.bytes,
+                "estimated_bytes_error": estimate.bytes_error,
                 "estimated_seconds_one_worker": estimate.seconds_one_worker,
+                "estimated_seconds_error": estimate.seconds_error,
+                "measured_episodes": estimate.measured_episodes,
+                "measured_frames": estimate.measured_frames,
+                "failed_episodes": estimate.failed_episodes,
                 "free_bytes": estimate.free_bytes,
             }
         )
@@ -316,14 +387,20 @@ def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> Non
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
-    frames = "not known before reading" if estimate.frames is None else f"{estimate.frames}"
+    about = "about " if estimate.frames_estimated else ""
+    frames = "not known" if estimate.frames is None else f"{about}{estimate.frames}"
     table.add_row("episodes", f"{made.episodes} in {len(made.rows)} shards of up to {options.episodes_per_shard}")
     table.add_row("frames", f"{frames} × {len(made.manifest.views)} views at {options.height}x{options.width}")
     table.add_row("views", " ".join(made.manifest.views))
     if estimate.bytes is not None and estimate.seconds_one_worker is not None:
         seconds = estimate.seconds_one_worker / given["num_workers"]
-        table.add_row("size", f"about {human_bytes(estimate.bytes)}; {human_bytes(estimate.free_bytes)} are free")
-        table.add_row("time", f"about {human_time(seconds)} with {given['num_workers']} workers")
+        free = "" if estimate.free_bytes is None else f"; {human_bytes(estimate.free_bytes)} are free"
+        table.add_row("size", f"about {human_bytes(estimate.bytes)}{_error(estimate.bytes_error)}{free}")
+        workers = f"{given['num_workers']} worker{'s' * (given['num_workers'] > 1)}"
+        table.add_row("time", f"about {human_time(seconds)}{_error(estimate.seconds_error)} with {workers}")
+    failed = f", {estimate.failed_episodes} of them fail" if estimate.failed_episodes else ""
+    sample = f"{estimate.measured_frames} frames of {estimate.measured_episodes} episodes{failed}"
+    table.add_row("measured", f"{sample}; ± is 95 % of what they differ by")
     table.add_row("plan", made.manifest.plan[:12])
     output().print(table)
     for row in made.rows[:5]:
@@ -331,8 +408,12 @@ def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> Non
         output().print(f"  {row.shard}.tar  {', '.join(names[:3])}{' …' if len(names) > 3 else ''}", markup=False)
     if len(made.rows) > 5:
         output().print(f"  … {len(made.rows) - 5} more shards")
-    if estimate.bytes is not None and estimate.bytes > estimate.free_bytes:
+    if estimate.bytes is not None and estimate.free_bytes is not None and estimate.bytes > estimate.free_bytes:
         console().print("more than there is free space for", style="red")
+
+
+def _error(fraction: float | None) -> str:
+    return "" if fraction is None else f" ± {max(fraction, 0.01):.0%}"
 
 
 def human_bytes(count: float) -> str:
@@ -411,6 +492,9 @@ def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
             if totals.shards_done:
                 echo(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
 
+        def warning(self, text: str) -> None:
+            echo(f"warning: {text}")
+
         def progress(self, event: Any) -> None:
             self.tally.add(event)
             if time.monotonic() - self.last > every:
@@ -447,6 +531,9 @@ def _bar() -> Iterator[Observer]:
                 bar.update(task, total=totals.episodes, completed=totals.episodes_done)
                 if totals.shards_done:
                     bar.console.print(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
+
+            def warning(self, text: str) -> None:
+                bar.console.print(f"warning: {text}", style="yellow", markup=False)
 
             def progress(self, event: Any) -> None:
                 self.tally.add(event)

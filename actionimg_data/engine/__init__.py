@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conversion import Estimate, Observer, Result, Totals, convert, estimate, plan
+    from .executor import Executor, Job, make_executor
     from .verification import Report, Tolerance, record, verify
 
 _MODULES = {
     **dict.fromkeys(("Estimate", "Observer", "Result", "Totals", "convert", "estimate", "plan"), "conversion"),
+    **dict.fromkeys(("Executor", "Job", "make_executor"), "executor"),
     **dict.fromkeys(("Report", "Tolerance", "record", "verify"), "verification"),
 }
 
 __all__ = [
     "Estimate",
+    "Executor",
+    "Job",
     "Observer",
     "Report",
     "Result",
@@ -26,6 +30,7 @@ __all__ = [
     "Totals",
     "convert",
     "estimate",
+    "make_executor",
     "plan",
     "record",
     "verify",

@@ -42,7 +42,6 @@ from ..shards.plan import (
     PROBES,
     Changes,
     Plan,
-    PlanRows,
     changes,
     choose_streams,
     differences,
@@ -50,6 +49,7 @@ from ..shards.plan import (
     make_plan,
     revise,
 )
+from ..shards.rows import PlanRows
 from ..shards.write import Progress, measure
 from . import local
 from .executor import Executor, Job

@@ -24,7 +24,7 @@ from ..schemas import (
 from ..schemas.dataset import FORMAT, FORMAT_VERSION, parse, to_bytes, to_line
 from . import layout
 from .layout import Place
-from .plan import PlanRows
+from .rows import PlanRows
 
 if TYPE_CHECKING:
     import pyarrow as pa

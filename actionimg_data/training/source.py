@@ -23,8 +23,9 @@ from ..errors import (
     WrongFormatError,
 )
 from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar, index_schema
-from ..schemas.dataset import parse, to_bytes
+from ..schemas.dataset import parse
 from ..shards import layout
+from ..shards.manifest import parse_manifest
 from .files import Files
 
 _DIGESTS: Final = 128
@@ -159,9 +160,7 @@ class ShardSource:
                 hint="A data set is a folder that actionimg convert wrote.",
             )
         data = self._files.read(layout.MANIFEST)
-        manifest = parse(DatasetManifest, data, where)
-        if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
-            raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
+        manifest = parse_manifest(data, where)
         if manifest.options.poses_only:
             raise MissingCalibrationError(
                 "was made with --poses-only: without cameras there is no action image to train on", where=self.path
@@ -205,12 +204,13 @@ class ShardSource:
         sidecar = parse(ShardSidecar, data, where)
         if sidecar.shard != shard:
             raise CorruptDatasetError("is of another shard", where=where, expected=shard, found=sidecar.shard)
-        if sidecar.plan != self.manifest.plan:
+        plan = self.manifest.plan_of(shard)
+        if sidecar.plan != plan:
             raise CorruptDatasetError(
                 "is of another data set",
                 where=where,
                 field="plan",
-                expected=self.manifest.plan[:12],
+                expected=plan[:12],
                 found=sidecar.plan[:12],
                 hint="Shards of different data sets are mixed with ConcatActionImageDataset.",
             )
