@@ -57,7 +57,7 @@ def test_streams_are_a_table_and_a_picture(sample_data: Path, tmp_path: Path, ma
     assert result.exit_code == 0, result.output
     assert re.search(r"pose +500 +100 +", result.stdout)
     assert re.search(r"robot0_eye_in_hand +100 +20 +", result.stdout)
-    assert f"--mapping {mapping} --dry-run" in result.stdout
+    assert f"episode_1-shards --mapping {mapping}\n" in result.stdout
     assert cv2.imread(str(plot)).shape[1] > 600
 
 

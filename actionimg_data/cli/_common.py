@@ -23,6 +23,7 @@ EXIT_USAGE = 2
 EXIT_VERIFICATION_FAILED = 3
 EXIT_QUARANTINE = 4
 EXIT_INTERRUPTED = 130
+_WIDE = 140
 
 
 def cores() -> int:
@@ -40,10 +41,10 @@ def console() -> Console:
 
 @cache
 def output() -> Console:
-    """The console for results that people read: stdout."""
+    """The console for results that people read: stdout. What is no terminal gets lines wide enough for any table."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
 
 
 def emit_json(value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OutputError, OutputExistsError, SourceNotFoundError, WrongFormatError
+from ..errors import (
+    ActionImgError,
+    AmbiguousSourceError,
+    MissingCalibrationError,
+    OutputError,
+    OutputExistsError,
+    SourceNotFoundError,
+    WrongFormatError,
+    suggestion,
+)
 from ._common import emit_json, output
 
 if TYPE_CHECKING:
+    from ..converters import Converter
+    from ..model import Episode
+    from ..schemas import ActionImageSpec
     from ..shards import Dataset, Sample
 
 _SHOWN = 12
@@ -48,6 +61,9 @@ def command(
     actionimg inspect out/train/000000.tar --key open_drawer-all_variations-episode0
     actionimg inspect recording/ --propose mapping.yaml
     actionimg inspect recording/ --mapping mapping.yaml --plot streams.png
+
+    Of a source it says whether its first episode can be converted, what is missing, and what to type next. A terminal
+    with colours also gets a small picture of a frame. The keys of --json are in docs/looking.md.
     """
     where = Path(path)
     if not where.exists() and "://" not in path:
@@ -58,6 +74,7 @@ def command(
     if draft is not None:
         _propose(path, Path(draft), as_json)
         return
+    made: Converter | None = None
     if where.is_dir() and (where / "dataset.json").is_file() and format_name is None:
         kind, found = "dataset", _dataset(where)
     elif where.is_file() and where.suffix == ".tar" and format_name is None:
@@ -65,33 +82,177 @@ def command(
     else:
         if key is not None:
             raise WrongFormatError("--key is for data sets and shards", where=path)
-        kind, found = "source", _source(path, format_name, options, plot)
+        made = _converter(path, format_name, options)
+        kind, found = "source", _source(path, made, plot)
     if key is not None:
         from ..shards import open_dataset
 
         dataset = open_dataset(where)
         if key not in dataset:
-            raise SourceNotFoundError("no such sample", where=path, field=key, hint=_near(key, dataset))
+            raise SourceNotFoundError("no such sample", where=path, field=key, hint=suggestion(key, dataset.keys()))
         kind, found = "sample", _sample(dataset[key])
+    first: Episode | None = None
+    if made is not None:
+        first, judged = _judge(path, made, options, format_name)
+        found |= judged
+    else:
+        found["next"] = _next_of(kind, path, found)
     if as_json:
         emit_json({"kind": kind, **found})
-    else:
-        {"dataset": _show_dataset, "shard": _show_dataset, "sample": _show_sample, "source": _show_source}[kind](
-            path, found
+        return
+    show = {"dataset": _show_dataset, "shard": _show_dataset, "sample": _show_sample, "source": _show_source}[kind]
+    show(path, found)
+    if first is None and made is None:
+        first = _stored(where, key if key is not None else found.get("first_key"))
+    if first is not None:
+        from ._picture import show_frame
+
+        show_frame(first, _spec_of(where))
+    if made is not None:
+        _show_verdict(found)
+    for text in found["next"]:
+        _next(text)
+
+
+def _stored(where: Path, key: str | None) -> Episode | None:
+    """A sample of a data set or a shard for its picture, where a picture can be shown."""
+    from ._inputs import episode_of
+    from ._picture import shown
+
+    if key is None or not shown():
+        return None
+    from ..shards import open_dataset
+
+    return episode_of(open_dataset(where)[key])
+
+
+def _spec_of(where: Path) -> ActionImageSpec | None:
+    """The spec of a data set; None for anything else."""
+    if not (where / "dataset.json").is_file():
+        return None
+    from ..shards import read_manifest
+
+    return read_manifest(where).options.spec
+
+
+def _converter(path: str, format_name: str | None, options: Sequence[str]) -> Converter:
+    """The converter of a source; of a folder that only holds sources, those get named."""
+    from ._inputs import make_converter
+
+    try:
+        return make_converter(path, format_name, options)
+    except (WrongFormatError, AmbiguousSourceError) as error:
+        inside = _inside(Path(path)) if format_name is None and not options else []
+        if not inside:
+            raise
+        raise type(error)(
+            error.message, where=path, found=error.found, hint="Look at one of: " + ", ".join(inside) + "."
+        ) from None
+
+
+def _inside(folder: Path, most: int = 40) -> list[str]:
+    """Commands that look at the data sets and sources right below a folder."""
+    import itertools
+
+    from ..converters import base
+
+    if not folder.is_dir():
+        return []
+    found = []
+    for inner in itertools.islice(sorted(p for p in folder.iterdir() if p.is_dir()), most):
+        if (inner / "dataset.json").is_file():
+            found.append(_line("inspect", str(inner)))
+        else:
+            names = list(base.detect(str(inner)))
+            found += [_line("inspect", str(inner), *(("--format", n) if len(names) > 1 else ())) for n in names]
+    return found if len(found) > 1 else []
+
+
+def _line(*words: str) -> str:
+    """A command line as one types it."""
+    return shlex.join(("actionimg", *words))
+
+
+def _judge(
+    path: str, converter: Converter, options: Sequence[str], format_name: str | None
+) -> tuple[Episode | None, dict[str, Any]]:
+    """Whether the first episode can be converted, what is missing, and the commands to type next."""
+    source = [path, *(("--format", format_name) if format_name else ())]
+    source += [word for text in options for word in ("-O", text)]
+    try:
+        episode = converter.read(next(iter(converter.discover(path))))
+    except StopIteration:
+        return None, _cannot(WrongFormatError("holds no episode", where=path), source, converter)
+    except ActionImgError as error:
+        return None, _cannot(error, source, converter)
+    without = [name for name, view in episode.views.items() if view.camera is None]
+    if len(without) == len(episode.views) and not converter.poses_only:
+        error = MissingCalibrationError(
+            "no view has a camera", where=episode.id, found=" ".join(without), hint="Give their cameras."
         )
-        if kind == "source":
-            given = "".join(f" -O {text}" for text in options)
-            flags = "".join(f" --{n.replace('_', '-')} {v}" for n, _, v in (text.partition("=") for text in options))
-            _next(f"actionimg render {path}{given}")
-            _next(f"actionimg convert {found['format']} {path} OUT{flags} --dry-run")
+        return episode, _cannot(error, source, converter)
+    missing = [
+        {
+            "code": MissingCalibrationError.code,
+            "what": f"view {name} has no camera",
+            "hint": "It is left out unless --views names it.",
+        }
+        for name in without
+        if not converter.poses_only
+    ]
+    convert = ["convert", converter.name, path, f"{Path(path).resolve().name}-shards", *_flags(converter, options)]
+    todo = [] if converter.poses_only else [_line("render", *source, "--out", "look")]
+    return episode, {"convertible": True, "missing": missing, "next": [*todo, _line(*convert)]}
 
 
-def _near(key: str, dataset: Dataset) -> str:
-    import difflib
+def _cannot(error: ActionImgError, source: list[str], converter: Converter) -> dict[str, Any]:
+    """Of a source whose first episode cannot be converted: why, and what to type to mend it."""
+    fields = converter.Options.model_fields
+    absent = {name for name in fields if getattr(converter.options, name) is None}
+    configs = sorted(Path(source[0]).glob("*.yaml")) if "config" in absent else []
+    if "mapping" in absent:
+        todo = [_line("inspect", *source, "--propose", "mapping.yaml")]
+    elif error.code == MissingCalibrationError.code and "camera_file" in absent:
+        todo = [_line("inspect", *source, "-O", "camera_file=cameras.json")]
+        if "poses_only" in fields:
+            todo.append(_line("inspect", *source, "-O", "poses_only=true"))
+    elif configs:
+        todo = [_line("inspect", *source, "-O", f"config={configs[0]}")]
+    else:
+        todo = [_line("converters", "--explain", converter.name)]
+    reason = {"code": error.code, "what": str(_without_hint(error)), "hint": error.hint}
+    return {"convertible": False, "missing": [reason], "next": todo}
 
-    keys = dataset.keys()
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.3)
-    return f"There are {len(keys)}, e.g. {close[0] if close else keys[0]}." if keys else "There are none."
+
+def _without_hint(error: ActionImgError) -> ActionImgError:
+    fields = {name: getattr(error, name) for name in ("where", "field", "expected", "found")}
+    return type(error)(error.message, **fields)
+
+
+def _flags(converter: Converter, options: Sequence[str]) -> list[str]:
+    """Options of the form NAME=VALUE as ``actionimg convert`` takes them."""
+    words = []
+    for text in options:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("_", "-")
+        if converter.Options.model_fields[name.replace("-", "_")].annotation is bool:
+            words.append(f"--{name}" if value.lower() in ("1", "true", "yes", "on") else f"--no-{name}")
+        else:
+            words += [f"--{name}", value]
+    return words
+
+
+def _next_of(kind: str, path: str, found: dict[str, Any]) -> list[str]:
+    """What to type after having seen one of our own data sets, shards or samples."""
+    if kind == "sample":
+        view = found["views"][0]
+        return [f"in Python: actionimg_data.open_dataset({path!r})[{found['key']!r}].rgb({view!r})"]
+    if not found.get("complete", True):
+        return []
+    todo = [_line("inspect", path, "--key", found["first_key"])] if found.get("first_key") else []
+    if kind == "dataset":
+        todo += [_line("verify", path), _line("report", path)]
+    return todo
 
 
 def _dataset(path: Path) -> dict[str, Any]:
@@ -200,11 +361,17 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _source(path: str, format_name: str | None, options: Sequence[str], plot: str | None) -> dict[str, Any]:
-    from ._inputs import make_converter
+def _source(path: str, converter: Converter, plot: str | None) -> dict[str, Any]:
+    from ..converters.base import Converter as Base
 
-    converter = make_converter(path, format_name, options)
-    found = converter.inspect(path)
+    try:
+        found = converter.inspect(path)
+    except ActionImgError:
+        # The shared description reads the first episode, and what is wrong with it is said below; a folder that
+        # holds no episode at all is an error.
+        if type(converter).inspect is not Base.inspect:
+            raise
+        found = {"episodes": sum(1 for _ in converter.discover(path))}
     if plot is not None:
         from ..converters.teleop.inspection import stream_statistics
         from ..report.streams import plot_streams
@@ -233,7 +400,7 @@ def _propose(path: str, draft: Path, as_json: bool) -> None:
         emit_json({"kind": "mapping", "out": str(draft), "to_fill_in": unknown})
         return
     output().print(f"{draft}: {unknown} fields to fill in, each marked {UNKNOWN}", markup=False, soft_wrap=True)
-    _next(f"actionimg inspect {path} --mapping {draft}")
+    _next(_line("inspect", path, "--mapping", str(draft)))
 
 
 def _rows(rows: list[tuple[str, Any]]) -> None:
@@ -301,10 +468,6 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             total = sum(shard["bytes"] for shard in shards)
             output().print(f"… {len(shards) - _SHOWN} more shards, {human_bytes(total)} in all")
     output().print()
-    if found.get("complete", True) and found.get("first_key"):
-        _next(f"actionimg inspect {path} --key {found['first_key']}")
-    if "sources" in found and found.get("complete"):
-        _next(f"actionimg verify {path}")
 
 
 def _show_sample(path: str, found: dict[str, Any]) -> None:
@@ -344,7 +507,6 @@ def _show_sample(path: str, found: dict[str, Any]) -> None:
         output().print()
         output().print(table)
     output().print()
-    _next(f"in Python: actionimg_data.open_dataset({path!r})[{found['key']!r}].rgb({found['views'][0]!r})")
 
 
 def _show_source(path: str, found: dict[str, Any]) -> None:
@@ -352,12 +514,47 @@ def _show_source(path: str, found: dict[str, Any]) -> None:
 
     streams = found.get("streams") or {}
     tree = Tree(f"[bold]{found['format']}[/bold]")
-    _grow(tree, {k: v for k, v in found.items() if k not in ("format", "streams")})
+    views = found.get("views")
+    tabled = isinstance(views, dict) and bool(views) and all(isinstance(v, dict) for v in views.values())
+    hidden = ("format", "streams", "convertible", "missing", "next", "hint", *(("views",) if tabled else ()))
+    # What the registry says of a data set that it does not know is what is missing, below.
+    unknown = isinstance(found.get("registry"), str) and not found["convertible"]
+    _grow(tree, {k: v for k, v in found.items() if k not in hidden and not (unknown and k == "registry")})
     output().print(tree)
     output().print()
+    if tabled:
+        output().print(_view_table(views))
+        output().print()
     if streams:
         output().print(_stream_table(streams))
         output().print()
+
+
+def _show_verdict(found: dict[str, Any]) -> None:
+    """Whether it can be converted, and what is missing."""
+    if found["convertible"]:
+        output().print("can be converted", style="green")
+    else:
+        output().print("cannot be converted yet", style="yellow")
+    for item in found["missing"]:
+        line = f"missing [{item['code']}]: {item['what']}" + (f". {item['hint']}" if item["hint"] else "")
+        output().print(line, markup=False, soft_wrap=True)
+
+
+def _view_table(views: dict[str, dict[str, Any]]) -> Any:
+    """A row a view, a column for each thing that is known of any."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("view", style="bold")
+    columns = dict.fromkeys(name for found in views.values() for name in found)
+    for name in columns:
+        table.add_column("camera" if name == "calibrated" else name)
+    words = {True: "yes", False: "no", None: "–"}
+    for view, found in views.items():
+        values = [found.get(name) for name in columns]
+        table.add_row(view, *(words[v] if v is None or isinstance(v, bool) else str(v) for v in values))
+    return table
 
 
 def _stream_table(streams: dict[str, dict[str, Any]]) -> Any:
