@@ -115,8 +115,13 @@ def open_bag(path: Path) -> Iterator[Any]:
     """
     try:
         import apsw
+        from rosbags import rosbag1, rosbag2
         from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.serde import SerdeError
         from rosbags.typesys import Stores, get_typestore
+        from rosbags.typesys.base import TypesysError
+
+        from . import _unpack
     except ImportError:
         raise MissingExtraError(
             "rosbags is not installed", where=path, hint="Install it: pip install 'actionimg-data[teleop]'."
@@ -124,21 +129,33 @@ def open_bag(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise SourceNotFoundError("no such bag", where=path)
     # Older ROS 2 bags do not hold their message definitions; those of the standard messages have not changed since.
+    _unpack.bound()
     store = get_typestore(Stores.ROS1_NOETIC if path.suffix == ".bag" else Stores.ROS2_HUMBLE)
     try:
         with AnyReader([path], default_typestore=store) as reader:
             yield reader
-    except ActionImgError:
-        raise
+    except ActionImgError as error:
+        raise error.at(path) from None
     except (
         AnyReaderError,
+        SerdeError,
+        TypesysError,
+        rosbag1.ReaderError,
+        rosbag2.ReaderError,
         apsw.Error,
         struct.error,
-        EOFError,
-        UnicodeDecodeError,
-        IndexError,
-        KeyError,
+        # What Python and the libraries below make of bytes, and of definitions of messages, that make no sense.
+        ArithmeticError,
         AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        _unpack.zstd_error(),
     ) as error:
         raise BadFileError(f"is damaged, or no bag: {error or type(error).__name__}", where=path) from None
     except OSError as error:
