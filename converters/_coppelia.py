@@ -16,12 +16,10 @@ from ._tree import EpisodeFolder
 DEMO_CLASSES = {
     ("rlbench.demo", "Demo"): "Demo",
     ("rlbench.backend.observation", "Observation"): "Observation",
-}
-
-BIMANUAL = "bimanual RLBench (PerAct2): two grippers in one episode, and an action image shows one"
-UNSUPPORTED_CLASSES = {
-    ("rlbench.backend.observation", name): BIMANUAL
-    for name in ("BimanualObservation", "UnimodalObservation", "UnimodalObservationData")
+    # PerAct2's fork: one arm, two arms, and what one arm of two says.
+    ("rlbench.backend.observation", "UnimodalObservation"): "Observation",
+    ("rlbench.backend.observation", "BimanualObservation"): "BimanualObservation",
+    ("rlbench.backend.observation", "UnimodalObservationData"): "UnimodalObservationData",
 }
 
 

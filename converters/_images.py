@@ -74,12 +74,14 @@ class PngFrames:
         count: Number of pictures.
         width: Picture width in pixels.
         height: Picture height in pixels.
+        pattern: Name of a picture, with its number for ``{}``.
     """
 
     folder: str
     count: int
     width: int
     height: int
+    pattern: str = "{}.png"
 
     def __len__(self) -> int:
         return self.count
@@ -94,7 +96,7 @@ class PngFrames:
         import cv2
 
         for index in indices:
-            path = os.path.join(self.folder, f"{index}.png")
+            path = os.path.join(self.folder, self.pattern.format(index))
             data = _read(path)
             size = _header(data, path)
             if size != (self.width, self.height):

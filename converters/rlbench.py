@@ -6,16 +6,19 @@ Layouts (``N`` is not zero-padded):
 * PerAct: ``TASK/all_variations/episodes/episodeN``, descriptions and ``variation_number.pkl`` in the episode
 * Colosseum: as stepjam, TASK ends in ``_INDEX``; or ``TASK_INDEX/episodes/episodeN``
 
-An episode holds ``low_dim_obs.pkl`` and, a camera, ``CAMERA_rgb/N.png``. Depth and mask pictures are not read.
+An episode holds ``low_dim_obs.pkl`` and, a camera, ``CAMERA_rgb/N.png``, perhaps ``CAMERA_depth`` and ``CAMERA_mask``.
+Bimanual demos (PerAct2's fork) have two grippers, and pictures that are called ``rgb_0000.png`` and so on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -27,6 +30,7 @@ from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
     BadFileError,
+    BadImageError,
     EmptyEpisodeError,
     FrameCountError,
     InvalidCameraError,
@@ -35,7 +39,7 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
 from . import _coppelia, _images, _safe_pickle, _tree
 from .base import Converter, ConverterOptions, Detection
 
@@ -48,7 +52,10 @@ z along the approach, the fingers opening along y (seen in the wrist pictures of
 right of the centre, and the camera's horizontal axis is the pose's y axis)."""
 
 _PICTURE = re.compile(r"(0|[1-9]\d*)\.png\Z")
-_BIMANUAL_PICTURE = re.compile(r"(rgb|depth|mask)_\d+\.png\Z")
+_BIMANUAL_PICTURE = re.compile(r"(?:rgb|depth|mask)_(\d{4,})\.png\Z")
+GRIPPERS: Final = ("right", "left")
+"""Of a bimanual demo, in the order of PerAct2's actions."""
+
 _COLOSSEUM_TASK = re.compile(r"(?P<task>.+)_(?P<index>\d+)\Z")
 _BEFORE_1_1 = "recorded by RLBench before 1.1, which saved no camera calibration: it cannot be known from the demo"
 
@@ -139,7 +146,7 @@ class RLBenchConverter(Converter):
         """One demo; its pictures are read when asked for.
 
         Raises:
-            UnsupportedSourceError: Bimanual, or recorded before RLBench 1.1 without calibration.
+            UnsupportedSourceError: Recorded before RLBench 1.1 without calibration.
             UnsafeFileError: A pickle asks for more than data needs.
             BadFileError: A pickle is truncated, damaged, or lacks something every demo has.
             FrameCountError: A camera has another number of pictures than there are observations.
@@ -151,7 +158,7 @@ class RLBenchConverter(Converter):
         folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
         demo_file = os.fspath(folder.path / "low_dim_obs.pkl")
         cameras = self._cameras(folder.path)
-        demo = _safe_pickle.load(demo_file, records=_coppelia.DEMO_CLASSES, unsupported=_coppelia.UNSUPPORTED_CLASSES)
+        demo = _safe_pickle.load(demo_file, records=_coppelia.DEMO_CLASSES)
         observations = _observations(demo, demo_file)
         n = len(observations)
         views, no_calibration = {}, []
@@ -160,7 +167,7 @@ class RLBenchConverter(Converter):
             track = _camera_track(observations, name, frames, demo_file)
             if track is None:
                 no_calibration.append(name)
-            views[name] = View(track, frames)
+            views[name] = _view(folder.path, name, frames, track, observations)
         if len(no_calibration) == len(views):
             raise UnsupportedSourceError(_BEFORE_1_1, where=demo_file, field="misc")
         variation, variation_source = _variation(folder, demo)
@@ -175,6 +182,8 @@ class RLBenchConverter(Converter):
             "instruction_source": instruction_source,
             "tool_from_gripper": TOOL_FROM_GRIPPER.tolist(),
         }
+        if observations[0].kind == "BimanualObservation":
+            provenance["robot"] = "bimanual"
         task, index = _split_task(folder)
         if index is not None:
             provenance["colosseum_index"] = index
@@ -183,7 +192,7 @@ class RLBenchConverter(Converter):
         return Episode(
             id=ref.id,
             views=views,
-            trajectory=_trajectory(observations, demo_file),
+            grippers=_grippers(observations, demo_file),
             fps=FPS,
             instructions=instructions,
             task=task,
@@ -230,7 +239,7 @@ def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, i
     for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
         digest.update(repr((group, listing)).encode("utf-8", "surrogatepass"))
     files = next(iter(cameras.values()), [])
-    num_frames = sum(_PICTURE.match(name) is not None for name, _ in files) or None
+    num_frames = sum(bool(_PICTURE.match(name) or _BIMANUAL_PICTURE.match(name)) for name, _ in files) or None
     return EpisodeRef(folder.id, folder.location(), num_frames, digest.hexdigest()[:16])
 
 
@@ -283,9 +292,13 @@ def _observations(demo: Any, where: str) -> list[_safe_pickle.Record]:
     if not observations:
         raise EmptyEpisodeError("has no observations", where=where)
     for i, o in enumerate(observations):
-        if not (isinstance(o, _safe_pickle.Record) and o.kind == "Observation"):
+        if not (isinstance(o, _safe_pickle.Record) and o.kind in ("Observation", "BimanualObservation")):
             raise BadFileError(
                 "holds something else than observations", where=where, field=f"[{i}]", found=type(o).__name__
+            )
+        if o.kind != observations[0].kind:
+            raise BadFileError(
+                "mixes one arm and two", where=where, field=f"[{i}]", expected=observations[0].kind, found=o.kind
             )
     return observations
 
@@ -304,20 +317,51 @@ def _stack(values: list[Any], shape: tuple[int, ...], where: str, field: str) ->
     return np.asarray(values, dtype=np.float64)
 
 
-def _trajectory(observations: list[_safe_pickle.Record], where: str) -> GripperTrajectory:
-    pose = _stack([o.get("gripper_pose") for o in observations], (7,), where, "gripper_pose")
-    openness = _stack([o.get("gripper_open") for o in observations], (), where, "gripper_open")
+def _grippers(observations: list[_safe_pickle.Record], where: str) -> dict[str, GripperTrajectory]:
+    if observations[0].kind == "Observation":
+        return {"": _trajectory(observations, where)}
+    grippers = {}
+    for name in GRIPPERS:
+        arms = [o.get(name) for o in observations]
+        absent = next((i for i, arm in enumerate(arms) if not isinstance(arm, _safe_pickle.Record)), None)
+        if absent is not None:
+            raise BadFileError(
+                "lacks an arm",
+                where=where,
+                field=f"observation {absent}: {name}",
+                expected="UnimodalObservationData",
+                found=type(arms[absent]).__name__,
+            )
+        grippers[name] = _trajectory(arms, where, f"{name}.")
+    return grippers
+
+
+def _trajectory(observations: list[_safe_pickle.Record], where: str, arm: str = "") -> GripperTrajectory:
+    pose = _stack([o.get("gripper_pose") for o in observations], (7,), where, f"{arm}gripper_pose")
+    openness = _stack([o.get("gripper_open") for o in observations], (), where, f"{arm}gripper_open")
     try:
         return GripperTrajectory(pose[:, :3], pose[:, 3:], openness, np.arange(len(pose)) / FPS)
     except InvalidTrajectoryError as error:
-        raise error.at(where) from None
+        raise type(error)(
+            error.message,
+            where=where,
+            field=f"{arm}{error.field}",
+            expected=error.expected,
+            found=error.found,
+            hint=error.hint,
+        ) from None
+
+
+def _misc(observations: list[_safe_pickle.Record]) -> list[dict[str, Any]]:
+    found = [o.get("misc") for o in observations]
+    return [m if isinstance(m, dict) else {} for m in found]
 
 
 def _camera_track(
     observations: list[_safe_pickle.Record], name: str, frames: _images.PngFrames, where: str
 ) -> CameraTrack | None:
     """The camera over time, or None where the demo carries no calibration of it."""
-    misc = [o.get("misc") if isinstance(o.get("misc"), dict) else {} for o in observations]
+    misc = _misc(observations)
     keys = (f"{name}_camera_intrinsics", f"{name}_camera_extrinsics")
     if not any(key in m for m in misc for key in keys):
         return None
@@ -380,21 +424,112 @@ def _variation_if_readable(folder: _tree.EpisodeFolder) -> int | None:
 # What the picture folders say.
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """Depth or masks beside a camera's pictures; like these they are looked at when they are asked for.
+
+    Args:
+        folder: ``CAMERA_depth`` or ``CAMERA_mask``.
+        camera: Name of the camera.
+        kind: ``depth`` or ``mask``.
+        rgb: The camera's pictures: as many, of the same size, named alike.
+        clip: Depth's near and far plane in metres of each frame; those that are not known are NaN.
+    """
+
+    folder: str
+    camera: str
+    kind: str
+    rgb: _images.PngFrames
+    clip: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def width(self) -> int:
+        return self.rgb.width
+
+    @property
+    def height(self) -> int:
+        return self.rgb.height
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def planes(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16] | NDArray[np.uint32]]:
+        """Depth in millimetres, or ids.
+
+        Raises:
+            MissingFrameError, BadImageError: As the camera's pictures; another size than theirs.
+            FrameCountError: There are more or fewer pictures than the camera has.
+            BadFileError: The demo does not say what range its depth is of.
+        """
+        names = [name for name, _ in _tree.files_with_sizes(Path(self.folder))]
+        pictures = _frames(Path(self.folder), self.camera, names, len(self.rgb))
+        if (pictures.width, pictures.height) != (self.width, self.height):
+            raise BadImageError(
+                f"{self.kind} has another size than the pictures",
+                where=self.folder,
+                expected=f"{self.width}x{self.height}",
+                found=f"{pictures.width}x{pictures.height}",
+            )
+        for index, picture in zip(indices, pictures.frames(indices), strict=True):
+            wide = picture.astype(np.uint32)
+            if self.kind == "mask":
+                # Red holds the lowest byte of a handle, and the highest of a depth.
+                yield wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
+                continue
+            near, far = self.clip[index]
+            if not 0 <= near < far:
+                raise BadFileError(
+                    "does not say what range its depth is of",
+                    where=self.folder,
+                    field=f"observation {index}: misc[{self.camera}_camera_near, …_far]",
+                    expected="0 <= near < far, in metres",
+                    found=f"{near:g}, {far:g}",
+                )
+            whole = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+            yield millimetres(near + whole / (2**24 - 1) * (far - near))
+
+
+def _view(
+    episode: Path,
+    name: str,
+    frames: _images.PngFrames,
+    track: CameraTrack | None,
+    observations: list[_safe_pickle.Record],
+) -> View:
+    """A camera with what the demo has beside its pictures."""
+    there = {kind: episode / f"{name}_{kind}" for kind in ("depth", "mask")}
+    found = {kind: os.fspath(path) for kind, path in there.items() if path.is_dir() and _tree.files_with_sizes(path)}
+    limits = [[m.get(f"{name}_camera_{end}") for end in ("near", "far")] for m in _misc(observations)]
+    clip = tuple((_number(near), _number(far)) for near, far in limits)
+    least, most = min(near for near, _ in clip), max(far for _, far in clip)
+    depth = _Beside(found["depth"], name, "depth", frames, clip) if "depth" in found else None
+    mask = _Beside(found["mask"], name, "mask", frames) if "mask" in found else None
+    return View(track, frames, depth, mask, (least, most) if depth is not None and 0 <= least < most else None)
+
+
+def _number(value: Any) -> float:
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return float(value) if number and np.isfinite(value) else math.nan
+
+
 def _frames(folder: Path, camera: str, files: list[str], n: int) -> _images.PngFrames:
     numbers = set()
+    pattern = "{}.png"
     for file in files:
         match = _PICTURE.match(file)
+        bimanual = _BIMANUAL_PICTURE.match(file)
         if match:
             numbers.add(int(match[1]))
-        elif _BIMANUAL_PICTURE.match(file):
-            raise UnsupportedSourceError(_coppelia.BIMANUAL, where=folder, found=file)
+        elif bimanual:
+            numbers.add(int(bimanual[1]))
+            pattern = file[: bimanual.start(1)] + "{:04d}.png"
         elif file.endswith(".png"):
             raise WrongFormatError("picture has no number", where=folder, expected="0.png, 1.png, …", found=file)
     absent = next((i for i in range(n) if i not in numbers), None)
     if absent is not None and max(numbers, default=-1) >= n - 1:
         raise MissingFrameError(
             "picture is missing",
-            where=folder / f"{absent}.png",
+            where=folder / pattern.format(absent),
             field=camera,
             expected=f"{n} pictures, one an observation",
             found=f"{len(numbers)}",
@@ -407,5 +542,5 @@ def _frames(folder: Path, camera: str, files: list[str], n: int) -> _images.PngF
             expected=f"{n} pictures, one an observation",
             found=f"{len(numbers)} pictures",
         )
-    width, height = _images.png_size(os.fspath(folder / "0.png"))
-    return _images.PngFrames(os.fspath(folder), n, width, height)
+    width, height = _images.png_size(os.fspath(folder / pattern.format(0)))
+    return _images.PngFrames(os.fspath(folder), n, width, height, pattern)

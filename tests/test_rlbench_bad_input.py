@@ -126,18 +126,6 @@ def test_packed_diffuser_actor_demos_are_refused_by_name(tmp_path: Path) -> None
         list(RLBenchConverter().discover(str(tmp_path)))
 
 
-def test_bimanual_demos_are_refused_with_the_reason(source: Path, episode: Path) -> None:
-    file = episode / "low_dim_obs.pkl"
-    data = file.read_bytes()
-    for name in (b"BimanualObservation", b"UnimodalObservation", b"UnimodalObservationData"):
-        file.write_bytes(b"\x80\x02crlbench.backend.observation\n" + name + b"\n)\x81}b.")
-        fails(source, UnsupportedSourceError, "low_dim_obs.pkl", "PerAct2", "two grippers")
-    file.write_bytes(data)
-    for picture in (episode / "front_rgb").iterdir():
-        picture.rename(picture.with_name(f"rgb_{int(picture.stem):04d}.png"))
-    fails(source, UnsupportedSourceError, "front_rgb", "PerAct2", "rgb_0000.png")
-
-
 def test_demos_without_calibration_are_refused_with_the_reason(source: Path, episode: Path) -> None:
     def without(observations: list[dict[str, Any]]) -> None:
         for o in observations:

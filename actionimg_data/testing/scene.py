@@ -7,9 +7,9 @@ cameras and poses exactly, which is what tests and the demo need; they are not m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import cv2
@@ -44,10 +44,15 @@ _CUBE = 0.045
 _MAX_JAW = 0.08
 _MAT = 0.13
 _BASE = np.array([-0.24, 0.0, TABLE_HEIGHT])
+_APART = np.array([0.0, 0.30, 0.0])
+"""From the middle to the base of the left one of two arms."""
+
 _KEY_LIGHT = np.array([0.30, 0.42, 0.86]) / np.linalg.norm([0.30, 0.42, 0.86])
 _FILL_LIGHT = np.array([0.62, -0.70, 0.35]) / np.linalg.norm([0.62, -0.70, 0.35])
 _NEAR = 0.03
 _SAMPLES = 2
+_CENTRED = 3
+"""Samples a side where the centre of a pixel is needed: an odd number has one there."""
 _WALL = (0.62, 0.70, 0.76)
 
 GRIPPER_ID: Final = 2
@@ -100,16 +105,12 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
     grasp_height = TABLE_HEIGHT + _CUBE / 2 + 0.004
     tilt = rng.uniform(-0.22, 0.22, (3, 2))
 
-    def pose(x: float, y: float, z: float, heading: float, roll: float = 0.0, pitch: float = 0.0) -> FloatArray:
-        down = rotations.matrix_from_euler(np.array([np.pi + roll, pitch, heading]))
-        return np.asarray(transforms.make_transform(down, np.array([x, y, z])))
-
-    home = pose(0.20, rng.uniform(-0.04, 0.04), 1.02, rng.uniform(-0.3, 0.3), *tilt[0])
-    above_cube = pose(cube[0], cube[1], 0.93, cube[2], *tilt[1] * 0.5)
-    at_cube = pose(cube[0], cube[1], grasp_height, cube[2])
-    carry = pose((cube[0] + mat[0]) / 2 + 0.03, 0.0, 1.04, (cube[2] + mat[2]) / 2, *tilt[2])
-    above_mat = pose(mat[0], mat[1], 0.91, mat[2])
-    at_mat = pose(mat[0], mat[1], grasp_height + 0.002, mat[2])
+    home = _hand(0.20, rng.uniform(-0.04, 0.04), 1.02, rng.uniform(-0.3, 0.3), *tilt[0])
+    above_cube = _hand(cube[0], cube[1], 0.93, cube[2], *tilt[1] * 0.5)
+    at_cube = _hand(cube[0], cube[1], grasp_height, cube[2])
+    carry = _hand((cube[0] + mat[0]) / 2 + 0.03, 0.0, 1.04, (cube[2] + mat[2]) / 2, *tilt[2])
+    above_mat = _hand(mat[0], mat[1], 0.91, mat[2])
+    at_mat = _hand(mat[0], mat[1], grasp_height + 0.002, mat[2])
     closed = (_CUBE - 0.001) / _MAX_JAW
     # Pose, jaw, and how long it takes to get there.
     waypoints = [
@@ -117,7 +118,7 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
         (above_cube, 1.0, 9.0),
         (at_cube, 1.0, 6.0),
         (at_cube, closed, 3.0),
-        (pose(cube[0], cube[1], 0.92, cube[2]), closed, 5.0),
+        (_hand(cube[0], cube[1], 0.92, cube[2]), closed, 5.0),
         (carry, closed, 7.0),
         (above_mat, closed, 7.0),
         (at_mat, closed, 5.0),
@@ -125,6 +126,63 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
         (above_mat, 1.0, 5.0),
         (home, 1.0, 8.0),
     ]
+    world_from_gripper, jaw, times, ends = _follow(waypoints, frames)
+    lying = _flat(cube[0], cube[1], TABLE_HEIGHT + _CUBE / 2, cube[2])
+    gripper_from_cube = transforms.invert(at_cube) @ lying
+    placed = at_mat @ gripper_from_cube
+    held = (times >= ends[3]) & (times < ends[7])
+    carried = world_from_gripper @ gripper_from_cube
+    world_from_cube = np.where(held[:, None, None], carried, np.where((times >= ends[7])[:, None, None], placed, lying))
+    return DemoMotion(world_from_gripper, jaw, (jaw > 0.9).astype(np.float64), world_from_cube, mat, colour)
+
+
+def make_pair(frames: int, seed: int, colours: tuple[str, str] = ("red", "blue")) -> dict[str, DemoMotion]:
+    """Two arms, ``right`` (y < 0) and ``left``, that each lift a cube on their side, hold it up, and set it down again.
+
+    Args:
+        frames: Number of frames, at least 1.
+        seed: Where the cubes lie, how the hands are tilted on their way.
+        colours: Of the right and the left cube; two of `COLOURS`.
+
+    Raises:
+        InvalidSpecError: No frames, or no such colour.
+    """
+    if frames < 1:
+        raise InvalidSpecError("must be positive", field="frames", expected=">= 1", found=frames)
+    motions = {}
+    for name, side, colour in (("right", -1.0, colours[0]), ("left", 1.0, colours[1])):
+        if colour not in COLOURS:
+            raise InvalidSpecError("no such colour", field="colours", expected=" | ".join(COLOURS), found=colour)
+        rng = np.random.default_rng([seed, 0x2A2, int(side > 0)])
+        x, y, heading = rng.uniform(0.18, 0.32), side * rng.uniform(0.17, 0.26), rng.uniform(-0.6, 0.6)
+        roll, pitch = rng.uniform(-0.25, 0.25, 2)
+        lift, wait = rng.uniform(0.10, 0.20), rng.uniform(0.0, 4.0)
+        home = _hand(0.16, side * 0.26, 1.02, rng.uniform(-0.3, 0.3), roll, pitch)
+        above, at = _hand(x, y, 0.92, heading), _hand(x, y, TABLE_HEIGHT + _CUBE / 2 + 0.004, heading)
+        up = _hand(x + 0.03, y - side * 0.03, TABLE_HEIGHT + lift, heading + 0.3, roll / 2, pitch / 2)
+        closed = (_CUBE - 0.001) / _MAX_JAW
+        legs = [(home, 1.0, 0.0), (home, 1.0, wait), (above, 1.0, 8.0), (at, 1.0, 6.0), (at, closed, 3.0)]
+        legs += [(up, closed, 8.0), (up, closed, 4.0), (at, closed, 8.0), (at, 1.0, 3.0), (above, 1.0, 5.0)]
+        world_from_gripper, jaw, times, ends = _follow([*legs, (home, 1.0, 12.0 - wait)], frames)
+        lying = _flat(x, y, TABLE_HEIGHT + _CUBE / 2, heading)
+        held = (times >= ends[4]) & (times < ends[7])
+        carried = world_from_gripper @ (transforms.invert(at) @ lying)
+        cube = np.where(held[:, None, None], carried, lying)
+        mat = np.array([0.25, 0.0, 0.0])
+        motions[name] = DemoMotion(world_from_gripper, jaw, (jaw > 0.9).astype(np.float64), cube, mat, colour)
+    return motions
+
+
+def _hand(x: float, y: float, z: float, heading: float, roll: float = 0.0, pitch: float = 0.0) -> FloatArray:
+    """A gripper that points down, turned and tilted."""
+    down = rotations.matrix_from_euler(np.array([np.pi + roll, pitch, heading]))
+    return np.asarray(transforms.make_transform(down, np.array([x, y, z])))
+
+
+def _follow(
+    waypoints: Sequence[tuple[FloatArray, float, float]], frames: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Poses and jaw along waypoints (pose, jaw, time to get there), the frames' times, and when each leg ends."""
     ends = np.cumsum([w[2] for w in waypoints])
     times = np.linspace(0.0, ends[-1], frames) if frames > 1 else np.zeros(1)
     leg = np.clip(np.searchsorted(ends, times, side="right"), 1, len(waypoints) - 1)
@@ -139,13 +197,7 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
     position = a[:, :3, 3] + s[:, None] * (b[:, :3, 3] - a[:, :3, 3])
     world_from_gripper = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(quaternions), position))
     jaw = jaws[leg - 1] + s * (jaws[leg] - jaws[leg - 1])
-    lying = _flat(cube[0], cube[1], TABLE_HEIGHT + _CUBE / 2, cube[2])
-    gripper_from_cube = transforms.invert(at_cube) @ lying
-    placed = at_mat @ gripper_from_cube
-    held = (times >= ends[3]) & (times < ends[7])
-    carried = world_from_gripper @ gripper_from_cube
-    world_from_cube = np.where(held[:, None, None], carried, np.where((times >= ends[7])[:, None, None], placed, lying))
-    return DemoMotion(world_from_gripper, jaw, (jaw > 0.9).astype(np.float64), world_from_cube, mat, colour)
+    return world_from_gripper, np.asarray(jaw), times, ends
 
 
 def make_cameras(motion: DemoMotion, size: int, names: Sequence[str] = CAMERAS) -> dict[str, Camera | CameraTrack]:
@@ -176,64 +228,91 @@ def make_cameras(motion: DemoMotion, size: int, names: Sequence[str] = CAMERAS) 
     return cameras
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture: ``rgb (S, S, 3)`` uint8, ``depth (S, S)`` metres along the optical axis, ``ids (S, S)`` objects."""
+    """One picture; depth and ids are those at the centres of the pixels, and drawn when they are asked for.
+
+    Attributes:
+        rgb: ``(S, S, 3)`` uint8.
+    """
 
     rgb: NDArray[np.uint8]
-    depth: NDArray[np.float32]
-    ids: NDArray[np.uint8]
+    _planes: Callable[[], tuple[NDArray[np.float32], NDArray[np.uint8]]]
+
+    @cached_property
+    def _drawn(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        return self._planes()
+
+    @property
+    def depth(self) -> NDArray[np.float32]:
+        """``(S, S)`` metres along the optical axis."""
+        return self._drawn[0]
+
+    @property
+    def ids(self) -> NDArray[np.uint8]:
+        """``(S, S)`` objects."""
+        return self._drawn[1]
 
 
 class SceneRenderer:
     """Draws one demo's scene.
 
     Args:
-        motion: What moves.
+        motion: What moves; or the motions of a right and a left arm (`make_pair`).
         size: Width and height of the pictures in pixels.
     """
 
-    def __init__(self, motion: DemoMotion, size: int) -> None:
-        self.motion = motion
+    def __init__(self, motion: DemoMotion | Mapping[str, DemoMotion], size: int) -> None:
+        if isinstance(motion, Mapping):
+            self.arms = [(motion["right"], _BASE - _APART), (motion["left"], _BASE + _APART)]
+        else:
+            self.arms = [(motion, _BASE)]
         self.size = size
-        self._texture = _table_texture(motion.mat)
+        self._texture = _table_texture(self.arms[0][0].mat)
         self._backgrounds: dict[bytes, _Layer] = {}
         self._latest: tuple[int, _Soup] | None = None
 
     def draw(self, camera: Camera, frame: int) -> Picture:
         """The scene at one frame as ``camera`` sees it; the camera's pictures must be square and of this size."""
-        s = self.size * _SAMPLES
-        K = np.diag([_SAMPLES, _SAMPLES, 1.0]) @ camera.K
-        camera_from_world = np.asarray(transforms.invert(camera.world_from_camera))
-        key = camera.K.tobytes() + camera.world_from_camera.tobytes()
-        background = self._backgrounds.get(key)
-        if background is None:
-            background = self._background(K, camera_from_world, s)
-            if len(self._backgrounds) < 8:
-                self._backgrounds[key] = background
         if self._latest is None or self._latest[0] != frame:
             self._latest = frame, self._soup(frame)
         soup = self._latest[1]
+        colour = self._drawn(camera, soup, _SAMPLES, shadows=True).colour
+        rgb = cv2.resize(colour, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+        def planes() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+            return _centres(self._drawn(camera, soup, _CENTRED, shadows=False), _CENTRED)
+
+        return Picture(rgb, planes)
+
+    def _drawn(self, camera: Camera, soup: _Soup, samples: int, shadows: bool) -> _Layer:
+        """The scene at ``samples`` samples a pixel along each side."""
+        s = self.size * samples
+        K = np.diag([samples, samples, 1.0]) @ camera.K
+        camera_from_world = np.asarray(transforms.invert(camera.world_from_camera))
+        key = bytes([samples]) + camera.K.tobytes() + camera.world_from_camera.tobytes()
+        background = self._backgrounds.get(key)
+        if background is None:
+            background = self._background(K, camera_from_world, s)
+            if len(self._backgrounds) < 16:
+                self._backgrounds[key] = background
         colour = background.colour.copy()
-        self._shade_table(colour, background.ids, soup, K, camera_from_world)
+        if shadows:
+            self._shade_table(colour, background.ids, soup, K, camera_from_world)
         inverse_depth = background.inverse_depth.copy()
         ids = background.ids.copy()
         _rasterize(soup, K, camera_from_world, colour, inverse_depth, ids)
-        rgb = cv2.resize(colour, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        centre = slice(_SAMPLES // 2, None, _SAMPLES)
-        return Picture(
-            rgb,
-            (1 / inverse_depth[centre, centre]).astype(np.float32),
-            ids[centre, centre].copy(),
-        )
+        return _Layer(colour, inverse_depth, ids)
 
     def _soup(self, frame: int) -> _Soup:
         """All triangles in the world at one frame."""
-        m = self.motion
-        gripper = _gripper_body().at(m.world_from_gripper[frame], float(m.jaw[frame]))
-        arm = [_bodies()[name].at(pose, 0.0) for name, pose in _arm_poses(m.world_from_gripper[frame]).items()]
-        cube = _bodies()["cube"].painted(COLOURS[m.colour]).at(m.world_from_cube[frame], 0.0)
-        return _Soup.join([gripper, *arm, cube])
+        parts = []
+        for m, base in self.arms:
+            hand = m.world_from_gripper[frame]
+            parts.append(_gripper_body().at(hand, float(m.jaw[frame])))
+            parts += [_bodies()[name].at(pose, 0.0) for name, pose in _arm_poses(hand, base).items()]
+            parts.append(_bodies()["cube"].painted(COLOURS[m.colour]).at(m.world_from_cube[frame], 0.0))
+        return _Soup.join(parts)
 
     def _background(self, K: FloatArray, camera_from_world: FloatArray, s: int) -> _Layer:
         ramp = np.linspace(1.04, 0.86, s, dtype=np.float32)[:, None, None]
@@ -285,16 +364,26 @@ def draw_gripper(
         world_from_gripper: ``(4, 4)`` canonical gripper frame; the world's own if left out.
         paper: Colour of the background.
     """
-    s = camera.width * 2 * _SAMPLES
-    K = np.diag([2.0 * _SAMPLES, 2.0 * _SAMPLES, 1.0]) @ camera.K
-    colour = np.full((s, s, 3), paper, np.uint8)
-    inverse_depth = np.full((s, s), 1 / 50.0, np.float32)
-    ids = np.zeros((s, s), np.uint8)
     soup = _gripper_body().at(np.eye(4) if world_from_gripper is None else world_from_gripper, openness)
-    _rasterize(soup, K, np.asarray(transforms.invert(camera.world_from_camera)), colour, inverse_depth, ids)
-    rgb = cv2.resize(colour, (camera.width, camera.width), interpolation=cv2.INTER_AREA)
-    centre = slice(_SAMPLES, None, 2 * _SAMPLES)
-    return Picture(rgb, (1 / inverse_depth[centre, centre]).astype(np.float32), ids[centre, centre].copy())
+
+    def drawn(samples: int) -> _Layer:
+        s = camera.width * samples
+        layer = _Layer(
+            np.full((s, s, 3), paper, np.uint8), np.full((s, s), 1 / 50.0, np.float32), np.zeros((s, s), np.uint8)
+        )
+        K = np.diag([samples, samples, 1.0]) @ camera.K
+        camera_from_world = np.asarray(transforms.invert(camera.world_from_camera))
+        _rasterize(soup, K, camera_from_world, layer.colour, layer.inverse_depth, layer.ids)
+        return layer
+
+    rgb = cv2.resize(drawn(2 * _SAMPLES).colour, (camera.width, camera.width), interpolation=cv2.INTER_AREA)
+    return Picture(rgb, lambda: _centres(drawn(_CENTRED), _CENTRED))
+
+
+def _centres(layer: _Layer, samples: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Depth and ids at the centres of pixels, of an odd number of samples a side."""
+    centre = slice(samples // 2, None, samples)
+    return (1 / layer.inverse_depth[centre, centre]).astype(np.float32), layer.ids[centre, centre].copy()
 
 
 # Geometry.
@@ -408,7 +497,9 @@ def _gripper_body() -> _Body:
 
 
 _UPPER, _FOREARM, _HAND = 0.42, 0.40, 0.145
-_SHOULDER = _BASE + np.array([0.0, 0.0, 0.30])
+_SHOULDER = np.array([0.0, 0.0, 0.30])
+"""From the base."""
+
 _WRIST = 0.27
 
 
@@ -443,22 +534,23 @@ def _bodies() -> dict[str, _Body]:
     }
 
 
-def _arm_poses(world_from_gripper: FloatArray) -> dict[str, FloatArray]:
+def _arm_poses(world_from_gripper: FloatArray, base: FloatArray) -> dict[str, FloatArray]:
     """Where the links are so that the last one meets the flange: two links with the elbow up."""
     wrist = transforms.apply(world_from_gripper, np.array([[0.0, 0.0, -_WRIST]]))[0]
-    reach = wrist - _SHOULDER
+    shoulder = base + _SHOULDER
+    reach = wrist - shoulder
     distance = float(np.clip(np.linalg.norm(reach), 0.1, 0.999 * (_UPPER + _FOREARM)))
     ahead = reach / np.linalg.norm(reach)
     side = np.cross([0.0, 0.0, 1.0], ahead)
     side /= max(float(np.linalg.norm(side)), 1e-9)
     up = np.cross(ahead, side)
     along = (distance**2 + _UPPER**2 - _FOREARM**2) / (2 * distance)
-    elbow = _SHOULDER + along * ahead + np.sqrt(max(_UPPER**2 - along**2, 0.0)) * up
+    elbow = shoulder + along * ahead + np.sqrt(max(_UPPER**2 - along**2, 0.0)) * up
     return {
-        "base": _along(_BASE, np.array([0.0, 0.0, 1.0])),
-        "column": _along(_BASE, np.array([0.0, 0.0, 1.0])),
-        "shoulder": _along(_SHOULDER, ahead),
-        "upper": _along(_SHOULDER, elbow - _SHOULDER),
+        "base": _along(base, np.array([0.0, 0.0, 1.0])),
+        "column": _along(base, np.array([0.0, 0.0, 1.0])),
+        "shoulder": _along(shoulder, ahead),
+        "upper": _along(shoulder, elbow - shoulder),
         "elbow": _along(elbow, ahead),
         "forearm": _along(elbow, wrist - elbow),
         "wrist": _along(wrist, ahead),
