@@ -33,6 +33,7 @@ from ..calibration import OPENCV_FROM_OPENGL
 FloatArray = NDArray[np.float64]
 MAX_BYTES = 32 << 20
 MAX_INCLUDES = 200
+_MAX_LISTED = 60
 _PLACE = ("pos", "quat", "axisangle", "xyaxes", "zaxis", "euler")
 _KEPT = {
     "body": ("name", "childclass", "mocap", *_PLACE),
@@ -230,7 +231,7 @@ class Scene:
     def names(self, kind: str) -> list[str]:
         """Names of all ``body``, ``site``, ``joint`` or ``camera`` elements that have one."""
         count = {"body": "nbody", "site": "nsite", "joint": "njnt", "camera": "ncam"}[kind]
-        found = (self._name(kind, i) for i in range(getattr(self.model, count)))
+        found = (self._name(kind, i) for i in range(int(getattr(self.model, count))))
         return [n for n in found if n]
 
     def _name(self, kind: str, index: int) -> str | None:
@@ -264,7 +265,7 @@ class Scene:
                 f"has no such {' or '.join(kinds)}",
                 where=self.where,
                 field=field,
-                expected="; ".join(f"{k}: {', '.join(self.names(k)) or 'none'}" for k in kinds),
+                expected="; ".join(f"{k}: {_listed(self.names(k))}" for k in kinds),
                 found=name,
             )
         return next(iter(found.items()))
@@ -297,6 +298,27 @@ class Scene:
             for b in reversed(self.ancestors(body))
             if self.model.body_jntnum[b] > 0 or (b != 0 and self.model.body_mocapid[b] >= 0)
         ]
+
+    def carriers(self, kind: str, index: int) -> list[int]:
+        """What moves a body, site or camera: the bodies with joints above it, and those above a camera's target."""
+        own = self.moving_parts(self.body_of(kind, index))
+        target = int(self.model.cam_targetbodyid[index]) if kind == "camera" else -1
+        aimed = [] if target < 0 else self.moving_parts(target)
+        return own if target < 0 or aimed == own else [*own, -1, *aimed]
+
+    def slides_beside(self, kind: str, index: int) -> list[FloatArray]:
+        """Axes ``(3,)`` in the world, at rest, of the slide joints on the same moving body as a site: fingers."""
+        parts = self.moving_parts(self.body_of(kind, index))
+        data = self.mujoco.MjData(self.model)
+        data.qpos[:] = self.model.qpos0
+        self.mujoco.mj_kinematics(self.model, data)
+        out = []
+        for joint in range(int(self.model.njnt)):
+            above = self.moving_parts(int(self.model.jnt_bodyid[joint]))
+            slide = int(self.model.jnt_type[joint]) == int(self.mujoco.mjtJoint.mjJNT_SLIDE)
+            if slide and parts and above[:-1] == parts:
+                out.append(np.array(data.xaxis[joint], dtype=np.float64))
+        return out
 
     def joint_names_of(self, body: int) -> list[str]:
         """Names of a body's own joints, in order; one without a name is called after its body.
@@ -358,6 +380,28 @@ class Scene:
         self.check_camera(index)
         f = 0.5 * height / np.tan(0.5 * np.radians(float(self.model.cam_fovy[index])))
         return np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" … ({len(names)} in all)" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more if names else "none"
+
+
+def moving_cameras(text: str, where: object) -> set[str]:
+    """Names of the cameras in an MJCF text that are fixed to something that moves; MuJoCo is not needed."""
+    found: set[str] = set()
+
+    def walk(element: ElementTree.Element, moves: bool) -> None:
+        moves = moves or element.get("mocap") == "true" or any(c.tag in ("joint", "freejoint") for c in element)
+        for child in element:
+            if child.tag == "camera" and (moves or child.get("mode", "fixed") != "fixed"):
+                found.add(str(child.get("name")))
+            elif child.tag in _NESTED:
+                walk(child, moves)
+
+    for world in parse_xml(text.encode(), where).findall("worldbody"):
+        walk(world, False)
+    return found
 
 
 def pose_of(position: Any, quaternion_wxyz: Any) -> FloatArray:

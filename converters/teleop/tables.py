@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ActionImgError, BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from ...errors import (
+    ActionImgError,
+    BadFileError,
+    MissingExtraError,
+    SourceNotFoundError,
+    UnsafeFileError,
+    WrongFormatError,
+)
 from ...model.untrusted import MAX_ARRAY_BYTES, load_npy, parse_json, unzip
 from . import hdf5
 
@@ -325,8 +332,6 @@ def _hdf5(path: Path, group: str) -> Table:
 
 def open_zarr(path: Path) -> Any:
     """The root group of a zarr folder or ``.zarr.zip``; `MissingExtraError` without zarr."""
-    from ...errors import MissingExtraError
-
     if path.is_file():
         check_zip(path)
     try:
@@ -337,6 +342,7 @@ def open_zarr(path: Path) -> Any:
         raise MissingExtraError(
             "zarr is not installed", where=path, hint="Install it: pip install 'actionimg-data[teleop]'."
         ) from None
+    _register_codecs()
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
     try:
         return zarr.open_group(Guarded(store), mode="r")
@@ -346,11 +352,52 @@ def open_zarr(path: Path) -> Any:
         raise BadFileError(f"is not a zarr group: {error}", where=path) from None
 
 
+def _register_codecs() -> None:
+    """Make imagecodecs' codecs known to zarr, where they are installed: JPEG-XL and others, by the names UMI uses."""
+    try:
+        from imagecodecs.numcodecs import register_codecs
+    except ImportError:
+        return
+    register_codecs(verbose=False)
+
+
+def zarr_error(error: Exception, where: object, field: str | None) -> BadFileError | MissingExtraError:
+    """What an exception of zarr means: a codec that is not installed, or data that is damaged."""
+    text = str(error)
+    if "UnknownCodec" in type(error).__name__ or "codec not available" in text:
+        return MissingExtraError(
+            "a codec that the arrays need is not installed",
+            where=where,
+            field=field,
+            found=text,
+            hint="Install it: pip install 'actionimg-data[teleop]' (JPEG-XL is one of imagecodecs').",
+        )
+    return BadFileError(f"is damaged: {text}", where=where, field=field)
+
+
+def read_zarr(array: Any, rows: slice, where: object, field: str) -> NDArray[Any]:
+    """Rows of a zarr array.
+
+    Raises:
+        UnsafeFileError: As `check_zarr_array`.
+        MissingExtraError: Its codec is not installed.
+        BadFileError: It is damaged.
+    """
+    check_zarr_array(array, f"{where}#{field}")
+    try:
+        return np.asarray(array[rows])
+    except ActionImgError:
+        raise
+    except ZARR_DAMAGED as error:
+        raise zarr_error(error, where, field) from None
+
+
 def zarr_arrays(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
     """Every array below a zarr group, by path, in natural order of the names.
 
     Raises:
         BadFileError: The metadata of one is damaged.
+        MissingExtraError: The codec of one is not installed.
         UnsafeFileError: Groups in a circle of links, or thousands of arrays.
     """
     try:
@@ -362,7 +409,7 @@ def zarr_arrays(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
     except ActionImgError:
         raise
     except ZARR_DAMAGED as error:
-        raise BadFileError(f"is damaged: {error}", where=str(group.store), field=prefix or None) from None
+        raise zarr_error(error, str(group.store), prefix or None) from None
     return found
 
 
