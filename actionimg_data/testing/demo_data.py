@@ -89,6 +89,81 @@ def write_rlbench_dataset(
     return Path(dest)
 
 
+BIMANUAL_TASK: Final = "bimanual_lift_cubes"
+BIMANUAL_CAMERAS: Final = (
+    "front",
+    "over_shoulder_left",
+    "over_shoulder_right",
+    "overhead",
+    "wrist_left",
+    "wrist_right",
+)
+"""The cameras of PerAct2's demos, by its names."""
+
+
+def write_rlbench_bimanual(
+    dest: str | os.PathLike[str],
+    episodes: int = 2,
+    frames: int = 60,
+    size: int = 128,
+    cameras: Sequence[str] = BIMANUAL_CAMERAS,
+    seed: int = 0,
+    *,
+    task: str = BIMANUAL_TASK,
+    protocol: int = 4,
+    depth_and_masks: bool = False,
+) -> Path:
+    """Write demos of two arms as PerAct2's fork of RLBench does it: its classes, and pictures ``rgb_0000.png``.
+
+    Args:
+        dest: Folder that will hold the task's folder.
+        episodes: Number of demos.
+        frames: Frames of each demo, at 20 Hz.
+        size: Width and height of the pictures in pixels.
+        cameras: Which of `BIMANUAL_CAMERAS`.
+        seed: Of the first demo; the next has the next.
+        task: Name of the task.
+        protocol: Pickle protocol, 2 to 5.
+        depth_and_masks: Write depth and mask pictures too.
+
+    Returns:
+        ``dest``.
+
+    Raises:
+        OutputExistsError: ``dest`` already holds the task.
+        InvalidSpecError: A number is not positive, or there is no such camera.
+    """
+    root = _new_task(Path(dest), task, episodes)
+    for k in range(episodes):
+        motions = scene.make_pair(frames, seed + k)
+        folder = root / "all_variations" / "episodes" / f"episode{k}"
+        folder.mkdir(parents=True)
+        (folder / "variation_number.pkl").write_bytes(pickle.dumps(0, protocol))
+        texts = ["lift both cubes", "pick up the two cubes at the same time and set them down again"]
+        (folder / "variation_descriptions.pkl").write_bytes(pickle.dumps(texts, protocol))
+        tracks = {name: _bimanual_camera(motions, name, size) for name in cameras}
+        renderer = scene.SceneRenderer(motions, size)
+        poses = {arm: _poses(motion) for arm, motion in motions.items()}
+        observations = []
+        for i in range(frames):
+            arms = {arm: {**_arm(motion, poses[arm], i), "ignore_collisions": None} for arm, motion in motions.items()}
+            misc = _pictures(folder, renderer, tracks, i, depth_and_masks, "{kind}_{i:04d}.png")
+            observations.append({"perception_data": {}, "task_low_dim_state": None, "misc": misc, **arms})
+        state = np.random.RandomState(seed + k).get_state()
+        (folder / "low_dim_obs.pkl").write_bytes(pickle_demo(observations, state, 0, protocol))
+    return Path(dest)
+
+
+def _bimanual_camera(motions: Mapping[str, scene.DemoMotion], name: str, size: int) -> Camera | CameraTrack:
+    """A camera of a demo of two arms; what PerAct2 calls over_shoulder_left is the scene's left_shoulder."""
+    if name not in BIMANUAL_CAMERAS:
+        raise InvalidSpecError("no such camera", field="cameras", expected=" | ".join(BIMANUAL_CAMERAS), found=name)
+    plain, _, side = name.rpartition("_")
+    own = {"wrist": "wrist", "over_shoulder": f"{side}_shoulder"}.get(plain, name)
+    motion = motions[side if plain == "wrist" else "right"]
+    return scene.make_cameras(motion, size, [own])[own]
+
+
 def write_action_images_tree(
     dest: str | os.PathLike[str],
     episodes: int = 2,
@@ -193,39 +268,14 @@ def _write_demo(
 ) -> None:
     tracks = scene.make_cameras(motion, size, cameras)
     renderer = scene.SceneRenderer(motion, size)
-    kinds = ("rgb", "depth", "mask") if depth_and_masks else ("rgb",)
-    for name in tracks:
-        for kind in kinds:
-            (folder / f"{name}_{kind}").mkdir()
     poses = _poses(motion)
     observations = []
     for i in range(len(motion)):
-        misc: dict[str, Any] = {}
-        for name, track in tracks.items():
-            camera = _at(track, i)
-            picture = renderer.draw(camera, i)
-            _write_png(folder / f"{name}_rgb" / f"{i}.png", picture.rgb)
-            if depth_and_masks:
-                _write_png(folder / f"{name}_depth" / f"{i}.png", _encode_depth(picture.depth))
-                handle = np.zeros_like(picture.rgb)
-                handle[..., 0] = picture.ids
-                _write_png(folder / f"{name}_mask" / f"{i}.png", handle)
-            K, pose = coppelia_camera(camera)
-            misc[f"{name}_camera_extrinsics"] = pose
-            misc[f"{name}_camera_intrinsics"] = K
-            misc[f"{name}_camera_near"] = NEAR
-            misc[f"{name}_camera_far"] = FAR
+        misc = _pictures(folder, renderer, tracks, i, depth_and_masks, "{i}.png")
         observations.append(
             {
                 **{f"{c}_{k}": None for c in scene.CAMERAS for k in ("rgb", "depth", "mask", "point_cloud")},
-                "joint_velocities": None,
-                "joint_positions": None,
-                "joint_forces": None,
-                "gripper_open": float(motion.gripper_open[i]),
-                "gripper_pose": poses[i].copy(),
-                "gripper_matrix": motion.world_from_gripper[i].copy(),
-                "gripper_joint_positions": np.full(2, motion.jaw[i] * 0.04),
-                "gripper_touch_forces": None,
+                **_arm(motion, poses, i),
                 "task_low_dim_state": np.concatenate([motion.world_from_cube[i, :3, 3], motion.mat]),
                 "ignore_collisions": np.array(0.0),
                 "misc": misc,
@@ -235,36 +285,97 @@ def _write_demo(
     (folder / "low_dim_obs.pkl").write_bytes(pickle_demo(observations, state, variation, protocol))
 
 
+def _arm(motion: scene.DemoMotion, poses: NDArray[np.float64], i: int) -> dict[str, Any]:
+    """What an observation says of an arm."""
+    return {
+        "joint_velocities": None,
+        "joint_positions": None,
+        "joint_forces": None,
+        "gripper_open": float(motion.gripper_open[i]),
+        "gripper_pose": poses[i].copy(),
+        "gripper_matrix": motion.world_from_gripper[i].copy(),
+        "gripper_joint_positions": np.full(2, motion.jaw[i] * 0.04),
+        "gripper_touch_forces": None,
+    }
+
+
+def _pictures(
+    folder: Path,
+    renderer: scene.SceneRenderer,
+    tracks: Mapping[str, Camera | CameraTrack],
+    i: int,
+    depth_and_masks: bool,
+    name: str,
+) -> dict[str, Any]:
+    """Write the pictures of one frame into ``CAMERA_KIND``; returns what its observation says of the cameras."""
+    misc: dict[str, Any] = {}
+    for view, track in tracks.items():
+        camera = _at(track, i)
+        picture = renderer.draw(camera, i)
+        pictures = {"rgb": picture.rgb}
+        if depth_and_masks:
+            handle = np.zeros_like(picture.rgb)
+            handle[..., 0] = picture.ids
+            pictures |= {"depth": _encode_depth(picture.depth), "mask": handle}
+        for kind, array in pictures.items():
+            target = folder / f"{view}_{kind}"
+            target.mkdir(exist_ok=True)
+            _write_png(target / name.format(kind=kind, i=i), array)
+        K, pose = coppelia_camera(camera)
+        misc[f"{view}_camera_extrinsics"] = pose
+        misc[f"{view}_camera_intrinsics"] = K
+        misc[f"{view}_camera_near"] = NEAR
+        misc[f"{view}_camera_far"] = FAR
+    return misc
+
+
 def pickle_demo(
     observations: Sequence[Mapping[str, Any]], random_seed: Any, variation: int, protocol: int = 4
 ) -> bytes:
-    """The bytes of a ``low_dim_obs.pkl`` whose observations have these attributes."""
-    with _rlbench_classes() as (demo_class, observation_class):
-        demo = demo_class()
+    """The bytes of a ``low_dim_obs.pkl`` whose observations have these attributes.
+
+    Those with ``right`` and ``left`` (mappings of their attributes, or None) become PerAct2's bimanual ones.
+    """
+    with _rlbench_classes() as classes:
+        demo = classes["Demo"]()
         demo._observations = []
+
+        def made(kind: str, attributes: Mapping[str, Any]) -> Any:
+            instance = classes[kind]()
+            instance.__dict__.update(attributes)
+            return instance
+
         for attributes in observations:
-            observation = observation_class()
-            observation.__dict__.update(attributes)
-            demo._observations.append(observation)
+            arms = {
+                arm: None if attributes[arm] is None else made("UnimodalObservationData", attributes[arm])
+                for arm in ("right", "left")
+                if arm in attributes
+            }
+            demo._observations.append(made("BimanualObservation" if arms else "Observation", {**attributes, **arms}))
         demo.random_seed = random_seed
         demo.variation_number = variation
         return pickle.dumps(demo, protocol)
 
 
 @contextlib.contextmanager
-def _rlbench_classes() -> Iterator[tuple[type[Any], type[Any]]]:
+def _rlbench_classes() -> Iterator[dict[str, type[Any]]]:
     """Stand-ins that pickle under RLBench's own names: pickle looks a class up in the module it says it is from."""
     modules = {name: types.ModuleType(name) for name in ("rlbench", "rlbench.demo", "rlbench.backend")}
     modules["rlbench.backend.observation"] = types.ModuleType("rlbench.backend.observation")
-    demo = type("Demo", (), {"__module__": "rlbench.demo"})
-    observation = type("Observation", (), {"__module__": "rlbench.backend.observation"})
-    modules["rlbench.demo"].Demo = demo  # type: ignore[attr-defined]
-    modules["rlbench.backend.observation"].Observation = observation  # type: ignore[attr-defined]
+    classes: dict[str, type[Any]] = {}
+    for name, module in (
+        ("Demo", "rlbench.demo"),
+        ("Observation", "rlbench.backend.observation"),
+        ("BimanualObservation", "rlbench.backend.observation"),
+        ("UnimodalObservationData", "rlbench.backend.observation"),
+    ):
+        classes[name] = type(name, (), {"__module__": module})
+        setattr(modules[module], name, classes[name])
     with _names_lock:
         before = {name: sys.modules.get(name) for name in modules}
         sys.modules.update(modules)
         try:
-            yield demo, observation
+            yield classes
         finally:
             for name, module in before.items():
                 if module is None:
