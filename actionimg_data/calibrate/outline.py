@@ -1,0 +1,198 @@
+"""The outline of the gripper in a picture: where its silhouette ends, which way is out, and which 3-D point that is.
+
+A small painter's rasteriser on OpenCV's polygon filling, so that nothing but the core packages is needed. It draws the
+gripper alone, in a window around it, with several samples a pixel: a few milliseconds a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from ..conventions import DEFAULT_NEAR
+from ..geometry import pinhole, transforms
+from ..raster.gripper import GripperModel
+
+FloatArray = NDArray[np.float64]
+
+MAX_FACES: Final = 4000
+"""Finer meshes are clustered until they have no more faces; an outline does not show the difference."""
+
+WRIST_SHARE: Final = 0.2
+"""Share of the gripper's length, from the wrist, whose outline is not used: there the arm goes on."""
+
+_FRACTION_BITS: Final = 6
+_SAMPLES: Final = 240
+_MAX_ZOOM: Final = 8.0
+_CLUSTER_M: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """Points on the gripper's outline in one picture.
+
+    Args:
+        uv: ``(P, 2)`` pixels.
+        normal: ``(P, 2)`` unit, pointing out of the gripper.
+        local: ``(P, 3)`` metres, the points in the gripper's frame.
+        spacing: Pixels of outline for each point.
+    """
+
+    uv: FloatArray
+    normal: FloatArray
+    local: FloatArray
+    spacing: float
+
+    def __len__(self) -> int:
+        return len(self.uv)
+
+    def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Outline:
+        return Outline(self.uv[index], self.normal[index], self.local[index], self.spacing)
+
+
+class Hand:
+    """A gripper model made ready to be outlined many times.
+
+    Args:
+        model: The gripper in its canonical frame.
+    """
+
+    def __init__(self, model: GripperModel) -> None:
+        self.vertices, self.faces, self.opening = _clustered(model)
+        self.closed_surface = _closed(self.faces)
+        z = np.concatenate([self.vertices[:, 2], (self.vertices + self.opening)[:, 2]])
+        self.wrist_z = float(z.min() + WRIST_SHARE * (z.max() - z.min()))
+        both = np.concatenate([self.vertices, self.vertices + self.opening])
+        low, high = both.min(0), both.max(0)
+        self.corners = np.array([[x, y, w] for x in (low[0], high[0]) for y in (low[1], high[1]) for w in (low[2], high[2])])
+        used = both[both[:, 2] >= self.wrist_z]
+        self.centre = (used.min(0) + used.max(0)) / 2
+
+    def posed(self, openness: float) -> FloatArray:
+        """Vertices ``(N, 3)`` in the gripper's frame."""
+        return np.asarray(self.vertices + openness * self.opening)
+
+    def outline(
+        self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, max_points: int = 160
+    ) -> Outline | None:
+        """The outline through one camera; None where the gripper is not wholly in front of it.
+
+        Args:
+            camera_from_gripper: ``(4, 4)``.
+            K: ``(3, 3)`` pixels.
+            openness: In [0, 1].
+            max_points: About so many points at most, at least a pixel apart.
+        """
+        pose, K = np.asarray(camera_from_gripper, np.float64), np.asarray(K, np.float64)
+        points = np.asarray(transforms.apply(pose, self.posed(openness)))
+        if points[:, 2].min() <= DEFAULT_NEAR:
+            return None
+        uv = np.asarray(pinhole.project_camera_points(points, K)[0])
+        low, high = uv.min(0) - 2, uv.max(0) + 2
+        zoom = float(np.clip(_SAMPLES / (high - low).max(), 0.05, _MAX_ZOOM))
+        size = np.ceil((high - low) * zoom).astype(int)
+        ids = self._faces_seen((uv - low) * zoom, points, size)
+        found = _chains(ids > 0, zoom, max_points)
+        if found is None:
+            return None
+        at, pixel, normal, spacing = found
+        uv_out = at / zoom + low
+        rays = np.concatenate([uv_out, np.ones((len(uv_out), 1))], 1) @ np.linalg.inv(K).T
+        corners = points[self.faces[ids[pixel[:, 1], pixel[:, 0]] - 1]]
+        plane = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = (plane * corners[:, 0]).sum(1) / (plane * rays).sum(1)
+        # A face seen edge-on says little about depth; its own corners bound it.
+        depth = np.clip(np.nan_to_num(depth, nan=0.0), corners[..., 2].min(1), corners[..., 2].max(1))
+        local = np.asarray(transforms.apply(transforms.invert(pose), rays * depth[:, None]))
+        out = Outline(uv_out, normal, local, spacing)
+        return out[local[:, 2] > self.wrist_z]
+
+    def mask(self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, height: int, width: int) -> NDArray[np.bool_]:
+        """The silhouette ``(H, W)``: pixels whose centre the gripper covers, to a sixteenth of a pixel."""
+        points = np.asarray(transforms.apply(np.asarray(camera_from_gripper), self.posed(openness)))
+        if points[:, 2].min() <= DEFAULT_NEAR:
+            return np.zeros((height, width), np.bool_)
+        uv = np.asarray(pinhole.project_camera_points(points, np.asarray(K, np.float64))[0])
+        zoom = 8
+        low = np.clip(np.floor(uv.min(0)) - 1, 0, [width, height]).astype(int)
+        high = np.clip(np.ceil(uv.max(0)) + 1, 0, [width, height]).astype(int)
+        out = np.zeros((height, width), np.bool_)
+        if (high <= low).any():
+            return out
+        ids = self._faces_seen((uv - low) * zoom, points, (high - low) * zoom)
+        out[low[1] : high[1], low[0] : high[0]] = ids[zoom // 2 :: zoom, zoom // 2 :: zoom] > 0
+        return out
+
+    def _faces_seen(self, uv: FloatArray, points: FloatArray, size: NDArray[np.int_]) -> NDArray[np.int32]:
+        """``(H, W)`` one plus the number of the face that is seen at each sample; 0 where none is."""
+        ids = np.zeros((int(size[1]), int(size[0])), np.int32)
+        order = np.argsort(-points[self.faces, 2].mean(1))
+        flat = uv[self.faces]
+        if self.closed_surface:
+            a, b = flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+            # Counter-clockwise from outside is clockwise on a screen whose y points down.
+            order = order[(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])[order] < 0]
+        fixed = np.rint((flat - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)
+        for face in order.tolist():
+            cv2.fillConvexPoly(ids, fixed[face], face + 1, cv2.LINE_8, _FRACTION_BITS)
+        return ids
+
+
+def _chains(
+    mask: NDArray[np.bool_], zoom: float, max_points: int
+) -> tuple[FloatArray, NDArray[np.intp], FloatArray, float] | None:
+    """Points on a mask's outline, their pixels, outward normals, and the pixels of the picture for each point."""
+    chains, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    chains = [c[:, 0, :] for c in chains if len(c) >= 4 * zoom]
+    if not chains:
+        return None
+    total = sum(len(c) for c in chains) / zoom
+    spacing = max(1.0, total / max_points)
+    at, pixel, normal = [], [], []
+    for chain in chains:
+        smooth = gaussian_filter1d(chain.astype(np.float64), 1.0, axis=0, mode="wrap")
+        along = gaussian_filter1d(chain.astype(np.float64), max(1.0, 0.75 * zoom), axis=0, mode="wrap")
+        tangent = np.roll(along, -1, 0) - np.roll(along, 1, 0)
+        tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+        out = np.stack([tangent[:, 1], -tangent[:, 0]], 1)
+        probe = np.rint(smooth + 2 * out).astype(int)
+        x, y = np.clip(probe[:, 0], 0, mask.shape[1] - 1), np.clip(probe[:, 1], 0, mask.shape[0] - 1)
+        # One chain goes one way round: its points vote which side is out.
+        if mask[y, x].mean() > 0.5:
+            out = -out
+        pick = np.arange(0, len(chain), max(1, round(spacing * zoom)))
+        at.append(smooth[pick] + 0.5)
+        pixel.append(chain[pick])
+        normal.append(out[pick])
+    return np.concatenate(at), np.concatenate(pixel).astype(np.intp), np.concatenate(normal), spacing
+
+
+def _clustered(model: GripperModel) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+    """Vertices, faces and opening of the model with at most `MAX_FACES` faces."""
+    vertices, faces, opening = model.vertices, model.faces, model.opening
+    for cell in _CLUSTER_M:
+        if len(faces) <= MAX_FACES:
+            break
+        part = np.zeros(len(model.vertices), np.int64)
+        part[model.faces] = model.face_parts[:, None]
+        key = np.concatenate([np.rint(model.vertices / cell).astype(np.int64), part[:, None]], 1)
+        _, first, which = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        faces = which.reshape(-1)[model.faces]
+        distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+        faces = np.unique(faces[distinct], axis=0)
+        vertices, opening = model.vertices[first], model.opening[first]
+    return vertices, faces, opening
+
+
+def _closed(faces: NDArray[np.int64]) -> bool:
+    """Whether each edge is used once each way: a closed surface with all faces turned alike."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    n = int(faces.max()) + 1
+    forward, backward = edges[:, 0] * n + edges[:, 1], edges[:, 1] * n + edges[:, 0]
+    return len(np.unique(forward)) == len(forward) and bool(np.array_equal(np.sort(forward), np.sort(backward)))

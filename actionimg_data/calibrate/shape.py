@@ -1,0 +1,101 @@
+"""Which gripper is looked for: the parametric one, a mesh, or a link of a URDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import InvalidSpecError
+from ..raster.gripper import GripperModel, gripper_model, load_mesh
+from .outline import Hand
+
+MODEL_ERROR_M: Final = 0.001
+"""How far a model's outline is taken to be off as a whole, one standard deviation; measured, see docs/calibration.md."""
+
+_SIZES: Final = ("max_width", "finger_length", "finger_width", "flange_radius", "fingertip_reach")
+
+
+@dataclass(frozen=True, eq=False)
+class GripperShape:
+    """The gripper to look for.
+
+    Args:
+        hand: The model, ready to be outlined.
+        name: What the results call it.
+        error_m: Standard deviation in metres of the model's outline against the real gripper's, as a whole.
+    """
+
+    hand: Hand
+    name: str
+    error_m: float = MODEL_ERROR_M
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.error_m) and 0 <= self.error_m <= 1):
+            raise InvalidSpecError("is not a length in metres", field="error_m", expected="0 … 1", found=self.error_m)
+
+    @classmethod
+    def parametric(cls, error_m: float = MODEL_ERROR_M, **sizes: Any) -> GripperShape:
+        """The parallel-jaw gripper of `gripper_model` with the given sizes in metres.
+
+        Raises:
+            InvalidSpecError: A size that there is not, or that cannot be.
+        """
+        known = (*_SIZES, "hand_size")
+        unknown = sorted(set(sizes) - set(known))
+        if unknown:
+            raise InvalidSpecError("no such size", field="gripper", expected=" ".join(known), found=" ".join(unknown))
+        told = ", ".join(f"{k}={v}" for k, v in sorted(sizes.items()))
+        return cls(Hand(gripper_model(**sizes)), "parametric" + (f" ({told})" if told else ""), error_m)
+
+    @classmethod
+    def from_model(cls, model: GripperModel, name: str, error_m: float = MODEL_ERROR_M) -> GripperShape:
+        """Any `GripperModel`."""
+        return cls(Hand(model), name, error_m)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        link: str | None = None,
+        *,
+        gripper_from_mesh: ArrayLike | None = None,
+        scale: float = 1.0,
+        error_m: float = MODEL_ERROR_M,
+    ) -> GripperShape:
+        """A mesh file, or a link of a URDF; it does not open and close.
+
+        Raises:
+            ActionImgError: See `actionimg_data.mesh.load_mesh`.
+        """
+        mesh = load_mesh(path, link, gripper_from_mesh=gripper_from_mesh, scale=scale)
+        kind = "URDF" if Path(path).suffix.lower() == ".urdf" else "mesh"
+        name = f"{kind} {Path(path).name}" + (f" link {link}" if link else "")
+        return cls(Hand(GripperModel.from_trimesh(mesh)), name, error_m)
+
+
+def parse_sizes(texts: Sequence[str]) -> dict[str, Any]:
+    """Sizes of the parametric gripper from ``NAME=METRES`` texts (``hand_size=X,Y,Z``).
+
+    Raises:
+        InvalidSpecError: Not of that form.
+    """
+    sizes: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        key = name.strip().replace("-", "_")
+        try:
+            numbers = tuple(float(v) for v in value.split(","))
+        except ValueError:
+            numbers = ()
+        wanted = 3 if key == "hand_size" else 1
+        if not equals or len(numbers) != wanted:
+            raise InvalidSpecError(
+                "is not a size of the gripper", field="gripper", expected="NAME=METRES, hand_size=X,Y,Z", found=text
+            )
+        sizes[key] = numbers if wanted == 3 else numbers[0]
+    return sizes
