@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .camera_file import AxesField, CameraEntry, Matrix3, Transform
-from .mapping import ColumnRef, PoseMatrix, Position, Rotation
+from .mapping import AngleUnit, ColumnRef, PoseMatrix, Position, Rotation
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 ViewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
@@ -46,8 +46,21 @@ class RldsView(_Model):
     )
 
 
+class RldsJoints(_Model):
+    """Joint values, and the robot file through which they become poses."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each joint")
+    names: tuple[str, ...] = Field(
+        (), description="joints of the robot file, in the order of the columns; those from base to tip if not said"
+    )
+    unit: AngleUnit = Field("rad", description="of revolute joints; prismatic ones are metres")
+    robot: str = Field(description="URDF or MJCF file, relative to this one; its meshes are not needed")
+    base: str | None = Field(None, description="link, body or site that poses are relative to; the root if not said")
+    tip: str = Field(description="link, body or site whose pose is the end-effector's")
+
+
 class RldsPose(_Model):
-    """The absolute pose of the robot's end-effector, as reported: position and rotation, or a 4x4 matrix."""
+    """The absolute pose of the robot's end-effector: position and rotation, a 4x4 matrix, or joints."""
 
     position: Position | None = Field(None, description="columns of x, y, z and their unit")
     rotation: Rotation | None = Field(None, description="columns of the rotation, their form, order and unit")
@@ -55,14 +68,16 @@ class RldsPose(_Model):
         None, description="the reported frame's rotation is what `rotation` gives times this 3x3 matrix (row by row)"
     )
     matrix: PoseMatrix | None = Field(None, description="columns of 16 numbers, their order and unit")
+    joints: RldsJoints | None = Field(None, description="joint values, for data sets without poses")
     frame: str = Field(description="the frame that poses are given in, in words")
 
     @model_validator(mode="after")
     def _one_kind(self) -> RldsPose:
         parts = self.position is not None and self.rotation is not None
-        if parts == (self.matrix is not None) or (self.position is None) != (self.rotation is None):
-            raise ValueError("give position and rotation, or matrix")
-        if self.matrix is not None and self.rotation_offset is not None:
+        kinds = parts + (self.matrix is not None) + (self.joints is not None)
+        if kinds != 1 or (self.position is None) != (self.rotation is None):
+            raise ValueError("give position and rotation, or matrix, or joints")
+        if not parts and self.rotation_offset is not None:
             raise ValueError("rotation_offset goes with rotation")
         return self
 

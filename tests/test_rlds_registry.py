@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, motion, registry
 from actionimg_data.converters.rlds import features as F
+from actionimg_data.converters.teleop.kinematics import Chain
 from actionimg_data.errors import (
     AmbiguousSourceError,
     InvalidSpecError,
@@ -26,6 +27,7 @@ from actionimg_data.errors import (
 from actionimg_data.model import Camera, CameraTrack, Episode
 from actionimg_data.schemas.rlds_registry import RldsCameraFile, RldsEntry
 from actionimg_data.testing import rlds as w
+from actionimg_data.testing.simulators import panda_urdf
 
 STEPS = 6
 SHIPPED = registry.shipped()
@@ -99,6 +101,57 @@ def assert_motion(episode: Episode, position: Any, rotation: Rotation, openness:
 
 
 TEXT = ["put it there"] * STEPS
+
+# -- joints ------------------------------------------------------------------------------------------------------------
+
+
+def joint_data(tmp_path: Path, width: int = 7) -> tuple[Path, np.ndarray[Any, Any], dict[str, Any]]:
+    """A data set that the registry knows, with joints besides, and the options that take them."""
+    position, turns = poses()
+    values = {
+        "observation/joint_position": np.random.default_rng(1).uniform(-1, 1, (STEPS, width)).astype(np.float32),
+        "observation/cartesian_position": np.concatenate([position, turns.as_euler("xyz")], axis=1).astype(np.float32),
+        "observation/gripper_position": np.linspace(0, 1, STEPS).astype(np.float32)[:, None],
+        "language_instruction": TEXT,
+        **{view.image: pictures() for view in SHIPPED["droid"].views.values()},
+    }
+    for key in SHIPPED["droid"].requires:
+        values.setdefault(key, np.zeros((STEPS, 6), np.float32))
+    folder = build(tmp_path, "droid", values, {"episode_metadata": {"file_path": "a/b"}})
+    (tmp_path / "arm.urdf").write_text(panda_urdf())
+    options = {"robot": str(tmp_path / "arm.urdf"), "tip": "grip_site", "joints": "observation/joint_position"}
+    return folder, values["observation/joint_position"], options
+
+
+def test_joints_become_poses_through_a_robot_file(tmp_path: Path) -> None:
+    folder, joints, options = joint_data(tmp_path)
+    episode = read(folder, **options, tool_from_gripper="0 0 0 0 0 0.70710678 0.70710678")
+    chain = Chain.load(tmp_path / "arm.urdf", None, "grip_site")
+    expected = chain.poses(chain.names, joints.astype(np.float64))
+    assert np.allclose(episode.trajectory.position, expected[:, :3, 3], atol=1e-9)
+    turned = expected[:, :3, :3] @ Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    assert np.allclose(episode.trajectory.rotation, turned, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        # What the entry says of the hand is of another frame than the tip.
+        ({}, AmbiguousSourceError, "--tool-from-gripper"),
+        ({"tip": "palm"}, WrongFormatError, r"has no such link.*expected .*grip_site.*found palm"),
+        ({"tip": "link4"}, WrongFormatError, "another number of joints.*expected joint1, joint2, joint3, joint4"),
+        ({"tip": None}, InvalidSpecError, "--tip NAME"),
+        ({"joints": None}, InvalidSpecError, "--joints FEATURE"),
+        ({"robot": None}, InvalidSpecError, "needs a robot file"),
+    ],
+)
+def test_joints_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    folder, _, options = joint_data(tmp_path)
+    with pytest.raises(error, match=message):
+        read(folder, **{**options, **change}, **({"tool_from_gripper": "identity"} if change else {}))
+
 
 # -- the entries -----------------------------------------------------------------------------------------------------
 
@@ -537,8 +590,9 @@ def test_the_explanation_documents_every_field_and_every_data_set() -> None:
 def test_the_examples_of_the_documentation_are_valid() -> None:
     text = (Path(__file__).resolve().parents[1] / "docs" / "rlds.md").read_text()
     blocks = [yaml.safe_load(b.split("```")[0]) for b in text.split("```yaml\n")[1:]]
-    entry, calibration, cameras = blocks
+    entry, joints, calibration, cameras = blocks
     assert RldsEntry.model_validate(entry).names == ("my_robot",)
+    assert RldsEntry.model_validate({**entry, **joints}).pose.joints.robot == "panda.urdf"
     assert RldsEntry.model_validate({**entry, **calibration}).calibration.kind == "features"
     assert RldsCameraFile.model_validate(cameras).scene_key == "/episode_metadata/file_path"
 

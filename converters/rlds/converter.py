@@ -28,6 +28,8 @@ from ...model.episode import Image
 from ...schemas.rlds_registry import RldsEntry
 from ..base import Converter, ConverterOptions, Detection
 from ..teleop.frames import FlippedFrames
+from ..teleop.kinematics import Chain
+from ..teleop.mjcf import robot_files
 from ..undistort import UndistortedFrames, undistorted_K
 from . import cameras, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
@@ -50,6 +52,14 @@ class RLDSOptions(ConverterOptions):
     tool_from_gripper: str | None = Field(
         None,
         description="the canonical gripper frame in the reported one: identity, 'x y z qx qy qz qw', or 16 numbers",
+    )
+    robot: str | None = Field(
+        None, description="robot file, URDF or MJCF: poses from the joints, not from the entry's pose (with --tip)"
+    )
+    tip: str | None = Field(None, description="with --robot: the link, body or site whose pose is the end-effector's")
+    base: str | None = Field(None, description="with --robot: the frame that poses are in (default: the root)")
+    joints: str | None = Field(
+        None, description="with --robot: the feature that holds the joints in radians, e.g. observation/joint_position"
     )
     choose: tuple[str, ...] = Field((), description="SECTION=NAME, where sources disagree about the data set")
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
@@ -155,6 +165,7 @@ class RLDSConverter(Converter):
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
         self._known: dict[str, tuple[str, RldsEntry]] = {}
+        self._kinematics: Chain | None = None
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
@@ -208,9 +219,12 @@ class RLDSConverter(Converter):
 
     def _find_entry(self, dataset: RLDSDataset) -> tuple[str, RldsEntry]:
         name, entry = registry.find(dataset, self.options.config)
+        given_robot = (self.options.robot, self.options.tip, self.options.base, self.options.joints)
+        entry = registry.with_joints(entry, *given_robot, dataset.path)
         entry = registry.choose(entry, self.options.choose, dataset.path)
         registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         self._fps(entry, dataset)
+        self._chain(entry)
         views = self._views(entry)
         if not self.options.poses_only:
             # Said before any episode is read: without it every episode would fail in the same way.
@@ -236,13 +250,24 @@ class RLDSConverter(Converter):
             )
         return fps
 
+    def _chain(self, entry: RldsEntry) -> Chain | None:
+        """The robot's kinematics, read once, where the entry gives joints."""
+        joints = None if entry.pose is None else entry.pose.joints
+        if joints is None:
+            return None
+        if self._kinematics is None:
+            folder = Path() if self.options.config is None else Path(self.options.config).parent
+            self._kinematics = Chain.load(folder / joints.robot, joints.base, joints.tip)
+        return self._kinematics
+
     def _calibration(self) -> cameras.Sources:
         return cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
 
     def _stamp(self, entry_name: str) -> str:
         """What changes when a file that the user gave does."""
         parts = [entry_name]
-        for path in (self.options.config, self.options.camera_file):
+        robots = [] if self.options.robot is None else robot_files(Path(self.options.robot))
+        for path in (self.options.config, self.options.camera_file, *robots):
             if path is not None and path.is_file():
                 parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
         folder = self.options.droid_calibration
@@ -274,7 +299,7 @@ class RLDSConverter(Converter):
         fps = self._fps(entry, dataset)
         if entry.pose is None or entry.gripper is None:
             raise WrongFormatError("leaves pose or gripper open", where=name)
-        world_from_tool = motion.world_from_tool(record, entry.pose)
+        world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
         tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         trajectory = GripperTrajectory.from_transforms(
             world_from_tool @ tool_from_gripper, motion.openness(record, entry.gripper), np.arange(steps) / fps

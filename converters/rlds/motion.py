@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, InvalidTrajectoryError, WrongFormatError
 from ...geometry import rotations, transforms
-from ...schemas.mapping import LENGTH_UNITS
+from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS
 from ...schemas.rlds_registry import RldsGripper, RldsPose
+from ..teleop.kinematics import Chain
 from ..teleop.streams import quaternions
 from .reader import Record
 from .registry import column
@@ -54,8 +55,13 @@ def numbers(record: Record, columns: tuple[str, ...], width: int | None) -> Floa
     return out
 
 
-def world_from_tool(record: Record, pose: RldsPose) -> FloatArray:
+def world_from_tool(record: Record, pose: RldsPose, chain: Chain | None = None) -> FloatArray:
     """Poses ``(T, 4, 4)`` of the reported frame, metres.
+
+    Args:
+        record: The episode.
+        pose: What its numbers mean.
+        chain: The robot's kinematics, where the pose is given by joints.
 
     Raises:
         WrongFormatError: Features that do not exist or do not fit.
@@ -75,6 +81,20 @@ def world_from_tool(record: Record, pose: RldsPose) -> FloatArray:
         position, unit = matrix[:, :3, 3], pose.matrix.unit
         flat = matrix[:, :3, :3].reshape(-1, 9)
         q = quaternions(flat, "matrix", "row", None, record.where)
+    elif pose.joints is not None and chain is not None:
+        names = pose.joints.names or chain.names
+        values = numbers(record, pose.joints.columns, None)
+        if values.shape[1] != len(names):
+            raise WrongFormatError(
+                "holds another number of joints than the robot has between base and tip",
+                where=record.where,
+                field=", ".join(pose.joints.columns),
+                expected=", ".join(names),
+                found=f"{values.shape[1]} numbers",
+            )
+        matrix = chain.poses(names, values, ANGLE_UNITS[pose.joints.unit])
+        position, unit = matrix[:, :3, 3], "m"
+        q = quaternions(matrix[:, :3, :3].reshape(-1, 9), "matrix", "row", None, record.where)
     elif pose.position is not None and pose.rotation is not None:
         position, unit = numbers(record, pose.position.columns, 3), pose.position.unit
         r = pose.rotation

@@ -148,6 +148,44 @@ def choose(entry: RldsEntry, choices: tuple[str, ...], where: object) -> RldsEnt
     return entry
 
 
+def with_joints(
+    entry: RldsEntry, robot: str | None, tip: str | None, base: str | None, joints: str | None, where: object
+) -> RldsEntry:
+    """The entry with its pose given by joints through the user's robot file, where one is given.
+
+    What the entry says of the reported frame (``tool_from_gripper``) does not hold for another one, and is dropped.
+
+    Raises:
+        InvalidSpecError: A part is missing.
+    """
+    if robot is None:
+        if tip is not None or base is not None or joints is not None:
+            raise InvalidSpecError("needs a robot file", where=where, field="robot", expected="--robot FILE --tip NAME")
+        return entry
+    known = entry.pose.joints if entry.pose is not None else None
+    columns = (joints,) if joints is not None else known.columns if known is not None else None
+    if tip is None or columns is None:
+        raise InvalidSpecError(
+            "says neither which feature holds the joints nor which frame is the hand's",
+            where=where,
+            field="tip" if tip is None else "joints",
+            expected="--robot FILE --tip NAME --joints FEATURE, e.g. observation/joint_position",
+        )
+    pose = models.RldsPose(
+        joints=models.RldsJoints(
+            columns=columns,
+            names=known.names if known is not None else (),
+            unit=known.unit if known is not None else "rad",
+            robot=str(Path(robot).absolute()),
+            base=base,
+            tip=tip,
+        ),
+        frame=f"{base or 'root'} of {Path(robot).name}",
+    )
+    rest = {k: v for k, v in entry.disagreements.items() if k not in ("pose", "tool_from_gripper")}
+    return entry.model_copy(update={"pose": pose, "tool_from_gripper": None, "disagreements": rest})
+
+
 def tool_from_gripper(entry: RldsEntry, given: str | None, where: object) -> FloatArray:
     """The 4x4 that takes the canonical gripper frame to the reported one; the user's where given.
 
@@ -196,6 +234,7 @@ DOCUMENTED = (
     models.RldsEntry,
     models.RldsView,
     models.RldsPose,
+    models.RldsJoints,
     Position,
     Rotation,
     PoseMatrix,
