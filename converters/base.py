@@ -44,10 +44,17 @@ class ConverterOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Detection:
-    """Why a source looks like a converter's format, e.g. ``PerAct layout, 2 episodes``."""
+    """Why a source looks like a converter's format, e.g. ``PerAct layout, 2 episodes``.
+
+    Args:
+        layout: In a word.
+        details: What was seen.
+        general: Any file of this kind looks like it: a converter that knows more of the source goes first.
+    """
 
     layout: str
     details: str = ""
+    general: bool = False
 
 
 class Converter(ABC):

@@ -81,7 +81,7 @@ class FolderConverter(MappedConverter):
         """Whether ``source``, or a folder right below it, holds a table beside videos or pictures."""
         root = Path(source)
         if _is_whole(root):
-            return Detection("folder", f"{root.name} as a table")
+            return Detection("folder", f"{root.name} as a table", general=True)
         try:
             folders = [root, *_tree.subfolders(root)[:8]] if root.is_dir() else []
             for folder in folders:

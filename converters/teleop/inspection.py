@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ActionImgError, WrongFormatError
+from ...errors import ActionImgError, UnsupportedSourceError, WrongFormatError
 from .. import _tree
 from ..base import Converter, ConverterOptions
 from . import bag
@@ -27,6 +27,7 @@ _CLASSES: dict[type[ConverterOptions], type[Converter]] = {
     LeRobotOptions: LeRobotConverter,
     RosbagOptions: RosbagConverter,
 }
+_NAMES = tuple(c.name for c in _CLASSES.values())
 
 
 def stream_statistics(source: str, options: ConverterOptions | None = None) -> dict[str, Any]:
@@ -48,7 +49,11 @@ def stream_statistics(source: str, options: ConverterOptions | None = None) -> d
     if options is None:
         kind = next((c for c in _CLASSES.values() if c.detect(source) is not None), None)
         if kind is None:
-            raise WrongFormatError("is not a raw log", where=source, expected="folder | droid | lerobot | rosbag")
+            raise WrongFormatError("is not a raw log", where=source, expected=" | ".join(_NAMES))
+    elif type(options) not in _CLASSES:
+        raise UnsupportedSourceError(
+            "has no stamps to draw: its rows are a constant rate apart", where=source, expected=" | ".join(_NAMES)
+        )
     else:
         kind = _CLASSES[type(options)]
     if kind is DroidConverter:

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from ...schemas.mapping import UNKNOWN
 from . import bag
+from .aloha import AlohaConverter
+from .libero import LiberoConverter
+from .robomimic import RobomimicConverter
 from .survey import Column, Pictures, Survey, TableFound, describe, survey
+from .umi import UmiConverter
 
 _GRIPPER = re.compile(r"gripper|finger|jaw|\bwidth|_width|hand_open", re.IGNORECASE)
 _TIME = re.compile(r"time|stamp", re.IGNORECASE)
@@ -32,7 +36,11 @@ def propose_mapping(source: str) -> str:
         SourceNotFoundError: Nothing there.
         WrongFormatError: Nothing in it that could be a recording.
     """
-    return "\n".join(_draft(survey(source), Path(source).name)) + "\n"
+    found = survey(source)
+    for kind in (RobomimicConverter, LiberoConverter, AlohaConverter, UmiConverter):
+        if kind.detect(source) is not None:
+            found.notes.append(f"looks like {kind.name}: `actionimg convert {kind.name}` reads it without a mapping")
+    return "\n".join(_draft(found, Path(source).name)) + "\n"
 
 
 def _draft(found: Survey, name: str) -> Iterator[str]:

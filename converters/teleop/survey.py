@@ -311,7 +311,7 @@ def _survey_zarr(path: Path) -> Survey:
         else:
             columns.append(Column(name, shape, str(array.dtype)))
         if name.endswith("episode_ends"):
-            found.notes.append(f"{name}: many episodes in one array; split them, this layout is not read")
+            found.notes.append(f"{name}: many episodes in one array: only the converter umi reads such")
     rows = max((c.shape[0] for c in columns if c.shape), default=0)
     found.tables.append(TableFound(path.name, rows, tuple(columns)))
     return found
