@@ -208,6 +208,8 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
         stated = _stated_format(options)
         if stated in found:
             found = {stated: found[stated]}
+        special = {name: detection for name, detection in found.items() if not detection.general}
+        found = special or found
         if not found:
             raise WrongFormatError(
                 "no converter recognises this source", where=source, hint="See actionimg converters, or give --format."
