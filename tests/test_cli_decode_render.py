@@ -195,7 +195,7 @@ def test_render_draws_an_episode_of_real_demos(sample_data: Path, tmp_path: Path
     summary = json.loads(result.stdout)
     assert (summary["episode"], summary["views"]) == ("open_drawer/all_variations/episode5", ["front", "wrist"])
     video = read_frames(str(tmp_path / "front.overlay.mp4"))
-    assert video.shape == (4, 96, 3 * 128, 3)
+    assert video.shape == (4, 142, 3 * 128, 3)
 
 
 @pytest.mark.realdata

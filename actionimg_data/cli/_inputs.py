@@ -15,6 +15,7 @@ from ..errors import (
     InvalidCameraError,
     InvalidSpecError,
     SourceNotFoundError,
+    StorageError,
     WrongFormatError,
 )
 
@@ -56,13 +57,16 @@ def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec
     import json
 
     from ..schemas import ActionImageSpec
+    from ..shards.layout import place
 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(place(path).read_bytes())
         except FileNotFoundError:
             raise SourceNotFoundError("no such spec file", where=path) from None
+        except StorageError:
+            raise
         except (OSError, ValueError) as error:
             raise WrongFormatError("is not JSON", where=path, found=error) from None
         holder = content.get("options", content) if isinstance(content, dict) else {}
@@ -84,7 +88,9 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
     Raises:
         ActionImgError: The file is not one of these, or a camera has no pose or a distorting lens.
     """
-    if Path(path).is_dir():
+    from ..objectstore import is_url
+
+    if is_url(path) or Path(path).is_dir():
         return dict(pick_sample(path, sample).cameras)
     if sample is not None:
         raise InvalidSpecError("a camera file has no samples", where=path, field="--sample", found=sample)
@@ -162,7 +168,7 @@ def episode_of(sample: Sample) -> Episode:
             name: View(sample.cameras[name] if sample.meta.calibrated else None, _StoredFrames(sample, name))
             for name in sample.views
         },
-        trajectory=sample.trajectory,
+        grippers=sample.grippers,
         fps=sample.fps,
         instructions=(sample.instruction,),
     )
@@ -200,9 +206,10 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
         InvalidSpecError: An option that the converter does not have, or a bad value.
     """
     from ..converters import base
+    from ..shards.layout import place
 
     if format_name is None:
-        if not Path(source).exists():
+        if not place(source).exists():
             raise SourceNotFoundError("no such file or folder", where=source)
         found = base.detect(source)
         stated = _stated_format(options)

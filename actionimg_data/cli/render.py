@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InvalidSpecError, MissingCalibrationError, OutputError
+from ..errors import (
+    FrameCountError,
+    InvalidSpecError,
+    MissingCalibrationError,
+    OutputError,
+    UnsupportedSourceError,
+    WrongFormatError,
+)
 from ._common import console, emit_json, progress
 from ._inputs import (
     SIZE,
@@ -26,13 +33,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..model import Episode
+    from ..model import Episode, GripperTrajectory
     from ..schemas import ActionImageSpec
+    from ..shards import Sample
 
     Image = NDArray[np.uint8]
 
 _MESH_COLOUR = (255, 140, 40)
 _MESH_OPACITY = 0.65
+_STORED = "-"
 _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 
 
@@ -55,14 +64,27 @@ _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 @click.option("--mesh", "mesh_file", metavar="FILE", help="Gripper mesh or URDF, for --style mesh.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device, for --style mesh.")
 @click.option("--video/--no-video", default=True, help="Write the overlay videos, not only the contact sheet.")
+@click.option(
+    "--overlay", is_flag=True, help="Videos of the overlay alone, not beside the picture and its action image."
+)
+@click.option(
+    "--compare",
+    is_flag=False,
+    flag_value=_STORED,
+    metavar="[FILE]",
+    help="Videos of the recorded trajectory beside another: that of FILE (what `actionimg decode` writes), or "
+    "without a FILE the one that the data set's own action videos decode to.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object that names what was written.")
 def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     """Draw action images over SOURCE's own pictures: is the calibration right?
 
     SOURCE is demonstrations in any format that `actionimg converters` lists; one episode of it is drawn, as a contact
-    sheet (PNG) and as one video a view: RGB | action image | both blended. SOURCE may also be a data set of ours
-    (--episode takes a sample's key), or a trajectory file (CSV, NPZ, NPY or JSON of action_7d, action_8d, or what
-    `actionimg decode` writes), which is drawn into the cameras of --cameras.
+    sheet (PNG) and as one video a view: RGB | action image | both blended. Below each frame of a video are its time,
+    the openness over time, and which of the three points the view shows: a disc inside the picture, a ring outside, a
+    cross behind the camera. SOURCE may also be a data set of ours (--episode takes a sample's key), or a trajectory
+    file (CSV, NPZ, NPY or JSON of action_7d, action_8d, or what `actionimg decode` writes), which is drawn into the
+    cameras of --cameras.
 
     The red blob has to sit between the fingertips in every view and every frame.
 
@@ -71,6 +93,8 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     actionimg render ~/rlbench_demos --episode open_drawer/all_variations/episode5 --views front,wrist
     actionimg render trajectory.csv --cameras cameras.json --out look
     actionimg render ~/rlbench_demos --style mesh
+    actionimg render shards --compare
+    actionimg render shards --episode 3 --compare trajectory.csv
     """
     folder = Path(out)
     if given["mapping"] is not None:
@@ -91,18 +115,36 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
 
 
 def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    from ..report import pictures
+    from ..report import clips, pictures
 
     spec = load_spec(given["spec_file"], given["size"])
-    if (Path(source) / "dataset.json").is_file() and not given["format_name"]:
-        episode = episode_of(pick_sample(source, given["episode"]))
+    other: dict[str, GripperTrajectory] | None = None
+    from ..shards.layout import place
+
+    if (place(source) / "dataset.json").is_file() and not given["format_name"]:
+        sample = pick_sample(source, given["episode"])
+        episode = episode_of(sample)
+        if given["compare"] == _STORED:
+            other = _decoded(sample)
     else:
         converter = make_converter(source, given["format_name"], given["options"])
         episode = read_episode(converter, source, given["episode"])
+        if given["compare"] == _STORED:
+            raise InvalidSpecError(
+                "a source has no action videos to decode",
+                field="--compare",
+                expected="a trajectory file",
+                hint="Name one, or give a data set of ours.",
+            )
+    if given["compare"] not in (None, _STORED):
+        other = _read_other(given["compare"], given["fps"] or episode.fps, episode)
     views = split_names(given["views"]) or [n for n, v in episode.views.items() if v.camera is not None]
     if not views:
         raise MissingCalibrationError("no view has a camera", where=episode.id)
-    episode = episode.with_views(views).select(range(0, len(episode), given["stride"]))
+    frames = range(0, len(episode), given["stride"])
+    episode = episode.with_views(views).select(frames)
+    if other is not None:
+        other = {name: trajectory[:: given["stride"]] for name, trajectory in other.items()}
     files = []
     if given["style"] == "keypoints":
         sheet = folder / "contact_sheet.png"
@@ -111,21 +153,45 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
     if given["video"] or given["style"] == "mesh":
         with progress("render", len(views) * len(episode), "frames") as advance:
             for view in views:
-                frames = (
-                    _mesh_frames(episode, view, spec, given)
-                    if given["style"] == "mesh"
-                    else _triptych_frames(episode, view, spec)
-                )
-                path = folder / f"{view}.{'mesh' if given['style'] == 'mesh' else 'overlay'}.mp4"
-                _write_video(path, _counted(frames, advance), episode.fps)
+                if given["style"] == "mesh":
+                    kind, drawn = "mesh", _mesh_frames(episode, view, spec, given)
+                elif other is not None:
+                    kind, drawn = "compare", clips.compared(episode, other, view, spec)
+                else:
+                    kind, drawn = "overlay", clips.overlaid(episode, view, spec, alone=given["overlay"])
+                path = folder / f"{view}.{kind}.mp4"
+                _write_video(path, _counted(drawn, advance), episode.fps)
                 files.append(str(path))
-    return {"episode": episode.id, "frames": len(episode), "fps": episode.fps, "views": views, "files": files}
+    result = {"episode": episode.id, "frames": len(episode), "fps": episode.fps, "views": views, "files": files}
+    return result if other is None else {**result, "difference_mm": clips.differences(episode, other)}
 
 
-def _triptych_frames(episode: Episode, view: str, spec: ActionImageSpec) -> Iterator[Image]:
-    from ..report import pictures
+def _decoded(sample: Sample) -> dict[str, GripperTrajectory]:
+    """What the stored action videos of a sample decode to."""
+    from ..shards.verify import decode_sample
 
-    return (t.wide() for t in pictures.triptychs(episode, view, spec, range(len(episode))))
+    if sample.spec is None or sample.meta.action_codec == "none":
+        raise WrongFormatError("stores no action videos to decode", where=sample.key, field="--compare")
+    return {name: decode_sample(sample, sample.spec, name).trajectory for name in sample.grippers}
+
+
+def _read_other(path: str, fps: float, episode: Episode) -> dict[str, GripperTrajectory]:
+    """The trajectory of a file, for the only gripper of an episode."""
+    from ..model.files import read_trajectory
+
+    if len(episode.grippers) > 1:
+        raise UnsupportedSourceError(
+            "a trajectory file holds one gripper",
+            where=path,
+            field="--compare",
+            found=f"an episode of {' '.join(episode.grippers)}",
+        )
+    other = read_trajectory(path, fps)
+    if len(other) != len(episode):
+        raise FrameCountError(
+            "trajectory and episode differ in length", where=path, expected=len(episode), found=len(other)
+        )
+    return {next(iter(episode.grippers)): other}
 
 
 def _mesh_frames(episode: Episode, view: str, spec: ActionImageSpec, given: dict[str, Any]) -> Iterator[Image]:
@@ -166,6 +232,10 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
     if not given["camera_file"]:
         raise MissingCalibrationError(
             "a trajectory file has no cameras", where=source, hint="Give a camera file with --cameras."
+        )
+    if given["compare"] is not None:
+        raise InvalidSpecError(
+            "a trajectory file has no pictures to compare in", where=source, field="--compare", hint="Give its episode."
         )
     if given["style"] == "mesh":
         raise InvalidSpecError("a trajectory file has no pictures to draw a mesh over", field="--style", found="mesh")

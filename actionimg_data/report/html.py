@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import ActionImgError, BadImageError, InvalidSpecError, MissingExtraError, WrongFormatError
+from ..objectstore import RemotePath
 from ..schemas import ActionImageSpec, DatasetManifest
 from ..shards import Dataset, Sample, layout, open_dataset
+from ..shards.layout import Place
 from ..shards.manifest import read_quarantine
 from ..shards.verify import RoundTrip
 from . import collect, plots
@@ -90,7 +92,7 @@ def write_report(out: str | Path, html: str | Path | None = None, *, samples: in
     """
     if not 0 <= samples <= MOST_SAMPLES:
         raise InvalidSpecError("out of range", field="samples", expected=f"0 … {MOST_SAMPLES}", found=samples)
-    out = Path(out)
+    out = layout.place(out)
     page = _template()
     dataset = open_dataset(out)
     if dataset.manifest is None:
@@ -105,8 +107,9 @@ def write_report(out: str | Path, html: str | Path | None = None, *, samples: in
     return summary
 
 
-def _default_path(out: Path) -> Path:
-    folder = out.resolve()
+def _default_path(out: Place) -> Path:
+    # Of a data set in a store, beside where the command is given.
+    folder = Path(out.name).absolute() if isinstance(out, RemotePath) else out.resolve()
     return folder.with_name(f"{folder.name}.report.html")
 
 
@@ -139,7 +142,7 @@ def _share(value: float) -> str:
 
 
 def _content(
-    out: Path, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary
+    out: Place, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary
 ) -> dict[str, Any]:
     spec = manifest.options.spec
     album = _Album()

@@ -13,7 +13,7 @@ from ..conventions import CHANNEL_NAMES
 from ..errors import BadImageError, MissingCalibrationError
 from ..geometry import crop
 from ..model import Episode
-from ..raster import project_keypoints, render_view
+from ..raster import project_keypoints, render_merged
 from ..schemas import ActionImageSpec
 from ..video import resize
 
@@ -28,10 +28,12 @@ def fit(image: Image, height: int, width: int) -> Image:
     return resize.apply(image, crop.center_crop(image.shape[0], image.shape[1], height, width))
 
 
-def blend(rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
-    """The blobs of ``action`` painted over ``rgb``; the pedestal is left out, so that the picture shows through."""
+def blend(rgb: Image, action: Image, spec: ActionImageSpec, grippers: int = 1) -> Image:
+    """The blobs of ``action`` painted over ``rgb``; the pedestals of its ``grippers`` are left out, so that the picture
+    shows through.
+    """
     weight = action.astype(np.float32) / 255
-    floor = spec.pedestal + 1.5 / 255
+    floor = grippers * spec.pedestal + 1.5 / 255
     weight[..., 2] = np.where(weight[..., 2] <= floor, 0, weight[..., 2])
     cover = weight.max(axis=-1, keepdims=True)
     return np.asarray(rgb * (1 - cover) + 255 * weight, np.uint8)
@@ -39,15 +41,35 @@ def blend(rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
 
 def mark(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
     """Draw the gripper's axes into ``image``: a ring at the origin, lines to the other two points, in place."""
-    scale = max(1, min(image.shape[:2]) // 256)
+    size = min(image.shape[:2])
+    line = max(1, round(size / 256))
+    halo = line + max(2, round(size / 128))
     # cv2 draws with four fractional bits, so that the mark does not jump from pixel to pixel.
     points = [(round(float(u) * 16), round(float(v) * 16)) for u, v in np.clip(uv, -4096, 8192)]
-    for index, colour in ((1, (60, 220, 60)), (2, (80, 120, 255))):
-        if valid[0] and valid[index]:
-            cv2.line(image, points[0], points[index], colour, scale, cv2.LINE_AA, 4)
+    axes = [
+        (points[index], colour)
+        for index, colour in ((1, (66, 226, 100)), (2, (104, 140, 255)))
+        if valid[0] and valid[index]
+    ]
+    for end, _ in axes:
+        cv2.line(image, points[0], end, _INK, halo, cv2.LINE_AA, 4)
+    for end, colour in axes:
+        cv2.line(image, points[0], end, colour, line, cv2.LINE_AA, 4)
+        cv2.circle(image, end, round(16 * 1.5 * line), colour, -1, cv2.LINE_AA, 4)
     if valid[0]:
-        cv2.circle(image, points[0], 16 * 4 * scale, (255, 255, 255), scale, cv2.LINE_AA, 4)
-        cv2.circle(image, points[0], 16 * 1 * scale, (255, 40, 40), -1, cv2.LINE_AA, 4)
+        cv2.circle(image, points[0], round(16 * 4.2 * line), _INK, halo, cv2.LINE_AA, 4)
+        cv2.circle(image, points[0], round(16 * 4.2 * line), (255, 255, 255), line, cv2.LINE_AA, 4)
+        cv2.circle(image, points[0], round(16 * 1.4 * line), (255, 56, 56), -1, cv2.LINE_AA, 4)
+
+
+def trail(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+    """Draw the way of a point, ``uv (n, 2)`` up to now, in place; where it was behind the camera there is a gap."""
+    line = max(1, round(min(image.shape[:2]) / 300))
+    points = np.round(16 * np.clip(uv, -4096, 8192)).astype(np.int32)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
+    for thick, shade in ((line + 2, _INK), (line, colour)):
+        for a, b in zip(edges[::2], edges[1::2], strict=True):
+            cv2.polylines(image, [points[a:b]], False, shade, thick, cv2.LINE_AA, 4)
 
 
 def label(image: Image, text: str, bar: float | None = None) -> None:
@@ -92,17 +114,37 @@ def triptychs(
     if source.camera is None:
         raise MissingCalibrationError("cannot draw action images without a camera", where=episode.id, field=view)
     camera = source.camera.resized(spec.height, spec.width)
-    uv, valid = project_keypoints(episode.trajectory, [camera], spec)
+    seen = keypoints_of(episode, view, spec)
     for index, picture in zip(frames, source.frames.frames(list(frames)), strict=True):
         rgb = fit(picture, spec.height, spec.width)
-        action = render_view(episode.trajectory, camera, spec, slice(index, index + 1))[0]
-        overlay = blend(rgb, action, spec)
-        mark(overlay, uv[0, index], valid[0, index])
+        action = render_merged(episode.grippers, camera, spec, slice(index, index + 1))[0]
+        overlay = blend(rgb, action, spec, len(episode.grippers))
+        for uv, valid in seen.values():
+            mark(overlay, uv[index], valid[index])
         if text:
-            behind = [n for n, seen in zip(CHANNEL_NAMES, valid[0, index], strict=True) if not seen]
+            hidden = {
+                n for _, valid in seen.values() for n, ok in zip(CHANNEL_NAMES, valid[index], strict=True) if not ok
+            }
+            behind = [n for n in CHANNEL_NAMES if n in hidden]
             remark = f"  behind: {' '.join(behind)}" if behind else ""
-            label(overlay, f"{view}  {index}{remark}", float(episode.trajectory.openness[index]))
+            openness = [float(t.openness[index]) for t in episode.grippers.values()]
+            label(overlay, f"{view}  {index}{remark}", openness[0] if len(openness) == 1 else None)
         yield Triptych(rgb, action, overlay)
+
+
+def keypoints_of(
+    episode: Episode, view: str, spec: ActionImageSpec
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """``uv (T, 3, 2)`` and ``valid (T, 3)`` of each gripper's keypoints in a view that has a camera."""
+    camera = episode.views[view].camera
+    if camera is None:
+        raise MissingCalibrationError("cannot draw action images without a camera", where=episode.id, field=view)
+    fitted = camera.resized(spec.height, spec.width)
+    found = {}
+    for name, trajectory in episode.grippers.items():
+        uv, valid = project_keypoints(trajectory, [fitted], spec)
+        found[name] = (uv[0], valid[0])
+    return found
 
 
 def evenly(count: int, wanted: int) -> list[int]:
