@@ -112,7 +112,7 @@ class RemotePath:
         if "::" in url or not rest:
             raise UnsafeFileError("is not a plain URL of a store", where=url, expected="PROTOCOL://BUCKET/FOLDER")
         self.url = f"{scheme}://{posixpath.normpath('/' + rest).lstrip('/')}"
-        self._filesystem()
+        self._class()
 
     @classmethod
     def _at(cls, url: str) -> RemotePath:
@@ -172,11 +172,19 @@ class RemotePath:
         scheme, _, rest = self.url.partition("://")
         return RemotePath._at(f"{scheme}://{posixpath.dirname(rest) or rest}")
 
+    def with_suffix(self, suffix: str) -> RemotePath:
+        """Another last ending, with its dot."""
+        return self.parent / f"{self.stem}{suffix}"
+
     def with_name(self, name: str) -> RemotePath:
         """Another name in the same folder."""
         return self.parent / name
 
     def absolute(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    def resolve(self) -> RemotePath:
         """Itself."""
         return self
 
@@ -326,7 +334,7 @@ class RemotePath:
         Raises:
             UnsupportedSourceError: The store cannot do that.
         """
-        self._check_creates()
+        self.check_protocol()
         return self._write(data, "create")
 
     def _write(self, data: bytes | Path, mode: Literal["overwrite", "create"]) -> bool:
@@ -373,7 +381,7 @@ class RemotePath:
         Raises:
             UnsupportedSourceError: It is written over: two runs at once would damage each other's work.
         """
-        self._check_creates()
+        self.check_protocol()
         probe = self / f".probe-{os.getpid()}-{random.getrandbits(64):016x}.tmp"
         try:
             probe.create(b"1")
@@ -382,7 +390,12 @@ class RemotePath:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _check_creates(self) -> None:
+    def check_protocol(self) -> None:
+        """Refuse a protocol of which it is not known that it can create objects.
+
+        Raises:
+            UnsupportedSourceError: As said.
+        """
         if self.protocol not in CREATES:
             raise self._no_create(self.protocol)
 
@@ -398,11 +411,15 @@ class RemotePath:
     # -- calls ---------------------------------------------------------------------------------------------------
 
     def _filesystem(self) -> Any:
+        # fsspec keeps one a process, thread and set of options.
+        made = self._class()
+        return made(use_listings_cache=False, **made._get_kwargs_from_urls(self.url))
+
+    def _class(self) -> Any:
         import fsspec
 
         try:
-            # fsspec keeps one a process, thread and set of options.
-            return fsspec.filesystem(self.protocol, use_listings_cache=False)
+            return fsspec.get_filesystem_class(self.protocol)
         except ValueError as error:
             raise UnsupportedSourceError(str(error), where=self.url, expected="s3:// | gs:// | az://") from None
         except ImportError as error:

@@ -92,8 +92,10 @@ def command(
     if len(sizes) > 1 or len(rates) > 1:
         raise DecodeError("videos differ in size or frame rate", found=f"sizes {sorted(sizes)}, rates {sorted(rates)}")
     (height, width), fps = sizes.pop(), rates.pop()
-    if spec_file is None and (Path(camera_file) / "dataset.json").is_file():
-        spec_file = str(Path(camera_file) / "dataset.json")
+    from ..shards.layout import place
+
+    if spec_file is None and (place(camera_file) / "dataset.json").is_file():
+        spec_file = str(place(camera_file) / "dataset.json")
     spec = load_spec(spec_file, (height, width))
     segments = {name: _segment(infos[name].frames, segment, path) for name, (path, segment) in sources.items()}
     lengths = {len(s) for s in segments.values()}

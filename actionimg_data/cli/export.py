@@ -22,7 +22,7 @@ _OPTIONS = {
 
 @click.command("export")
 @click.argument("kind", type=click.Choice(list(KINDS)))
-@click.argument("out", type=click.Path(exists=True, file_okay=False))
+@click.argument("out", type=click.Path())
 @click.argument("dest", type=click.Path())
 @click.option(
     "--every",

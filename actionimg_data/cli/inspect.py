@@ -22,6 +22,7 @@ from ..errors import (
     WrongFormatError,
     suggestion,
 )
+from ..objectstore import is_url
 from ._common import emit_json, output
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..model import Episode
     from ..schemas import ActionImageSpec
     from ..shards import Dataset, Sample
+    from ..shards.layout import Place
 
 _SHOWN = 12
 _LINE = 90
@@ -65,10 +67,10 @@ def command(
     Of a source it says whether its first episode can be converted, what is missing, and what to type next. A terminal
     with colours also gets a small picture of a frame. The keys of --json are in docs/looking.md.
     """
-    where = Path(path)
-    if not where.exists() and "://" not in path:
-        from ..shards.layout import similar
+    from ..shards.layout import place, similar
 
+    where = place(path)
+    if not where.exists():
         raise SourceNotFoundError("no such file or folder", where=path, hint=similar(where))
     options += () if mapping is None else (f"mapping={mapping}",)
     if draft is not None:
@@ -114,7 +116,7 @@ def command(
         _next(text)
 
 
-def _stored(where: Path, key: str | None) -> Episode | None:
+def _stored(where: Place, key: str | None) -> Episode | None:
     """A sample of a data set or a shard for its picture, where a picture can be shown."""
     from ._inputs import episode_of
     from ._picture import shown
@@ -126,7 +128,7 @@ def _stored(where: Path, key: str | None) -> Episode | None:
     return episode_of(open_dataset(where)[key])
 
 
-def _spec_of(where: Path) -> ActionImageSpec | None:
+def _spec_of(where: Place) -> ActionImageSpec | None:
     """The spec of a data set; None for anything else."""
     if not (where / "dataset.json").is_file():
         return None
@@ -142,7 +144,7 @@ def _converter(path: str, format_name: str | None, options: Sequence[str]) -> Co
     try:
         return make_converter(path, format_name, options)
     except (WrongFormatError, AmbiguousSourceError) as error:
-        inside = _inside(Path(path)) if format_name is None and not options else []
+        inside = _inside(Path(path)) if format_name is None and not options and not is_url(path) else []
         if not inside:
             raise
         raise type(error)(
@@ -255,7 +257,7 @@ def _next_of(kind: str, path: str, found: dict[str, Any]) -> list[str]:
     return todo
 
 
-def _dataset(path: Path) -> dict[str, Any]:
+def _dataset(path: Place) -> dict[str, Any]:
     from ..shards import read_manifest
 
     manifest = read_manifest(path)
@@ -304,12 +306,12 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _shard(path: Path) -> dict[str, Any]:
+def _shard(path: Place) -> dict[str, Any]:
     from ..shards import open_dataset
-    from ..shards.tar import file_sha256
+    from ..shards.storage import place_sha256
 
     dataset = open_dataset(path)
-    sha256, size = file_sha256(path)
+    sha256, size = place_sha256(path)
     metas = [sample.meta for sample in dataset]
     first = metas[0] if metas else None
     rates = sorted({meta.fps for meta in metas})

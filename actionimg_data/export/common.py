@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import CorruptDatasetError, OutputExistsError
+from ..objectstore import RemotePath
 from ..schemas import DatasetManifest
 from ..shards import Dataset, Sample, layout, open_dataset
 from ..video import ENDINGS, action_encoding, encode_bytes
@@ -74,9 +75,12 @@ def new_folder(dest: str | Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def place(source: Path, target: Path, link: Link) -> None:
-    """Make a file of a data set appear at ``target``: hard-linked where that is possible, linked or copied."""
+def place(source: layout.Place, target: Path, link: Link) -> None:
+    """Make a file of a data set appear at ``target``: hard-linked where that is possible, linked, copied or fetched."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, RemotePath):
+        source.download(target)
+        return
     if link == "symbolic":
         target.symlink_to(source.resolve())
         return

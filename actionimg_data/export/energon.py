@@ -28,7 +28,7 @@ def export(path: str | Path, dest: str | Path, *, link: Link = "hard") -> Result
         CorruptDatasetError: The data set is damaged or incomplete.
     """
     dataset, manifest = opened(path)
-    source = Path(path)
+    source = layout.place(path)
     shards = shard_paths(manifest)
     with new_folder(dest) as root:
         for name in shards:

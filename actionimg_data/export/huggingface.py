@@ -23,7 +23,7 @@ def export(path: str | Path, dest: str | Path, *, link: Link = "hard", license: 
         CorruptDatasetError: The data set is damaged or incomplete.
     """
     dataset, manifest = opened(path)
-    source = Path(path)
+    source = layout.place(path)
     with new_folder(dest) as root:
         for name in shard_paths(manifest):
             place(source / name, root / name, link)

@@ -91,7 +91,7 @@ def export(
         try:
             recording = rr.RecordingStream("actionimg", recording_id=manifest.plan[:16], send_properties=False)
             recording.save(part, default_blueprint=_blueprint(rr, manifest, dataset[chosen[0]] if chosen else None))
-            recording.send_recording_name(Path(path).resolve().name)
+            recording.send_recording_name(layout.place(path).absolute().name)
             log = _Log(rr, recording, pictures)
             log.static(manifest)
             for key in chosen:

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from ..errors import InvalidSpecError, OutputExistsError
+from ..objectstore import RemotePath
 from ..shards import layout
 from .common import Result, opened
 
 
 def export(path: str | Path, dest: str | Path) -> Result:
-    """Write the index (``wids_version`` 1) with paths relative to it; the shards stay where they are.
+    """Write the index (``wids_version`` 1) with paths relative to it, or URLs; the shards stay where they are.
 
     Args:
         path: A complete data set.
@@ -29,10 +30,12 @@ def export(path: str | Path, dest: str | Path) -> Result:
     if dest.exists():
         raise OutputExistsError("exists already", where=dest)
     dataset, manifest = opened(path)
-    base = os.path.relpath(Path(path).resolve(), dest.parent.resolve())
+    place = layout.place(path)
+    remote = isinstance(place, RemotePath)
+    base = str(place) if isinstance(place, RemotePath) else os.path.relpath(place.resolve(), dest.parent.resolve())
     shards = [
         {
-            "url": Path(base, record.path).as_posix(),
+            "url": f"{base}/{record.path}" if remote else Path(base, record.path).as_posix(),
             "nsamples": record.samples,
             "filesize": record.bytes,
             "sha256": record.sha256,
@@ -43,7 +46,7 @@ def export(path: str | Path, dest: str | Path) -> Result:
     index = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
-        "name": Path(path).resolve().name,
+        "name": place.name if remote else Path(path).resolve().name,
         "description": f"action images, {manifest.converter.name}",
         "shardlist": shards,
     }

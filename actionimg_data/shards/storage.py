@@ -313,6 +313,16 @@ def retract(out: Place, shard: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_protocol(out: Place) -> None:
+    """Refuse a kind of store that data sets cannot be written to, before anything is asked of it.
+
+    Raises:
+        UnsupportedSourceError: As `check_destination`.
+    """
+    if isinstance(out, RemotePath):
+        out.check_protocol()
+
+
 def check_destination(out: Place) -> None:
     """Refuse a store on which two runs at once could damage each other's work.
 
