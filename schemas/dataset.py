@@ -343,6 +343,10 @@ class DatasetManifest(_Stored):
         """Shard to plan, of the shards whose sidecars name another plan than this one."""
         return {shard: earlier.plan for earlier in self.earlier for shard in earlier.shards}
 
+    def plan_of(self, shard: str) -> str:
+        """The plan that a shard's sidecar names."""
+        return next((earlier.plan for earlier in self.earlier if shard in earlier.shards), self.plan)
+
     def sealed(self) -> DatasetManifest:
         """The manifest with its checksum filled in."""
         blank = self.model_copy(update={"checksum": ""})

@@ -55,6 +55,8 @@ def misbehave(bad: str | None) -> None:
         raise BadImageError("is no PNG", field="frame")
     if bad == "missing-frame":
         raise MissingFrameError("is missing", field="frame")
+    if bad and bad.startswith("unless:") and not Path(bad.partition(":")[2]).exists():
+        raise MissingFrameError("is missing", field="frame")
     if bad == "bug":
         raise RuntimeError("a bug in a converter")
     if bad == "io":

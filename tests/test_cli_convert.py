@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -20,8 +21,13 @@ from actionimg_data.converters import base
 TESTS = Path(__file__).resolve().parent
 
 
+class _Distribution:
+    name, version = "synthetic", "1.0"
+
+
 class _Entry:
     name, value = "synthetic", "synthetic_converter:SyntheticConverter"
+    dist = _Distribution
 
     @staticmethod
     def load() -> type[SyntheticConverter]:
@@ -147,6 +153,8 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     plan = json.loads(convert(src, tmp_path / "out", "--dry-run", "--json").stdout)
     assert (plan["episodes"], plan["frames"], len(plan["shards"])) == (3, 21, 3)
     assert plan["estimated_bytes"] > 1000
+    assert plan["measured_episodes"] == 3
+    assert 0 <= plan["estimated_bytes_error"] < 1
     assert not (tmp_path / "out").exists()
 
 
@@ -182,6 +190,61 @@ def test_wrong_formats_name_the_right_ones(tmp_path: Path) -> None:
     assert call("inspect", tmp_path / "absent").exit_code == 1
 
 
+ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "2"}
+
+
+def test_a_slurm_array_takes_its_numbers_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = write_source(tmp_path / "src", episodes=4, frames=1)
+    for name, value in {**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(convert(src, tmp_path / "all", "--json").stdout)["shards_made"] == 4
+    part = convert(src, tmp_path / "part", "--slurm", "--json")
+    assert json.loads(part.stdout)["shards_made"] == 2
+    assert sorted(p.name for p in (tmp_path / "part/train").glob("*.tar")) == ["000001.tar", "000003.tar"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
+    assert "4 of 4 episodes" in convert(src, tmp_path / "part", "--slurm").stdout
+    assert (tmp_path / "part/dataset.json").read_bytes() == (tmp_path / "all/dataset.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "text"),
+    [
+        ({"SLURM_ARRAY_TASK_ID": None}, (), "SLURM_ARRAY_TASK_ID is ''"),
+        ({"SLURM_ARRAY_TASK_ID": "9"}, (), "the array has gaps"),
+        ({}, ("--num-shards", 2), "give either"),
+    ],
+)
+def test_a_slurm_array_that_does_not_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: tuple[Any, ...], text: str
+) -> None:
+    for name, value in {**ARRAY, **change}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    src = write_source(tmp_path / "src", episodes=1)
+    result = convert(src, tmp_path / "out", "--slurm", *words)
+    assert result.exit_code == 2
+    assert text in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("words", [("--overwrite", "--extend"), ("--ray-address", "auto")])
+def test_options_that_do_not_go_together_are_a_usage_error(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert convert(write_source(tmp_path / "src", episodes=1), tmp_path / "out", *words).exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_extending_and_retrying_from_the_command_line(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=2, frames=1, bad={"ep_001": "bad-image"})
+    out = tmp_path / "out"
+    assert convert(src, out).exit_code == 4
+    write_source(tmp_path / "src", episodes=3, frames=1)
+    refused = convert(src, out)
+    assert refused.exit_code == 1
+    assert "1 episode changed in the source: task/ep_001" in refused.stderr
+    assert convert(src, out, "--extend", "--retry-quarantined").exit_code == 0
+    assert "3 of 3 episodes" in convert(src, out).stdout
+
+
 @pytest.mark.parametrize(("workers", "which"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)])
 def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, which: int, workers: int) -> None:
     plugin = tmp_path / "plugin"
@@ -196,15 +259,18 @@ def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, wh
     program = [sys.executable, "-c", "from actionimg_data.cli import main; main()"]
     command = [*program, "convert", "synthetic", src, str(out), "--size", "64"]
     environment = {**os.environ, "PYTHONPATH": f"{plugin}:{TESTS}"}
-    with subprocess.Popen(
-        [*command, "-j", str(workers)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        # Of a shell's background job, as which these tests may run, it is ignored.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        text=True,
-    ) as process:
+    # To a file: a pipe would stay open as long as any process of the run lives.
+    errors = tmp_path / "errors.txt"
+    with errors.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "-j", str(workers)],
+            env=environment,
+            stderr=file,
+            start_new_session=True,
+            # Of a shell's background job, as which these tests may run, it is ignored.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None and not list(out.glob("train/*.json")):
             time.sleep(0.01)
@@ -213,11 +279,17 @@ def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, wh
             os.killpg(process.pid, which)  # as a terminal does
         else:
             process.send_signal(which)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert time.monotonic() - begun < 10
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
+        process.wait(timeout=30)
+        stopped = time.monotonic() - begun
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+    said = errors.read_text()
+    assert process.returncode == 130, said
+    assert stopped < 10
+    assert "interrupted" in said
+    assert "Traceback" not in said
     assert not list(out.rglob("*.tmp"))
     result = convert(src, out, "--json")
     assert result.exit_code == 0

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -99,7 +98,7 @@ def test_a_run_that_was_killed_before_its_manifest_writes_it_next_time(tmp_path:
     src = write_source(tmp_path / "src", episodes=2)
     run(src, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("actionimg_data.engine.conversion.finalize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("actionimg_data.engine.conversion.assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(src, tmp_path / "out")
     assert not read_manifest(tmp_path / "out").complete
@@ -265,14 +264,17 @@ def test_a_run_that_is_killed_at_any_time_goes_on_to_the_same_bytes(tmp_path: Pa
     published: dict[str, bytes] = {}
     for kill in range(2):
         process = subprocess.Popen([sys.executable, str(script), str(TESTS), src, str(out), str(workers)])
-        deadline = time.monotonic() + 60
-        # Until it is in the middle of a shard that is new.
-        while time.monotonic() < deadline and process.poll() is None:
-            if len(tars(out)) > kill and list(out.rglob("*.tmp")):
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            deadline = time.monotonic() + 60
+            # Until it is in the middle of a shard that is new.
+            while time.monotonic() < deadline and process.poll() is None:
+                # By name: its files come and go.
+                if len(list(out.glob("train/*.tar"))) > kill and list(out.rglob("*.tmp")):
+                    break
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait(timeout=30)
         time.sleep(0.3)  # workers notice that their parent is gone
         for name, data in published.items():
             assert (out / name).read_bytes() == data

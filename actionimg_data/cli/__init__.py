@@ -18,6 +18,8 @@ _COMMANDS = {
     "render": "Draw action images over a source's pictures, before any conversion.",
     "decode": "Decode action videos back into a 7-DoF trajectory.",
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
+    "repair": "Make again what is broken in a data set, and only that.",
+    "finalize": "Assemble a data set's manifest from its shards, whoever made them.",
     "report": "Write one HTML file to look at: pictures, motion, decode errors, data card.",
     "inspect": "Show what is in a source, a data set, a shard or a sample.",
     "export": "Write a data set in another program's layout.",

@@ -9,13 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .conversion import Estimate, Observer, Result, Totals, convert, estimate, plan
+    from .conversion import Estimate, Observer, Result, Totals, convert, estimate, finalize, plan
     from .executor import Executor, Job, make_executor
+    from .restoration import Repaired, repair
     from .verification import Report, Tolerance, record, verify
 
 _MODULES = {
-    **dict.fromkeys(("Estimate", "Observer", "Result", "Totals", "convert", "estimate", "plan"), "conversion"),
+    **dict.fromkeys(
+        ("Estimate", "Observer", "Result", "Totals", "convert", "estimate", "finalize", "plan"), "conversion"
+    ),
     **dict.fromkeys(("Executor", "Job", "make_executor"), "executor"),
+    **dict.fromkeys(("Repaired", "repair"), "restoration"),
     **dict.fromkeys(("Report", "Tolerance", "record", "verify"), "verification"),
 }
 
@@ -24,15 +28,18 @@ __all__ = [
     "Executor",
     "Job",
     "Observer",
+    "Repaired",
     "Report",
     "Result",
     "Tolerance",
     "Totals",
     "convert",
     "estimate",
+    "finalize",
     "make_executor",
     "plan",
     "record",
+    "repair",
     "verify",
 ]
 

@@ -37,7 +37,8 @@ from ..schemas import (
 from ..schemas.dataset import to_bytes
 from ..shards import layout, storage
 from ..shards.layout import Place
-from ..shards.manifest import finalize, published, read_manifest, read_plan, read_sidecar
+from ..shards.manifest import finalize as assemble
+from ..shards.manifest import published, read_manifest, read_plan, read_sidecar
 from ..shards.plan import (
     PROBES,
     Changes,
@@ -246,7 +247,7 @@ def convert(
             )
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before.
-    done = manifest if manifest.complete and not work.todo else finalize(place, _planned(manifest), made.rows)
+    done = manifest if manifest.complete and not work.todo else assemble(place, _planned(manifest), made.rows)
     result = Result(
         manifest=done or manifest,
         shards=len(work.todo),
@@ -260,6 +261,24 @@ def convert(
         # A data set without a single sample is a failure whatever is allowed.
         _judge(bad, total, max_bad_fraction if bad < total else 0.0, place)
     return result
+
+
+def finalize(out: str | Path) -> tuple[DatasetManifest | None, list[str]]:
+    """Assemble a data set from the sidecars of its shards, whoever made them.
+
+    Returns:
+        The complete manifest; or None, and the names of the shards that are missing.
+
+    Raises:
+        SourceNotFoundError: There is no data set.
+        CorruptDatasetError: Its manifest, its plan or a sidecar is damaged.
+    """
+    place = layout.place(out)
+    manifest = read_manifest(place)
+    rows = _own_rows(place, manifest)
+    done = assemble(place, _planned(manifest), rows)
+    missing = [] if done is not None else [row.shard for row in rows if not (place / f"{row.shard}.json").exists()]
+    return done, missing
 
 
 def _planned(manifest: DatasetManifest) -> DatasetManifest:
@@ -434,6 +453,7 @@ def open_output(
         OutputExistsError: ``out`` holds something else, or the source has changed; says what differs.
         UnsupportedVersionError: It holds a data set of another version of the format.
     """
+    storage.check_protocol(out)
     with layout.output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         removed = overwrite and _remove(out)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
@@ -172,7 +174,7 @@ def published(out: Place, row: PlanRow, plan: str, stale: Collection[str] = ()) 
     return sidecar
 
 
-REPAIR_HINT = "Delete this shard's .json and convert again: only it is made anew."
+REPAIR_HINT = "actionimg repair finds and makes again what is broken."
 
 
 def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> pa.Table:
@@ -325,4 +327,7 @@ def remove_leftovers(out: Place, split: str) -> None:
     """Remove temporary files of killed runs; only when every shard is published, so that none is still in use."""
     for folder in (out, out / split):
         for path in folder.glob(f"*{layout.TEMPORARY}"):
-            path.unlink(missing_ok=True)
+            if isinstance(path, Path) and path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
