@@ -92,11 +92,26 @@ class DeviceTransform:
         return pictures.to(self._dtype)
 
     def _draw(self, batch: dict[str, Any], spec: ActionImageSpec) -> torch.Tensor:
+        action, known = batch["action_8d"], batch["valid"]
+        if action.ndim == 3:
+            return self._draw_one(batch, action, known, spec).flatten(2, 3)
+        views = batch["extrinsics"].shape[1] // action.shape[2]
+        # Masks are over a video and the action segments of each view: one, or as many as there are grippers.
+        segments = batch["used_mask"].shape[1] // (views * action.shape[2]) - 1
+        drawn = [
+            self._draw_one(batch, action[:, g], batch["gripper_valid"][:, g], spec) for g in range(action.shape[1])
+        ]
+        if segments == 1 and len(drawn) > 1:
+            return ((torch.stack(drawn).add(1).sum(0)).clamp_(max=2) - 1).flatten(2, 3)
+        return torch.stack(drawn, dim=3).flatten(2, 4)
+
+    def _draw_one(
+        self, batch: dict[str, Any], action: torch.Tensor, known: torch.Tensor, spec: ActionImageSpec
+    ) -> torch.Tensor:
+        """``(B, 3, V, T, H, W)`` in [-1, 1] of one gripper's ``(B, T, 8)``."""
         from ..raster.torch_backend import render
 
-        action = batch["action_8d"]
         frames = action.shape[1]
-        known = batch["valid"]
         # A pose that is not known is zero; any unit quaternion will do for it, and its frame is made black below.
         anything = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=action.dtype, device=action.device)
         quaternion = torch.where(known[..., None], action[..., 3:7], anything)
@@ -105,6 +120,5 @@ class DeviceTransform:
             K, pose = rotate_half_turn(K, pose)
         K, pose = (x.unflatten(1, (-1, frames)) for x in (K, pose))
         drawn = render(action[..., :3], quaternion, action[..., 7], K, pose, spec)
-        # (B, V, T, 3, H, W) to (B, 3, V T, H, W)
-        drawn = (drawn * known[:, None, :, None, None, None]).movedim(3, 1).flatten(2, 3)
+        drawn = (drawn * known[:, None, :, None, None, None]).movedim(3, 1)
         return (drawn * 2 - 1).to(self._dtype)

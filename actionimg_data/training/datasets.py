@@ -19,7 +19,7 @@ from ..errors import ActionImgError, InvalidSpecError
 from ..schemas import ActionImageSpec
 from .modes import LATENT_STRIDE, PUBLISHED_ODDS
 from .order import MixedOrder, Order, ShardOrder, Split
-from .sample import Action, Axes, Pixels, SampleOptions, SampleReader, Short
+from .sample import Action, Arms, Axes, Pixels, SampleOptions, SampleReader, Short
 from .source import open_sources
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -239,9 +239,14 @@ class ActionImageDataset(_Stream):
     * ``plucker`` (6, V T, H, W) float32: directions, moments / 3, from ``camera`` and ``intrinsics``
     * ``path`` str, ``key`` str, ``source`` str, ``view_names`` tuple of str
     * ``frame_indices`` (T,) int64 in the stored sample, -1 where padded; ``fps`` float of the window
-    * ``valid`` (T,) bool: the frame is there and its pose is known
+    * ``valid`` (T,) bool: the frame is there and its pose is known, of all grippers
     * ``mode`` str, ``condition_mask`` and ``used_mask`` (2 V T,) bool over [video₁ | action₁ | video₂ | action₂],
       ``condition_mask_latent`` and ``used_mask_latent`` (2 V L,) in latent frames
+
+    With ``streams``, ``depth`` (V T, H, W) float32 in metres and ``mask`` (V T, H, W) int32 ids; 0 where not known or
+    padded. Of G grippers with names, ``action_7d`` and ``action_8d`` are (G, T, …), ``gripper_valid`` is (G, T) and
+    ``grippers`` are the names; with ``arms`` separate the action video is (3, V G T, H, W), and the masks are over
+    [video₁ | action₁ of each gripper | video₂ | …], (1 + G) V T.
 
     What is drawn (order, window, views, instruction, mode) is a function of the seed, the epoch and the sample; the
     number of workers does not change it.
@@ -267,6 +272,9 @@ class ActionImageDataset(_Stream):
         shuffle: Shuffle shards, and samples among neighbours.
         shuffle_buffer: How many neighbouring samples are shuffled.
         seed: Of everything that is drawn.
+        arms: Of several grippers, give each its own action segment ("separate"), or the clipped sum of all in one
+            ("merged"); "auto" takes them as they are stored.
+        streams: Which of ``depth`` and ``mask`` to give beside the video.
         batch_size: That of the loader. With it, batches are the same for any number of workers.
         drop_last: Leave out the samples at the end of an epoch that do not fill a batch on every process, so that all
             have as many.
@@ -306,6 +314,8 @@ class ActionImageDataset(_Stream):
         shuffle: bool = True,
         shuffle_buffer: int = 1000,
         seed: int = 0,
+        arms: Arms = "auto",
+        streams: Sequence[str] = (),
         batch_size: int = 1,
         drop_last: bool = False,
         epochs: int | None = 1,
@@ -331,6 +341,8 @@ class ActionImageDataset(_Stream):
             pixels=pixels,
             axes=axes,
             seed=seed,
+            arms=arms,
+            streams=streams,
         )
         source = open_sources(paths, filter=filter, verify=verify, storage_options=storage_options)
         reader = SampleReader(source, options)
@@ -558,6 +570,16 @@ def _check_rates(names: Sequence[str], readers: Sequence[SampleReader], allowed:
 
 def _check_specs(names: Sequence[str], readers: Sequence[SampleReader]) -> None:
     """Refuse sources whose action images are drawn in different ways."""
+    arms = [reader.grippers for reader in readers]
+    mixed = next((i for i, found in enumerate(arms) if found != arms[0]), None)
+    if mixed is not None:
+        raise InvalidSpecError(
+            "has other grippers, so that samples do not fit into one batch",
+            where=names[mixed],
+            field="grippers",
+            expected=f"{' '.join(arms[0]) or 'one'}, as {names[0]}",
+            found=" ".join(arms[mixed]) or "one",
+        )
     ids = [reader.spec.id for reader in readers]
     other = next((i for i, found in enumerate(ids) if found != ids[0]), None)
     if other is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -30,10 +31,13 @@ from ..schemas.dataset import parse
 from ..shards import layout
 from ..shards import sample as stored
 from ..video import ENDINGS, open_video
+from ..video.read import VideoReader
+from ..video.resize import resized_planes
 from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds, draw, task
 from .source import ShardSource
 
 Action = Literal["stored", "rendered", "both", "none"]
+Arms = Literal["auto", "separate", "merged"]
 Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "skip", "error"]
 Pixels = Literal["float32", "uint8"]
@@ -60,6 +64,8 @@ class SampleOptions:
     pixels: Pixels = "float32"
     axes: Axes = "rlbench"
     seed: int = 0
+    arms: Arms = "auto"
+    streams: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = ("num_frames", "frame_stride", "views", "height", "width", "latent_stride")
@@ -78,11 +84,17 @@ class SampleOptions:
             ("short", ("pad", "skip", "error")),
             ("pixels", ("float32", "uint8")),
             ("axes", ("rlbench", "opencv")),
+            ("arms", ("auto", "separate", "merged")),
         ):
             if getattr(self, name) not in allowed:
                 raise InvalidSpecError(
                     "no such choice", field=name, expected=" | ".join(allowed), found=getattr(self, name)
                 )
+        streams = (self.streams,) if isinstance(self.streams, str) else tuple(self.streams)
+        unknown = [name for name in streams if name not in ("depth", "mask")]
+        if unknown or len(set(streams)) != len(streams):
+            raise InvalidSpecError("no such choice", field="streams", expected="depth, mask", found=" ".join(streams))
+        object.__setattr__(self, "streams", streams)
         object.__setattr__(self, "modes", check_odds(self.modes))
 
     @property
@@ -149,7 +161,13 @@ class SampleReader:
                 expected="rendered | none",
                 found=options.action,
             )
+        self._check_streams()
         self.names = tuple(names)
+        self.grippers = source.manifest.grippers
+        self._merged = len(self.grippers) > 1 and (
+            options.arms == "merged" or (options.arms == "auto" and stored_options.merge_arms)
+        )
+        """Whether all grippers are in one action picture."""
         self.spec = source.spec.resized(options.height, options.width)
         self._crop = center_crop(stored_options.height, stored_options.width, options.height, options.width)
         self._salt = int(source.manifest.plan[:16], 16)
@@ -160,6 +178,27 @@ class SampleReader:
                 field="fps",
                 expected="the rate to bring them to",
                 found=", ".join(f"{rate:g}" for rate in np.unique(source.fps)[:8]),
+            )
+
+    def _check_streams(self) -> None:
+        stored_options, options, where = self.source.manifest.options, self.options, self.source.path
+        missing = [name for name in options.streams if name not in stored_options.planes]
+        if missing:
+            raise InvalidSpecError(
+                "does not store it",
+                where=where,
+                field="streams",
+                expected=", ".join(stored_options.planes) or "none",
+                found=" ".join(missing),
+                hint="actionimg convert --depth --masks stores them where the source has them.",
+            )
+        if options.arms == "separate" and stored_options.merge_arms and options.action in ("stored", "both"):
+            raise InvalidSpecError(
+                "its action images show all grippers together",
+                where=where,
+                field="arms",
+                expected="merged, or action='rendered'",
+                found="separate",
             )
 
     def usable(self) -> NDArray[np.int64]:
@@ -262,14 +301,17 @@ class SampleReader:
         stored_options = source.manifest.options
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
         with_stored = options.action in ("stored", "both")
-        action = [layout.action_member(view, ENDINGS[stored_options.action_codec]) for view in views if with_stored]
+        files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
+        action = self._action_members(views) if with_stored else []
+        beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in options.streams}
         if members is None:
-            members = source.read(row, [layout.META, layout.TRAJECTORY, layout.CAMERAS, *rgb, *action])
+            drawn_from = itertools.chain(rgb, *action, *beside.values())
+            members = source.read(row, [layout.META, *files.values(), layout.CAMERAS, *drawn_from])
         meta = self._meta(row, members[layout.META])
         where = source.where(row)
-        trajectory = stored.trajectory_from(members[layout.TRAJECTORY], where)
+        trajectories = {name: stored.trajectory_from(members[file], where) for name, file in files.items()}
         tracks = stored.cameras_from(members[layout.CAMERAS], where)
-        found = (tuple(tracks), {len(trajectory), *map(len, tracks.values())})
+        found = (tuple(tracks), {*map(len, trajectories.values()), *map(len, tracks.values())})
         if found != (meta.views, {meta.frames}):
             raise CorruptDatasetError(
                 "members do not fit each other",
@@ -277,52 +319,78 @@ class SampleReader:
                 expected=f"{meta.views}, {meta.frames} frames",
                 found=found,
             )
-        window = trajectory[indices]
+        windows = {name: trajectory[indices] for name, trajectory in trajectories.items()}
         cameras = [tracks[view][indices] for view in views]
         if (meta.height, meta.width) != (options.height, options.width):
             cameras = [camera.resized(options.height, options.width) for camera in cameras]
         count = options.num_frames
         pad = count - len(indices)
 
-        known = window.known & np.isfinite(window.openness)
-        action7 = np.where(known[:, None], np.nan_to_num(window.to_action7()), 0.0)
-        action8 = np.where(known[:, None], np.nan_to_num(window.to_action8()), 0.0)
+        known = np.stack([window.known & np.isfinite(window.openness) for window in windows.values()])
+        action7 = np.stack([window.to_action7() for window in windows.values()])
+        action8 = np.stack([window.to_action8() for window in windows.values()])
+        action7, action8 = (
+            np.concatenate(
+                [np.where(known[..., None], np.nan_to_num(action), 0.0), np.zeros((len(known), pad, action.shape[-1]))],
+                axis=1,
+            )
+            for action in (action7, action8)
+        )
+        valid = np.concatenate([known, np.zeros((len(known), pad), np.bool_)], axis=1)
         intrinsics, extrinsics = self._published_cameras(cameras, count)
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
-        masks = task(mode, count, options.views, options.latent_stride)
+        together = [list(windows)] if self._merged else [[name] for name in windows]
+        masks = task(mode, count, options.views, options.latent_stride, len(together))
         instructions = meta.instructions
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
-            "video": self._video([members[name] for name in rgb], views, "rgb", indices, where),
+            "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),
             "camera": _tensor(relative[..., :3, :].reshape(*flat, 12)),
             "extrinsics": _tensor(extrinsics.reshape(*flat, 4, 4)),
             "intrinsics": _tensor(intrinsics.reshape(*flat, 3, 3)),
-            "action_7d": _tensor(_padded(action7, pad)),
-            "action_8d": _tensor(_padded(action8, pad)),
+            "action_7d": _tensor(action7 if self.grippers else action7[0]),
+            "action_8d": _tensor(action8 if self.grippers else action8[0]),
             "path": source.location(row),
             "key": meta.key,
             "view_names": tuple(views),
             "frame_indices": torch.from_numpy(np.concatenate([indices, np.full(pad, -1)]).astype(np.int64)),
             "fps": meta.fps / stride,
-            "valid": torch.from_numpy(np.concatenate([known, np.zeros(pad, np.bool_)])),
+            "valid": torch.from_numpy(valid.all(axis=0)),
             "mode": mode,
             "condition_mask": torch.from_numpy(masks.given),
             "used_mask": torch.from_numpy(masks.used),
             "condition_mask_latent": torch.from_numpy(masks.given_latent),
             "used_mask_latent": torch.from_numpy(masks.used_latent),
         }
+        if self.grippers:
+            result["grippers"] = self.grippers
+            result["gripper_valid"] = torch.from_numpy(valid)
         if with_stored:
-            result["action_video"] = self._video([members[n] for n in action], views, "action", indices, where)
+            pictures = [[members[name] for name in segment] for segment in action]
+            labels = [f"{view}.action" for view in views for _ in together]
+            result["action_video"] = self._video(pictures, labels, indices, where)
         if options.action in ("rendered", "both"):
-            drawn = _Planes(options, pad, black=True)
-            for i, camera in enumerate(cameras):
+            drawn = _Planes(options, pad, options.views * len(together), black=True)
+            for i, (camera, names) in enumerate(itertools.product(cameras, together)):
                 with drawn.frames(i, len(indices)) as planes:
-                    render_planes(window, camera, self.spec, out=planes)
+                    render_planes(windows[names[0]], camera, self.spec, out=planes)
+                    for name in names[1:]:
+                        _add(render_planes(windows[name], camera, self.spec), planes)
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
+        for kind, names in beside.items():
+            result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
         if options.plucker:
             result["plucker"] = self._plucker(relative, intrinsics, cameras)
         return result
+
+    def _action_members(self, views: Sequence[str]) -> list[list[str]]:
+        """For each segment of the action video, the stored videos whose clipped sum it is."""
+        options = self.source.manifest.options
+        stored_names = ("",) if options.merge_arms or not self.grippers else self.grippers
+        ending = ENDINGS[options.action_codec]
+        named = [[layout.action_member(view, ending, name) for name in stored_names] for view in views]
+        return named if self._merged else [[name] for names in named for name in names]
 
     def _meta(self, row: int, data: bytes) -> SampleMeta:
         source, where = self.source, self.source.where(row)
@@ -335,6 +403,9 @@ class SampleReader:
             ("size", (promised.options.height, promised.options.width), (meta.height, meta.width)),
             ("spec", promised.spec_id, meta.spec),
             ("action_codec", promised.options.action_codec, meta.action_codec),
+            ("grippers", promised.grippers, meta.grippers),
+            ("merged_arms", promised.options.merge_arms, meta.merged_arms),
+            ("depth and masks", promised.options.planes, meta.planes),
         )
         for name, expected, found in facts:
             if expected != found:
@@ -369,27 +440,54 @@ class SampleReader:
         return out.flatten(1, 2)
 
     def _video(
-        self, videos: Sequence[bytes], views: Sequence[str], kind: str, indices: NDArray[np.int64], where: str
+        self, segments: Sequence[Sequence[bytes]], labels: Sequence[str], indices: NDArray[np.int64], where: str
     ) -> torch.Tensor:
+        """Segments one after the other in time, each the clipped sum of its videos."""
         options = self.options
-        planes = _Planes(options, options.num_frames - len(indices))
+        planes = _Planes(options, options.num_frames - len(indices), len(segments))
         wanted: list[int] = indices.tolist()
-        stored_options = self.source.manifest.options
-        for i, (data, view) in enumerate(zip(videos, views, strict=True)):
-            name = f"{where}.{view}.{kind}"
-            with open_video(data, name) as video:
-                size = (video.info.height, video.info.width)
-                if size != (stored_options.height, stored_options.width):
-                    raise CorruptDatasetError(
-                        "has another size than the data set",
-                        where=name,
-                        expected=f"{stored_options.width}x{stored_options.height}",
-                        found=f"{size[1]}x{size[0]}",
-                    )
-                with planes.frames(i, len(wanted)) as channels:
-                    for j, frame in enumerate(video.frames(wanted)):
-                        cv2.split(_resized(frame, self._crop), [channels[c, j] for c in range(3)])
+        for i, (videos, label) in enumerate(zip(segments, labels, strict=True)):
+            with planes.frames(i, len(wanted)) as channels:
+                for number, data in enumerate(videos):
+                    with self._open(data, f"{where}.{label}") as video:
+                        for j, frame in enumerate(video.frames(wanted)):
+                            picture = _resized(frame, self._crop)
+                            if number == 0:
+                                cv2.split(picture, [channels[c, j] for c in range(3)])
+                            else:
+                                _add(np.moveaxis(picture, -1, 0), channels[:, j])
         return planes.tensor
+
+    def _beside(
+        self, kind: str, videos: Sequence[bytes], views: Sequence[str], indices: NDArray[np.int64], where: str
+    ) -> torch.Tensor:
+        """Depth ``(V T, H, W)`` float32 in metres, or masks int32; 0 where not known and where padded."""
+        options, stored_options = self.options, self.source.manifest.options
+        size = (stored_options.height, stored_options.width, options.height, options.width)
+        depth = kind == "depth"
+        out = np.zeros(
+            (options.views, options.num_frames, options.height, options.width), np.float32 if depth else np.int32
+        )
+        for target, data, view in zip(out, videos, views, strict=True):
+            with self._open(data, f"{where}.{view}.{kind}") as video:
+                for j, plane in enumerate(resized_planes(video.planes(kind, indices.tolist()), kind, *size)):
+                    target[j] = plane / np.float32(1000) if depth else plane
+        return torch.from_numpy(out.reshape(-1, options.height, options.width))
+
+    @contextlib.contextmanager
+    def _open(self, data: bytes, name: str) -> Iterator[VideoReader]:
+        """A stored video, of the data set's size."""
+        options = self.source.manifest.options
+        with open_video(data, name) as video:
+            size = (video.info.height, video.info.width)
+            if size != (options.height, options.width):
+                raise CorruptDatasetError(
+                    "has another size than the data set",
+                    where=name,
+                    expected=f"{options.width}x{options.height}",
+                    found=f"{size[1]}x{size[0]}",
+                )
+            yield video
 
 
 _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.5).numpy()
@@ -397,28 +495,28 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, V T, H, W)`` that is filled view by view; padded frames are black, with ``black`` all are."""
+    """A video ``(3, S T, H, W)`` that is filled segment by segment; padded frames are black, with ``black`` all."""
 
-    def __init__(self, options: SampleOptions, pad: int, black: bool = False) -> None:
+    def __init__(self, options: SampleOptions, pad: int, segments: int, black: bool = False) -> None:
         size = (options.height, options.width)
         self._bytes = options.pixels == "uint8"
         self._count = options.num_frames
-        shape = (3, options.views * self._count, *size)
+        shape = (3, segments * self._count, *size)
         # Zeros from the system cost nothing where nothing is drawn.
         self._array: NDArray[Any] = np.zeros(shape, np.uint8) if self._bytes else np.empty(shape, np.float32)
         self._black = black
         self._scratch = None if self._bytes else np.empty((3, self._count - pad, *size), np.uint8)
         if pad and not self._bytes:
-            self._array.reshape(3, options.views, self._count, *size)[:, :, self._count - pad :] = _LEVELS[0]
+            self._array.reshape(3, segments, self._count, *size)[:, :, self._count - pad :] = _LEVELS[0]
 
     @property
     def tensor(self) -> torch.Tensor:
         return torch.from_numpy(self._array)
 
     @contextlib.contextmanager
-    def frames(self, view: int, count: int) -> Iterator[NDArray[np.uint8]]:
-        """``(3, count, H, W)`` uint8 to fill with a view's first frames."""
-        target = self._array[:, view * self._count : view * self._count + count]
+    def frames(self, segment: int, count: int) -> Iterator[NDArray[np.uint8]]:
+        """``(3, count, H, W)`` uint8 to fill with a segment's first frames."""
+        target = self._array[:, segment * self._count : segment * self._count + count]
         if self._scratch is None:
             yield target
             return
@@ -440,9 +538,10 @@ def _resized(frame: NDArray[np.uint8], change: CropResize) -> NDArray[np.uint8]:
     return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())
 
 
+def _add(pictures: NDArray[np.uint8], planes: NDArray[np.uint8]) -> None:
+    """Add pictures to planes of the same shape, clipped."""
+    np.copyto(planes, cv2.add(np.ascontiguousarray(pictures).reshape(-1), planes.reshape(-1)).reshape(planes.shape))
+
+
 def _tensor(array: NDArray[np.float64]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-
-def _padded(array: NDArray[np.float64], pad: int) -> NDArray[np.float64]:
-    return np.concatenate([array, np.zeros((pad, *array.shape[1:]))])
