@@ -155,11 +155,11 @@ def reduced(root: ElementTree.Element, where: object) -> str:
         ElementTree.SubElement(
             out, "compiler", {k: v for k, v in compiler.attrib.items() if k in ("angle", "eulerseq")}
         )
-    out.extend(_reduced_defaults(d) for d in root.findall("default"))
+    out.extend([_reduced_defaults(d) for d in root.findall("default")])
     worlds = root.findall("worldbody")
     if not worlds:
         raise WrongFormatError("has no bodies", where=where, expected="<worldbody>")
-    out.extend(_reduced_body(w, where) for w in worlds)
+    out.extend([_reduced_body(w, where) for w in worlds])
     return ElementTree.tostring(out, encoding="unicode")
 
 
