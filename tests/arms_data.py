@@ -118,5 +118,5 @@ def make_dataset(
     (source / "arms.json").write_text(json.dumps({"frames": frames, **(config or {})}))
     settings = {"height": 128, "width": 128, "action_codec": "ffv1", **options}
     out = folder / "dataset"
-    result = convert(ArmsConverter(), str(source), out, ConvertOptions.parse(**settings))
+    result = convert(ArmsConverter(), str(source), out, ConvertOptions.parse(**settings), max_bad_fraction=0.9)
     return out, result.manifest
