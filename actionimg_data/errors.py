@@ -7,8 +7,9 @@ standard library that fits it, so that ``except FileNotFoundError`` works as wel
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -19,17 +20,25 @@ def printable(value: object, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def suggestion(found: str, names: Sequence[str]) -> str:
-    """A hint at what was meant by ``found``: the nearest of ``names``, or some of them; at most one sentence."""
+def suggestion(found: str, names: Iterable[str]) -> str | None:
+    """A hint at the one of ``names`` that ``found`` is nearly; None where none is near."""
     import difflib
 
-    if not names:
-        return "There are none."
-    close = difflib.get_close_matches(found, names, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    some = ", ".join(names[:5])
-    return f"There are {len(names)}: {some}, …" if len(names) > 5 else f"There is {some}."
+    close = difflib.get_close_matches(found, list(names), n=1)
+    return f"Did you mean {close[0]!r}?" if close else None
+
+
+def suggested_path(path: str | os.PathLike[str]) -> str | None:
+    """A hint at what lies beside ``path``, which does not exist, under nearly its name; None where nothing does."""
+    import difflib
+
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        beside = [n for n in os.listdir(folder or ".") if not n.startswith(".")]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(name, beside, n=1)
+    return f"Did you mean {os.path.join(folder, close[0])!r}?" if close else None
 
 
 class ActionImgError(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import BadFileError, SourceNotFoundError, WrongFormatError
+from ..errors import BadFileError, SourceNotFoundError, WrongFormatError, suggested_path
 
 MAX_DEPTH: Final = 8
 """Folders below the source that are searched for episodes."""
@@ -65,7 +65,7 @@ def source_folder(source: str) -> Path:
     """
     path = Path(os.path.abspath(source))
     if not path.exists():
-        raise SourceNotFoundError("no such folder", where=source)
+        raise SourceNotFoundError("no such folder", where=source, hint=suggested_path(source))
     if not path.is_dir():
         raise WrongFormatError("is not a folder", where=source, expected="a folder of episodes")
     return path

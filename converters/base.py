@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError
+from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
 
 ENTRY_POINT_GROUP = "actionimg.converters"
@@ -146,13 +145,12 @@ def converter_class(name: str) -> type[Converter]:
     try:
         entry = _entry_points()[name]
     except KeyError:
-        close = difflib.get_close_matches(name, names(), n=1)
         raise WrongFormatError(
             "no such converter",
             field="format",
             expected=" | ".join(names()),
             found=name,
-            hint=f"Did you mean {close[0]!r}?" if close else None,
+            hint=suggestion(name, names()),
         ) from None
     try:
         loaded = entry.load()

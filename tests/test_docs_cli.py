@@ -17,6 +17,7 @@ from processes import run_program
 
 from actionimg_data.cli import main
 from actionimg_data.cli.reference import reference
+from actionimg_data.testing import write_rlbench_dataset
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLES = [
@@ -90,6 +91,23 @@ def test_a_typo_in_a_data_sets_name_gets_a_suggestion(command: str, tmp_path: Pa
     assert f"Did you mean '{tmp_path / 'kitchen'}'?" in result.stderr
     far = CliRunner().invoke(main, [command, str(tmp_path / "zzz")])
     assert "Did you mean" not in far.stderr
+
+
+def test_a_typo_in_a_sources_name_view_option_or_sample_gets_a_suggestion(tmp_path: Path) -> None:
+    source = write_rlbench_dataset(tmp_path / "kitchen_demos", 1, 8, 64)
+    out = str(tmp_path / "out")
+    small = ["--size", "64", "--no-video", "--out", out]
+    for words, meant in (
+        (["inspect", str(tmp_path / "kitchn_demos")], str(source)),
+        (["render", str(tmp_path / "kitchen-demos"), *small], str(source)),
+        (["convert", "rlbench", str(tmp_path / "kitchen_demo"), out], str(source)),
+        (["render", str(source), "--views", "frnt", *small], "front"),
+        (["render", str(source), "-O", "camera=front", *small], "cameras"),
+        (["render", str(source), "--episode", "place_cube/all_variations/episode1", *small], "episode0"),
+    ):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1, words
+        assert re.search(rf"Did you mean '[^']*{re.escape(meant)}'\?", result.stderr), (words, result.stderr)
 
 
 def environment() -> dict[str, str]:

@@ -17,6 +17,8 @@ from ..errors import (
     SourceNotFoundError,
     StorageError,
     WrongFormatError,
+    suggested_path,
+    suggestion,
 )
 
 if TYPE_CHECKING:
@@ -126,7 +128,13 @@ def pick_sample(path: str, wanted: str | None) -> Sample:
         return data[keys.index(wanted)]
     if wanted is not None and wanted.isdecimal() and int(wanted) < len(keys):
         return data[int(wanted)]
-    raise WrongFormatError("no such sample", where=path, expected=_some(keys), found=wanted)
+    raise no_such("sample", path, wanted, keys)
+
+
+def no_such(what: str, where: str, wanted: str | None, names: Sequence[str]) -> WrongFormatError:
+    """The error for a name that is not among ``names``, with some of them and the nearest."""
+    hint = None if wanted is None else suggestion(wanted, names)
+    return WrongFormatError(f"no such {what}", where=where, expected=_some(names), found=wanted, hint=hint)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -210,7 +218,7 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
 
     if format_name is None:
         if not place(source).exists():
-            raise SourceNotFoundError("no such file or folder", where=source)
+            raise SourceNotFoundError("no such file or folder", where=source, hint=suggested_path(source))
         found = base.detect(source)
         stated = _stated_format(options)
         if stated in found:
@@ -241,6 +249,7 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
                 field=name,
                 expected=" ".join(f"{n}=…" for n in cls.Options.model_fields) or "no options",
                 found=text,
+                hint=suggestion(key, cls.Options.model_fields),
             )
         many = "tuple" in str(cls.Options.model_fields[key].annotation)
         values[key] = tuple(value.split(",")) if many else value
@@ -268,9 +277,4 @@ def read_episode(converter: Converter, source: str, wanted: str | None) -> Episo
         if wanted is None or wanted in (ref.id, str(number)):
             return converter.read(ref)
         ids.append(ref.id)
-    raise WrongFormatError(
-        "no such episode",
-        where=source,
-        expected=_some(ids),
-        found=wanted,
-    )
+    raise no_such("episode", source, wanted, ids)

@@ -20,7 +20,7 @@ from ..errors import (
     OutputExistsError,
     SourceNotFoundError,
     WrongFormatError,
-    suggestion,
+    suggested_path,
 )
 from ..objectstore import is_url
 from ._common import emit_json, output
@@ -67,11 +67,12 @@ def command(
     Of a source it says whether its first episode can be converted, what is missing, and what to type next. A terminal
     with colours also gets a small picture of a frame. The keys of --json are in docs/looking.md.
     """
-    from ..shards.layout import place, similar
+    from ..shards.layout import place
 
     where = place(path)
     if not where.exists():
-        raise SourceNotFoundError("no such file or folder", where=path, hint=similar(where))
+        hint = None if is_url(path) else suggested_path(path)
+        raise SourceNotFoundError("no such file or folder", where=path, hint=hint)
     options += () if mapping is None else (f"mapping={mapping}",)
     if draft is not None:
         _propose(path, Path(draft), as_json)
@@ -88,10 +89,11 @@ def command(
         kind, found = "source", _source(path, made, plot)
     if key is not None:
         from ..shards import open_dataset
+        from ._inputs import no_such
 
         dataset = open_dataset(where)
         if key not in dataset:
-            raise SourceNotFoundError("no such sample", where=path, field=key, hint=suggestion(key, dataset.keys()))
+            raise no_such("sample", path, key, dataset.keys())
         kind, found = "sample", _sample(dataset[key])
     first: Episode | None = None
     if made is not None:

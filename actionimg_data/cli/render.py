@@ -15,6 +15,7 @@ from ..errors import (
     OutputError,
     UnsupportedSourceError,
     WrongFormatError,
+    suggestion,
 )
 from ._common import console, emit_json, progress
 from ._inputs import (
@@ -245,7 +246,13 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
     views = split_names(given["views"]) or list(cameras)
     unknown = [v for v in views if v not in cameras]
     if unknown:
-        raise InvalidSpecError("no such camera", field="--views", expected=" ".join(cameras), found=" ".join(unknown))
+        raise InvalidSpecError(
+            "no such camera",
+            field="--views",
+            expected=" ".join(cameras),
+            found=" ".join(unknown),
+            hint=suggestion(unknown[0], cameras),
+        )
     n = len(trajectory)
     fps = (n - 1) / float(trajectory.times[-1] - trajectory.times[0]) if n > 1 else given["fps"] or 1.0
     shown = pictures.evenly(n, given["columns"])

@@ -16,6 +16,7 @@ from ..errors import (
     InvalidTextError,
     InvalidTrajectoryError,
     WrongFormatError,
+    suggestion,
 )
 from .camera import Camera, CameraTrack
 from .trajectory import GripperTrajectory
@@ -426,6 +427,7 @@ class Episode:
                 field="views",
                 expected=" ".join(self.views),
                 found=" ".join(missing),
+                hint=suggestion(missing[0], self.views),
             )
         return replace(self, views={n: self.views[n] for n in names})
 

@@ -19,6 +19,7 @@ from ..errors import (
     SourceNotFoundError,
     StorageError,
     WrongFormatError,
+    suggestion,
 )
 from ..model import CameraTrack, GripperTrajectory
 from ..objectstore import RemotePath
@@ -251,7 +252,13 @@ class Sample:
 
     def _check_view(self, view: str) -> None:
         if view not in self.meta.views:
-            raise WrongFormatError("has no such view", where=self.key, expected=" ".join(self.views), found=view)
+            raise WrongFormatError(
+                "has no such view",
+                where=self.key,
+                expected=" ".join(self.views),
+                found=view,
+                hint=suggestion(view, self.views),
+            )
 
     def _check_gripper(self, gripper: str) -> None:
         if gripper in self.action_names:
