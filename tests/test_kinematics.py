@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionimg_data.converters.teleop import mjcf
-from actionimg_data.converters.teleop.kinematics import Chain
+from actionimg_data.converters.teleop.kinematics import Chain, scene_chain
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -88,12 +88,9 @@ def test_a_urdf_arm_agrees_with_yourdfpy_and_mujoco(tmp_path: Path) -> None:
         robot.update_cfg(dict(zip(chain.names, row, strict=True)))
         assert np.abs(robot.get_transform("grip_site", "base") - pose).max() <= 1e-9
     # MuJoCo reads URDF itself, and joins fixed links: the last link that moves is compared.
-    (tmp_path / "bare.urdf").write_text(
-        panda_urdf(meshes=False).replace(
-            "</link>",
-            '<inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>',
-        )
-    )
+    inertia = '<inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/>'
+    bare = panda_urdf(meshes=False).replace("</link>", f'<inertial><mass value="1"/>{inertia}</inertial></link>')
+    (tmp_path / "bare.urdf").write_text(bare)
     theirs = sites_of(mujoco.MjModel.from_xml_path(str(tmp_path / "bare.urdf")), "link7", chain.names, q)
     last = Chain.load(path, "base", "link7")
     assert np.abs(last.poses(last.names, q) - theirs).max() <= 1e-9
@@ -134,19 +131,16 @@ SCENE = """<mujoco>
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000))
-def test_anchors_references_defaults_and_frames_are_mujocos(
-    seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("scene") / "s.xml"
-    path.write_text(SCENE)
-    chain = Chain.load(path, None, "tip")
+def test_anchors_references_defaults_and_frames_are_mujocos(seed: int) -> None:
+    scene = mjcf.Scene.from_text(SCENE, "test")
+    chain = scene_chain(scene, None, "tip")
     assert chain.names == ("j1", "j2", "j3")
     q = angles(4, 3, seed)
     expected = sites_of(mujoco.MjModel.from_xml_string(SCENE), "tip", chain.names, q)
     assert np.abs(chain.poses(chain.names, q) - expected).max() <= 1e-9
-    below = Chain.load(path, "a", "tip")
+    below = scene_chain(scene, "a", "tip")
     assert below.names == ("j3",)
-    parent = Chain.load(path, None, "body:a")
+    parent = scene_chain(scene, None, "body:a")
     together = parent.poses(parent.names, q[:, :2]) @ below.poses(below.names, q[:, 2:])
     assert np.abs(together - expected).max() <= 1e-9
 
@@ -178,7 +172,7 @@ def test_rows_that_are_not_finite_stay_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "base", "tip", "error", "message"),
     [
-        (SCENE, None, "palm", WrongFormatError, r"has no such site or body.*site: tip, b; body: world, a, b.*found palm"),
+        (SCENE, None, "palm", WrongFormatError, r"no such site or body.*site: tip, b; body: world, a, b.*palm"),
         (SCENE, None, "b", AmbiguousSourceError, r"names a site and a body.*site:b \| body:b"),
         (SCENE, "palm", "tip", WrongFormatError, "base: has no such"),
         (SCENE, "tip", "body:a", WrongFormatError, "frames are not connected"),
