@@ -1,4 +1,5 @@
 """Make the drawings of the documents: ``python docs/make_figures.py [NAME...]``, into ``docs/images``.
+``examples`` runs the examples (minutes; two need torch and PyTorch3D) and keeps small copies of their pictures.
 
 Each is drawn from synthetic data by the project's own code: scene and gripper by `actionimg_data.testing.scene`, action
 images by `actionimg_data.render`, trajectories by `actionimg_data.decode`. The same versions give the same bytes.
@@ -7,7 +8,10 @@ Needs the extra "report" (matplotlib).
 
 from __future__ import annotations
 
+import importlib
+import runpy
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -487,12 +491,44 @@ def webp(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def examples() -> None:
+    """Run every example and keep a small copy of the picture that it leaves."""
+    folder = FOLDER / "examples"
+    folder.mkdir(exist_ok=True)
+    for script in sorted((FOLDER.parents[1] / "examples").glob("[0-9][0-9]_*.py")):
+        with tempfile.TemporaryDirectory() as out:
+            runpy.run_path(str(script))["main"](["--out", out])
+            # Example 05 leaves a picture of each stage: the last one.
+            left = sorted(Path(out).glob("*.png"))[-1]
+            with Image.open(left) as picture:
+                _keep(picture, folder / f"{script.stem}.webp")
+    plugin = FOLDER.parents[1] / "examples" / "07_converter_plugin"
+    sys.path.insert(0, str(plugin))
+    jsonarm, make_logs = importlib.import_module("jsonarm"), importlib.import_module("make_logs")
+    with tempfile.TemporaryDirectory() as out:
+        make_logs.write_logs(Path(out), 1)
+        converter = jsonarm.JsonArmConverter()
+        episode = converter.read(next(converter.discover(out)))
+        sheet = pictures.contact_sheet(episode, aid.ActionImageSpec(height=192, width=192))
+    _keep(Image.fromarray(sheet), folder / f"{plugin.name}.webp")
+
+
+def _keep(picture: Image.Image, path: Path) -> None:
+    shown = picture.convert("RGB")
+    shown.thumbnail((900, 900), Image.Resampling.LANCZOS)
+    shown.save(path, quality=80, method=6)
+    print(path.name)
+
+
 def main(names: Sequence[str]) -> None:
     """Write the named drawings, or all."""
-    unknown = set(names) - set(FIGURES)
+    unknown = set(names) - {*FIGURES, "examples"}
     if unknown:
-        raise SystemExit(f"no such drawing: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
-    for name in names or FIGURES:
+        raise SystemExit(f"no such drawing: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}, examples")
+    for name in names or [*FIGURES, "examples"]:
+        if name == "examples":
+            examples()
+            continue
         data = webp(FIGURES[name]())
         (FOLDER / f"{name}.webp").write_bytes(data)
         print(f"{name}.webp  {len(data) / 1024:.0f} kB")

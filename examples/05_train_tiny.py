@@ -1,6 +1,7 @@
-"""Train a small network to label video with actions, on a CPU, in two minutes, on demo data.
+"""Train a small network to label video with actions: on a CPU, in a minute, on demo data. Needs torch.
 
-python examples/train_tiny.py --seconds 120 --out tiny
+    python examples/05_train_tiny.py                    under a minute: enough to see it learn
+    python examples/05_train_tiny.py --seconds 600      much better labels
 
 It writes a few demos of the built-in scene, converts them into action-image shards, and trains a small U-Net that turns
 each camera picture (with its Plücker rays) into the action image of that camera: the "labelling" task. Now and then the
@@ -181,16 +182,16 @@ def train(out: Path, seconds: float, episodes: int, frames: int, size: int, seed
     return results
 
 
-def main() -> None:
-    """Parse the options and train."""
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    """Parse the options and train; returns what each evaluation found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120, help="how long to train")
-    parser.add_argument("--episodes", type=int, default=9, help="demos, the last of which is held out")
+    parser.add_argument("--seconds", type=float, default=35, help="how long to train")
+    parser.add_argument("--episodes", type=int, default=6, help="demos, the last of which is held out")
     parser.add_argument("--frames", type=int, default=40, help="frames of a demo")
     parser.add_argument("--size", type=int, default=64, help="width and height of the pictures")
-    parser.add_argument("--out", type=Path, default=Path("tiny"), help="folder for data, pictures and results")
-    options = parser.parse_args()
-    train(options.out, options.seconds, options.episodes, options.frames, options.size)
+    parser.add_argument("--out", type=Path, default=Path("example_05"), help="folder for data, pictures and results")
+    options = parser.parse_args(argv)
+    return train(options.out, options.seconds, options.episodes, options.frames, options.size)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ of a few decimetres a turn of the camera and a shift of it look much alike.
 
 The demo is written on the spot; its masks are drawn from the same mesh through the true camera, without soft edges.
 
-    python examples/refine_camera.py --out DIR
+    python examples/06_refine_camera.py             (needs torch and PyTorch3D; a CPU will do)
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def picture(seen: Observation, crops: list[np.ndarray], poses: list[np.ndarray],
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=".", type=Path, help="folder for refine_camera.png")
+    parser.add_argument("--out", default="example_06", type=Path, help="folder for 06_refine_camera.png")
     parser.add_argument("--frames", default=10, type=int, help="frames to refine on")
     parser.add_argument("--seed", default=0, type=int, help="which way the camera is off")
     options = parser.parse_args(argv)
@@ -194,14 +194,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     crops = [pictures[t][y : y + side, x : x + side] for t, (x, y) in zip(seen.frames, seen.corners, strict=True)]
     sheet = picture(seen, crops, [start, pose])
     options.out.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(options.out / "refine_camera.png"), sheet[..., ::-1])
+    cv2.imwrite(str(options.out / "06_refine_camera.png"), sheet[..., ::-1])
     figures = {"seconds": seconds}
     for name, camera in (("before", start), ("after", pose)):
         overlay = overlay_error(trajectory, camera, truth)
         millimetres, degrees = pose_error(camera, truth)
         figures |= {f"overlay_px_{name}": overlay, f"pose_mm_{name}": millimetres, f"pose_deg_{name}": degrees}
         print(f"{name:>6}: overlay {overlay:5.2f} px, camera pose {millimetres:5.1f} mm and {degrees:.2f} degrees off")
-    print(f"{len(seen.frames)} frames, {seconds:.1f} s; picture in {options.out / 'refine_camera.png'}")
+    print(f"{len(seen.frames)} frames, {seconds:.1f} s; picture in {options.out / '06_refine_camera.png'}")
     return figures
 
 

@@ -3,13 +3,13 @@
 The start is 10 cm and 30 degrees off in every frame, in random directions. Adam first follows the smooth picture,
 whose far field and openness have gradients, then the published one, which is exactly what the videos hold.
 
-    python examples/optimize_trajectory.py [PICTURE.png]
+    python examples/09_optimize_trajectory.py           (needs torch; 10 s on a CPU)
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Literal
@@ -101,8 +101,11 @@ def errors(truth: aid.GripperTrajectory, found: aid.GripperTrajectory) -> dict[s
     }
 
 
-def main(picture: Path) -> dict[str, float]:
+def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run, print the errors before and after, and leave a picture: videos, start and result of five frames."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="example_09", type=Path, help="folder for 09_optimize_trajectory.png")
+    picture = parser.parse_args(argv).out / "09_optimize_trajectory.png"
     truth, views, spec = true_trajectory(), cameras(), aid.ActionImageSpec(height=SIZE, width=SIZE)
     videos = aid.render(truth, views, spec)
     position, rotation = bad_start(truth)
@@ -130,4 +133,4 @@ def main(picture: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "optimize_trajectory.png"))
+    main()

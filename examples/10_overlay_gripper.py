@@ -1,10 +1,10 @@
 """Lay the gripper mesh, drawn by PyTorch3D, over the pictures of a demo: are its poses and cameras true?
 
 Rows are views, columns frames; the mesh is tinted and outlined. Where the calibration is right it covers the gripper in
-the picture, in every view and every frame.
+the picture, in every view and every frame. Needs torch and PyTorch3D; a CPU will do.
 
-    python examples/overlay_gripper.py --out DIR                    the demo's own data, written on the spot
-    python examples/overlay_gripper.py ~/rlbench_demos --out DIR    any source that a converter recognises
+    python examples/10_overlay_gripper.py                   the demo's own data, written on the spot
+    python examples/10_overlay_gripper.py ~/rlbench_demos    any source that a converter recognises
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def sheet(episode: aid.Episode, columns: int, size: int, mesh: aid.mesh.GripperM
 def main(argv: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="demonstrations; by default the demo's own data")
-    parser.add_argument("--out", default=".", type=Path, help="folder for overlay_gripper.png")
+    parser.add_argument("--out", default="example_10", type=Path, help="folder for 10_overlay_gripper.png")
     parser.add_argument("--episode", default=0, type=int, help="its number in the order of discovery")
     parser.add_argument("--columns", default=5, type=int, help="frames shown of each view")
     parser.add_argument("--size", default=256, type=int, help="width of each picture in pixels")
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> Path:
     else:
         picture = sheet(first_episode(options.source, options.episode), options.columns, options.size)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "overlay_gripper.png"
+    path = options.out / "10_overlay_gripper.png"
     cv2.imwrite(str(path), picture[..., ::-1])
     print(f"{picture.shape[0] // options.size} views, picture in {path}")
     return path

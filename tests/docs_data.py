@@ -1,0 +1,142 @@
+"""The data that the commands of the documents find, made once for all pages and test processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from actionimg_data import engine
+from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.schemas import ConvertOptions
+from actionimg_data.shards import open_dataset
+from actionimg_data.testing import teleop, write_recordings, write_rlbench_dataset
+from actionimg_data.testing.rlds import write_rlds_demo
+
+FRAMES, SIZE = 8, 96
+
+
+class DocsData:
+    """Sources and data sets by the names that the pages use; each is made when first asked for.
+
+    Args:
+        folder: Where they are kept; several processes may share it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def place(self, name: str, home: Path) -> None:
+        """Copy what is called ``name`` into ``home``."""
+        stored = self._made(name)
+        if stored.is_dir():
+            shutil.copytree(stored, home / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(stored, home / name)
+
+    def _made(self, name: str) -> Path:
+        target = self.folder / name
+        with open(self.folder / f".{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                part = self.folder / f".{name}.part"
+                shutil.rmtree(part, ignore_errors=True)
+                MAKERS[name](self, part)
+                os.rename(part, target)
+        return target
+
+    def _rlbench(self, dest: Path) -> None:
+        write_rlbench_dataset(dest, 2, FRAMES, SIZE, ("front", "left_shoulder", "wrist"))
+
+    def _dataset(self, dest: Path) -> None:
+        source = self._made("rlbench_demos")
+        engine.convert(RLBenchConverter(), str(source), dest, ConvertOptions.parse(height=SIZE, width=SIZE))
+
+    def _copy_of_dataset(self, dest: Path) -> None:
+        shutil.copytree(self._made("OUT"), dest)
+
+    def _video(self, dest: Path) -> None:
+        view = dest.name.removeprefix(".").partition(".")[0]
+        dest.write_bytes(open_dataset(self._made("OUT"))[0].read(f"{view}.action.mp4"))
+
+    def _cameras(self, dest: Path) -> None:
+        cameras = {}
+        for view, camera in open_dataset(self._made("OUT"))[0].cameras.items():
+            poses = camera.world_from_camera.tolist()
+            cameras[view] = {
+                "K": camera.K[0].tolist(),
+                "width": camera.width,
+                "height": camera.height,
+                "world_from_camera": poses[0] if camera.is_static else poses,
+            }
+        dest.write_text(json.dumps({"cameras": cameras}))
+
+    def _recordings(self, dest: Path) -> None:
+        write_recordings(dest, 2, FRAMES, SIZE)
+
+    def _rlds(self, dest: Path) -> None:
+        write_rlds_demo(
+            dest, episodes=2, frames=FRAMES, size=SIZE, name="my_robot", cameras=("front", "right_shoulder")
+        )
+
+    def _lerobot(self, dest: Path) -> None:
+        logs = [teleop.make_log(FRAMES, SIZE, seed, ("front", "overhead")) for seed in (0, 1)]
+        teleop.write_lerobot(logs, dest / "my_robot", "v3.0", "libx264")
+
+    def _bags(self, dest: Path) -> None:
+        dest.mkdir()
+        teleop.write_rosbag(teleop.make_log(FRAMES, SIZE, views=("front", "wrist")), dest / "run_0")
+
+    def _droid_log(self) -> teleop.TeleopLog:
+        """Pictures cut to 16:9, as DROID's are."""
+        log = teleop.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
+        height = SIZE * 9 // 16
+        top = (SIZE - height) // 2
+        moved = np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]])
+        views = {
+            name: teleop.LoggedView(view.pictures[:, top : top + height], view.K - moved, view.world_from_camera)
+            for name, view in log.views.items()
+        }
+        return replace(log, views=views)
+
+    def _droid(self, dest: Path) -> None:
+        teleop.write_droid(self._droid_log(), dest)
+
+    def _droid_calibration(self, dest: Path) -> None:
+        episode = json.loads(next(self._made("droid").rglob("metadata_*.json")).read_text())
+        folder = next(self._made("droid").rglob("trajectory.h5")).parent
+        serials = sorted(p.stem for p in folder.rglob("*.mp4"))
+        scale = 1280 / SIZE
+        K = {
+            serial: [view.K[0, 0] * scale, view.K[0, 2] * scale, view.K[1, 1] * scale, view.K[1, 2] * scale]
+            for serial, view in zip(serials, self._droid_log().views.values(), strict=True)
+        }
+        dest.mkdir()
+        uuid = episode["uuid"]
+        (dest / "intrinsics.json").write_text(json.dumps({uuid: K}))
+        path = folder.relative_to(self._made("droid")).as_posix()
+        (dest / "episode_id_to_path.json").write_text(json.dumps({uuid: path}))
+
+
+MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
+    "rlbench_demos": DocsData._rlbench,
+    "OUT": DocsData._dataset,
+    "out": DocsData._copy_of_dataset,
+    "shards": DocsData._copy_of_dataset,
+    "front.mp4": DocsData._video,
+    "wrist.mp4": DocsData._video,
+    "cameras.json": DocsData._cameras,
+    "recordings": DocsData._recordings,
+    "tensorflow_datasets": DocsData._rlds,
+    "lerobot": DocsData._lerobot,
+    "bags": DocsData._bags,
+    "droid": DocsData._droid,
+    "droid_calibration": DocsData._droid_calibration,
+}
