@@ -277,8 +277,11 @@ def finalize(out: str | Path) -> tuple[DatasetManifest | None, list[str]]:
     manifest = read_manifest(place)
     rows = _own_rows(place, manifest)
     done = assemble(place, _planned(manifest), rows)
-    missing = [] if done is not None else [row.shard for row in rows if not (place / f"{row.shard}.json").exists()]
-    return done, missing
+    if done is not None:
+        return done, []
+    listed = layout.listing(place / manifest.options.split)
+    names = (layout.shard_name(manifest.options.split, number) for number in range(len(rows)))
+    return None, [name for name in names if f"{name.partition('/')[2]}.json" not in listed]
 
 
 def _planned(manifest: DatasetManifest) -> DatasetManifest:
@@ -295,17 +298,18 @@ class _Work:
         self.plans = made.manifest.earlier_plans()
         stale = frozenset(self.plans.values())
         stride = made.manifest.options.stride
+        listed = layout.listing(out / made.manifest.options.split)
         episodes = done = 0
         frames: int | None = 0
         for number in mine:
             row = made.rows[number]
             episodes += len(row.episodes)
-            sidecar = published(out, row, self.plan_of(row.shard), stale)
+            sidecar = published(out, row, self.plan_of(row.shard), stale, listed)
             if sidecar is not None and not (retry and sidecar.quarantined):
                 watch.resumed(row, sidecar)
                 done += len(row.episodes)
                 continue
-            if sidecar is not None or (stale and (out / f"{row.shard}.json").exists()):
+            if sidecar is not None or (stale and f"{row.shard}.json".partition("/")[2] in listed):
                 storage.retract(out, row.shard)
             self.todo.append(number)
             ahead = [e.num_frames for e in row.episodes]

@@ -7,12 +7,12 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
-from ..errors import CorruptDatasetError, SourceNotFoundError, UnsupportedVersionError, printable
+from ..errors import CorruptDatasetError, SourceNotFoundError, StorageError, UnsupportedVersionError, printable
 from ..schemas import (
     Counts,
     DatasetManifest,
@@ -102,6 +102,8 @@ def read_bytes(path: Place) -> bytes:
     """All of a file; `SourceNotFoundError` where there is none."""
     try:
         return path.read_bytes()
+    except StorageError:
+        raise
     except OSError as error:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
@@ -112,6 +114,8 @@ def read_plan(out: Place) -> PlanRows:
     try:
         with path.open("rb") as file:
             return PlanRows(file, path)
+    except StorageError:
+        raise
     except OSError as error:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
@@ -141,7 +145,9 @@ def read_sidecar(out: Place, shard: str) -> ShardSidecar | None:
     return sidecar
 
 
-def published(out: Place, row: PlanRow, plan: str, stale: Collection[str] = ()) -> ShardSidecar | None:
+def published(
+    out: Place, row: PlanRow, plan: str, stale: Collection[str] = (), listed: Mapping[str, int] | None = None
+) -> ShardSidecar | None:
     """The sidecar of a shard that is published under this plan with a tar of the right size, else None.
 
     Args:
@@ -149,14 +155,16 @@ def published(out: Place, row: PlanRow, plan: str, stale: Collection[str] = ()) 
         row: The shard.
         plan: Fingerprint of the plan that it belongs to.
         stale: Plans under which it may have been made before, and is to be made again.
+        listed: The files of its folder with their sizes, where they are known (`layout.listing`): a store is then not
+            asked for each shard.
 
     Raises:
         CorruptDatasetError: It was published under another plan, or its tar is missing or of another size.
     """
-    sidecar = read_sidecar(out, row.shard)
+    where = out / f"{row.shard}.json"
+    sidecar = None if listed is not None and where.name not in listed else read_sidecar(out, row.shard)
     if sidecar is None or (sidecar.plan != plan and sidecar.plan in stale):
         return None
-    where = out / f"{row.shard}.json"
     if sidecar.plan != plan:
         raise CorruptDatasetError(
             "is of another run", where=where, field="plan", expected=plan[:12], found=sidecar.plan[:12]
@@ -164,8 +172,8 @@ def published(out: Place, row: PlanRow, plan: str, stale: Collection[str] = ()) 
     if sidecar.sha256 is not None:
         tar = out / f"{row.shard}.tar"
         try:
-            size = tar.stat().st_size
-        except FileNotFoundError:
+            size = tar.stat().st_size if listed is None else listed[tar.name]
+        except (FileNotFoundError, KeyError):
             raise CorruptDatasetError("is missing", where=tar, hint=REPAIR_HINT) from None
         if size != sidecar.bytes:
             raise CorruptDatasetError(
@@ -266,10 +274,11 @@ def finalize(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> 
     quarantine: list[bytes] = []
     plans = manifest.earlier_plans()
     stale = frozenset(plans.values())
+    listed = layout.listing(out / manifest.options.split)
 
     def sidecars() -> Iterator[ShardSidecar]:
         for row in rows:
-            sidecar = published(out, row, plans.get(row.shard, manifest.plan), stale)
+            sidecar = published(out, row, plans.get(row.shard, manifest.plan), stale, listed)
             if sidecar is None:
                 raise _Missing
             codes.update(q.code for q in sidecar.quarantined)

@@ -25,6 +25,7 @@ from ..errors import (
     MissingViewError,
     WrongFormatError,
     printable,
+    suggestion,
 )
 from ..model import Episode, EpisodeRef, view_planes
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, EarlierPlan, PlanEpisode, PlanRow
@@ -211,17 +212,21 @@ def choose_streams(
     Views are those wanted, else the calibrated ones; with ``poses_only`` all of them.
 
     Raises:
-        MissingViewError: One of them lacks one of the ``planes`` (depth, mask) that are to be stored.
+        MissingViewError: No episode among the first `PROBES` has the views that are wanted, or one of them lacks one of
+            the ``planes`` (depth, mask) that are to be stored.
         MissingCalibrationError: That episode has no calibrated view.
         EmptyEpisodeError: No episode among the first `PROBES` can be read, and no views are wanted.
     """
     first: ActionImgError | None = None
+    read: Episode | None = None
     for _, episode in islice(episodes, PROBES):
         if isinstance(episode, Episode):
             if wanted is not None:
-                if set(wanted) <= set(episode.views):
-                    check_planes(episode.with_views(wanted), planes)
-                return tuple(wanted), episode.gripper_names
+                read = read or episode
+                if not set(wanted) <= set(episode.views):
+                    continue
+                check_planes(episode.with_views(wanted), planes)
+                return tuple(wanted), read.gripper_names
             views = tuple(name for name, view in episode.views.items() if poses_only or view.camera is not None)
             if not views:
                 raise MissingCalibrationError(
@@ -230,6 +235,16 @@ def choose_streams(
             check_planes(episode.with_views(views), planes)
             return views, episode.gripper_names
         first = first or episode
+    if wanted is not None and read is not None:
+        missing = [name for name in wanted if name not in read.views]
+        raise MissingViewError(
+            f"none of the first {PROBES} episodes has the views that are asked for",
+            where=source,
+            field="views",
+            expected=" ".join(read.views),
+            found=" ".join(missing or wanted),
+            hint=suggestion(missing[0], list(read.views)) if missing else None,
+        )
     if wanted is not None:
         return tuple(wanted), ()
     raise EmptyEpisodeError(

@@ -42,6 +42,12 @@ class PlanRows(Sequence[PlanRow]):
         self.sha256 = digest.hexdigest()
         """Of all lines: of the file."""
 
+    def __eq__(self, other: object) -> bool:
+        return self.sha256 == other.sha256 if isinstance(other, PlanRows) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
     def __len__(self) -> int:
         return len(self._starts) - 1
 
