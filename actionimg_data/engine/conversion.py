@@ -22,6 +22,7 @@ from ..errors import (
     OutputError,
     OutputExistsError,
     SourceNotFoundError,
+    StorageError,
     TooManyBadEpisodesError,
 )
 from ..model import Episode, EpisodeRef
@@ -161,6 +162,8 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
             head.append(ref)
             try:
                 yield ref, converter.read(ref)
+            except StorageError:
+                raise
             except ActionImgError as error:
                 yield ref, error
 
@@ -491,6 +494,8 @@ def _is_ours(out: Place, made: Plan) -> bool:
             return False
         found = (read_sidecar(out, row.shard) for row in made.rows)
         first = next((sidecar for sidecar in found if sidecar is not None), None)
+    except StorageError:
+        raise
     except ActionImgError:
         return False
     return first is None or first.plan == made.manifest.plan
@@ -635,6 +640,8 @@ def estimate(
         started = time.perf_counter()
         try:
             found = measure(episode, converter, made.manifest.views, options, ESTIMATE_FRAMES, made.manifest.grippers)
+        except StorageError:
+            raise
         except ActionImgError:
             # It will be in the quarantine, with its reason: nothing is written of it, and its frames are not known.
             failed += 1
