@@ -12,11 +12,28 @@ import pytest
 from processes import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 
 def test_every_document_is_in_the_sites_navigation() -> None:
-    named = set(re.findall(r"\b([\w-]+\.md)\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
-    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+    named = set(re.findall(r"(?<=[ -])([\w/-]+\.md)\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md")}
+
+
+def test_every_picture_of_a_document_is_there_small_and_used() -> None:
+    texts = {
+        p: p.read_text(encoding="utf-8")
+        for p in (*DOCS.glob("**/*.md"), ROOT / "README.md", *ROOT.glob("examples/*.md"))
+    }
+    shown = set()
+    for page, text in texts.items():
+        for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            path = (page.parent / name).resolve()
+            assert path.is_file(), f"{page.name}: {name}"
+            assert path.stat().st_size < 200_000, f"{name} is large"
+            shown.add(path)
+    kept = {path for path in (DOCS / "images").rglob("*") if path.is_file()}
+    assert kept == shown, f"not shown anywhere: {sorted(p.name for p in kept - shown)}"
 
 
 @pytest.mark.skipif(
@@ -32,8 +49,12 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
         "https_proxy": "http://127.0.0.1:9",
     }
     run_program(command, cwd=ROOT, env=env, timeout=200)
-    pages = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+    site = tmp_path / "site"
+    pages = {
+        path.relative_to(site).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+        for path in site.rglob("*.html")
+    }
+    assert {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")} <= set(pages)
     for name, page in pages.items():
         fetched = re.findall(r'<(?:script|img|iframe|source)[^>]*\bsrc="?([^"\s>]+)', page)
         fetched += re.findall(r'<link[^>]*\brel="?(?:stylesheet|preconnect|icon|preload)[^>]*\bhref="?([^"\s>]+)', page)

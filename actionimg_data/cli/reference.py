@@ -132,7 +132,10 @@ def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
     lines = ["| option | |", "|---|---|"]
     for names, text in rows:
         # A backslash keeps the bar inside a code span of a table on GitHub.
-        cells = f"`{names}`".replace("|", "\\|"), " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+        cells = (
+            f"`{names}`".replace("|", "\\|"),
+            " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("] [", "]; ["),
+        )
         lines.append(f"| {cells[0]} | {cells[1]} |")
     yield "\n".join(lines) + "\n"
 
