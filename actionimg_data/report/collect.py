@@ -16,7 +16,7 @@ from ..model import CameraTrack
 from ..raster import project_keypoints
 from ..schemas import ActionImageSpec, ConvertOptions, DatasetManifest, QuarantineRow
 from ..shards import Dataset, Sample
-from ..shards.verify import RoundTrip, has_two_views, round_trip
+from ..shards.verify import RoundTrip, has_two_views, round_trips
 from .pictures import evenly
 
 MOST_TRAJECTORIES: Final = 200
@@ -30,13 +30,29 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Path3:
-    """One sample's gripper path and cameras."""
+    """The path of one gripper of a sample, and the sample's cameras; ``gripper`` is empty where there is only one."""
 
     key: str
     times: FloatArray
     position: FloatArray
     openness: FloatArray
     cameras: dict[str, CameraTrack]
+    gripper: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How much of a gripper one view shows: shares of the frames.
+
+    Attributes:
+        keypoints: ``(3,)`` for each keypoint, inside its picture.
+        all_three: All of them at once.
+    """
+
+    view: str
+    gripper: str
+    keypoints: FloatArray
+    all_three: float
 
 
 @dataclass(frozen=True)
@@ -55,9 +71,9 @@ class Motion:
     """What the trajectories of the samples that were read say.
 
     Attributes:
-        seen: ``(V, 3)`` share of the frames in which each view shows each keypoint inside its picture.
-        all_three: ``(V,)`` share of the frames in which a view shows all three.
-        two_views: Share of the frames that have two views, and so can be decoded without a guess.
+        seen: What each view shows of each gripper.
+        two_views: Share of the frames, counted once a gripper, that have two views and so can be decoded without a
+            guess.
         missing_pose: Frames without a pose.
         residuals_ms: Time from each frame to its nearest measured pose, where the source says it.
         unreadable: Key and reason of the samples that could not be read.
@@ -66,8 +82,7 @@ class Motion:
     paths: list[Path3] = field(default_factory=list)
     frames: int = 0
     missing_pose: int = 0
-    seen: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
-    all_three: FloatArray = field(default_factory=lambda: np.zeros(0))
+    seen: list[Seen] = field(default_factory=list)
     two_views: float = 0.0
     sync: Counter[str] = field(default_factory=Counter)
     residuals_ms: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -82,6 +97,7 @@ class BadFrame:
     frame: int
     position_mm: float
     rotation_deg: float
+    gripper: str = ""
 
 
 def spread(dataset: Dataset, wanted: int) -> list[int]:
@@ -89,32 +105,42 @@ def spread(dataset: Dataset, wanted: int) -> list[int]:
     return evenly(len(dataset), wanted) if len(dataset) else []
 
 
-def motion(dataset: Dataset, spec: ActionImageSpec, views: Sequence[str]) -> Motion:
+def motion(dataset: Dataset, spec: ActionImageSpec, views: Sequence[str], grippers: Sequence[str] = ("",)) -> Motion:
     """Read trajectories and cameras of up to `MOST_TRAJECTORIES` samples; no video is opened."""
     found = Motion()
-    seen, three, two = np.zeros((len(views), 3)), np.zeros(len(views)), 0
+    seen, three = np.zeros((len(grippers), len(views), 3)), np.zeros((len(grippers), len(views)))
+    two = 0
     residuals = []
     limit = np.array([spec.width - 1, spec.height - 1])
     for number in spread(dataset, MOST_TRAJECTORIES):
         sample = dataset[number]
         try:
-            trajectory, cameras, meta = sample.trajectory, sample.cameras, sample.meta
-            uv, valid = project_keypoints(trajectory, cameras, spec)
-            decodable = has_two_views(trajectory, cameras, spec)
+            paths, meta = sample.grippers, sample.meta
+            # Without cameras nothing is projected.
+            cameras = dict(sample.cameras) if meta.calibrated else {}
+            projected = [project_keypoints(t, cameras, spec) for t in paths.values()] if cameras else []
+            decodable = [has_two_views(t, cameras, spec) for t in paths.values()] if cameras else []
         except ActionImgError as error:
             found.unreadable.append((sample.key, str(error)))
             continue
-        inside = valid & ((uv >= 0) & (uv <= limit)).all(axis=-1)
-        seen += inside.sum(axis=1)
-        three += inside.all(axis=-1).sum(axis=1)
-        two += int(decodable.sum())
-        found.frames += len(trajectory)
-        found.missing_pose += int((~trajectory.known).sum())
+        for i, (uv, valid) in enumerate(projected):
+            inside = valid & ((uv >= 0) & (uv <= limit)).all(axis=-1)
+            seen[i] += inside.sum(axis=1)
+            three[i] += inside.all(axis=-1).sum(axis=1)
+        two += int(sum(frames.sum() for frames in decodable))
+        found.frames += len(sample.times)
+        found.missing_pose += sum(int((~t.known).sum()) for t in paths.values())
         found.sync[meta.sync] += 1
         residuals.append(1000 * np.asarray(meta.sync_residual_s, np.float64))
-        found.paths.append(Path3(sample.key, trajectory.times, trajectory.position, trajectory.openness, dict(cameras)))
+        for name, path in paths.items():
+            found.paths.append(Path3(sample.key, path.times, path.position, path.openness, cameras, name))
     frames = max(1, found.frames)
-    found.seen, found.all_three, found.two_views = seen / frames, three / frames, two / frames
+    found.seen = [
+        Seen(view, name, seen[i, j] / frames, float(three[i, j] / frames))
+        for j, view in enumerate(views)
+        for i, name in enumerate(grippers)
+    ]
+    found.two_views = two / frames / len(grippers)
     found.residuals_ms = np.abs(np.concatenate(residuals)) if residuals else found.residuals_ms
     return found
 
@@ -175,7 +201,7 @@ def decode(dataset: Dataset, spec: ActionImageSpec, unreadable: list[tuple[str, 
         if sample.key in known:
             continue
         try:
-            trips.append(round_trip(sample, spec))
+            trips += round_trips(sample, spec)
         except ActionImgError as error:
             unreadable.append((sample.key, str(error)))
             continue
@@ -199,7 +225,8 @@ def worst_frames(trips: Sequence[RoundTrip], most: int) -> list[BadFrame]:
     found = []
     for trip in trips:
         for rank, i in enumerate(np.argsort(-trip.position_mm, kind="stable")[:most]):
-            bad = BadFrame(trip.key, int(trip.frames[i]), float(trip.position_mm[i]), float(trip.rotation_deg[i]))
+            errors = float(trip.position_mm[i]), float(trip.rotation_deg[i])
+            bad = BadFrame(trip.key, int(trip.frames[i]), *errors, gripper=trip.gripper)
             found.append((rank >= 2, -bad.position_mm, trip.key, bad))
     chosen = [bad for *_, bad in sorted(found, key=lambda row: row[:3])[:most]]
     return sorted(chosen, key=lambda bad: -bad.position_mm)
@@ -213,7 +240,10 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
     words += ["--views", ",".join(options.views or manifest.views)]
     usual: dict[str, Any] = {
         name: ConvertOptions.model_fields[name].default
-        for name in ("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split")
+        for name in (
+            *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split"),
+            *("merge_arms", "depth", "masks"),
+        )
     }
     given = {name: getattr(options, name) for name, default in usual.items() if getattr(options, name) != default}
     for name, value in {**converter.options, **given}.items():
@@ -229,9 +259,14 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
     return shlex.join(words)
 
 
-def keypoint_frame(sample: Sample, frame: int, spec: ActionImageSpec) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """``uv (V, 3, 2)`` and ``valid (V, 3)`` of one frame's keypoints in all views."""
+def keypoint_frame(
+    sample: Sample, frame: int, spec: ActionImageSpec
+) -> dict[str, tuple[FloatArray, NDArray[np.bool_]]]:
+    """``uv (V, 3, 2)`` and ``valid (V, 3)`` of one frame's keypoints in all views, of each gripper."""
     one = slice(frame, frame + 1)
     cameras = [sample.cameras[view][one] for view in sample.views]
-    uv, valid = project_keypoints(sample.trajectory[one], cameras, spec)
-    return uv[:, 0], valid[:, 0]
+    found = {}
+    for name, trajectory in sample.grippers.items():
+        uv, valid = project_keypoints(trajectory[one], cameras, spec)
+        found[name] = (uv[:, 0], valid[:, 0])
+    return found

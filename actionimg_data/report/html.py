@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import ActionImgError, BadImageError, InvalidSpecError, MissingExtraError, WrongFormatError
 from ..objectstore import RemotePath
+from ..raster import merge
 from ..schemas import ActionImageSpec, DatasetManifest
 from ..shards import Dataset, Sample, layout, open_dataset
 from ..shards.layout import Place
@@ -146,13 +147,17 @@ def _content(
 ) -> dict[str, Any]:
     spec = manifest.options.spec
     album = _Album()
-    moved = collect.motion(dataset, spec, manifest.views)
+    moved = collect.motion(dataset, spec, manifest.views, manifest.grippers or ("",))
     trips = [] if manifest.options.action_codec == "none" else collect.decode(dataset, spec, moved.unreadable)
     bad = {key for key, _ in moved.unreadable}
     # The worst frames first, so that a small budget is spent on them.
     worst = list(_worst(dataset, trips, spec, album))
     shown = list(_samples(dataset, spec, samples, album, bad, moved.unreadable))
-    summary.samples_shown, summary.samples_decoded, summary.pictures = len(shown), len(trips), album.count
+    summary.samples_shown, summary.samples_decoded, summary.pictures = (
+        len(shown),
+        len({t.key for t in trips}),
+        album.count,
+    )
     if moved.unreadable:
         summary.notes.append(f"{len(moved.unreadable)} samples could not be read")
     if album.left_out:
@@ -209,11 +214,14 @@ def _samples(
             views = [
                 {"name": view, "sheet": album.add(_sheet(sample, view, spec))} for view in sample.views[:MOST_VIEWS]
             ]
-            drawn = plots.trajectory_plots(f"s{number}", sample.trajectory)
+            drawn = [
+                {"gripper": name, "plots": plots.trajectory_plots(f"s{number}g{i}", trajectory)}
+                for i, (name, trajectory) in enumerate(sample.grippers.items())
+            ]
         except ActionImgError as error:
             unreadable.append((sample.key, str(error)))
             continue
-        times = sample.trajectory.times
+        times = sample.times
         yield {
             "number": number,
             "key": sample.key,
@@ -225,7 +233,10 @@ def _samples(
             "views": views,
             "more_views": len(sample.views) - len(views),
             "columns": evenly(len(sample), COLUMNS),
-            "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in drawn],
+            "rows": ("camera", "action", "both") if sample.meta.calibrated else ("camera",),
+            "grippers": [
+                {**one, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in one["plots"]]} for one in drawn
+            ],
         }
 
 
@@ -244,8 +255,10 @@ def _sheet(sample: Sample, view: str, spec: ActionImageSpec) -> Image:
     """Stored frames of one view, spread over the sample: a row of pictures, of action images, and of their blend."""
     frames = evenly(len(sample), COLUMNS)
     height, width = _tile(spec, _TILE)
+    if not sample.meta.calibrated:
+        return _mosaic([[_shrunk(picture, height, width) for picture in sample.rgb(view, frames)]])
     rows: list[list[Image]] = [[], [], []]
-    for frame, parts in zip(frames, _stored(sample, view, frames, spec), strict=True):
+    for frame, parts in zip(frames, _stored(sample, view, frames), strict=True):
         rgb, action = (_shrunk(part, height, width) for part in parts)
         rows[0].append(rgb)
         rows[1].append(action)
@@ -265,22 +278,25 @@ def _mosaic(rows: Sequence[Sequence[Image]], gap: int = 4) -> Image:
     return sheet
 
 
-def _stored(sample: Sample, view: str, frames: Sequence[int], spec: ActionImageSpec) -> Iterator[tuple[Image, Image]]:
-    yield from zip(sample.rgb(view, frames), sample.action(view, frames), strict=True)
+def _stored(sample: Sample, view: str, frames: Sequence[int]) -> Iterator[tuple[Image, Image]]:
+    """Stored pictures and action images, those of several grippers added up."""
+    action = merge([sample.action(view, frames, name) for name in sample.action_names])
+    yield from zip(sample.rgb(view, frames), action, strict=True)
 
 
 def _marked(sample: Sample, view: str, frame: int, rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
-    """The blend of a frame's two pictures, with the axes of its stored pose."""
+    """The blend of a frame's two pictures, with the axes of its stored poses."""
     small = spec.resized(rgb.shape[0], rgb.shape[1])
+    found = collect.keypoint_frame(sample, frame, spec)
     quiet = action.copy()
     # What compression adds to the pedestal would be speckles in the blend.
-    quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal + _NOISE] = 0
+    quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal * len(found) + _NOISE] = 0
     picture = blend(rgb, quiet, small)
-    uv, valid = collect.keypoint_frame(sample, frame, spec)
     at = sample.views.index(view)
     # Pixel index 0 is coordinate 0 in both sizes, so the centres of the first pixels stay half a pixel apart.
     scale = np.array([small.width / spec.width, small.height / spec.height])
-    mark(picture, (uv[at] + 0.5) * scale - 0.5, valid[at])
+    for uv, valid in found.values():
+        mark(picture, (uv[at] + 0.5) * scale - 0.5, valid[at])
     return picture
 
 
@@ -290,13 +306,13 @@ def _worst(
     height, width = _tile(spec, _WORST_TILE)
     for bad in collect.worst_frames(trips, most):
         sample = dataset[bad.key]
-        uv, valid = collect.keypoint_frame(sample, bad.frame, spec)
+        uv, valid = collect.keypoint_frame(sample, bad.frame, spec)[bad.gripper]
         inside = valid & ((uv >= 0) & (uv <= [spec.width - 1, spec.height - 1])).all(axis=-1)
         # The two views that show most: what went wrong is seen in them.
         views = [sample.views[i] for i in np.argsort(-inside.sum(axis=1), kind="stable")[:2]]
         pictures = []
         for view in views:
-            rgb, action = (_shrunk(part, height, width) for part in next(_stored(sample, view, [bad.frame], spec)))
+            rgb, action = (_shrunk(part, height, width) for part in next(_stored(sample, view, [bad.frame])))
             strip = _mosaic([[rgb, action, _marked(sample, view, bad.frame, rgb, action, spec)]])
             pictures.append({"view": view, "picture": album.add(strip)})
         yield {"frame": bad, "pictures": pictures}
@@ -325,7 +341,8 @@ def _motion(moved: collect.Motion, manifest: DatasetManifest) -> dict[str, Any] 
             }
         )
     return {
-        "samples": len(moved.paths),
+        "samples": len({path.key for path in moved.paths}),
+        "grippers": list(manifest.grippers),
         "frames": moved.frames,
         "missing_pose": moved.missing_pose,
         "scene": {**space, "svg": _safe(space["svg"])},
@@ -339,9 +356,10 @@ def _motion(moved: collect.Motion, manifest: DatasetManifest) -> dict[str, Any] 
             {"axis": axis, "low": float(a), "high": float(b)} for axis, a, b in zip("xyz", low, high, strict=True)
         ],
         "cameras": cameras,
+        "calibrated": not manifest.options.poses_only,
         "visibility": [
-            {"view": view, "seen": seen.tolist(), "all": float(three)}
-            for view, seen, three in zip(manifest.views, moved.seen, moved.all_three, strict=True)
+            {"view": row.view, "gripper": row.gripper, "seen": row.keypoints.tolist(), "all": row.all_three}
+            for row in moved.seen
         ],
         "two_views": moved.two_views,
     }
@@ -358,7 +376,8 @@ def _decode(
         "worst_recorded": float(position.max()) if len(position) else None,
         "histograms": [],
         "worst": worst,
-        "samples": len(trips),
+        "samples": len({trip.key for trip in trips}),
+        "grippers": list(manifest.grippers),
         "frames": 0,
     }
     mm = np.concatenate([t.position_mm for t in trips]) if trips else np.zeros(0)
@@ -384,6 +403,18 @@ def _decode(
                 f"err{title[0]}", f"{title} error of each frame, {unit}", values, {"°": "degrees"}.get(unit, "mm")
             )
             found["histograms"].append({"title": f"{title} error, each frame", "svg": _safe(svg)})
+    found["each"] = []
+    for name in manifest.grippers:
+        own = [t for t in trips if t.gripper == name and t.decoded]
+        if own:
+            found["each"].append(
+                {
+                    "gripper": name,
+                    "mm": float(np.quantile(np.concatenate([t.position_mm for t in own]), 0.95)),
+                    "degrees": float(np.quantile(np.concatenate([t.rotation_deg for t in own]), 0.95)),
+                    "openness": sum(t.openness_right for t in own) / sum(t.decoded for t in own),
+                }
+            )
     if len(position) > 1:
         svg = plots.histogram("errRec", "95th percentile of each sample's position error, mm", position, "mm")
         title = f"p95 of each sample, all {len(position)}"

@@ -43,7 +43,7 @@ def mark(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_]) -> Non
     """Draw the gripper's axes into ``image``: a ring at the origin, lines to the other two points, in place."""
     size = min(image.shape[:2])
     line = max(1, round(size / 256))
-    halo = line + max(2, round(size / 128))
+    halo = line + (1 if size < 224 else 2)
     # cv2 draws with four fractional bits, so that the mark does not jump from pixel to pixel.
     points = [(round(float(u) * 16), round(float(v) * 16)) for u, v in np.clip(uv, -4096, 8192)]
     axes = [

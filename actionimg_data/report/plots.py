@@ -212,10 +212,13 @@ def scene(paths: Sequence[Path3], most: int = 40, points: int = 80) -> dict[str,
     """
     chosen = [paths[i] for i in evenly(len(paths), most)]
     lines: list[_Line] = []
+    names = list(dict.fromkeys(path.gripper for path in paths))
     for path in chosen:
         known = path.position[np.isfinite(path.position).all(axis=1)]
         if len(known):
-            lines.append(_Line(known[evenly(len(known), points)], "path", path.key))
+            kind = f"path g{names.index(path.gripper)}"
+            label = f"{path.key}, {path.gripper}" if path.gripper else path.key
+            lines.append(_Line(known[evenly(len(known), points)], kind, label))
     everything = np.concatenate([line.points for line in lines])
     eyes = [camera.world_from_camera[:, :3, 3] for camera in chosen[0].cameras.values()]
     reach = max(float(np.linalg.norm(np.ptp(np.concatenate([everything, *eyes]), axis=0))), 0.3)
