@@ -251,7 +251,7 @@ def test_cameras_are_where_mujoco_puts_them() -> None:
     fixed, aimed = (scene.find(n, ("camera",)) for n in ("fixed", "aimed"))
     assert scene.carriers(*fixed) == []
     assert scene.carriers(*aimed) != []
-    assert mjcf.moving_cameras(text, "test") == {"aimed", "mass"}
+    assert mjcf.cameras_in(text, "test") == {"fixed": False, "aimed": True, "mass": True}
     q = angles(3, 3)
     found = scene.poses([fixed, aimed], q)
     model = mujoco.MjModel.from_xml_string(text)

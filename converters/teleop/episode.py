@@ -55,6 +55,8 @@ class ViewInput:
         arm: The arm that the camera is fixed to, of several, where the calibration says ``tool_from_camera``.
         depth: Depth beside the pictures, of the same number, or None.
         depth_range_m: The least and largest depth that the source can tell.
+        pinhole_K: ``(3, 3)`` of the pictures without distortion that are made where the lens distorts; None: the
+            largest without empty corners.
 
     ``camera`` is None where the user wants pictures and poses alone.
     """
@@ -70,6 +72,7 @@ class ViewInput:
     arm: str = ""
     depth: PlaneSource | None = None
     depth_range_m: tuple[float, float] | None = None
+    pinhole_K: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +297,8 @@ def _view(
     if known.distortion is not None and not known.distortion.is_zero:
         from ..undistort import UndistortedFrames, undistorted_K
 
-        K = undistorted_K(known.K, known.distortion, *size, where=name)
+        wide = view.pinhole_K
+        K = undistorted_K(known.K, known.distortion, *size, where=name) if wide is None else wide
         frames = UndistortedFrames(frames, known.K, known.distortion, K)
 
     if view.poses is not None:

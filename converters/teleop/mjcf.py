@@ -387,15 +387,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + more if names else "none"
 
 
-def moving_cameras(text: str, where: object) -> set[str]:
-    """Names of the cameras in an MJCF text that are fixed to something that moves; MuJoCo is not needed."""
-    found: set[str] = set()
+def cameras_in(text: str, where: object) -> dict[str, bool]:
+    """The cameras in an MJCF text, and whether they are fixed to something that moves; MuJoCo is not needed."""
+    found: dict[str, bool] = {}
 
     def walk(element: ElementTree.Element, moves: bool) -> None:
         moves = moves or element.get("mocap") == "true" or any(c.tag in ("joint", "freejoint") for c in element)
         for child in element:
-            if child.tag == "camera" and (moves or child.get("mode", "fixed") != "fixed"):
-                found.add(str(child.get("name")))
+            if child.tag == "camera":
+                found[str(child.get("name"))] = moves or child.get("mode", "fixed") != "fixed"
             elif child.tag in _NESTED:
                 walk(child, moves)
 

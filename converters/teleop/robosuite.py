@@ -47,7 +47,7 @@ from ..calibration import CalibratedCamera
 from . import hdf5, streams
 from .episode import Arm, Recording, ViewInput, assemble
 from .frames import HDF5Depth, HDF5Frames
-from .mjcf import Scene, moving_cameras
+from .mjcf import Scene, cameras_in
 from .rows import (
     RowConverter,
     RowOptions,
@@ -424,7 +424,15 @@ class RobosuiteConverter(RowConverter):
         model = demo.text("model_file")
         moves = "eye_in_hand" in camera
         if model is not None:
-            moves = moves or camera in moving_cameras(model, f"{demo.where}: model_file")
+            known = cameras_in(model, f"{demo.where}: model_file")
+            if camera not in known:
+                raise WrongFormatError(
+                    "has no such camera",
+                    where=f"{demo.where}: model_file",
+                    field=camera,
+                    expected=" | ".join(known) or "cameras; or the camera in --camera-file",
+                )
+            moves = moves or known[camera]
         if entry is not None and not moves:
             return _from_info(entry, camera, width, height, demo.where), ""
         if model is None:

@@ -59,6 +59,13 @@ class UmiOptions(RowOptions):
         description="metres from the gripper's tip to the camera's mounting screw, as it was given to UMI's pipeline "
         "(0.205 where nothing was): places the GoPro; else the camera file says tool_from_camera",
     )
+    fov: float | None = Field(
+        None,
+        gt=0,
+        lt=170,
+        description="horizontal field of view in degrees of the pictures that are made from a fisheye's, e.g. 100: the "
+        "GoPro sees more than any picture without distortion can show",
+    )
 
 
 class UmiConverter(RowConverter):
@@ -72,8 +79,9 @@ class UmiConverter(RowConverter):
     * **Rate**: ``--fps``, the rate of the videos (a GoPro's 59.94 for UMI's own data).
     * **Pictures**: JPEG-XL, ``pip install 'actionimg-data[teleop]'``.
     * **Camera**: ``--camera-file``: a camera file with ``camera0``, or UMI's own ``gopro_intrinsics_2_7k.json``.
-      Intrinsics of the whole GoPro picture are cropped and scaled as UMI crops its pictures. Where the camera sits on
-      the gripper: ``tool_from_camera`` of the camera file, or ``--tcp-offset``.
+      Intrinsics of the whole GoPro picture are cropped and scaled as UMI crops its pictures. A fisheye's pictures are
+      made straight, ``--fov`` degrees wide. Where the camera sits on the gripper: ``tool_from_camera`` of the camera
+      file, or ``--tcp-offset``.
     * **Instruction**: ``--instruction``.
     * **Two grippers**, ``robot0`` (right) and ``robot1`` (left), keep these names.
     """
@@ -201,7 +209,22 @@ class UmiConverter(RowConverter):
         arm = robot if robot in arms else ""
         if self.options.poses_only:
             return ViewInput(frames, None, None)
-        return ViewInput(frames, None, self._camera(name, whole.width, whole.height, path), arm=arm)
+        camera = self._camera(name, whole.width, whole.height, path)
+        return ViewInput(frames, None, camera, arm=arm, pinhole_K=self._pinhole(camera, name, path))
+
+    def _pinhole(self, camera: CalibratedCamera, name: str, path: Path) -> FloatArray | None:
+        """Intrinsics of the straight pictures that are made from a fisheye's."""
+        if camera.distortion is None or camera.distortion.is_zero:
+            return None
+        if self.options.fov is None:
+            raise AmbiguousSourceError(
+                "the lens distorts, and pictures without distortion can show a part of what it sees only",
+                where=path,
+                field=name,
+                expected="--fov DEGREES, e.g. 100",
+            )
+        f = 0.5 * camera.width / np.tan(0.5 * np.radians(self.options.fov))
+        return np.array([[f, 0.0, camera.width / 2], [0.0, f, camera.height / 2], [0.0, 0.0, 1.0]])
 
     def _camera(self, name: str, width: int, height: int, path: Path) -> CalibratedCamera:
         given = self.given_cameras()
