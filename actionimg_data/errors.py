@@ -41,6 +41,15 @@ def suggested_path(path: str | os.PathLike[str]) -> str | None:
     return f"Did you mean {os.path.join(folder, close[0])!r}?" if close else None
 
 
+def human_bytes(count: float) -> str:
+    """``2.9 MB``: a size for people, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 class ActionImgError(Exception):
     """Base of all errors raised on purpose.
 

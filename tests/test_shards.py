@@ -312,8 +312,11 @@ def test_a_full_disk_is_one_clear_line_and_nothing_published_changes(tmp_path: P
     try:
         src = write_source(tmp_path / "src", episodes=8, frames=12)
         options = ConvertOptions.parse(**OPTIONS)
-        with pytest.raises(OutputError, match=r"No space left.*free some space"):
+        with pytest.raises(OutputError, match="not enough free space"):
             engine.convert(SyntheticConverter(), src, small / "out", options)
+        assert not list((small / "out").glob("train/*"))
+        with pytest.raises(OutputError, match=r"No space left.*free some space"):
+            engine.convert(SyntheticConverter(), src, small / "out", options, check_space=False)
         published = sorted((small / "out" / "train").glob("*.tar"))
         committed = len(list((small / "out" / "train").glob("*.json")))
         assert published

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from ..errors import human_bytes
 from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
 from ._inputs import SIZE, load_spec, split_names
 
@@ -414,15 +415,6 @@ def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> Non
 
 def _error(fraction: float | None) -> str:
     return "" if fraction is None else f" ± {max(fraction, 0.01):.0%}"
-
-
-def human_bytes(count: float) -> str:
-    """``2.9 MB``: a size for people, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def human_time(seconds: float) -> str:

@@ -24,6 +24,7 @@ from ..errors import (
     SourceNotFoundError,
     StorageError,
     TooManyBadEpisodesError,
+    human_bytes,
 )
 from ..model import Episode, EpisodeRef
 from ..schemas import (
@@ -395,8 +396,8 @@ def _leave_room(out: Place, needed: int) -> None:
         raise OutputError(
             "the file system is nearly full: the shards that are being made would not fit",
             where=out,
-            expected=f"{needed} B free",
-            found=f"{free} B",
+            expected=f"{human_bytes(needed)} free",
+            found=human_bytes(free),
             hint="What is published stays: free some space and run the same command again.",
         )
 
@@ -415,6 +416,7 @@ def _refuse_what_does_not_fit(converter: Converter, made: Plan, work: _Work, out
     if guess.bytes is None or guess.bytes <= free:
         return
     error = guess.bytes_error or 0.0
+    size = f"about {human_bytes(guess.bytes)}" + (f" (± {error:.0%})" if error else "")
     if guess.bytes * (1 - error) <= free:
         observer.warning(
             f"about {guess.bytes} B will be written (± {error:.0%}), and {free} B are free: it may not fit"
@@ -423,8 +425,8 @@ def _refuse_what_does_not_fit(converter: Converter, made: Plan, work: _Work, out
     raise OutputError(
         "there is not enough free space",
         where=out,
-        expected=f"about {guess.bytes} B (± {error:.0%})" if error else f"about {guess.bytes} B",
-        found=f"{free} B",
+        expected=size,
+        found=human_bytes(free),
         hint="Free some space, or convert a part with --num-shards; --no-check-space begins all the same.",
     )
 

@@ -74,6 +74,8 @@ def _check_version(data: bytes, where: object) -> None:
     tool = document.get("tool")
     made = tool.get("actionimg-data") if isinstance(tool, dict) else None
     version = document.get("version")
+    if not isinstance(version, int):
+        return
     unknown = sorted(set(document) - set(DatasetManifest.model_fields))
     if version == FORMAT_VERSION and not (unknown and _sealed_elsewhere(document, data)):
         return
@@ -83,9 +85,9 @@ def _check_version(data: bytes, where: object) -> None:
         field="version" if version != FORMAT_VERSION else printable(str(unknown[0]), 60),
         expected=FORMAT_VERSION if version != FORMAT_VERSION else None,
         found=version if version != FORMAT_VERSION else None,
-        hint=f"It was written by actionimg-data {made}, this is {__version__}: install that one to read it."
-        if isinstance(made, str)
-        else None,
+        hint=f"It was written by actionimg-data {made}, this is {__version__}: install that version to read it."
+        if isinstance(made, str) and made != __version__
+        else "It was written by a later build of actionimg-data: install that one to read it.",
     )
 
 
