@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadImageError, MissingFrameError
+from ..model.untrusted import open_plain
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXELS = 1 << 26
@@ -29,7 +30,7 @@ def png_size(path: str) -> tuple[int, int]:
 
 def _read(path: str, count: int = -1) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             return file.read(count)
     except FileNotFoundError:
         raise MissingFrameError("picture is missing", where=path) from None

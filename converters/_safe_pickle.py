@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import ActionImgError, BadFileError, SourceNotFoundError, UnsafeFileError, UnsupportedSourceError
+from ..model.untrusted import open_plain
 
 MAX_BYTES: Final = 256 << 20
 """Largest file that is read; a real RLBench demo has about 3.5 kB a frame."""
@@ -111,7 +112,7 @@ def load(
         size = os.stat(where).st_size
         if size > max_bytes:
             raise UnsafeFileError("is too large", where=where, expected=f"at most {max_bytes} bytes", found=f"{size}")
-        with open(where, "rb") as file:
+        with open_plain(where) as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=where) from None

@@ -12,7 +12,7 @@ from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFo
 from ..model.untrusted import parse_json
 
 MAX_YAML_BYTES = 16 << 20
-MAX_JSON_BYTES = 1 << 30
+MAX_JSON_BYTES = 1 << 28
 MAX_DEPTH = 50
 _OPENING = (
     yaml.FlowSequenceStartToken,
@@ -46,6 +46,14 @@ def read_bytes(path: Path, limit: int) -> bytes:
     if size > limit:
         raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {limit} bytes", found=size)
     return path.read_bytes()
+
+
+def read_head(path: Path, count: int) -> bytes:
+    """The first bytes of a file."""
+    if not path.is_file():
+        raise SourceNotFoundError("no such file", where=path)
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def load_yaml(path: Path) -> Any:

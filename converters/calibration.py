@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _NO_DISTORTION = 1e-12
 _WRITTEN_TOLERANCE = 2e-3
+_MAX_MATRIX = 1000
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         InvalidCameraError: A distortion model that is not supported.
         InvalidSpecError: A pose that is not rigid.
     """
-    head = _text.read_bytes(path, _text.MAX_JSON_BYTES)[:64].lstrip()
+    head = _text.read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
     value = _text.load_any(path)
@@ -198,8 +199,8 @@ def _opencv(path: Path) -> CalibratedCamera:
 
     try:
         storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
-    except cv2.error as error:
-        raise BadFileError(f"OpenCV cannot read it: {error.err or error}", where=path) from None
+    except (cv2.error, SystemError) as error:
+        raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
     try:
         if not storage.isOpened():
             raise BadFileError("OpenCV cannot read it", where=path)
@@ -208,6 +209,12 @@ def _opencv(path: Path) -> CalibratedCamera:
             for name in names:
                 node = storage.getNode(name)
                 if not node.empty() and node.isMap():
+                    # OpenCV makes room for what is stated before it looks at what is there.
+                    rows, columns = (node.getNode(n).real() for n in ("rows", "cols"))
+                    if not (0 <= rows * columns <= _MAX_MATRIX):
+                        raise BadFileError(
+                            "states an impossible size", where=path, field=name, found=f"{rows}x{columns}"
+                        )
                     value = node.mat()
                     return None if value is None else np.asarray(value, dtype=np.float64)
             return None
@@ -221,6 +228,8 @@ def _opencv(path: Path) -> CalibratedCamera:
         width = number("image_width", "image_Width", "width", "imageWidth")
         height = number("image_height", "image_Height", "height", "imageHeight")
         fisheye = bool(number("fisheye_model", "calibrate_useFisheye", "fisheye") or 0)
+    except (cv2.error, SystemError) as error:
+        raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
     finally:
         storage.release()
     if K is None or K.shape != (3, 3):

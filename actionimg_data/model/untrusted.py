@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import stat
 import struct
 import tokenize
 import zipfile
@@ -64,6 +66,19 @@ _BAD_NPY = (
     OverflowError,
     tokenize.TokenError,
 )
+
+
+def open_plain(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A plain file, open for reading; a pipe, at which reading would wait for ever, or a device is not opened.
+
+    Raises:
+        OSError: It cannot be opened, or is not a plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a plain file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 # Zip archives and numpy's arrays.
@@ -277,7 +292,7 @@ def check_mp4(source: bytes | str | os.PathLike[str], where: object) -> None:
         file: IO[bytes] = io.BytesIO(source)
         size = len(source)
     else:
-        file = open(source, "rb")  # noqa: SIM115 (closed below)
+        file = open_plain(source)
         size = os.fstat(file.fileno()).st_size
     with file:
         if file.read(8)[4:] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"):

@@ -441,6 +441,8 @@ def scan_tar(tar: Place) -> dict[str, dict[str, tuple[int, int]]]:
                 samples[key][member] = (info.offset_data, info.size)
     except StorageError:
         raise
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, CorruptDatasetError):
+            raise
         raise CorruptDatasetError(f"is not a readable tar: {error}", where=tar) from None
     return samples

@@ -78,7 +78,7 @@ def load_user_cameras(path: Path) -> UserCameras:
         UnsafeFileError: YAML with tags.
     """
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        head = _text.read_bytes(path, _text.MAX_JSON_BYTES)[:16].lstrip()
+        head = _text.read_head(path, 16).lstrip()
         value = None if head.startswith(b"%YAML") else _text.load_any(path)
         if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
             parsed = _text.parse(RldsCameraFile, value, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadVideoError,
@@ -32,6 +34,7 @@ from ...errors import (
     WrongFormatError,
 )
 from ...model import Episode, EpisodeRef, FrameSource, SelectedFrames
+from ...model.untrusted import parse_json
 from ...schemas.mapping import Arm
 from .. import _text, _tree
 from ..base import ConverterOptions, Detection
@@ -41,11 +44,14 @@ from .episode import Recording, ViewInput, assemble
 from .frames import decode_image
 from .mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
 from .sync import PoseSamples, ScalarSamples, statistics
-from .tables import Table, _arrow_values
+from .tables import Table, _arrow_values, parquet_names
 
 Image = NDArray[np.uint8]
 INFO = "meta/info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
+_WIDTH = re.compile(r"0?\d{0,2}d?\Z")
+_MAX_TEMPLATE = 1000
+_MAX_FRAMES = 10_000_000
 _KEYS = {"episode_chunk", "episode_index", "video_key", "chunk_index", "file_index"}
 
 
@@ -95,6 +101,9 @@ class Dataset:
         try:
             features = {str(k): dict(v) for k, v in info["features"].items()}
             fps = float(info["fps"])
+            chunk_size = int(info.get("chunks_size", 1000))
+            if not (0 < fps < 1e6 and chunk_size > 0):
+                raise ValueError(f"fps {fps}, chunks_size {chunk_size}")
             return cls(
                 root,
                 version,
@@ -102,10 +111,10 @@ class Dataset:
                 features,
                 str(info["data_path"]),
                 str(info.get("video_path") or ""),
-                int(info.get("chunks_size", 1000)),
+                chunk_size,
                 int(info["total_episodes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WrongFormatError("is not LeRobot's info.json", where=path, found=repr(error)) from None
 
     @property
@@ -130,6 +139,9 @@ class Dataset:
             fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
             if set(fields) - _KEYS:
                 raise KeyError(sorted(set(fields) - _KEYS)[0])
+            wide = next((w for _, _, w, _ in string.Formatter().parse(template) if w and not _WIDTH.match(w)), None)
+            if wide is not None or len(template) > _MAX_TEMPLATE:
+                raise ValueError(f"a width of {wide!r}")
             relative = template.format(**values)
         except (KeyError, ValueError, IndexError) as error:
             raise WrongFormatError(
@@ -148,9 +160,12 @@ class Dataset:
         if not rows:
             raise WrongFormatError("lists no episodes", where=self.root / "meta")
         for row in rows:
-            if not isinstance(row.get("episode_index"), int) or not isinstance(row.get("length"), int):
+            index, length = row.get("episode_index"), row.get("length")
+            if not isinstance(index, int) or not isinstance(length, int) or not 0 <= length <= _MAX_FRAMES:
                 raise WrongFormatError(
-                    "an episode has no index or length", where=self.root / "meta", found=json.dumps(row, default=str)
+                    "an episode has no index or no sensible length",
+                    where=self.root / "meta",
+                    found=json.dumps(row, default=str),
                 )
         return sorted(rows, key=lambda row: int(row["episode_index"]))
 
@@ -168,14 +183,15 @@ class Dataset:
     def table(self, row: Mapping[str, Any]) -> Table:
         """An episode's rows."""
         import pyarrow as pa
-        from pyarrow import parquet
 
         path, index = self.data_file(row), int(row["episode_index"])
         if not path.is_file():
             raise SourceNotFoundError("no such file", where=path)
         try:
-            names = parquet.read_schema(path).names
-        except (pa.ArrowInvalid, OSError) as error:
+            names = parquet_names(path)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, ActionImgError):
+                raise
             raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
         def load(name: str) -> NDArray[Any]:
@@ -192,7 +208,7 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
     filters = [("episode_index", "=", episode)] if "episode_index" in names else None
     try:
         return parquet.read_table(path, columns=[name], filters=filters, partitioning=None).column(0)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
 
 
@@ -201,10 +217,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(_text.read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise BadFileError(f"is not JSON: {error}", where=path, field=f"line {number}") from None
+        value = parse_json(line, path, f"line {number}")
         if not isinstance(value, dict):
             raise WrongFormatError("is not an object", where=path, field=f"line {number}")
         rows.append(value)
@@ -227,9 +240,11 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
     for path in files:
         try:
             # Statistics of every feature lie beside what is needed here, and are large.
-            names = [n for n in parquet.read_schema(path).names if not n.startswith("stats/")]
+            names = [n for n in parquet_names(path) if not n.startswith("stats/")]
             rows.extend(parquet.read_table(path, columns=names, partitioning=None).to_pylist())
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, ActionImgError):
+                raise
             raise BadFileError(f"is not Parquet: {error}", where=path) from None
     return rows
 

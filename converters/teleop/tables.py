@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ ZARR_CODECS = frozenset(
 )
 """Codecs of zarr arrays that only move numbers about; those of imagecodecs are allowed too."""
 # What damaged files make zarr and its codecs raise.
-ZARR_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, RecursionError, MemoryError)
+ZARR_DAMAGED = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, zipfile.BadZipFile, zlib.error),
+)
 _ZARR_DEPTH, _ZARR_ARRAYS = 16, 10_000
 _REF = re.compile(r"(?P<name>.*)\[(?P<start>\d+)(?::(?P<stop>\d+))?\]\Z", re.DOTALL)
 
@@ -149,6 +153,8 @@ def open_table(path: Path, group: str = "") -> Table:
         ".parquet": _parquet,
     }
     suffix = table_suffix(path.name)
+    if not path.is_file() and not (suffix == ".zarr" and path.is_dir()):
+        raise BadFileError("is not a plain file", where=path)
     if suffix in readers:
         return readers[suffix](path)
     if suffix in (".h5", ".hdf5"):
