@@ -17,6 +17,7 @@ from ...model.untrusted import MAX_ARRAY_BYTES
 
 MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
 """Largest column of numbers that is read whole; and largest chunk or row that is read at all."""
+MAX_DEPTH = 64
 # What damaged files make h5py and the library below raise.
 DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, UnicodeDecodeError, MemoryError)
 _MAX_CHECKED = 1000
@@ -53,14 +54,18 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 def _check_links(file: h5py.File, path: Path) -> None:
     outside: list[str] = []
 
-    def visit(name: str, link: Any) -> None:
+    def visit(name: str, link: Any) -> bool | None:
         if isinstance(link, h5py.ExternalLink):
             outside.append(f"{name} -> {link.filename}")
+        # What is returned ends the visit, which takes ever longer the deeper it is.
+        return True if name.count("/") >= MAX_DEPTH else None
 
     try:
-        file.visititems_links(visit)
+        deep = file.visititems_links(visit)
     except DAMAGED as error:
         raise BadFileError(f"is damaged: {error}", where=path) from None
+    if deep:
+        raise UnsafeFileError("is nested too deeply", where=path, expected=f"≤ {MAX_DEPTH} groups in each other")
     if outside:
         raise UnsafeFileError(
             "links to another file", where=path, field=outside[0].split(" -> ")[0], found=outside[0].split(" -> ")[1]

@@ -173,9 +173,14 @@ def inside(folder: Path, relative: str, field: str) -> Path:
 
 
 def find_beside(relative: str, folders: tuple[Path, ...], field: str) -> Path:
-    """The file ``relative`` to the first of ``folders`` that has it."""
+    """The file ``relative`` to the first of ``folders`` that has it.
+
+    Raises:
+        SourceNotFoundError: None has it.
+        UnsafeFileError: It would lie outside of them.
+    """
     for folder in folders:
-        path = folder / relative
+        path = inside(folder, relative, field)
         if path.is_file():
             return path
     raise SourceNotFoundError("no such file", where=folders[0] / relative, field=field)
