@@ -74,6 +74,10 @@ class ActionImagesConverter(Converter):
             return None
         return None
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """None: names and sizes are enough."""
+        return ()
+
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """References to the episodes, by task, variation and episode in natural order; no file is opened.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
+from ..objectstore import is_url
 
 ENTRY_POINT_GROUP = "actionimg.converters"
 
@@ -67,8 +70,20 @@ class Converter(ABC):
     summary: ClassVar[str]
     Options: ClassVar[type[ConverterOptions]] = ConverterOptions
 
+    reads_urls: ClassVar[bool] = False
+    """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are given a folder (see
+    `actionimg_data.converters.remote`)."""
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Every subclass takes URLs, whether its author has thought of them or not.
+        if "discover" in cls.__dict__:
+            cls.discover = _of_urls(cls.discover)  # type: ignore[method-assign]
+        if "read" in cls.__dict__:
+            cls.read = _of_remote_refs(cls.read)  # type: ignore[method-assign]
 
     @property
     def poses_only(self) -> bool:
@@ -97,6 +112,26 @@ class Converter(ABC):
             ActionImgError: Anything about the episode that cannot be converted; its ``code`` is the reason code
                 under which the episode is quarantined.
         """
+
+    def remote_headers(self) -> tuple[str, ...]:
+        """Patterns of paths below a source in an object store that `discover` opens; they are fetched before.
+
+        By default everything: a converter that looks at names and sizes alone returns nothing.
+        """
+        return ("*",)
+
+    def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
+        """Files and folders that `read` opens for an episode of a source in an object store; they are fetched before.
+
+        By default ``path`` below ``source`` of the location, else all of the source. Small files in the folders above
+        (instructions, calibrations) come with them.
+
+        Args:
+            location: As `discover` gave it.
+        """
+        from .remote import local_files
+
+        return local_files(location)
 
     @classmethod
     def explain(cls) -> str:
@@ -128,6 +163,30 @@ class Converter(ABC):
                 for name, view in episode.views.items()
             },
         }
+
+
+def _of_urls(inner: Callable[..., Iterator[EpisodeRef]]) -> Callable[..., Iterator[EpisodeRef]]:
+    @functools.wraps(inner)
+    def discover(self: Converter, source: str) -> Iterator[EpisodeRef]:
+        if self.reads_urls or not is_url(source):
+            return inner(self, source)
+        from . import remote
+
+        return remote.discover(self, source, inner)
+
+    return discover
+
+
+def _of_remote_refs(inner: Callable[..., Episode]) -> Callable[..., Episode]:
+    @functools.wraps(inner)
+    def read(self: Converter, ref: EpisodeRef) -> Episode:
+        if self.reads_urls or "remote" not in ref.location:
+            return inner(self, ref)
+        from . import remote
+
+        return remote.read(self, ref, inner)
+
+    return read
 
 
 @cache

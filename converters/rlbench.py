@@ -90,6 +90,10 @@ class RLBenchConverter(Converter):
             return None
         return None
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """Names and sizes are enough, but for the variation of PerAct's episodes."""
+        return ("*variation_number.pkl",) if self.options.variations else ()
+
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """References to the episodes, by task, variation and episode in natural order; nothing is unpickled.
 

@@ -21,11 +21,9 @@ a whole or not at all, so nothing half-written is ever seen.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from typing import Final
 
 from ..errors import CorruptDatasetError
 from ..objectstore import RemotePath
+from ..scratch import PrivateFolder, sweep
 from . import layout
 from .layout import Place
 from .tar import file_sha256
@@ -78,54 +77,17 @@ def _scratch() -> Iterator[Path]:
     """A folder of this process; those of processes that were killed are removed."""
     base = scratch_folder()
     with layout.output_errors(base):
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(base):
-            _sweep(base)
-            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=base))
-            lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        private = PrivateFolder(base)
     try:
-        yield folder
+        yield private.path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-@contextlib.contextmanager
-def _alone(base: Path) -> Iterator[None]:
-    """Hold the lock of the scratch folder, so that a folder is not swept between being made and being locked."""
-    lock = os.open(base / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _sweep(base: Path) -> None:
-    """Remove the folders of processes of this machine that are gone: nobody holds their locks."""
-    for folder in base.glob(f"{socket.gethostname()}-*"):
-        try:
-            lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError:
-            # Just removed by its owner.
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass
-        finally:
-            os.close(lock)
+        private.remove()
 
 
 def remove_parts(out: Place, shard: str, pid: int) -> None:
     """Remove what a process of this machine, that has ended, left of a shard it was making."""
     if isinstance(out, RemotePath):
-        base = scratch_folder()
-        if base.is_dir():
-            with _alone(base):
-                _sweep(base)
+        sweep(scratch_folder())
         return
     target = out / f"{shard}.tar"
     for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
+from ..remote import fetched
 from . import index, tfrecord
 
 Location = list[int]
@@ -81,7 +82,7 @@ class ArrayRecordFile(Container):
             raise BadFileError(f"record {location[0]} cannot be read", where=self.path, found=error) from None
 
     def _reader(self) -> Any:
-        return _array_record_reader(str(self.path), _stamp(self.path))
+        return _array_record_reader(str(fetched(self.path)), _stamp(self.path))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -120,11 +121,11 @@ class ParquetFile(Container):
 
     def locations(self) -> list[Location]:
         """The numbers of the records."""
-        return [[i] for i in range(_parquet(str(self.path), _stamp(self.path)).rows)]
+        return [[i] for i in range(_parquet(str(fetched(self.path)), _stamp(self.path)).rows)]
 
     def read(self, location: Location) -> bytes:
         """One record."""
-        file = _parquet(str(self.path), _stamp(self.path))
+        file = _parquet(str(fetched(self.path)), _stamp(self.path))
         if len(location) != 1 or not 0 <= location[0] < file.rows:
             raise self.bad_location(location)
         return file.read(location[0])

@@ -181,6 +181,15 @@ class RLDSConverter(Converter):
         """The registry: every field of an entry, what each known data set's entry says, and where that was read."""
         return registry.explain()
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """What describes a data set; records are read in ranges, or fetched with their file."""
+        return tuple(p for name in (layout.FEATURES, layout.INFO) for p in (name, f"*/{name}"))
+
+    def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
+        """What describes the data set, and the file of the episode's record."""
+        folder = Path(location["folder"])
+        return [folder / name for name in (layout.FEATURES, layout.INFO, location["file"])]
+
     # -- episodes ------------------------------------------------------------------------------------------------
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BadFileError
+from ...errors import BadFileError, StorageError
 from . import tfrecord
 from .tfrecord import FOOTER, HEADER, Records
 
@@ -47,29 +47,30 @@ def load(path: Path) -> Records:
     folder = cache_folder()
     if folder is None:
         return tfrecord.scan(path)
-    entry = folder / (hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32] + ".npz")
-    identity = _identity(path)
+    identity, key = _identity(path)
+    entry = folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + ".npz")
     cached = _load_entry(entry, identity)
     if cached is not None and _agrees(path, cached):
         return cached
     records = tfrecord.scan(path)
     # A file that changed while it was walked is not remembered.
-    if _identity(path) == identity:
+    if _identity(path) == (identity, key):
         _store_entry(entry, identity, records)
     return records
 
 
-def _identity(path: Path) -> str:
-    """Size, modification time and a hash of the edges of a file."""
-    fd = tfrecord.open_file(path)
+def _identity(path: Path) -> tuple[str, str]:
+    """Size, version and a hash of the edges of a file; and its name, of an object in a store its URL."""
+    file = tfrecord.open_file(path)
     try:
-        stat = os.fstat(fd)
-        edges = os.pread(fd, _EDGE, 0) + os.pread(fd, _EDGE, max(0, stat.st_size - _EDGE))
+        edges = file.read(_EDGE, 0) + file.read(_EDGE, max(0, file.size - _EDGE))
+    except StorageError:
+        raise
     except OSError as error:
         raise BadFileError("cannot be read", where=path, found=error) from None
     finally:
-        os.close(fd)
-    return f"{VERSION} {stat.st_size} {stat.st_mtime_ns} {hashlib.sha256(edges).hexdigest()}"
+        file.close()
+    return f"{VERSION} {file.size} {file.version} {hashlib.sha256(edges).hexdigest()}", file.key
 
 
 def _load_entry(entry: Path, identity: str) -> Records | None:
@@ -92,20 +93,20 @@ def _load_entry(entry: Path, identity: str) -> Records | None:
 def _agrees(path: Path, records: Records) -> bool:
     """Whether records spread over the file are where the index says, with the CRCs that it says."""
     n = len(records)
-    fd = tfrecord.open_file(path)
-    try:
-        for i in {n * k // _SAMPLES for k in range(_SAMPLES)} if n else ():
-            offset, length = int(records.offsets[i]), int(records.lengths[i])
-            if int.from_bytes(os.pread(fd, 8, offset), "little") != length:
-                return False
-            if int.from_bytes(os.pread(fd, FOOTER, offset + HEADER + length), "little") != records.crcs[i]:
-                return False
+    with tfrecord.open_file(path) as file:
+        try:
+            for i in {n * k // _SAMPLES for k in range(_SAMPLES)} if n else ():
+                offset, length = int(records.offsets[i]), int(records.lengths[i])
+                if int.from_bytes(file.read(8, offset), "little") != length:
+                    return False
+                if int.from_bytes(file.read(FOOTER, offset + HEADER + length), "little") != records.crcs[i]:
+                    return False
+        except StorageError:
+            raise
+        except OSError:
+            return False
         end = int(records.offsets[-1] + records.lengths[-1]) + HEADER + FOOTER if n else 0
-        return end == os.fstat(fd).st_size
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+        return end == file.size
 
 
 def _store_entry(entry: Path, identity: str, records: Records) -> None:

@@ -5,7 +5,6 @@ Format: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadFileError, SourceNotFoundError, UnsupportedSourceError
+from ...errors import BadFileError, SourceNotFoundError, StorageError, UnsupportedSourceError
+from ..remote import Ranges
 from .crc32c import masked_crc32c
 
 HEADER, FOOTER = 12, 4
@@ -33,21 +33,23 @@ class Records:
         return len(self.offsets)
 
 
-def open_file(path: Path) -> int:
-    """A file descriptor for reading; the caller closes it."""
+def open_file(path: Path) -> Ranges:
+    """The file, to be read at offsets; the caller closes it."""
     try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return Ranges(path)
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=path) from None
     except OSError as error:
         raise BadFileError("cannot be read", where=path, found=error) from None
 
 
-def _read(fd: int, path: Path, count: int, offset: int) -> bytes:
+def _read(file: Ranges, path: Path, count: int, offset: int) -> bytes:
     parts = []
     while count > 0:
         try:
-            part = os.pread(fd, count, offset)
+            part = file.read(count, offset)
+        except StorageError:
+            raise
         except OSError as error:
             raise BadFileError(f"cannot be read at byte {offset}", where=path, found=error) from None
         if not part:
@@ -97,24 +99,24 @@ def scan(path: Path) -> Records:
         SourceNotFoundError: No such file.
         BadFileError: The file is cut or damaged; the message names the byte.
     """
-    fd = open_file(path)
+    file = open_file(path)
     try:
-        size = os.fstat(fd).st_size
+        size = file.size
         offsets: list[int] = []
         lengths: list[int] = []
         crcs: list[int] = []
         offset = 0
-        header = _read(fd, path, HEADER, 0)
+        header = _read(file, path, HEADER, 0)
         while header:
             length = check_header(header, path, offset, size)
-            tail = _read(fd, path, FOOTER + HEADER, offset + HEADER + length)
+            tail = _read(file, path, FOOTER + HEADER, offset + HEADER + length)
             offsets.append(offset)
             lengths.append(length)
             crcs.append(int.from_bytes(tail[:FOOTER], "little"))
             offset += HEADER + length + FOOTER
             header = tail[FOOTER:]
     finally:
-        os.close(fd)
+        file.close()
     return Records(np.array(offsets, np.uint64), np.array(lengths, np.uint64), np.array(crcs, np.uint32))
 
 
@@ -129,16 +131,16 @@ def read_record(path: Path, offset: int, expected: tuple[int, int] | None = None
     Raises:
         BadFileError: Cut, damaged, or not the record that was indexed.
     """
-    fd = open_file(path)
+    file = open_file(path)
     try:
-        size = os.fstat(fd).st_size
-        length = check_header(_read(fd, path, HEADER, offset), path, offset, size)
+        size = file.size
+        length = check_header(_read(file, path, HEADER, offset), path, offset, size)
         if expected is not None and expected[0] != length:
             raise _changed(path, offset)
-        data = _read(fd, path, length, offset + HEADER)
-        footer = _read(fd, path, FOOTER, offset + HEADER + length)
+        data = _read(file, path, length, offset + HEADER)
+        footer = _read(file, path, FOOTER, offset + HEADER + length)
     finally:
-        os.close(fd)
+        file.close()
     if len(data) < length or len(footer) < FOOTER:
         raise BadFileError(f"ends within the record at byte {offset}", where=path)
     stored = int.from_bytes(footer, "little")

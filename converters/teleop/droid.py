@@ -223,6 +223,10 @@ class DroidConverter(Converter):
             return None
         return None if found is None else Detection("DROID raw", found.relative_to(root).as_posix())
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """None: names and sizes are enough."""
+        return ()
+
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each folder that holds ``trajectory.h5``, of the outcome asked for."""
         self._tool()

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadFileError, SourceNotFoundError, UnsafeFileError
+from ...errors import BadFileError, SourceNotFoundError, StorageError, UnsafeFileError
 from ...model.untrusted import MAX_ARRAY_BYTES
+from ..remote import fetched, range_file
 
 MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
 """Largest column of numbers that is read whole; and largest chunk or row that is read at all."""
@@ -36,7 +37,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise SourceNotFoundError("no such file", where=path)
     try:
-        file = h5py.File(path, "r", locking=False)
+        # A large file in a store is read in ranges.
+        file = h5py.File(range_file(path) or fetched(path), "r", locking=False)
+    except StorageError:
+        raise
     except DAMAGED as error:
         raise BadFileError(f"is not a readable HDF5 file: {error}", where=path) from None
     with file:

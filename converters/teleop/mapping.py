@@ -107,6 +107,11 @@ class MappedConverter(Converter):
         super().__init__(options)
         self._loaded: LoadedMapping | None = None
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """Calibrations, instructions, and what describes bags, LeRobot data sets and zarr groups."""
+        small = ("*.json", "*.jsonl", "*.yaml", "*.yml", "*.txt")
+        return (*small, "meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
+
     def mapping(self) -> LoadedMapping:
         """The mapping of the options, read once."""
         if self._loaded is None:

@@ -1,0 +1,577 @@
+"""Sources in object stores, for converters that know nothing of them.
+
+The source appears as a folder of this process: each object of it as a file of its size. `Converter.discover` and
+`Converter.read` are given that folder in place of the URL. What they need is there: the objects that `remote_headers`
+names before `discover`, and before `read` the files and folders that `remote_files` names for the episode. They come
+through a cache of whole objects, shared by the processes of a machine and bounded; those that were used longest ago go
+first. Files that are read in ranges (`open_ranges`: TFRecord, and large HDF5 files) are never fetched.
+
+What leaves is the source's own: locations, provenance and errors name URLs and no local folder, so that plan and bytes
+are the same on every machine.
+
+An object that was not fetched is a file that cannot be opened, or for root one of zeros: no format here takes it for
+data.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
+
+from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError, SourceNotFoundError, StorageError
+from ..model import Episode, EpisodeRef
+from ..objectstore import RemotePath, Stat, is_url
+from ..scratch import PrivateFolder, alone
+
+if TYPE_CHECKING:
+    from .base import Converter
+
+CACHE_VARIABLE: Final = "ACTIONIMG_CACHE_DIR"
+SIZE_VARIABLE: Final = "ACTIONIMG_CACHE_SIZE"
+DEFAULT_CACHE_BYTES: Final = 20 << 30
+RANGED: Final = ("*.tfrecord", "*.tfrecord-*")
+"""Names of files that are always read in ranges."""
+
+RANGED_IF_LARGE: Final = ("*.hdf5", "*.h5")
+LARGE_BYTES: Final = 64 << 20
+"""From this size on files of `RANGED_IF_LARGE` are read in ranges; smaller ones come faster whole."""
+
+BESIDE: Final = ("*.json", "*.yaml", "*.yml", "*.txt", "*.pkl")
+BESIDE_BYTES: Final = 4 << 20
+"""Size up to which files of `BESIDE` in the folders above an episode come with it: instructions, calibrations."""
+
+MARK: Final = "remote"
+"""Key in an episode's location: its source is in a store."""
+
+_KEPT: Final = 2
+_THREADS: Final = 16
+_BLOCK: Final = 1 << 18
+_BLOCKS: Final = 256
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def cache_folder() -> Path:
+    """Where objects are kept: ``ACTIONIMG_CACHE_DIR``, else ``XDG_CACHE_HOME/actionimg``, else ``~/.cache/actionimg``."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "actionimg"
+
+
+def parse_size(text: str, where: str) -> int:
+    """Bytes from ``20GB``, ``500MB``, ``1000000``.
+
+    Raises:
+        InvalidSpecError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise InvalidSpecError("is no size", where=where, expected="e.g. 20GB", found=text)
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def cache_bytes() -> int:
+    """How much the cache may hold: ``ACTIONIMG_CACHE_SIZE``, by default 20 GiB."""
+    text = os.environ.get(SIZE_VARIABLE)
+    return parse_size(text, SIZE_VARIABLE) if text else DEFAULT_CACHE_BYTES
+
+
+class _Cache:
+    """Whole objects below a folder that several processes share; at most so many bytes, oldest use first to go."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder / "objects"
+        self.limit = limit
+        self._since = 0
+        self._lock = threading.Lock()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def place(self, url: RemotePath, known: Stat, target: Path) -> None:
+        """Make the object appear as ``target``, fetched where it is not here yet."""
+        digest = hashlib.sha256(f"{url}\0{known.version}\0{known.st_size}".encode()).hexdigest()
+        entry = self.folder / digest[:2] / digest[2:40]
+        for _ in range(3):
+            try:
+                os.utime(entry)
+                _appear(entry, target)
+                return
+            except FileNotFoundError:
+                # Not here, or removed for its age just now.
+                self._fetch(url, known, entry)
+        raise OutputError("cannot keep an object for as long as it takes to read it", where=self.folder, found=str(url))
+
+    def _fetch(self, url: RemotePath, known: Stat, entry: Path) -> None:
+        entry.parent.mkdir(mode=0o700, exist_ok=True)
+        part = entry.with_name(f"{entry.name}.{os.getpid()}-{threading.get_ident()}.part")
+        try:
+            size = url.download(part)
+            if size != known.st_size:
+                raise BadFileError(
+                    "changed while it was fetched", where=url, expected=f"{known.st_size} B", found=f"{size} B"
+                )
+            os.replace(part, entry)
+        except FileNotFoundError:
+            raise SourceNotFoundError("no such object", where=url) from None
+        finally:
+            part.unlink(missing_ok=True)
+        with self._lock:
+            self._since += size
+            due, self._since = self._since > self.limit // 20, 0 if self._since > self.limit // 20 else self._since
+        if due:
+            self.shrink()
+
+    def shrink(self) -> None:
+        """Remove what was used longest ago until the rest fits."""
+        with alone(self.folder):
+            found = []
+            for path in self.folder.glob("*/*"):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+                found.append((status.st_mtime_ns, status.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total <= self.limit:
+                    break
+                if path.suffix != ".part":
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+def _appear(entry: Path, target: Path) -> None:
+    """A second name for a file, so that it may go from the cache while it is read."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(entry, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # A file system without hard links.
+        shutil.copyfile(entry, target)
+
+
+class _Tree:
+    """The folder of this process in which sources appear: ``PROTOCOL/BUCKET/…``."""
+
+    def __init__(self) -> None:
+        base = cache_folder()
+        try:
+            self.private = PrivateFolder(base / "trees")
+            self.cache = _Cache(base, cache_bytes())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the cache: {error.strerror}",
+                where=error.filename or base,
+                hint=f"Name another folder with --cache-dir or {CACHE_VARIABLE}.",
+            ) from None
+        self.root = self.private.path
+        self.settings = (base, self.cache.limit)
+        self.pid = os.getpid()
+        self._text = re.compile(re.escape(str(self.root)) + r"/([A-Za-z0-9+.-]+)(?:/|$)")
+        self._known: dict[Path, Stat] = {}
+        self._fetched: set[Path] = set()
+        self._folders: dict[Path, list[tuple[str, Stat]]] = {}
+        self._held: deque[set[Path]] = deque()
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        if self.pid == os.getpid():
+            self.private.remove()
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def local(self, url: str) -> str:
+        """The path in the tree of a URL."""
+        protocol, _, rest = url.partition("://")
+        return str(self.root / protocol / rest)
+
+    def url(self, path: Path) -> RemotePath | None:
+        """The URL of a path in the tree; None for any other path."""
+        try:
+            protocol, *rest = Path(os.path.abspath(path)).relative_to(self.root).parts
+        except ValueError:
+            return None
+        return RemotePath._at(f"{protocol}://{'/'.join(rest)}") if rest else None
+
+    def named(self, value: Any) -> Any:
+        """The same JSON value or text with URLs in place of paths in the tree."""
+        if isinstance(value, str):
+            return self._text.sub(lambda m: f"{m[1]}://", value)
+        if isinstance(value, Mapping):
+            return {self.named(k): self.named(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.named(v) for v in value)
+        return value
+
+    def error(self, error: ActionImgError) -> ActionImgError:
+        """The same error, about URLs."""
+        return type(error)(
+            self.named(error.message),
+            where=self.named(error.where),
+            field=self.named(error.field),
+            expected=self.named(error.expected),
+            found=self.named(error.found),
+            hint=self.named(error.hint),
+        )
+
+    # -- what is there -------------------------------------------------------------------------------------------
+
+    def mirror(self, source: RemotePath, headers: Sequence[str]) -> Path:
+        """Let a source appear, with the content of ``headers``; returns its path.
+
+        Raises:
+            SourceNotFoundError: There is nothing.
+            StorageError: The store does not answer.
+        """
+        root = Path(self.local(str(source)))
+        if source.is_file():
+            listed = [("", source.stat())]
+        else:
+            listed = source.walk()
+        wanted = []
+        for name, known in listed:
+            path = root / name if name else root
+            self._stub(path, known)
+            if any(fnmatchcase(name, pattern) for pattern in headers) and not _in_ranges(path, known):
+                wanted.append(path)
+        self._fetch(wanted)
+        return root
+
+    def hold(self, paths: Sequence[Path], sources: Sequence[Path]) -> None:
+        """Fetch files and folders of an episode, and let go of those of the episode before the last."""
+        wanted = dict.fromkeys(found for path in paths for found in self._below(path))
+        for source in sources:
+            for path in paths:
+                wanted.update(dict.fromkeys(self._beside(path, source)))
+        sizes = sum(self._known[path].st_size for path in wanted)
+        if sizes > self.cache.limit:
+            raise StorageError(
+                "is smaller than what one episode needs",
+                where="cache",
+                field=SIZE_VARIABLE,
+                expected=f"at least {sizes} B",
+                found=f"{self.cache.limit} B",
+                hint="Give more with --cache-size.",
+            )
+        self._fetch(list(wanted))
+        with self._lock:
+            self._held.append(set(wanted))
+            while len(self._held) > _KEPT:
+                gone = self._held.popleft()
+                for path in gone.difference(*self._held):
+                    if path in self._fetched:
+                        self._stub(path, self._known[path], again=True)
+
+    def _below(self, path: Path) -> Iterator[Path]:
+        """The objects at or below a path, whether they were listed already or not."""
+        url = self.url(path)
+        if url is None:
+            return
+        if path in self._known:
+            yield from self._listed(path, self._known[path])
+            return
+        try:
+            yield from self._listed(path, url.stat())
+            return
+        except FileNotFoundError:
+            pass
+        try:
+            listed = url.walk()
+        except SourceNotFoundError:
+            # What is missing is for the converter to say.
+            return
+        for name, known in listed:
+            yield from self._listed(path / name, known)
+
+    def _beside(self, path: Path, source: Path) -> Iterator[Path]:
+        """Small files that belong to many episodes, in the folders between an episode and its source."""
+        for folder in path.parents:
+            if folder != source and source not in folder.parents:
+                return
+            url = self.url(folder)
+            if url is None:
+                return
+            if folder not in self._folders:
+                self._folders[folder] = url.files()
+            for name, known in self._folders[folder]:
+                if known.st_size <= BESIDE_BYTES and any(fnmatchcase(name, pattern) for pattern in BESIDE):
+                    yield from self._listed(folder / name, known)
+
+    def _listed(self, path: Path, known: Stat) -> Iterator[Path]:
+        if self._known.get(path) != known:
+            self._stub(path, known)
+        if not _in_ranges(path, known):
+            yield path
+
+    def _stub(self, path: Path, known: Stat, again: bool = False) -> None:
+        """A file of the object's size and no content, that only root can open."""
+        with self._lock:
+            if not again and self._known.get(path) == known:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o200)
+            try:
+                os.ftruncate(descriptor, known.st_size)
+            finally:
+                os.close(descriptor)
+            os.chmod(path, 0)
+            self._known[path] = known
+            self._fetched.discard(path)
+
+    def _fetch(self, paths: Sequence[Path]) -> None:
+        missing = [path for path in paths if path not in self._fetched]
+        if not missing:
+            return
+
+        def one(path: Path) -> None:
+            url = self.url(path)
+            assert url is not None
+            self.cache.place(url, self._known[path], path)
+            with self._lock:
+                self._fetched.add(path)
+
+        with ThreadPoolExecutor(min(_THREADS, len(missing))) as pool:
+            # The first that fails is raised; those under way end first.
+            list(pool.map(one, missing))
+
+    def ensure(self, path: Path) -> None:
+        """Fetch one file that is about to be opened."""
+        path = Path(os.path.abspath(path))
+        if path in self._known:
+            self._fetch([path])
+
+    def ranges(self, path: Path) -> tuple[RemotePath, Stat] | None:
+        """The object of a file that was not fetched; None for any other file."""
+        path = Path(os.path.abspath(path))
+        url = self.url(path)
+        if url is None or path in self._fetched or path not in self._known:
+            return None
+        return url, self._known[path]
+
+
+def _in_ranges(path: Path, known: Stat) -> bool:
+    name = path.name.lower()
+    if any(fnmatchcase(name, pattern) for pattern in RANGED):
+        return True
+    return known.st_size >= LARGE_BYTES and any(fnmatchcase(name, pattern) for pattern in RANGED_IF_LARGE)
+
+
+_tree: _Tree | None = None
+_tree_lock = threading.Lock()
+
+
+def _here() -> _Tree:
+    """The tree of this process, of the cache that the environment names now."""
+    global _tree
+    with _tree_lock:
+        if _tree is None or _tree.pid != os.getpid() or _tree.settings != (cache_folder(), cache_bytes()):
+            if _tree is not None:
+                atexit.unregister(_tree.close)
+                _tree.close()
+            _tree = _Tree()
+            atexit.register(_tree.close)
+        return _tree
+
+
+# What the converters' base class does with a URL.
+
+
+def discover(
+    converter: Converter, source: str, inner: Callable[[Converter, str], Iterator[EpisodeRef]]
+) -> Iterator[EpisodeRef]:
+    """``inner`` on a source in a store."""
+    tree = _here()
+    root = tree.mirror(RemotePath(source), converter.remote_headers())
+    try:
+        for ref in inner(converter, str(root)):
+            yield replace(ref, location={**tree.named(dict(ref.location)), MARK: source})
+    except ActionImgError as error:
+        raise tree.error(error) from None
+
+
+def read(converter: Converter, ref: EpisodeRef, inner: Callable[[Converter, EpisodeRef], Episode]) -> Episode:
+    """``inner`` on an episode of a source in a store; its pictures are there when they are asked for soon."""
+    tree = _here()
+    location = {
+        name: tree.local(value) if isinstance(value, str) and is_url(value) else value
+        for name, value in ref.location.items()
+        if name != MARK
+    }
+    source = Path(tree.local(str(RemotePath(str(ref.location[MARK])))))
+    tree.hold(converter.remote_files(location), [source])
+    try:
+        episode = inner(converter, replace(ref, location=location))
+    except ActionImgError as error:
+        raise tree.error(error) from None
+    views = {
+        name: replace(
+            view,
+            frames=_Pictures(view.frames, tree),
+            depth=None if view.depth is None else _Pictures(view.depth, tree),
+            mask=None if view.mask is None else _Pictures(view.mask, tree),
+        )
+        for name, view in episode.views.items()
+    }
+    return replace(episode, views=views, provenance=tree.named(dict(episode.provenance)))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures whose errors name the object."""
+
+    inner: Any
+    tree: _Tree
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Any]:
+        """As the source's own."""
+        try:
+            yield from self.inner.frames(indices)
+        except ActionImgError as error:
+            raise self.tree.error(error) from None
+
+
+def local_files(location: Mapping[str, Any]) -> list[Path]:
+    """What `Converter.remote_files` is by default: the episode's ``path`` below its ``source``, else the source."""
+    source, path = location.get("source"), location.get("path")
+    if not isinstance(source, str):
+        return [Path(v) for v in location.values() if isinstance(v, str) and os.path.isabs(v)]
+    return [Path(source) / path] if isinstance(path, str) else [Path(source)]
+
+
+# What readers of large files do with one that may be in a store.
+
+
+def fetched(path: Path) -> Path:
+    """The same path, its content fetched where it is an object that is not here yet."""
+    if _tree is not None and _tree.pid == os.getpid():
+        _tree.ensure(path)
+    return path
+
+
+def _object(path: Path) -> tuple[RemotePath, Stat] | None:
+    return _tree.ranges(path) if _tree is not None and _tree.pid == os.getpid() else None
+
+
+def range_file(path: Path) -> BinaryIO | None:
+    """A file object over an object that is not here; None for a file that is, which is opened as ever."""
+    found = _object(path)
+    return None if found is None else cast(BinaryIO, io.BufferedReader(_Blocks(*found), _BLOCK))
+
+
+class Ranges:
+    """A file that is read at offsets: a local one, or an object in a store.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        found = _object(path)
+        self._remote: RemotePath | None = None
+        self._descriptor = -1
+        if found is None:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                self.close()
+                raise FileNotFoundError(2, "not a file", str(path))
+            self.size = status.st_size
+            self.key, self.version = os.path.abspath(path), str(status.st_mtime_ns)
+        else:
+            self._remote, known = found
+            self.size, self.key, self.version = known.st_size, str(self._remote), known.version
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Up to ``count`` bytes from ``offset`` on."""
+        if self._remote is not None:
+            return self._remote.read_range(offset, min(count, max(0, self.size - offset)))
+        return os.pread(self._descriptor, count, offset)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Ranges:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Blocks(io.RawIOBase):
+    """An object in blocks, of which those used last are kept for all that read it."""
+
+    _kept: ClassVar[OrderedDict[tuple[str, str, int], bytes]] = OrderedDict()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, url: RemotePath, known: Stat) -> None:
+        self._url, self._known, self._offset = url, known, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._known.st_size}[whence]
+        self._offset = max(0, base + offset)
+        return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), max(0, self._known.st_size - self._offset))
+        if count > 4 * _BLOCK:
+            part = self._url.read_range(self._offset, count)
+        elif count:
+            number = self._offset // _BLOCK
+            part = self._block(number)[self._offset - number * _BLOCK :][:count]
+        else:
+            return 0
+        view[: len(part)] = part
+        self._offset += len(part)
+        return len(part)
+
+    def _block(self, number: int) -> bytes:
+        key = (str(self._url), self._known.version, number)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        offset = number * _BLOCK
+        part = self._url.read_range(offset, min(_BLOCK, self._known.st_size - offset))
+        with self._lock:
+            self._kept[key] = part
+            if len(self._kept) > _BLOCKS:
+                self._kept.popitem(last=False)
+        return part

@@ -1,0 +1,302 @@
+"""Sources in object stores: the same shards as from a local folder, through a bounded cache or in ranges."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from faulty_store import BUCKET, FaultyStore, running_store, storage_options
+from synthetic_converter import SyntheticConverter, write_source
+
+from actionimg_data import engine
+from actionimg_data.converters import Converter, converter_class, remote
+from actionimg_data.errors import (
+    BadFileError,
+    InvalidSpecError,
+    SourceNotFoundError,
+    StorageAccessError,
+    StorageError,
+    WrongFormatError,
+)
+from actionimg_data.objectstore import RemotePath
+from actionimg_data.schemas import ConvertOptions
+from actionimg_data.testing import write_rlbench_dataset
+from actionimg_data.testing.demo_data import write_action_images_tree
+from actionimg_data.testing.rlds import write_rlds_demo
+from actionimg_data.testing.simulators import write_robomimic
+from actionimg_data.testing.teleop import (
+    TeleopLog,
+    camera_file,
+    droid_camera_file,
+    make_log,
+    write_droid,
+    write_folder,
+    write_lerobot,
+    write_yaml,
+)
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+
+OPTIONS = ConvertOptions.parse(height=64, width=64, episodes_per_shard=1)
+VIEWS = ("front", "overhead")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultyStore]:
+    with running_store() as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: FaultyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyStore]:
+    server.reset()
+    for name in [n for n in os.environ if n.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(fsspec.config, "conf", {"s3": storage_options(server)})
+    monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "30")
+    monkeypatch.setenv("ACTIONIMG_CACHE_DIR", str(tmp_path / "cache"))
+    yield server
+    server.reset()
+
+
+@pytest.fixture(scope="module")
+def log() -> TeleopLog:
+    return make_log(frames=6, size=64, views=("front", "overhead", "wrist"))
+
+
+Made = tuple[Converter, Path]
+
+
+def made(name: str, source: Path, **options: Any) -> Made:
+    kind = converter_class(name)
+    return kind(kind.Options.parse(options, "test")), source
+
+
+def rlbench(folder: Path, log: TeleopLog) -> Made:
+    return made("rlbench", write_rlbench_dataset(folder / "demos", 2, 4, 64, ("front", "wrist"), "stepjam"))
+
+
+def processed_tree(folder: Path, log: TeleopLog) -> Made:
+    return made("action-images", write_action_images_tree(folder / "tree", 2, 45, 64))
+
+
+def rlds(folder: Path, log: TeleopLog, file_format: str = "tfrecord") -> Made:
+    source, name, options = write_rlds_demo(folder / "rlds", episodes=2, frames=4, size=64, file_format=file_format)
+    config = folder / "entry.yaml"
+    Path(options["config"]).rename(config)
+    return made(name, source, config=str(config))
+
+
+def rlds_in_array_records(folder: Path, log: TeleopLog) -> Made:
+    pytest.importorskip("array_record")
+    return rlds(folder, log, "array_record")
+
+
+def plain_folder(folder: Path, log: TeleopLog) -> Made:
+    for number in range(2):
+        mapping = write_folder(log, folder / "recordings" / f"run_{number}", "csv", "png")
+    return made("folder", folder / "recordings", mapping=str(write_yaml(folder / "mapping.yaml", mapping)))
+
+
+def droid(folder: Path, log: TeleopLog) -> Made:
+    (folder / "cameras.json").write_text(json.dumps(droid_camera_file(log)))
+    write_droid(log, folder / "droid")
+    tool = json.dumps(log.tool_from_gripper)
+    return made("droid", folder / "droid", tool_from_gripper=tool, camera_file=str(folder / "cameras.json"))
+
+
+def robomimic(folder: Path, log: TeleopLog) -> Made:
+    path = write_robomimic([log, log], folder / "hdf5" / "demo.hdf5", "info")
+    fps = float(np.round(1 / np.median(np.diff(log.frame_times)), 6))
+    return made("robomimic", path, instruction="stack the cubes", fps=fps, only_views=VIEWS)
+
+
+def lerobot(folder: Path, log: TeleopLog) -> Made:
+    mapping = write_lerobot([log, log], folder / "lerobot", "v3.0", codec="libx264")
+    (folder / "cameras.json").write_text(json.dumps(camera_file(log)))
+    return made("lerobot", folder / "lerobot", mapping=str(write_yaml(folder / "mapping.yaml", mapping)))
+
+
+SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
+    f.__name__: f
+    for f in (rlbench, processed_tree, rlds, rlds_in_array_records, plain_folder, droid, robomimic, lerobot)
+}
+
+
+def upload(path: Path, top: Path, name: str) -> str:
+    """A file or a folder below ``top``, to the bucket; returns its URL."""
+    for file in sorted(p for p in top.rglob("*") if p.is_file()):
+        (RemotePath(f"s3://{BUCKET}/{name}") / file.relative_to(top).as_posix()).put(file.read_bytes())
+    return f"s3://{BUCKET}/{name}/{path.relative_to(top).as_posix()}"
+
+
+def tree(out: Path, ending: str = "") -> dict[str, bytes]:
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and p.name.endswith(ending)
+    }
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_source_in_a_store_gives_the_shards_of_the_local_one(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LARGE_BYTES", 1)
+    (tmp_path / "src").mkdir()
+    converter, source = SOURCES[kind](tmp_path / "src", log)
+    url = upload(source, tmp_path / "src", kind)
+    engine.convert(converter, str(source), tmp_path / "local", OPTIONS)
+    result = engine.convert(converter, url, tmp_path / "out", OPTIONS)
+    assert result.manifest.sources == (url,)
+    assert result.quarantined == ()
+    assert tree(tmp_path / "out", ".tar") == tree(tmp_path / "local", ".tar")
+    plan = (tmp_path / "out" / "plan.jsonl").read_text()
+    assert str(tmp_path) not in plan
+    assert url in plan or url.rpartition("/")[0] in plan
+    # Another machine has its cache elsewhere, and makes the same data set, manifest and all.
+    monkeypatch.setenv("ACTIONIMG_CACHE_DIR", str(tmp_path / "elsewhere"))
+    engine.convert(converter, url, tmp_path / "again", OPTIONS)
+    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_records_are_read_in_ranges_and_their_files_are_never_fetched(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path
+) -> None:
+    (tmp_path / "src").mkdir()
+    converter, source = rlds(tmp_path / "src", log)
+    url = upload(source, tmp_path / "src", "ranges")
+    refs = list(converter.discover(url))
+    episode = converter.read(refs[1])
+    next(iter(episode.views.values())).frames.frames([0])
+    objects = list((tmp_path / "cache" / "objects").glob("*/*"))
+    records = next(source.glob("*.tfrecord*"))
+    assert objects
+    assert max(p.stat().st_size for p in objects) < records.stat().st_size
+    assert refs[0].location["folder"] == url
+    # Where its records are is remembered, by the object's name and version.
+    before = store.requests
+    assert list(converter.discover(url)) == refs
+    again = store.requests - before
+    assert len(list((tmp_path / "cache" / "rlds-index").iterdir())) == 1
+    assert again < 40
+
+
+def test_a_large_hdf5_file_is_read_in_ranges(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LARGE_BYTES", 1)
+    converter, source = robomimic(tmp_path / "src", log)
+    url = upload(source, tmp_path / "src", "large")
+    episode = converter.read(next(iter(converter.discover(url))))
+    assert len(list(episode.views["front"].frames.frames(range(3)))) == 3
+    assert not [p for p in (tmp_path / "cache" / "objects").glob("*/*") if p.stat().st_size > 1000]
+
+
+def test_the_cache_stays_within_its_size_and_serves_the_next_run(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rlbench_dataset(tmp_path / "src" / "demos", 4, 4, 64, ("front",), "stepjam")
+    converter, _ = made("rlbench", source)
+    url = upload(source, tmp_path / "src", "cache")
+    total = sum(p.stat().st_size for p in source.rglob("*") if p.is_file())
+    monkeypatch.setenv("ACTIONIMG_CACHE_SIZE", str(total // 2))
+    engine.convert(converter, url, tmp_path / "out", OPTIONS)
+    held = sum(p.stat().st_size for p in (tmp_path / "cache" / "objects").glob("*/*"))
+    assert 0 < held <= total * 0.55
+    assert not list((tmp_path / "cache" / "objects").glob("*/*.part"))
+    monkeypatch.setenv("ACTIONIMG_CACHE_SIZE", "1GB")
+    engine.convert(converter, url, tmp_path / "again", OPTIONS)
+    fetched: list[str] = []
+    store.fault = lambda method, path, number: fetched.append(path) if method == "GET" and ".png" in path else None
+    engine.convert(converter, url, tmp_path / "third", OPTIONS)
+    assert fetched == []
+    assert tree(tmp_path / "third") == tree(tmp_path / "out")
+    monkeypatch.setenv("ACTIONIMG_CACHE_SIZE", "1kB")
+    with pytest.raises(StorageError, match=r"ACTIONIMG_CACHE_SIZE.*smaller than what one episode needs"):
+        engine.convert(converter, url, tmp_path / "fourth", OPTIONS)
+    monkeypatch.setenv("ACTIONIMG_CACHE_SIZE", "much")
+    with pytest.raises(InvalidSpecError, match="is no size"):
+        engine.convert(converter, url, tmp_path / "fourth", OPTIONS)
+
+
+def test_bad_episodes_are_quarantined_by_their_urls_and_the_same_on_every_machine(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rlbench_dataset(tmp_path / "src" / "demos", 3, 4, 64, ("front",), "stepjam")
+    first, second, _ = sorted(p for p in source.rglob("episode[0-9]") if p.is_dir())
+    (first / "low_dim_obs.pkl").write_bytes(b"\x80\x04K")
+    (second / "front_rgb" / "2.png").write_bytes(b"no picture")
+    converter, _ = made("rlbench", source)
+    url = upload(source, tmp_path / "src", "bad")
+    result = engine.convert(converter, url, tmp_path / "out", OPTIONS, max_bad_fraction=1.0)
+    assert [q.code for q in result.quarantined] == ["bad-file", "bad-image"]
+    for row in result.quarantined:
+        assert url in row.message
+        assert str(tmp_path) not in row.message
+    monkeypatch.setenv("ACTIONIMG_CACHE_DIR", str(tmp_path / "elsewhere"))
+    engine.convert(converter, url, tmp_path / "again", OPTIONS, max_bad_fraction=1.0)
+    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_a_store_that_is_away_quarantines_nobody(
+    store: FaultyStore, log: TeleopLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rlbench_dataset(tmp_path / "src" / "demos", 2, 4, 64, ("front",), "stepjam")
+    converter, _ = made("rlbench", source)
+    url = upload(source, tmp_path / "src", "away")
+    monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "0")
+    last = max(p.name for p in source.rglob("episode[0-9]"))
+    store.fault = lambda method, path, number: 503 if f"{last}/front_rgb" in path and method == "GET" else None
+    with pytest.raises(StorageError, match="does not answer"):
+        engine.convert(converter, url, tmp_path / "out", OPTIONS, check_space=False)
+    assert len(list((tmp_path / "out" / "train").glob("*.json"))) == 1
+    store.reset()
+    result = engine.convert(converter, url, tmp_path / "out", OPTIONS)
+    assert (result.shards, result.resumed_shards, result.quarantined) == (1, 1, ())
+
+
+def test_errors_of_a_source_are_named(store: FaultyStore, log: TeleopLog, tmp_path: Path) -> None:
+    converter, _ = made("rlbench", tmp_path)
+    with pytest.raises(SourceNotFoundError, match="s3://bucket/nothing"):
+        list(converter.discover(f"s3://{BUCKET}/nothing"))
+    (RemotePath(f"s3://{BUCKET}/other") / "readme.txt").put(b"hello")
+    with pytest.raises(WrongFormatError, match="s3://bucket/other: holds no RLBench episode"):
+        list(converter.discover(f"s3://{BUCKET}/other"))
+    store.fault = lambda method, path, number: 403
+    with pytest.raises(StorageAccessError):
+        list(converter.discover(f"s3://{BUCKET}/other"))
+
+
+def test_what_was_not_fetched_is_never_taken_for_data(store: FaultyStore, log: TeleopLog, tmp_path: Path) -> None:
+    source = write_rlbench_dataset(tmp_path / "src" / "demos", 1, 4, 64, ("front",), "stepjam")
+    converter, _ = made("rlbench", source)
+    url = upload(source, tmp_path / "src", "stub")
+    (ref,) = converter.discover(url)
+    found = remote._here()
+    local = {k: found.local(v) if str(v).startswith("s3:") else v for k, v in ref.location.items() if k != "remote"}
+    stub = Path(local["source"]) / local["path"] / "low_dim_obs.pkl"
+    assert stub.stat().st_size == next(source.rglob("low_dim_obs.pkl")).stat().st_size
+    assert stub.stat().st_mode & 0o777 == 0
+    with pytest.raises((BadFileError, OSError)):
+        type(converter).read(converter, type(ref)(ref.id, local))
+
+
+def test_third_party_converters_take_urls_without_a_line_of_theirs(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(write_source(tmp_path / "src" / "made", episodes=2, frames=3))
+    url = upload(source, tmp_path / "src", "third")
+    engine.convert(SyntheticConverter(), str(source), tmp_path / "local", OPTIONS)
+    engine.convert(SyntheticConverter(), url, tmp_path / "out", OPTIONS, num_workers=1)
+    assert tree(tmp_path / "out", ".tar") == tree(tmp_path / "local", ".tar")
+    monkeypatch.setattr(SyntheticConverter, "reads_urls", True)
+    with pytest.raises(SourceNotFoundError):
+        list(SyntheticConverter().discover(url))
