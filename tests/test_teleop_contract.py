@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actionimg_data.converters.base import Converter
+from actionimg_data.converters.base import Converter, converter_class
 from actionimg_data.converters.teleop.droid import DroidConverter, DroidOptions
 from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
 from actionimg_data.converters.teleop.lerobot import LeRobotConverter, LeRobotOptions
@@ -109,3 +109,69 @@ class TestRosbagKeepsTheContract(ConverterContract):
     @pytest.fixture
     def source(self, rosbag_place: Path) -> Path:
         return rosbag_place / "src"
+
+
+@pytest.fixture(scope="module")
+def simulator_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One source of each kind of simulators' and joint logs, with what their options name."""
+    for package in ("mujoco", "zarr", "imagecodecs"):
+        pytest.importorskip(package)
+    from actionimg_data.testing import simulators
+
+    seen = make_log(frames=4, size=48, views=("front", "wrist"))
+    place = tmp_path_factory.mktemp("simulators")
+    simulators.write_robomimic([seen, seen], place / "robomimic" / "a.hdf5")
+    simulators.write_libero([seen, seen], place / "libero" / "a_demo.hdf5")
+    (place / "umi.json").write_text(
+        json.dumps(simulators.write_umi([seen, seen], place / "umi" / "a.zarr.zip", "wrist"))
+    )
+    joints, base = simulators.joint_log(seen)
+    (place / "arm.xml").write_text(simulators.panda_scene(base))
+    (place / "cameras.json").write_text(json.dumps(camera_file(seen)))
+    for i in (2, 10):
+        simulators.write_aloha(seen, place / "aloha" / f"episode_{i}.hdf5", [joints], jpeg=i == 2)
+    return place
+
+
+class _SimulatorContract(ConverterContract):
+    name: str
+
+    def options(self, place: Path) -> dict[str, Any]:
+        return {}
+
+    @pytest.fixture
+    def converter(self, simulator_place: Path) -> Converter:
+        kind = converter_class(self.name)
+        return kind(kind.Options(instruction="lift it", fps=20, **self.options(simulator_place)))
+
+    @pytest.fixture
+    def source(self, simulator_place: Path) -> Path:
+        return simulator_place / self.name
+
+
+class TestRobomimicKeepsTheContract(_SimulatorContract):
+    name = "robomimic"
+
+
+class TestLiberoKeepsTheContract(_SimulatorContract):
+    name = "libero"
+
+
+class TestUmiKeepsTheContract(_SimulatorContract):
+    name = "umi"
+
+    def options(self, place: Path) -> dict[str, Any]:
+        return {"gripper": "0 0.08", "camera_file": str(place / "umi.json")}
+
+
+class TestAlohaKeepsTheContract(_SimulatorContract):
+    name = "aloha"
+
+    def options(self, place: Path) -> dict[str, Any]:
+        return {
+            "arms": ("arm",),
+            "robot": (str(place / "arm.xml"),),
+            "tip": ("gripper0_grip_site",),
+            "tool_from_gripper": "{euler_xyz_deg: [0, 0, 90]}",
+            "camera_file": str(place / "cameras.json"),
+        }
