@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from arms_data import make_dataset as make_arms
 from click.testing import CliRunner
 from processes import run_program
 from scipy.spatial.transform import Rotation
@@ -481,6 +482,23 @@ def test_rerun_pictures_may_be_jpegs_and_samples_chosen(dataset: Path, tmp_path:
     truth = aid.open_dataset(dataset)[1].action(VIEWS[0], [3])[0]
     assert np.abs(picture.astype(int) - truth).mean() < 4
     assert not [name for name in found if name.startswith("/videos")]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_rerun_recordings_of_two_grippers_keep_them_apart(tmp_path: Path, merged: bool) -> None:
+    pytest.importorskip("rerun")
+    out, manifest = make_arms(tmp_path, [5], merge_arms=merged)
+    export("rerun", out, tmp_path / "two.rrd")
+    found = recorded(tmp_path / "two.rrd")
+    sample = aid.open_dataset(out)[0]
+    assert set(sample.grippers) == {"left", "right"}
+    for name, trajectory in sample.grippers.items():
+        _, positions = values_of(found[f"/world/gripper/{name}/frame"], "translation")
+        np.testing.assert_allclose(np.stack([p[0] for p in positions]).astype(float), trajectory.position, atol=1e-6)
+        assert f"/decode_error/position_mm/{name}" in found
+    actions = {entity for entity in found if entity.startswith("/action/")}
+    names = ("",) if merged else ("/left", "/right")
+    assert actions == {f"/action/{view}{name}" for view in manifest.views for name in names}
 
 
 def test_what_cannot_be_recorded_is_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

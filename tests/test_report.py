@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arms_data import make_dataset as make_arms
 from click.testing import CliRunner
 from processes import run_program
 from synthetic_converter import SyntheticConverter, write_source
@@ -255,6 +256,18 @@ class LostConverter(GapConverter):
     first, last = 0, 10**6
 
 
+class BlindConverter(SyntheticConverter):
+    """The synthetic episodes without cameras."""
+
+    @property
+    def poses_only(self) -> bool:
+        return True
+
+    def read(self, ref: Any) -> Episode:
+        episode = super().read(ref)
+        return replace(episode, views={name: replace(view, camera=None) for name, view in episode.views.items()})
+
+
 def test_missing_poses_and_a_gripper_that_stands_still_are_shown(tmp_path: Path) -> None:
     made = write_report(make(tmp_path, GapConverter(), {"episodes": 1}))
     text = made.path.read_text(encoding="utf-8")
@@ -280,6 +293,33 @@ def test_a_data_set_without_action_videos_is_drawn_on_load(tmp_path: Path) -> No
     assert made.samples_decoded == 0
     assert "nothing to decode" in made.path.read_text(encoding="utf-8")
     assert made.pictures == 4
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_several_grippers_are_shown_each(tmp_path: Path, merged: bool) -> None:
+    out, _ = make_arms(tmp_path, [6, 5], merge_arms=merged, depth=True)
+    made = write_report(out)
+    assert (made.samples_shown, made.samples_decoded) == (2, 2)
+    text = made.path.read_text(encoding="utf-8")
+    page = _Page(text)
+    words = re.sub(r"\s+", " ", page.text)
+    assert Counter(re.findall(r"<h4>(\w+)</h4>", text)) == {"left": 2, "right": 2}
+    assert text.count('class="path g0"') == text.count('class="path g1"') == 2
+    for name in ("left", "right"):
+        assert re.search(rf"{name} ?95 % within [\d.]+ mm", words)
+        assert f"front {name}" in words
+    assert "2 of 2 converted" in words
+    assert ("--merge-arms" in words, "drawn into one action video" in words) == (merged, merged)
+    assert "--depth" in words
+
+
+def test_a_data_set_without_cameras_shows_pictures_and_paths(tmp_path: Path) -> None:
+    made = write_report(make(tmp_path, BlindConverter(), {"episodes": 1}))
+    text = made.path.read_text(encoding="utf-8")
+    assert (made.samples_shown, made.pictures) == (1, 2)
+    assert "No camera is known." in text
+    assert 'class="path g0"' in text
+    assert "could not be read" not in text
 
 
 def test_the_command_on_the_card_makes_the_same_plan(tmp_path: Path) -> None:

@@ -269,6 +269,8 @@ def _dataset(path: Place) -> dict[str, Any]:
         "samples": counts.samples if counts else None,
         "frames": counts.frames if counts else None,
         "views": list(manifest.views),
+        "grippers": list(manifest.grippers),
+        "planes": list(options.planes),
         "size": [options.height, options.width],
         "fps": None,
         "spec": {"id": manifest.spec_id, **options.spec.model_dump(mode="json")},
@@ -323,6 +325,7 @@ def _shard(path: Place) -> dict[str, Any]:
         "samples": len(metas),
         "frames": sum(meta.frames for meta in metas),
         "views": list(first.views) if first else [],
+        "grippers": list(first.grippers) if first else [],
         "size": [first.height, first.width] if first else None,
         "fps": rates[0] if len(rates) == 1 else rates or None,
         "spec": {"id": first.spec} if first else None,
@@ -338,14 +341,16 @@ def _shard(path: Place) -> dict[str, Any]:
 def _sample(sample: Sample) -> dict[str, Any]:
     import numpy as np
 
-    trajectory = sample.trajectory
-    known = trajectory.position[trajectory.known]
+    every = list(sample.grippers.values())
+    known = np.concatenate([trajectory.position[trajectory.known] for trajectory in every])
+    openness = np.concatenate([trajectory.openness for trajectory in every])
+    openness = openness[np.isfinite(openness)]
     return {
         **sample.meta.model_dump(mode="json"),
-        "seconds": float(trajectory.times[-1] - trajectory.times[0]),
+        "seconds": float(sample.times[-1] - sample.times[0]),
         "position_min_m": known.min(axis=0).tolist() if len(known) else None,
         "position_max_m": known.max(axis=0).tolist() if len(known) else None,
-        "open_fraction": float(np.nanmean(trajectory.openness > 0.5)),
+        "open_fraction": float(np.mean(openness > 0.5)) if len(openness) else None,
         "cameras": {
             name: {
                 "moving": not camera.is_static,
@@ -445,6 +450,8 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             ("samples", f"{found['samples']}, {found['frames']} frames" if found["samples"] is not None else None),
             ("episodes", found.get("episodes")),
             ("views", " ".join(found["views"])),
+            ("grippers", " ".join(found["grippers"])),
+            ("beside pictures", ", ".join(found.get("planes", ()))),
             ("size", f"{size[0]}x{size[1]}" if size else None),
             ("fps", found["fps"]),
             ("codecs", ", ".join(f"{k} {v}" for k, v in codecs.items())),
@@ -491,7 +498,8 @@ def _show_sample(path: str, found: dict[str, Any]) -> None:
             ("frames", f"{found['frames']} at {found['fps']:g} fps, {found['seconds']:.2f} s"),
             ("size", f"{found['height']}x{found['width']}"),
             ("gripper", workspace),
-            ("open", f"{found['open_fraction']:.0%} of the time"),
+            ("grippers", " ".join(found.get("grippers", ()))),
+            ("open", None if found["open_fraction"] is None else f"{found['open_fraction']:.0%} of the time"),
             ("sync", found["sync"]),
         ]
     )

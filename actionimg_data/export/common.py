@@ -112,10 +112,16 @@ def common_rate(rates: Sequence[float], where: object) -> float:
     return rates[0]
 
 
-def h264_action(sample: Sample, view: str) -> bytes:
-    """The action images of a view as an H.264 MP4: as they are stored, or encoded from what is stored or drawn."""
+def h264_action(sample: Sample, view: str, gripper: str = "") -> bytes:
+    """A view's action images as an H.264 MP4: as they are stored, or encoded from what is stored or drawn.
+
+    Args:
+        sample: Of a data set with cameras.
+        view: One of its views.
+        gripper: One of its ``action_names``.
+    """
     meta = sample.meta
     if meta.action_codec == "h264":
-        return sample.read(layout.action_member(view, ENDINGS["h264"]))
-    pictures = (frame for chunk in sample.iter_action(view) for frame in chunk)
+        return sample.read(layout.action_member(view, ENDINGS["h264"], gripper))
+    pictures = (frame for chunk in sample.iter_action(view, gripper=gripper) for frame in chunk)
     return encode_bytes(pictures, action_encoding("h264"), meta.fps, meta.height, meta.width)

@@ -145,16 +145,18 @@ def _blueprint(rr: Any, manifest: DatasetManifest, first: Sample | None) -> Any:
     for view in manifest.views:
         camera = f"/world/cameras/{view}"
         views.append(rrb.Spatial2DView(origin=camera, contents=[f"{camera}/**", "/world/gripper/**"], name=view))
-        if not manifest.options.poses_only:
-            views.append(rrb.Spatial2DView(origin=f"/action/{view}", name=f"{view} action"))
+        apart = manifest.grippers if not manifest.options.merge_arms else ()
+        for name in () if manifest.options.poses_only else apart or ("",):
+            title = f"{view} action {name}".rstrip()
+            views.append(rrb.Spatial2DView(origin=_entity(f"/action/{view}", name), name=title))
     curves = [
         rrb.TimeSeriesView(origin="/position", name="position (m)"),
         rrb.TimeSeriesView(origin="/openness", name="openness"),
         rrb.TimeSeriesView(origin="/decode_error", name="decode error"),
     ]
     eye = None
-    points = None if first is None else first.trajectory.position[first.trajectory.known]
-    if points is not None and len(points):
+    paths = [] if first is None else [path.position[path.known] for path in first.grippers.values()]
+    if paths and len(points := np.concatenate(paths)):
         target = points.mean(axis=0)
         eye = rrb.EyeControls3D(position=target + _EYE, look_target=target, eye_up=[0, 0, 1])
     return rrb.Blueprint(
@@ -197,39 +199,38 @@ class _Log:
         """What holds for all samples."""
         rr = self._rr
         self._static("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP)
-        for name, colour in zip("xyz", _KEYPOINT_COLOURS, strict=True):
-            self._static(f"position/{name}", rr.SeriesLines(colors=[colour], names=[name]))
-        for name, colour in (("position_mm", _DECODED), ("rotation_deg", _TURN)):
-            self._static(f"decode_error/{name}", rr.SeriesLines(colors=[colour], names=[name.replace("_", " ")]))
-        self._static("openness", rr.SeriesLines(colors=[_STORED], names=["openness"]))
+        curves = [(f"position/{axis}", colour) for axis, colour in zip("xyz", _KEYPOINT_COLOURS, strict=True)]
+        curves += [("openness", _STORED), ("decode_error/position_mm", _DECODED), ("decode_error/rotation_deg", _TURN)]
+        for gripper in manifest.grippers or ("",):
+            for entity, colour in curves:
+                title = f"{gripper} {entity.rpartition('/')[2].replace('_', ' ')}".strip()
+                self._static(_entity(entity, gripper), rr.SeriesLines(colors=[colour], names=[title]))
         self._static("data_set", rr.TextDocument(manifest.model_dump_json(indent=2), media_type="application/json"))
 
     def sample(self, sample: Sample, manifest: DatasetManifest) -> None:
         """One sample, from here on on the timeline."""
         spec = manifest.options.spec
-        meta, trajectory = sample.meta, sample.trajectory
+        meta, grippers = sample.meta, sample.grippers
         cameras = sample.cameras if meta.calibrated else {}
-        decoded = decode_sample(sample, spec) if meta.calibrated and meta.action_codec != "none" else None
-        videos = dict(self._videos(sample))
-        at = self._times(trajectory)
+        stored = meta.calibrated and meta.action_codec != "none"
+        decoded = {name: decode_sample(sample, spec, name) for name in grippers} if stored else {}
+        at = np.asarray(sample.times - sample.times[0] + self._clock.seconds)
         self._begin("instruction", self._rr.TextDocument(_text(sample), media_type="text/plain"))
-        self._trajectory("", trajectory, spec, at)
-        if decoded is not None:
-            self._decode_error("", trajectory, decoded.trajectory, decoded.valid, at)
         for view, camera in cameras.items():
             self._camera(view, camera, at)
-        if cameras:
-            self._visible(trajectory, cameras, spec, at)
-        for entity, content in videos.items():
+        for name, trajectory in grippers.items():
+            self._trajectory(name, trajectory, spec, at)
+            if cameras:
+                self._visible(name, trajectory, cameras, spec, at)
+            if name in decoded:
+                self._decode_error(name, trajectory, decoded[name].trajectory, decoded[name].valid, at)
+        for entity, content in self._videos(sample):
             self._video(entity, content, meta.key, at)
-        self._clock.seconds += float(trajectory.times[-1] - trajectory.times[0]) + max(PAUSE, 1 / meta.fps)
-        self._clock.frame += len(trajectory)
+        self._clock.seconds += float(sample.times[-1] - sample.times[0]) + max(PAUSE, 1 / meta.fps)
+        self._clock.frame += len(at)
 
     def _static(self, entity: str, value: Any) -> None:
         self._recording.log(entity, value, static=True)
-
-    def _times(self, trajectory: GripperTrajectory) -> FloatArray:
-        return np.asarray(trajectory.times - trajectory.times[0] + self._clock.seconds)
 
     def _columns(self, entity: str, at: FloatArray, frames: NDArray[np.intp], *columns: Any) -> None:
         if not len(frames):
@@ -321,36 +322,40 @@ class _Log:
         )
 
     def _visible(
-        self, trajectory: GripperTrajectory, cameras: Mapping[str, CameraTrack], spec: ActionImageSpec, at: FloatArray
+        self,
+        gripper: str,
+        trajectory: GripperTrajectory,
+        cameras: Mapping[str, CameraTrack],
+        spec: ActionImageSpec,
+        at: FloatArray,
     ) -> None:
         uv, valid = project_keypoints(trajectory, dict(cameras), spec)
         inside = valid & ((uv >= 0) & (uv <= [spec.width - 1, spec.height - 1])).all(axis=-1)
         for view, seen in zip(cameras, inside.sum(axis=-1), strict=True):
             self._columns(
-                f"keypoints_seen/{view}",
+                _entity(f"keypoints_seen/{view}", gripper),
                 at,
                 np.arange(len(trajectory)),
                 self._rr.Scalars.columns(scalars=seen.astype(np.float64)),
             )
 
-    def _videos(self, sample: Sample) -> Iterator[tuple[str, Any]]:
+    def _videos(self, sample: Sample) -> Iterator[tuple[str, bytes | list[bytes]]]:
         """Entity to an MP4's bytes, or to the frames' JPEGs."""
-        meta = sample.meta
+        meta, jpeg = sample.meta, self._pictures == "jpeg"
         for view in sample.views:
             entity = f"world/cameras/{view}/rgb"
-            if self._pictures == "jpeg":
+            if jpeg:
                 yield entity, [_jpeg(picture) for chunk in sample.iter_rgb(view) for picture in chunk]
             else:
                 yield entity, sample.read(layout.rgb_member(view, ENDINGS[meta.rgb_codec]))
-            if not meta.calibrated:
-                continue
-            entity = f"action/{view}"
-            if self._pictures == "jpeg":
-                yield entity, [_jpeg(picture) for chunk in sample.iter_action(view) for picture in chunk]
-            else:
-                yield entity, h264_action(sample, view)
+            for gripper in sample.action_names if meta.calibrated else ():
+                entity = _entity(f"action/{view}", gripper)
+                if jpeg:
+                    yield entity, [_jpeg(p) for chunk in sample.iter_action(view, gripper=gripper) for p in chunk]
+                else:
+                    yield entity, h264_action(sample, view, gripper)
 
-    def _video(self, entity: str, content: Any, key: str, at: FloatArray) -> None:
+    def _video(self, entity: str, content: bytes | list[bytes], key: str, at: FloatArray) -> None:
         rr = self._rr
         frames = np.arange(len(at))
         if isinstance(content, bytes):
