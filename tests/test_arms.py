@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from arms_data import arm, camera, make_dataset
+from click.testing import CliRunner
 
 from actionimg_data import open_dataset
+from actionimg_data.cli import main
 from actionimg_data.engine.verification import record, verify
-from actionimg_data.errors import InvalidSpecError, WrongFormatError
+from actionimg_data.errors import InvalidSpecError, UnsupportedSourceError, WrongFormatError
+from actionimg_data.model.files import read_trajectory
 from actionimg_data.raster import merge, overlapping, render_merged, render_view, separate_blobs
 from actionimg_data.schemas import ActionImageSpec
 from actionimg_data.shards.verify import decode_sample
 from actionimg_data.training import DeviceTransform, IndexedActionImageDataset, collate, modes
+from actionimg_data.video import action_encoding, encode_bytes
 
 SPEC = ActionImageSpec(height=128, width=128)
 
@@ -302,3 +307,96 @@ def test_masks_of_tasks_hold_every_action_segment() -> None:
                 np.testing.assert_array_equal(b[:, segment], a[:, 1])
     with pytest.raises(InvalidSpecError, match="actions"):
         modes.task("joint", 9, 2, actions=0)
+
+
+# Decoding videos by hand.
+
+
+def extracted(path: Path, folder: Path) -> list[Path]:
+    sample = open_dataset(path)[0]
+    folder.mkdir()
+    files = []
+    for member in sample.members:
+        if ".action." in member:
+            files.append(folder / f"{sample.key}.{member}")
+            files[-1].write_bytes(sample.read(member))
+    return files
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    return result.exit_code, result.output
+
+
+def test_videos_of_several_grippers_decode_to_one_file_each(separate: Path, tmp_path: Path) -> None:
+    files = extracted(separate, tmp_path / "videos")
+    code, output = run("decode", *files, "--cameras", separate, "--out", tmp_path / "t.csv", "--json")
+    assert code == 0, output
+    summary = json.loads(output)
+    assert set(summary) == {"right", "left"}
+    stored = open_dataset(separate)[0]
+    for name in ("right", "left"):
+        assert summary[name]["valid"] == 9
+        found = read_trajectory(tmp_path / f"t.{name}.csv")
+        assert np.abs(found.position - stored.grippers[name].position).max() < 1e-4
+    one = [file for file in files if ".left." in file.name]
+    code, output = run("decode", *one, "--cameras", separate, "--out", tmp_path / "one.csv")
+    assert code == 0, output
+    assert (tmp_path / "one.csv").is_file()
+    named = [f"{file.name.split('.')[1]}.{file.name.split('.')[3]}={file}" for file in files]
+    code, output = run("decode", *named, "--cameras", separate, "--out", tmp_path / "named.npz")
+    assert code == 0, output
+    assert (tmp_path / "named.right.npz").is_file()
+    mixed = [files[0], f"side={files[3]}"]
+    code, output = run("decode", *mixed, "--cameras", separate, "--out", tmp_path / "mixed.csv")
+    assert code == 1
+    assert "some videos name their gripper" in output
+
+
+def test_one_video_may_hold_the_segments_of_several_grippers(separate: Path, tmp_path: Path) -> None:
+    stored = open_dataset(separate)[0]
+    segments = [
+        pictures
+        for view in stored.views
+        for pictures in (stored.rgb(view), *(stored.action(view, gripper=g) for g in stored.action_names))
+    ]
+    video = tmp_path / "generated.mkv"
+    video.write_bytes(encode_bytes(np.concatenate(segments), action_encoding("ffv1"), 10, 128, 128))
+    words = ("decode", video, "--concatenated", "--views", "front,side", "--cameras", separate)
+    code, output = run(*words, "--grippers", "right,left", "--out", tmp_path / "t.json")
+    assert code == 0, output
+    found = read_trajectory(tmp_path / "t.left.json")
+    assert np.abs(found.position - stored.grippers["left"].position).max() < 1e-4
+    code, output = run("decode", video, "--cameras", separate, "--grippers", "a,b", "--out", tmp_path / "t.csv")
+    assert code == 1
+    assert "--concatenated" in output
+
+
+def test_merged_pictures_are_refused_by_decode(merged: Path, tmp_path: Path) -> None:
+    files = extracted(merged, tmp_path / "videos")
+    code, output = run("decode", *files, "--cameras", merged, "--out", tmp_path / "t.csv")
+    assert code == 1
+    assert "several grippers in one picture" in output
+    assert not (tmp_path / "t.csv").exists()
+
+
+# Exports.
+
+
+def test_exports_take_several_grippers_or_refuse_them_by_name(separate: Path, tmp_path: Path) -> None:
+    from actionimg_data.export import huggingface, lerobot, reference_tree, wids
+
+    with pytest.raises(UnsupportedSourceError, match=r"one gripper.*right left"):
+        reference_tree.export(separate, tmp_path / "tree")
+    assert wids.export(separate, tmp_path / "index.json").samples == 2
+    lerobot.export(separate, tmp_path / "lerobot")
+    info = json.loads((tmp_path / "lerobot/meta/info.json").read_text())
+    action = info["features"]["action"]
+    assert action["shape"] == [16]
+    assert action["names"][:2] + action["names"][8:10] == ["right_x", "right_y", "left_x", "left_y"]
+    assert "action_images.front.left" in info["features"]
+    assert (tmp_path / "lerobot/videos/action_images.front.left/chunk-000/file-000.mp4").is_file()
+    huggingface.export(separate, tmp_path / "hub")
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "| `trajectory.left.npz` | position (T, 3)" in card
+    assert "| `front.action.left.mkv` | action images of view front of gripper left |" in card

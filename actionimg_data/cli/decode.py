@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ import click
 
 from ..errors import DecodeError, FrameCountError, InvalidSpecError, OutputError
 from ._common import EXIT_DONE, EXIT_FAILED, console, emit_json, progress
-from ._inputs import fit_cameras, load_cameras, load_spec, split_names
+from ._inputs import fit_cameras, load_cameras, load_spec, pick_sample, split_names
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..decode import DecodedTrajectory
+    from ..model import Camera, CameraTrack
     from ..schemas import ActionImageSpec
 
 _CHUNK = 32
@@ -33,6 +34,9 @@ _CHUNK = 32
 @click.option("--concatenated", is_flag=True, help="One video holds [video|action] of each view, one after the other.")
 @click.option("--views", multiple=True, help="View names in the order of the videos, or of the segments.")
 @click.option(
+    "--grippers", multiple=True, help="With --concatenated: whose action segments follow each view's video, in order."
+)
+@click.option(
     "--spec", "spec_file", metavar="FILE", help="JSON with the spec, e.g. dataset.json.  [default: published]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with counts and uncertainties.")
@@ -45,6 +49,7 @@ def command(
     out: str,
     concatenated: bool,
     views: tuple[str, ...],
+    grippers: tuple[str, ...],
     spec_file: str | None,
     as_json: bool,
 ) -> None:
@@ -53,6 +58,10 @@ def command(
     Each VIDEO shows one view's action images. Its view is the part of its name before .action.mp4 or .mp4, or is
     given as VIEW=FILE, or by --views in order; it names the camera in the camera file. With --concatenated the one
     VIDEO holds [video|action|video|action…] in time, as the published model writes it; --views names the cameras.
+
+    Videos of several grippers (VIEW.action.GRIPPER.mp4, or VIEW.GRIPPER=FILE) give one trajectory each, written to
+    --out with the gripper's name before its ending: t.left.csv. A video that shows several in one picture
+    (convert --merge-arms) cannot be taken apart.
 
     CSV columns: time_s, x, y, z, qx, qy, qz, qw, openness, valid, reason, position_std_mm, rotation_std_deg,
     views_used, reprojection_rms_px. NPZ and JSON hold the covariances and keypoints too. Frames that cannot be
@@ -63,18 +72,68 @@ def command(
     actionimg decode front=gen_0.mp4 overhead=gen_1.mp4 --cameras cameras.json --out trajectory.npz
     actionimg decode generated.mp4 --concatenated --views front,wrist --cameras cameras.json --out t.csv
     actionimg decode front.mp4 wrist.mp4 --cameras shards --sample open-drawer-000000 --out t.csv
+    actionimg decode front.action.left.mp4 side.action.left.mp4 --cameras cameras.json --out left.csv
     """
-    import numpy as np
-
-    from ..decode import BlobMeasurements, measure_blobs, solve
     from ..model.files import SUFFIXES, write_trajectory
-    from ..video import open_video
 
     if Path(out).suffix.lower() not in SUFFIXES:
         raise InvalidSpecError("unknown ending", field="--out", expected=" ".join(SUFFIXES), found=out)
     known = load_cameras(camera_file, sample)
-    names = split_names(views)
-    sources = _concatenated(videos, names) if concatenated else _separate(videos, names, list(known))
+    _check_not_merged(camera_file, sample)
+    names, arms = split_names(views), split_names(grippers)
+    if arms and not concatenated:
+        raise InvalidSpecError("goes with --concatenated", field="--grippers", found=" ".join(arms))
+    groups = _concatenated(videos, names, arms) if concatenated else _separate(videos, names, list(known))
+    summaries = {}
+    for gripper, sources in groups.items():
+        decoded, fps = _decode(sources, known, camera_file, spec_file)
+        path = str(Path(out).with_suffix(f".{gripper}{Path(out).suffix}")) if len(groups) > 1 else out
+        try:
+            write_trajectory(path, decoded.trajectory, _extra(decoded))
+        except OSError as error:
+            raise OutputError("cannot write", where=path, found=error.strerror) from None
+        summaries[gripper] = _summary(decoded, list(sources), fps, path)
+    if as_json:
+        emit_json(summaries if len(summaries) > 1 else next(iter(summaries.values())))
+    for gripper, summary in summaries.items():
+        if not as_json:
+            click.echo(f"{gripper}: {_sentence(summary)}" if len(summaries) > 1 else _sentence(summary))
+        if not summary["valid"]:
+            console().print(f"No frame{f' of {gripper}' if gripper else ''} could be decoded.", style="red")
+    ctx.exit(EXIT_DONE if all(summary["valid"] for summary in summaries.values()) else EXIT_FAILED)
+
+
+def _check_not_merged(camera_file: str, sample: str | None) -> None:
+    """Refuse a sample whose action images show several grippers at once."""
+    from ..objectstore import is_url
+
+    if not (is_url(camera_file) or Path(camera_file).is_dir()):
+        return
+    meta = pick_sample(camera_file, sample).meta
+    if meta.merged_arms:
+        raise DecodeError(
+            "its action images show several grippers in one picture, which cannot be taken apart",
+            where=camera_file,
+            field=meta.key,
+            found=" ".join(meta.grippers),
+            hint="actionimg verify decodes them with what the sample says of the others; or convert without "
+            "--merge-arms.",
+        )
+
+
+_Sources = dict[str, tuple[str, tuple[int, int]]]
+"""View name to its video and its segment: number, of how many."""
+
+
+def _decode(
+    sources: _Sources, known: Mapping[str, Camera | CameraTrack], camera_file: str, spec_file: str | None
+) -> tuple[DecodedTrajectory, float]:
+    """What the videos of one gripper say, and their frame rate."""
+    import numpy as np
+
+    from ..decode import BlobMeasurements, measure_blobs, solve
+    from ..video import open_video
+
     missing = [name for name in sources if name not in known]
     if missing:
         raise DecodeError(
@@ -115,24 +174,12 @@ def command(
             measured.append(BlobMeasurements.concatenate(parts))
     for reader in readers.values():
         reader.close()
-    decoded = solve(measured, [cameras[name].track(frames) for name in sources], spec, times=np.arange(frames) / fps)
-    try:
-        write_trajectory(out, decoded.trajectory, _extra(decoded))
-    except OSError as error:
-        raise OutputError("cannot write", where=out, found=error.strerror) from None
-
-    summary = _summary(decoded, list(sources), fps, out)
-    if as_json:
-        emit_json(summary)
-    else:
-        click.echo(_sentence(summary))
-    if not decoded.valid.any():
-        console().print("No frame could be decoded.", style="red")
-    ctx.exit(EXIT_DONE if decoded.valid.any() else EXIT_FAILED)
+    tracks = [cameras[name].track(frames) for name in sources]
+    return solve(measured, tracks, spec, times=np.arange(frames) / fps), fps
 
 
-def _concatenated(videos: Sequence[str], names: list[str]) -> dict[str, tuple[str, tuple[int, int]]]:
-    """View name to its video and its segment (number, of how many); the action follows the view's own video."""
+def _concatenated(videos: Sequence[str], names: list[str], grippers: list[str]) -> dict[str, _Sources]:
+    """Sources by gripper; the action segments follow the view's own video."""
     if len(videos) != 1 or not names:
         raise InvalidSpecError(
             "--concatenated takes one video and the names of its views",
@@ -140,28 +187,43 @@ def _concatenated(videos: Sequence[str], names: list[str]) -> dict[str, tuple[st
             expected="1 VIDEO and --views",
             found=f"{len(videos)} videos, views {' '.join(names) or 'not given'}",
         )
-    return {name: (videos[0], (2 * i + 1, 2 * len(names))) for i, name in enumerate(names)}
+    arms = grippers or [""]
+    each = 1 + len(arms)
+    return {
+        gripper: {name: (videos[0], (each * i + 1 + g, each * len(names))) for i, name in enumerate(names)}
+        for g, gripper in enumerate(arms)
+    }
 
 
-def _separate(videos: Sequence[str], names: list[str], cameras: list[str]) -> dict[str, tuple[str, tuple[int, int]]]:
-    """View name to its video: by ``VIEW=FILE``, by --views in order, or by the file's name."""
+def _separate(videos: Sequence[str], names: list[str], cameras: list[str]) -> dict[str, _Sources]:
+    """Sources by gripper: by ``VIEW=FILE`` or ``VIEW.GRIPPER=FILE``, by --views in order, or by the file's name."""
     if names and len(names) != len(videos):
         raise InvalidSpecError("one name a video", field="--views", expected=len(videos), found=len(names))
-    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    found: dict[str, _Sources] = {}
     for i, text in enumerate(videos):
-        view, equals, path = text.partition("=")
+        label, equals, path = text.partition("=")
+        labelled = bool(equals) and not Path(text).exists()
+        view, _, gripper = label.partition(".") if labelled else (label, "", "")
         if names:
-            view, path = names[i], path if equals and not Path(text).exists() else text
-        elif not equals or Path(text).exists():
+            view, path = names[i], path if labelled else text
+        elif not labelled:
             path = text
-            stem = Path(text).name.rsplit(".", 1)[0].removesuffix(".action")
-            # A shard's member is called KEY.VIEW.action.mp4.
+            # A shard's member is called KEY.VIEW.action.mp4 or KEY.VIEW.action.GRIPPER.mp4.
+            stem, _, gripper = Path(text).name.rsplit(".", 1)[0].removesuffix(".action").partition(".action.")
             view = stem.rsplit(".", 1)[-1]
             if len(videos) == len(cameras) == 1:
                 view = cameras[0]
-        if view in found:
-            raise DecodeError("two videos of one view", field=view, found=f"{found[view][0]} and {path}")
-        found[view] = (path, (0, 1))
+        own = found.setdefault(gripper, {})
+        if view in own:
+            raise DecodeError("two videos of one view", field=view, found=f"{own[view][0]} and {path}")
+        own[view] = (path, (0, 1))
+    if len(found) > 1 and "" in found:
+        raise DecodeError(
+            "some videos name their gripper and some do not",
+            field="VIDEO",
+            found=", ".join(path for path, _ in found[""].values()),
+            hint="Name it: VIEW.GRIPPER=FILE.",
+        )
     return found
 
 

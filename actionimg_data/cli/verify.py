@@ -102,6 +102,11 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
         undecodable = summary["undecodable_frames"]
         text = f"{summary['decoded_frames']} frames, {summary['missed_frames']} missed"
         table.add_row("decoded", f"{text}, {undecodable} without two views")
+        for name, found in summary.get("grippers", {}).items():
+            text = f"{found['decoded_frames']} frames, {found['undecodable_frames']} without two views"
+            if summary["merged_arms"]:
+                text += f", {found['overlapping_frames']} of them because grippers overlap in the merged picture"
+            table.add_row(f"  {name}", text)
         for name, unit, limit in (
             ("position_error_mm", "mm", report.tolerance.position_mm),
             ("rotation_error_deg", "°", report.tolerance.rotation_deg),

@@ -94,10 +94,20 @@ data = ActionImageDataset("hf://datasets/USER/NAME", num_frames=41, size={min(op
 
 def _describe(member: str) -> str:
     view, _, kind = member.partition(".")
+    shown, _, gripper = kind.rpartition(".")[0].partition(".")
+    whose = f" of gripper {gripper}" if gripper else ""
     if member == layout.META:
         return "instruction, frame rate, views, size, provenance"
-    if member == layout.TRAJECTORY:
-        return "position (T, 3), quaternion_xyzw (T, 4), openness (T,), times (T,)"
+    if view == "trajectory":
+        arm = kind.removesuffix("npz").rstrip(".")
+        arrays = "position (T, 3), quaternion_xyzw (T, 4), openness (T,), times (T,)"
+        return f"{arrays} of gripper {arm}" if arm else arrays
     if member == layout.CAMERAS:
         return "K (V, T, 3, 3), world_from_camera (V, T, 4, 4)"
-    return f"{'camera pictures' if kind.startswith('rgb') else 'action images'} of view {view}"
+    what = {
+        "rgb": "camera pictures",
+        "action": "action images",
+        "depth": "depth in millimetres, 16 bits, 0 where not known,",
+        "mask": "ids of what is seen, R + 256 G + 65536 B,",
+    }[shown]
+    return f"{what} of view {view}{whose}"

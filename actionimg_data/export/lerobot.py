@@ -2,6 +2,7 @@
 
 Read from the sources of lerobot 0.4.4. ``observation.state`` and ``action`` are both the frame's own ``action_8d``: an
 action image shows the gripper at that frame's time; ``delta_timestamps`` gives later ones. Cameras are features too.
+Several grippers follow each other in ``action``, and each has its own action video (``action_images.VIEW.GRIPPER``).
 """
 
 from __future__ import annotations
@@ -58,8 +59,7 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
     result = Result("lerobot", str(dest))
     usable: list[Sample] = []
     for sample in dataset:
-        trajectory = sample.trajectory
-        if (trajectory.known & np.isfinite(trajectory.openness)).all():
+        if all((t.known & np.isfinite(t.openness)).all() for t in sample.grippers.values()):
             usable.append(dataset[sample.key])
         else:
             result.left_out.append((sample.key, "has frames without a pose"))
@@ -69,7 +69,8 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
     rate: int | float = int(fps) if float(fps).is_integer() else fps
     views = manifest.views
     options = manifest.options
-    features = _features(views, options.height, options.width, rate)
+    shown = ("",) if options.merge_arms else manifest.grippers or ("",)
+    features = _features(views, options.height, options.width, rate, manifest.grippers, shown)
     tasks: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     every: list[dict[str, Stats]] = []
@@ -107,10 +108,14 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
         _write_meta(root, rows, tasks, every, features, rate, index, robot_type)
     result.samples = len(usable)
     result.notes.append("observation.state and action are the frame's own pose; take later ones by delta_timestamps.")
+    if options.planes:
+        result.notes.append(f"{' and '.join(options.planes)} are left out: LeRobot's videos are lossy.")
     return result
 
 
-def _features(views: tuple[str, ...], height: int, width: int, fps: float) -> dict[str, Any]:
+def _features(
+    views: tuple[str, ...], height: int, width: int, fps: float, grippers: tuple[str, ...], shown: tuple[str, ...]
+) -> dict[str, Any]:
     video = {
         "dtype": "video",
         "shape": [height, width, 3],
@@ -127,9 +132,10 @@ def _features(views: tuple[str, ...], height: int, width: int, fps: float) -> di
         },
     }
     features: dict[str, Any] = {f"observation.images.{view}": video for view in views}
-    features |= {f"action_images.{view}": video for view in views}
+    features |= {_action_key(view, gripper): video for view in views for gripper in shown}
+    names = [f"{gripper}_{name}" if gripper else name for gripper in grippers or ("",) for name in ACTION_NAMES]
     for name in ("observation.state", "action"):
-        features[name] = {"dtype": "float32", "shape": [8], "names": list(ACTION_NAMES)}
+        features[name] = {"dtype": "float32", "shape": [len(names)], "names": names}
     for view in views:
         for name, length in (("intrinsics", 9), ("world_from_camera", 16)):
             features[f"observation.camera.{view}.{name}"] = {"dtype": "float32", "shape": [length], "names": None}
@@ -149,7 +155,8 @@ def _columns(
 ) -> dict[str, NDArray[Any]]:
     """Arrays ``(T, …)`` of a sample's frames, in the order of the features."""
     count = len(sample)
-    action = sample.trajectory.to_action8().astype(np.float32)
+    actions = [trajectory.to_action8() for trajectory in sample.grippers.values()]
+    action = np.concatenate(actions, axis=1).astype(np.float32)
     columns: dict[str, NDArray[Any]] = {"observation.state": action, "action": action}
     for view in views:
         camera = sample.cameras[view]
@@ -170,7 +177,12 @@ def _videos(sample: Sample, views: tuple[str, ...]) -> Iterator[tuple[str, bytes
     for view in views:
         yield f"observation.images.{view}", sample.read(layout.rgb_member(view, ENDINGS[meta.rgb_codec]))
     for view in views:
-        yield f"action_images.{view}", h264_action(sample, view)
+        for gripper in sample.action_names:
+            yield _action_key(view, gripper), h264_action(sample, view, gripper)
+
+
+def _action_key(view: str, gripper: str) -> str:
+    return f"action_images.{view}.{gripper}" if gripper else f"action_images.{view}"
 
 
 class _FrameTables:

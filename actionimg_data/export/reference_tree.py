@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EmptyEpisodeError, InvalidSpecError
+from ..errors import EmptyEpisodeError, InvalidSpecError, UnsupportedSourceError
 from ..geometry import rotations
 from ..geometry.axes import rotate_half_turn
 from ..model import CameraTrack, GripperTrajectory
@@ -41,6 +41,7 @@ def export(path: str | Path, dest: str | Path, *, every: int = ACTIONS_PER_FRAME
 
     Raises:
         InvalidSpecError: Another value of ``every``.
+        UnsupportedSourceError: The data set has several grippers; the tree has one.
         EmptyEpisodeError: No sample has a pose in every frame.
         OutputExistsError, OutputError: ``dest`` cannot be made.
         CorruptDatasetError, BadVideoError: The data set is damaged.
@@ -48,6 +49,14 @@ def export(path: str | Path, dest: str | Path, *, every: int = ACTIONS_PER_FRAME
     if every not in (1, 2, ACTIONS_PER_FRAME):
         raise InvalidSpecError("must be 1, 2 or 4", field="every", found=every)
     dataset, manifest = opened(path)
+    if manifest.grippers:
+        raise UnsupportedSourceError(
+            "the published tree holds one gripper an episode, and its code draws one",
+            where=path,
+            field="grippers",
+            found=" ".join(manifest.grippers),
+            hint="Train with actionimg_data.training, or export lerobot, energon, huggingface or wids.",
+        )
     result = Result("reference-tree", str(dest))
     variations: dict[str, dict[tuple[str, ...], int]] = {}
     episodes: dict[str, int] = {}

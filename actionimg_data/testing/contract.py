@@ -18,7 +18,7 @@ import pytest
 
 from ..converters.base import Converter, Detection
 from ..errors import ActionImgError, SourceNotFoundError
-from ..model import Camera, CameraTrack, Episode, EpisodeRef
+from ..model import Camera, CameraTrack, Episode, EpisodeRef, view_planes
 
 _MAX_REFS = 50
 _MAX_EPISODES = 3
@@ -177,16 +177,20 @@ def _natural_key(text: str) -> list[list[tuple[int, int, str]]]:
 def _digest(kind: type[Converter], options: Any, ref: EpisodeRef) -> str:
     """A digest of everything an episode holds; runs in other processes too."""
     episode = kind(options).read(ref)
-    t = episode.trajectory
     digest = hashlib.sha256()
     about = (episode.id, episode.fps, episode.instructions, episode.task, episode.sync, sorted(episode.provenance))
     digest.update(repr(about).encode())
-    for array in (t.position, t.quaternion_xyzw, t.openness, t.times):
-        digest.update(array.tobytes())
+    for gripper, t in episode.grippers.items():
+        digest.update(gripper.encode())
+        for array in (t.position, t.quaternion_xyzw, t.openness, t.times):
+            digest.update(array.tobytes())
     for name, view in episode.views.items():
         digest.update(name.encode())
         if view.camera is not None:
             digest.update(view.camera.K.tobytes() + view.camera.world_from_camera.tobytes())
         for picture in view.frames.frames(range(min(len(episode), _MAX_FRAMES))):
             digest.update(np.ascontiguousarray(picture).tobytes())
+        for planes in view_planes(view).values():
+            for plane in planes.planes(range(min(len(episode), _MAX_FRAMES))):
+                digest.update(np.ascontiguousarray(plane).tobytes())
     return digest.hexdigest()
