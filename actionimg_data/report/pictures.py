@@ -64,7 +64,7 @@ def mark(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_]) -> Non
 
 def trail(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
     """Draw the way of a point, ``uv (n, 2)`` up to now, in place; where it was behind the camera there is a gap."""
-    line = max(1, round(min(image.shape[:2]) / 300))
+    line = max(1, round(min(image.shape[:2]) / 220))
     points = np.round(16 * np.clip(uv, -4096, 8192)).astype(np.int32)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
     for thick, shade in ((line + 2, _INK), (line, colour)):
