@@ -8,7 +8,7 @@ time), near pixels that differ from the background. An outline is then scored at
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import cv2
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..conventions import DEFAULT_NEAR
 from ..geometry import pinhole, transforms
 from ..model import Camera, CameraTrack, FrameSource, GripperTrajectory
+from ..model.episode import Plane, PlaneSource
 from .outline import Hand, Outline
 
 FloatArray = NDArray[np.float64]
@@ -38,6 +39,19 @@ _BLUR: Final = 0.7
 _STILL: Final = 1e-6
 
 
+@dataclass(frozen=True)
+class Masks:
+    """Pictures of ids beside a camera's pictures, and which ids are the gripper's.
+
+    Args:
+        planes: Ids of each pixel; as large as the pictures.
+        ids: Of the gripper's parts.
+    """
+
+    planes: PlaneSource
+    ids: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Sight:
     """One frame of the evidence: where the gripper is said to be, and what the picture shows there.
@@ -50,6 +64,8 @@ class Sight:
         corner: ``(2,)`` pixel of the window's upper left corner.
         edges: ``(DIRECTIONS, h, w)`` in [0, 1]: how much a new edge with that normal is there.
         moved: Share of the window that differs from the background.
+        distance: ``(h, w)`` with a mask: signed pixels to the gripper's edge, positive outside.
+        own: ``(h, w)`` with a mask: whether the nearest edge is the gripper's own, not that of something before it.
     """
 
     index: int
@@ -59,6 +75,8 @@ class Sight:
     corner: NDArray[np.int_]
     edges: NDArray[np.float32]
     moved: float
+    distance: NDArray[np.float32] | None = None
+    own: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +172,7 @@ def gather(
     hand: Hand,
     count: int,
     keep: bool = False,
+    masks: Masks | None = None,
 ) -> Evidence:
     """Read the pictures of one camera and keep what they say.
 
@@ -165,6 +184,7 @@ def gather(
         hand: The gripper model.
         count: Frames to use, of all arms together.
         keep: Keep the working pictures, to draw on them.
+        masks: Where the pictures show the gripper, if that is known.
 
     Returns:
         Evidence, without sights where the gripper is never expected in the picture.
@@ -199,6 +219,16 @@ def gather(
         pictures[index] = picture if same else cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     background = np.median(np.stack([pictures[i] for i in evenly]), axis=0).astype(np.float32)
 
+    planes: dict[int, Plane] = {}
+    usual = None
+    if masks is not None:
+        for index, plane in zip(order, masks.planes.planes(order), strict=True):
+            same = plane.shape == (height, width)
+            planes[index] = plane if same else cv2.resize(
+                plane.astype(np.float64), (width, height), interpolation=cv2.INTER_NEAREST
+            ).astype(np.uint32)
+        usual = np.median(np.stack([planes[i] for i in evenly]), axis=0)
+
     camera_from_world = np.asarray(transforms.invert(world_from_camera))
     sights = []
     for arm, indices in chosen.items():
@@ -211,7 +241,11 @@ def gather(
             high = np.clip(np.ceil(uv.max(0)).astype(int) + reach, 0, [width, height])
             box = np.s_[low[1] : high[1], low[0] : high[0]]
             edges, moved = _edges(pictures[index][box], background[box])
-            sights.append(Sight(index, arm, poses[index], float(openness[index]), low, edges, moved))
+            sight = Sight(index, arm, poses[index], float(openness[index]), low, edges, moved)
+            if masks is not None and usual is not None:
+                distance, own = _mask_edges(planes[index], usual, masks.ids)
+                sight = replace(sight, distance=distance[box], own=own[box])
+            sights.append(sight)
     return Evidence(
         hand,
         K,
@@ -290,6 +324,35 @@ def _edges(picture: Image, background: NDArray[np.float32]) -> tuple[NDArray[np.
         both = np.minimum(*(c * c * xx + 2 * c * s * xy + s * s * yy for xx, xy, yy in (a, b)))
         out[k] = np.sqrt(np.maximum(both, 0)) * gain
     return out, float(differs.mean())
+
+
+def _mask_edges(
+    plane: Plane, usual: FloatArray, ids: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Signed distance to the gripper's edge, and where the nearest edge is the gripper's own.
+
+    Beside an edge of its own lies what is there without the gripper. What is not usual there (the arm, a thing that
+    moves) may be before the gripper; and at the border of the picture the gripper goes on.
+    """
+    hand = np.isin(plane, ids)
+    if not hand.any() or hand.all():
+        return np.full(plane.shape, 1e3, np.float32), np.zeros(plane.shape, np.bool_)
+    outside = cv2.distanceTransform((~hand).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    inside = cv2.distanceTransform(hand.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = np.where(hand, 0.5 - inside, outside - 0.5).astype(np.float32)
+    strange = ~hand & (plane != usual)
+    touched = hand & (cv2.dilate(strange.astype(np.uint8), np.ones((3, 3))) > 0)
+    touched[[0, -1]] |= hand[[0, -1]]
+    touched[:, [0, -1]] |= hand[:, [0, -1]]
+    # For pixels outside the nearest one of the gripper; for those inside the nearest one of its rim.
+    rim = hand & (cv2.erode(hand.astype(np.uint8), np.ones((3, 3)), borderValue=1) == 0)
+    rim |= touched
+    _, labels = cv2.distanceTransformWithLabels(
+        (~rim).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    bad = np.zeros(int(labels.max()) + 1, np.bool_)
+    bad[labels[touched]] = True
+    return distance, ~bad[labels]
 
 
 def _gradient(picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,9 +45,14 @@ class Priors:
 
     camera_m: float = 0.03
     camera_rad: float = float(np.radians(3.0))
-    tool_m: float = 0.0015
-    tool_rad: float = float(np.radians(0.7))
-    size_m: float = 0.0015
+    tool_m: float = 0.002
+    tool_rad: float = float(np.radians(0.6))
+    size_m: float = 0.0024
+
+    def with_model_error(self, error_m: float) -> Priors:
+        """The same for a gripper model whose outline is off by ``error_m``; the defaults are those of a millimetre."""
+        times = max(error_m, 1e-5) / 1e-3
+        return replace(self, tool_m=self.tool_m * times, tool_rad=self.tool_rad * times, size_m=self.size_m * times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +119,17 @@ def _scores(evidence: Evidence, pose: FloatArray, tool: FloatArray | None) -> Fl
         if outline is None or len(outline) == 0:
             values.append(0.0)
         else:
-            value, _ = look_up(sight, outline.uv[:, None], outline.normal)
-            values.append(float(value.mean()))
+            values.append(_fit(sight, outline))
     return np.array(values)
+
+
+def _fit(sight: Sight, outline: Outline) -> float:
+    if sight.distance is None:
+        return float(look_up(sight, outline.uv[:, None], outline.normal)[0].mean())
+    # With a mask: one where the edge is met, nothing from some pixels on.
+    away, own = distance_at(sight, outline.uv, np.inf)
+    good = own > 0
+    return float(np.exp(-np.abs(away[good]) / 2).mean()) if good.any() else 0.0
 
 
 def _outline(evidence: Evidence, sight: Sight, camera_from_world: FloatArray, tool: FloatArray | None) -> Outline | None:
@@ -129,6 +143,7 @@ def solve(
     priors: Priors,
     start: Sequence[FloatArray] | None = None,
     search: Sequence[float] = SEARCH_PX,
+    fit_tool: bool = False,
 ) -> Solution:
     """Fit all cameras and the tool to the pictures.
 
@@ -138,9 +153,12 @@ def solve(
         priors: How far things may be off.
         start: Poses to start from; ``given`` where None.
         search: Pixels to both sides in which edges are looked for, step by step.
+        fit_tool: Fit the gripper's mounting too. Otherwise it stays, and its prior adds to the uncertainty, as that of
+            the gripper's size always does (Schmidt's "consider" covariance: Bierman, *Factorization Methods*, VIII).
     """
     count = len(groups)
     size = 6 * count + 7
+    free = np.arange(6 * count + (6 if fit_tool else 0))
     state = np.zeros(size)
     inverse = [np.asarray(transforms.invert(p)) for p in given]
     for k, pose in enumerate(start or given):
@@ -172,7 +190,8 @@ def solve(
                 weight = weight / (sigma**2 * _SHARED_POINTS)
                 normal[np.ix_(at, at)] += jacobian.T @ (weight[:, None] * jacobian)
                 gradient[at] += jacobian.T @ (weight * r.residual)
-            step = np.linalg.solve(normal, gradient)
+            step = np.zeros(size)
+            step[free] = np.linalg.solve(normal[np.ix_(free, free)], gradient[free])
         state = _moved(state, step, count)
     tool_vector = state[6 * count : 6 * count + 6]
     poses = tuple(
@@ -184,10 +203,22 @@ def solve(
         tool=motion(tool_vector),
         tool_vector=tool_vector,
         size_m=float(state[-1]),
-        covariance=np.linalg.inv(normal),
+        covariance=_covariance(normal, precision, free),
         sigma_px=sigma,
         used=used,
     )
+
+
+def _covariance(normal: FloatArray, precision: FloatArray, free: NDArray[np.intp]) -> FloatArray:
+    """Covariance of all unknowns, of which only ``free`` ones were fitted and the others kept at their prior."""
+    held = np.setdiff1d(np.arange(len(normal)), free)
+    out = np.diag(1 / precision)
+    inverse = np.linalg.inv(normal[np.ix_(free, free)])
+    effect = inverse @ normal[np.ix_(free, held)]
+    out[np.ix_(free, free)] = inverse + effect @ np.diag(1 / precision[held]) @ effect.T
+    out[np.ix_(free, held)] = -effect @ np.diag(1 / precision[held])
+    out[np.ix_(held, free)] = out[np.ix_(free, held)].T
+    return out
 
 
 def _moved(state: FloatArray, step: FloatArray, count: int) -> FloatArray:
@@ -210,7 +241,11 @@ def _rows(
     camera_from_gripper = camera_from_world @ sight.world_from_gripper @ tool
     points = np.asarray(transforms.apply(camera_from_gripper, outline.local))
     per_metre = evidence.K[0, 0] / points[:, 2]
-    found, strength = edges_along(sight, outline.uv + (size * per_metre)[:, None] * outline.normal, outline.normal, reach)
+    at = outline.uv + (size * per_metre)[:, None] * outline.normal
+    if sight.distance is None:
+        found, strength = edges_along(sight, at, outline.normal, reach)
+    else:
+        found, strength = distance_at(sight, at, reach)
     good = strength > _MIN_EDGE
     if not good.any():
         return _Rows(np.empty(0), np.empty((0, 6)), np.empty((0, 6)), np.empty(0), np.empty(0), len(outline))
@@ -238,6 +273,19 @@ def edges_along(sight: Sight, uv: FloatArray, normal: FloatArray, reach: float) 
     with np.errstate(divide="ignore", invalid="ignore"):
         delta = np.where((bend < 0) & (best == inner), np.clip(0.5 * (a - c) / bend, -0.5, 0.5), 0.0)
     return offsets[best] + delta * _STEP, value[rows, best].astype(np.float64)
+
+
+def distance_at(sight: Sight, uv: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:
+    """Signed pixels ``(P,)`` from points inwards to the mask's edge, and 1 where that edge is the gripper's own."""
+    if sight.distance is None or sight.own is None:
+        raise ValueError("the sight has no mask")
+    at = uv - sight.corner - 0.5
+    h, w = sight.distance.shape
+    inside = (at >= 0).all(1) & (at[:, 0] <= w - 1) & (at[:, 1] <= h - 1)
+    x, y = np.clip(at[:, 0], 0, w - 1).astype(np.float32), np.clip(at[:, 1], 0, h - 1).astype(np.float32)
+    value = cv2.remap(sight.distance, x[None], y[None], cv2.INTER_LINEAR)[0].astype(np.float64)
+    own = sight.own[np.rint(y).astype(int), np.rint(x).astype(int)]
+    return -value, (inside & own & (np.abs(value) <= reach)).astype(np.float64)
 
 
 def with_tool(evidence: Evidence, tool: FloatArray) -> Evidence:

@@ -115,7 +115,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         if not products:
             raise AmbiguousSourceError("nothing moves in the pictures", where=recording.id, field="time_offset")
         total = np.mean(list(products.values()), axis=0)
-        offset = _peak(candidates, total)
+        offset = peak_between(candidates, total)
     best = int(total.argmax())
     far = np.abs(candidates - candidates[best]) > _RIVAL_DISTANCE_S
     rival = float(total[far].max()) if far.any() else -1.0
@@ -127,7 +127,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         why = f"seen and projected motion agree too little ({peak:.2f} < {_MIN_CORRELATION})"
     elif peak - rival < _MIN_LEAD:
         why = f"another offset fits as well ({rival:.2f} against {peak:.2f})"
-    own = {name: _peak(candidates, value) for name, value in products.items()}
+    own = {name: peak_between(candidates, value) for name, value in products.items()}
     apart = max(abs(value - offset) for value in own.values())
     if not why and apart > _MAX_DISAGREEMENT_S:
         why = f"views disagree by up to {apart * 1e3:.0f} ms"
@@ -141,7 +141,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
     )
 
 
-def _peak(candidates: FloatArray, values: FloatArray) -> float:
+def peak_between(candidates: FloatArray, values: FloatArray) -> float:
     """Where the parabola through the highest value and its neighbours has its top."""
     i = int(values.argmax())
     if i in (0, len(values) - 1):
@@ -195,7 +195,7 @@ def _correlations(
     moved = [float(np.linalg.norm(d, axis=-1).mean()) if len(seen) else 0.0 for d in (seen, projected)]
     if len(seen) < 8 or moved[0] < _MIN_SEEN_PX or moved[1] < _MIN_MOTION_PX:
         return np.full(len(candidates), np.nan)
-    first = _correlation(seen, projected)
+    first = correlation_of(seen, projected)
     if not np.isfinite(first).all():
         return first
     # Flow fails at some spots (occlusion, plain surfaces): those far off the best fit are left out, then it is redone.
@@ -203,10 +203,10 @@ def _correlations(
     gain = (seen * best).sum() / (best**2).sum()
     error = np.linalg.norm(seen - gain * best, axis=1)
     kept_spots = error <= _OUTLIER * np.median(error)
-    return _correlation(seen[kept_spots], projected[:, kept_spots])
+    return correlation_of(seen[kept_spots], projected[:, kept_spots])
 
 
-def _correlation(seen: FloatArray, projected: FloatArray) -> FloatArray:
+def correlation_of(seen: FloatArray, projected: FloatArray) -> FloatArray:
     """Normalised correlation of ``(N, 2)`` with each of ``(C, N, 2)``, means removed."""
     seen = seen - seen.mean(0)
     projected = projected - projected.mean(1, keepdims=True)
@@ -258,11 +258,11 @@ def _flows(view: ViewInput, kept: NDArray[np.intp], spots: FloatArray, scale: Fl
         if view.flip in ("horizontal", "both"):
             grey = grey[:, ::-1]
         if previous is not None:
-            yield _flow_at(previous, grey, spots[i - 1], float(scale[i - 1]))
+            yield flow_at(previous, grey, spots[i - 1], float(scale[i - 1]))
         previous = np.ascontiguousarray(grey)
 
 
-def _flow_at(a: NDArray[np.uint8], b: NDArray[np.uint8], spots: FloatArray, scale: float) -> FloatArray:
+def flow_at(a: NDArray[np.uint8], b: NDArray[np.uint8], spots: FloatArray, scale: float) -> FloatArray:
     """Flow ``(P, 2)`` averaged about each spot; NaN where that is outside the picture."""
     out = np.full((len(spots), 2), np.nan)
     if not np.isfinite(scale) or not np.isfinite(spots).any():

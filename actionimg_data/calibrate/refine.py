@@ -1,0 +1,357 @@
+"""Mend a camera's pose so that the gripper is seen where the poses put it, and say how well it is known then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MissingCalibrationError
+from ..geometry import pinhole, rotations, transforms
+from ..model import GripperTrajectory, View
+from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
+from .evidence import Evidence, Masks, gather, intrinsics, static_pose
+from .shape import GripperShape
+from .shift import best_shift
+from .solve import SEARCH_PX, Priors, Solution, motion, score, solve
+
+FloatArray = NDArray[np.float64]
+
+REFINE_FRAMES: Final = 24
+MAX_FRAMES: Final = 72
+"""Of all episodes that are pooled, so that time and memory stay flat."""
+
+MAX_LEFT_PX: Final = 3.0
+UNSEEN_SHARE: Final = 0.5
+"""A direction of which more of the prior's standard deviation is left was not seen by the data."""
+
+_SAMPLES: Final = 400
+_GAIN: Final = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One episode as one camera saw it.
+
+    Args:
+        episode: Its id.
+        view: Camera and pictures.
+        arms: Trajectory of each gripper.
+        mask_ids: Ids of the gripper in the view's mask; empty to go without masks.
+    """
+
+    episode: str
+    view: View
+    arms: Mapping[str, GripperTrajectory]
+    mask_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFit:
+    """A camera before and after refinement.
+
+    Args:
+        view: Name of the camera.
+        episodes: Whose pictures were used.
+        accepted: Whether the refined pose is better than the recorded one, as far as the pictures can tell.
+        reason: Why, in words.
+        model: Which gripper model was looked for.
+        masks: Whether masks were used.
+        K: ``(3, 3)``.
+        width: Of the pictures.
+        height: Of the pictures.
+        recorded: ``world_from_camera (4, 4)`` as given.
+        refined: The refined pose; the recorded one where it was refused.
+        score_before: Fit of the outline through the recorded pose, in frames that were not fitted.
+        score_after: Through the refined pose, in the same frames.
+        moved_px: Mean pixels by which the drawn gripper moved.
+        overlay_px: 90 of 100 times the drawn gripper is off by less, in the mean over the frames used.
+        position_mm: 90 of 100 times the camera's position is off by less.
+        rotation_deg: 90 of 100 times the camera's rotation is off by less.
+        covariance: ``(6, 6)`` of rotation vector (rad) and shift (m), in the recorded camera's frame.
+        unseen: Directions that the pictures do not show, in words.
+    """
+
+    view: str
+    episodes: tuple[str, ...]
+    accepted: bool
+    reason: str
+    model: str
+    masks: bool
+    K: FloatArray
+    width: int
+    height: int
+    recorded: FloatArray
+    refined: FloatArray
+    score_before: float | None = None
+    score_after: float | None = None
+    moved_px: float | None = None
+    overlay_px: float | None = None
+    position_mm: float | None = None
+    rotation_deg: float | None = None
+    covariance: FloatArray | None = None
+    unseen: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; the covariance is left out."""
+
+        def number(value: float | None, digits: int) -> float | None:
+            return None if value is None else round(float(value), digits)
+
+        turned = transforms.invert(self.recorded) @ self.refined
+        return {
+            "view": self.view,
+            "episodes": list(self.episodes),
+            "accepted": self.accepted,
+            "reason": self.reason,
+            "model": self.model,
+            "masks": self.masks,
+            "score_before": number(self.score_before, 3),
+            "score_after": number(self.score_after, 3),
+            "gripper_moved_px": number(self.moved_px, 2),
+            "camera_moved_mm": number(1e3 * np.linalg.norm(turned[:3, 3]), 1) if self.accepted else None,
+            "camera_turned_deg": number(_degrees(turned), 2) if self.accepted else None,
+            "overlay_error_px": number(self.overlay_px, 2),
+            "pose_error_mm": number(self.position_mm, 1),
+            "pose_error_deg": number(self.rotation_deg, 2),
+            "unseen": list(self.unseen),
+        }
+
+    def entry(self) -> dict[str, Any]:
+        """The camera as an entry of a camera file."""
+        return {
+            "K": self.K.tolist(),
+            "width": self.width,
+            "height": self.height,
+            "world_from_camera": self.refined.tolist(),
+        }
+
+
+def refine_camera(
+    name: str,
+    recorded: Sequence[Recorded],
+    shape: GripperShape,
+    *,
+    priors: Priors | None = None,
+    frames: int = REFINE_FRAMES,
+    keep: bool = False,
+) -> CameraFit:
+    """Refine one camera on one or several episodes that share it.
+
+    Args:
+        name: Of the view.
+        recorded: The episodes; all with the same camera.
+        shape: The gripper to look for.
+        priors: How far the recorded pose may be off, one standard deviation an axis.
+        frames: How many frames of each episode to use (fewer of each where there are many episodes).
+        keep: Keep pictures in the result, for `pictures.sheet`.
+
+    Raises:
+        MissingCalibrationError: A view has no camera.
+    """
+    first = recorded[0].view.camera
+    if first is None:
+        raise MissingCalibrationError("the view has no camera to refine", where=recorded[0].episode, field=name)
+    priors = (priors or Priors()).with_model_error(shape.error_m)
+    given = static_pose(first)
+    with_masks = all(r.mask_ids and r.view.mask is not None for r in recorded)
+
+    def refused(reason: str, pose: FloatArray, **found: Any) -> CameraFit:
+        return CameraFit(
+            name,
+            tuple(r.episode for r in recorded),
+            False,
+            reason,
+            shape.name,
+            with_masks,
+            intrinsics(first),
+            first.width,
+            first.height,
+            pose,
+            pose,
+            **found,
+        )
+
+    if given is None:
+        pose = first.world_from_camera if first.world_from_camera.ndim == 2 else first.world_from_camera[0]
+        return refused("the camera moves: only cameras that stand still can be refined", pose)
+    gathered = _gather(recorded, given, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks)
+    kept = tuple(gathered) if keep else ()
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return refused("the gripper is in the picture, in different places, in too few frames", given, evidence=kept)
+    if max(float(np.mean([s.moved for s in e.sights])) for e in gathered) < MIN_MOVED:
+        return refused("nothing moves where the gripper should be", given, evidence=kept)
+    fitted, judged = _split(gathered)
+    best = _search(fitted, given, priors)
+    if best is None:
+        return refused("the gripper is too small in the picture", given, evidence=kept)
+    # Once more with the frames that the gripper is in according to the pose that was found.
+    pose = best.poses[0]
+    gathered = _gather(recorded, pose, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks)
+    kept = tuple(gathered) if keep else ()
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
+    fitted, judged = _split(gathered)
+    best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:])
+    before, after = score([judged], [given]), score([judged], best.poses)
+    scale = gathered[0].scale
+    covariance = best.covariance[:6, :6]
+    errors = _errors(gathered, best.poses[0], given, covariance)
+    figures: dict[str, Any] = {
+        "score_before": float(before.mean()),
+        "score_after": float(after.mean()),
+        "moved_px": overlay_px(gathered, given, best.poses[0]),
+        "evidence": kept,
+    }
+    reason = _doubt(best, before, after, judged, priors, figures["moved_px"], errors[0])
+    if reason:
+        return refused(reason, given, **figures)
+    return CameraFit(
+        view=name,
+        episodes=tuple(r.episode for r in recorded),
+        accepted=True,
+        reason=f"the gripper fits better by {figures['score_after'] - figures['score_before']:.2f} in frames not fitted",
+        model=shape.name,
+        masks=with_masks,
+        K=intrinsics(first),
+        width=first.width,
+        height=first.height,
+        recorded=given,
+        refined=best.poses[0],
+        overlay_px=errors[0] / scale if scale else errors[0],
+        position_mm=errors[1],
+        rotation_deg=errors[2],
+        covariance=covariance,
+        unseen=unseen_directions(covariance, priors),
+        **figures,
+    )
+
+
+def _gather(
+    recorded: Sequence[Recorded], pose: FloatArray, shape: GripperShape, count: int, keep: bool, with_masks: bool
+) -> list[Evidence]:
+    found = []
+    for r in recorded:
+        if r.view.camera is None:
+            raise MissingCalibrationError("the view has no camera to refine", where=r.episode)
+        masks = Masks(r.view.mask, r.mask_ids) if with_masks and r.view.mask is not None else None
+        evidence = gather(r.view.frames, r.arms, r.view.camera, pose, shape.hand, count, keep, masks)
+        if evidence.sights:
+            found.append(evidence)
+    return found
+
+
+def _split(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Every third sight judges what is fitted to the others."""
+    from dataclasses import replace
+
+    fitted = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 != 1)) for e in gathered]
+    judged = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 == 1)) for e in gathered]
+    return fitted, judged
+
+
+def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors) -> Solution | None:
+    """The best of the fits that start at the shifts at which the outline fits well."""
+    first = max(fitted, key=lambda e: len(e.sights))
+    shift = best_shift(first, given)
+    if shift is None:
+        return None
+    best: tuple[float, Solution] | None = None
+    for u, v in shift.peaks:
+        turn = np.array([-v / first.K[1, 1], u / first.K[0, 0], 0, 0, 0, 0])
+        start = given @ np.asarray(transforms.invert(motion(turn)))
+        found = solve([fitted], [given], priors, [start], SEARCH_PX[:5])
+        value = float(score([fitted], found.poses).mean())
+        if best is None or value > best[0]:
+            best = (value, found)
+    return None if best is None else best[1]
+
+
+def _doubt(
+    found: Solution,
+    before: FloatArray,
+    after: FloatArray,
+    judged: Sequence[Evidence],
+    priors: Priors,
+    moved: float,
+    error: float,
+) -> str:
+    """Why the refined pose must not be used; empty where it may be."""
+    gain = after - before
+    if float(after.mean()) < MIN_SCORE:
+        return f"no pose near the recorded one shows the gripper model (fit {after.mean():.2f} < {MIN_SCORE})"
+    limits = np.repeat([priors.camera_rad, priors.camera_m], 3) * 5
+    if (np.abs(found.motions[0]) > limits).any():
+        return "the pose that fits best is too far from the recorded one to be believed"
+    if moved <= _GAIN * error:
+        return f"the recorded pose is as good as can be told: within {moved:.1f} pixels, known to ± {error:.1f}"
+    if float(gain.mean()) <= 2 * float(gain.std(ddof=1)) / np.sqrt(len(gain)):
+        return "frames that were not fitted do not fit better through the refined pose"
+    shift = best_shift(judged[0], found.poses[0])
+    if shift is None or np.linalg.norm(shift.best) > MAX_LEFT_PX:
+        return "through the refined pose the gripper would be seen elsewhere still"
+    return ""
+
+
+def _errors(
+    evidence: Sequence[Evidence], pose: FloatArray, given: FloatArray, covariance: FloatArray
+) -> tuple[float, float, float]:
+    """Radii that hold 90 of 100 errors: of the overlay (working pixels), the position (mm), the rotation (degrees)."""
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(np.zeros(6), covariance, _SAMPLES, method="cholesky")
+    # The covariance is of the camera's motion in the recorded frame: camera_from_world = M camera_from_world_recorded.
+    inverse = np.asarray(transforms.invert(pose))
+    camera_from_world = np.stack([motion(d) @ inverse for d in draws])
+    others = np.asarray(transforms.invert(camera_from_world))
+    position = 1e3 * np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], pose[:3, :3])))
+    points, K = _workspace(evidence)
+    here = np.asarray(pinhole.project(points, K, pose)[0])
+    there = np.asarray(pinhole.project(points, K, others)[0])
+    away = np.linalg.norm(there - here, axis=-1).mean(1)
+    return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle))  # type: ignore[return-value]
+
+
+def _workspace(evidence: Sequence[Evidence]) -> tuple[FloatArray, FloatArray]:
+    """World points ``(N, 3)`` of the gripper in the frames used, and the working camera matrix."""
+    points = [
+        transforms.apply(s.world_from_gripper, e.hand.posed(s.openness)[:: max(1, len(e.hand.vertices) // 24)])
+        for e in evidence
+        for s in e.sights
+    ]
+    return np.concatenate(points), evidence[0].K
+
+
+def overlay_px(evidence: Sequence[Evidence], a: FloatArray, b: FloatArray) -> float:
+    """Mean distance in pixels of the source of the gripper drawn through two camera poses."""
+    points, K = _workspace(evidence)
+    first, second = (np.asarray(pinhole.project(points, K, pose)[0]) for pose in (a, b))
+    return float(np.linalg.norm(first - second, axis=-1).mean()) / evidence[0].scale
+
+
+def unseen_directions(covariance: FloatArray, priors: Priors) -> tuple[str, ...]:
+    """Directions of the camera's motion of which the pictures say little, in words."""
+    scale = np.repeat([priors.camera_rad, priors.camera_m], 3)
+    values, vectors = np.linalg.eigh(covariance / scale[:, None] / scale)
+    out = []
+    names = ("turning about x", "turning about y", "rolling about z", "moving along x", "moving along y", "moving along z")
+    for value, vector in zip(values[::-1], vectors.T[::-1], strict=True):
+        if value < UNSEEN_SHARE**2:
+            break
+        step = np.sqrt(value) * vector * scale
+        order = np.argsort(-np.abs(vector))
+        parts = [
+            f"{names[i]} ({np.degrees(step[i]):+.1f}°)" if i < 3 else f"{names[i]} ({1e3 * step[i]:+.0f} mm)"
+            for i in order
+            if abs(vector[i]) > 0.3
+        ]
+        out.append(" with ".join(parts))
+    return tuple(out)
+
+
+def _degrees(transform: FloatArray) -> float:
+    return float(np.degrees(np.linalg.norm(np.asarray(rotations.rotation_vector_from_matrix(transform[:3, :3])))))
