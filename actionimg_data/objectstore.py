@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeVar
 
 from .errors import (
+    ActionImgError,
     InvalidSpecError,
     MissingExtraError,
     SourceNotFoundError,
@@ -432,47 +433,63 @@ class RemotePath:
         return fs, str(fs._strip_protocol(self.url))
 
     def _call(self, what: str, call: Callable[[Any, str], Result]) -> Result:
-        """A call of the file system, repeated while it fails for a reason that may pass."""
-        end = time.monotonic() + patience()
-        wait = FIRST_WAIT_S
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                return call(*self._key())
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError):
-                raise
-            except Exception as error:
-                kind = _kind(error)
-                if kind is None:
-                    raise
-                left = end - time.monotonic()
-                if kind == "passing" and left > 0:
-                    # Spread, so that a thousand workers do not come back at the same moment.
-                    time.sleep(min(left, wait * random.uniform(0.5, 1.5)))
-                    wait = min(2 * wait, LONGEST_WAIT_S)
-                    continue
-                raise self._error(what, kind, tries, error) from error
+        return calling(what, self.url, lambda: call(*self._key()))
 
-    def _error(self, what: str, kind: str, tries: int, error: Exception) -> StorageError:
-        found = f"{type(error).__name__}: {error}"
-        if kind == "access":
-            return StorageAccessError(
-                f"cannot {what}: credentials are missing, or not enough",
-                where=self.url,
-                found=found,
-                hint="Set the credentials as the store's own tools take them, e.g. AWS_PROFILE or AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY; is the machine's clock right?",
-            )
-        if kind == "refused":
-            return StorageError(f"cannot {what}: the store refuses", where=self.url, found=found)
-        return StorageError(
-            f"cannot {what}: the store does not answer as it should, in {tries} tries",
-            where=self.url,
+
+def calling(what: str, where: str, call: Callable[[], Result]) -> Result:
+    """A call of a file system, repeated while it fails for a reason that may pass.
+
+    Args:
+        what: What it does, for an error: ``read``.
+        where: To what.
+        call: Does it.
+
+    Raises:
+        FileNotFoundError, FileExistsError: What the store says.
+        StorageAccessError: Credentials are missing, or not enough.
+        StorageError: The store refuses, or does not answer for as long as `patience` says.
+    """
+    end = time.monotonic() + patience()
+    wait = FIRST_WAIT_S
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return call()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError):
+            raise
+        except Exception as error:
+            kind = None if isinstance(error, ActionImgError) else _kind(error)
+            if kind is None:
+                raise
+            left = end - time.monotonic()
+            if kind == "passing" and left > 0:
+                # Spread, so that a thousand workers do not come back at the same moment.
+                time.sleep(min(left, wait * random.uniform(0.5, 1.5)))
+                wait = min(2 * wait, LONGEST_WAIT_S)
+                continue
+            raise _error(what, where, kind, tries, error) from error
+
+
+def _error(what: str, where: str, kind: str, tries: int, error: Exception) -> StorageError:
+    found = f"{type(error).__name__}: {error}"
+    if kind == "access":
+        return StorageAccessError(
+            f"cannot {what}: credentials are missing, or not enough",
+            where=where,
             found=found,
-            hint=f"Nothing published was changed: run the same command again later; {PATIENCE_VARIABLE} says how long "
-            "a call is repeated.",
+            hint="Set the credentials as the store's own tools take them, e.g. AWS_PROFILE or AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY; is the machine's clock right?",
         )
+    if kind == "refused":
+        return StorageError(f"cannot {what}: the store refuses", where=where, found=found)
+    return StorageError(
+        f"cannot {what}: the store does not answer as it should, in {tries} tries",
+        where=where,
+        found=found,
+        hint=f"Nothing published was changed: run the same command again later; {PATIENCE_VARIABLE} says how long "
+        "a call is repeated.",
+    )
 
 
 def _stat(info: dict[str, Any]) -> Stat:

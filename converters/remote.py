@@ -64,7 +64,7 @@ _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def cache_folder() -> Path:
-    """Where objects are kept: ``ACTIONIMG_CACHE_DIR``, else ``XDG_CACHE_HOME/actionimg``, else ``~/.cache/actionimg``."""
+    """Where objects are kept: ``ACTIONIMG_CACHE_DIR``, else ``XDG_CACHE_HOME`` or ``~/.cache`` with ``actionimg``."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)

@@ -253,7 +253,7 @@ def test_a_store_that_is_away_quarantines_nobody(
     converter, _ = made("rlbench", source)
     url = upload(source, tmp_path / "src", "away")
     monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "0")
-    last = max(p.name for p in source.rglob("episode[0-9]"))
+    last = max(p for p in source.rglob("episode[0-9]")).relative_to(source).as_posix()
     store.fault = lambda method, path, number: 503 if f"{last}/front_rgb" in path and method == "GET" else None
     with pytest.raises(StorageError, match="does not answer"):
         engine.convert(converter, url, tmp_path / "out", OPTIONS, check_space=False)

@@ -83,6 +83,19 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             metavar="ADDRESS",
             help="auto, HOST:PORT or ray://HOST:PORT.  [default: a cluster of this machine alone]",
         ),
+        click.Option(
+            ["--ray-task"],
+            metavar="NEEDS",
+            help="What a shard needs of a machine, e.g. cpus=2,memory=4GiB,NAME=1.  [default: cpus=1]",
+        ),
+        click.Option(
+            ["--cache-dir"],
+            type=click.Path(file_okay=False),
+            help="Where objects of a SRC in a store are kept.  [default: ~/.cache/actionimg]",
+        ),
+        click.Option(
+            ["--cache-size"], metavar="SIZE", help="How much of them, on each machine, e.g. 100GB.  [default: 20GiB]"
+        ),
         click.Option(["--shard-index"], type=click.IntRange(0), help="Make part I of --num-shards.  [default: 0]"),
         click.Option(["--num-shards"], type=click.IntRange(1), help="Parts of the work.  [default: 1]"),
         click.Option(
@@ -222,7 +235,8 @@ def _command(name: str) -> click.Command:
     arguments = [click.Argument(["source"], metavar="SRC"), click.Argument(["out"], metavar="OUT")]
 
     def callback(**given: Any) -> None:
-        _convert(name, given)
+        with _cache_settings(given["cache_dir"], given["cache_size"]):
+            _convert(name, given)
 
     return click.Command(
         name,
@@ -258,13 +272,17 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
         raise click.UsageError("--overwrite starts again: it goes with neither --extend nor --retry-quarantined")
-    if given["executor"] != "ray" and given["ray_address"] is not None:
-        raise click.UsageError("--ray-address needs --executor ray")
+    for option in ("ray_address", "ray_task"):
+        if given["executor"] != "ray" and given[option] is not None:
+            raise click.UsageError(f"--{option.replace('_', '-')} needs --executor ray")
     shard_index, num_shards = _part(given)
     if given["dry_run"]:
         _dry_run(converter, engine.plan(converter, source, options), out, given)
         return
     context = click.get_current_context()
+    named = context.get_parameter_source("num_workers") is not click.core.ParameterSource.DEFAULT
+    # The cores of this machine say nothing of a cluster's.
+    workers = given["num_workers"] if named or given["executor"] == "local" else None
     with _terminate_as_interrupt(), _observer(given["as_json"]) as observer:
         try:
             result = engine.convert(
@@ -273,7 +291,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
                 out,
                 options,
                 num_workers=given["num_workers"],
-                executor=engine.make_executor(given["executor"], given["num_workers"], given["ray_address"]),
+                executor=engine.make_executor(given["executor"], workers, given["ray_address"], given["ray_task"]),
                 shard_index=shard_index,
                 num_shards=num_shards,
                 max_bad_fraction=given["max_bad_fraction"],
@@ -290,6 +308,25 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     counts = result.manifest.counts
     bad = counts.quarantined if counts is not None else len(result.quarantined)
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+@contextmanager
+def _cache_settings(folder: str | None, size: str | None) -> Iterator[None]:
+    """Options of the cache, for this process and all that it starts: none of them decides any byte."""
+    from ..converters import remote
+
+    if size is not None:
+        remote.parse_size(size, "--cache-size")
+    settings = {remote.CACHE_VARIABLE: folder and os.path.abspath(folder), remote.SIZE_VARIABLE: size}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: value for name, value in settings.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _part(given: dict[str, Any]) -> tuple[int, int]:

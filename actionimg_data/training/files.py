@@ -12,9 +12,11 @@ from ..errors import (
     CorruptDatasetError,
     MissingExtraError,
     SourceNotFoundError,
+    StorageError,
     UnsafeFileError,
     UnsupportedSourceError,
 )
+from ..objectstore import calling
 
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 _OPEN_FILES: Final = 64
@@ -63,16 +65,22 @@ class Files:
         """
         try:
             if self.is_url:
-                return bytes(self._remote().cat_file(self._key(name)))
+                return bytes(calling("read", self.path(name), lambda: self._remote().cat_file(self._key(name))))
             with open(os.path.join(self._folder, name), "rb") as file:
                 return file.read()
+        except StorageError:
+            raise
         except OSError as error:
             raise SourceNotFoundError(error.strerror or str(error) or "not found", where=self.path(name)) from None
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         if self.is_url:
-            return bool(self._remote().exists(self._key(name)))
+            try:
+                calling("look at", self.path(name), lambda: self._remote().info(self._key(name)))
+            except FileNotFoundError:
+                return False
+            return True
         return os.path.isfile(os.path.join(self._folder, name))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]], total: int) -> list[bytes]:
@@ -86,11 +94,18 @@ class Files:
             if self.is_url:
                 starts = [offset for offset, _ in ranges]
                 ends = [offset + size for offset, size in ranges]
-                found = self._remote().cat_ranges([self._key(name)] * len(ranges), starts, ends, on_error="raise")
+                keys = [self._key(name)] * len(ranges)
+                found = calling(
+                    "read",
+                    self.path(name),
+                    lambda: self._remote().cat_ranges(keys, starts, ends, on_error="raise"),
+                )
                 parts = [bytes(part) for part in found]
             else:
                 descriptor = self._descriptor(name, total)
                 parts = [os.pread(descriptor, size, offset) for offset, size in ranges]
+        except StorageError:
+            raise
         except OSError as error:
             raise SourceNotFoundError(error.strerror or str(error) or "not found", where=self.path(name)) from None
         for part, (offset, size) in zip(parts, ranges, strict=True):
