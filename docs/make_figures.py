@@ -55,7 +55,7 @@ matplotlib.rcParams.update(
 
 def sheet(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
-    figure = Figure(figsize=(width, height), dpi=150, facecolor=PAPER)
+    figure = Figure(figsize=(width, height), dpi=170, facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
 
@@ -141,7 +141,7 @@ def gripper_frame() -> Figure:
     pose[:3, :3] = rotations.matrix_from_euler(np.array([np.pi, 0.0, 0.0]))
     camera = look_at((0.66, 0.44, 0.30), (0.0, 0.0, 0.030), size, 19.0)
     drawn = scene.draw_gripper(camera, 1.0, pose, _PAPER_RGB).rgb
-    figure = sheet(10.0, 3.75)
+    figure = sheet(9.0, 3.375)
 
     axes = panel(figure, (0.012, 0.03, 0.32, 0.86), "The canonical gripper frame")
     show(axes, drawn)
@@ -185,7 +185,7 @@ def blob_channels() -> Figure:
     spec = aid.ActionImageSpec(height=size, width=size)
     pose = motion.world_from_gripper[frame]
     opened, closed = (aid.render(still(pose, o), [camera], spec)[0, 0] for o in (1.0, 0.0))
-    figure = sheet(10.0, 3.9)
+    figure = sheet(9.0, 3.5)
     names = ("action image", "R: origin", "G: normal", "B: up + pedestal")
     tints = (None, (1.0, 0.25, 0.2), (0.2, 0.95, 0.3), (0.35, 0.45, 1.0))
     for row, (picture, label) in enumerate(((opened, "open"), (closed, "closed"))):
@@ -247,7 +247,7 @@ def camera_axes() -> Figure:
     stand = scene.make_cameras(motion, size, ("front",))["front"]
     assert isinstance(stand, aid.Camera)
     watcher = look_at((1.80, -2.05, 2.05), (0.80, 0.05, 1.03), size, 42.0)
-    figure = sheet(10.0, 3.9)
+    figure = sheet(9.0, 3.5)
     axes = panel(figure, (0.008, 0.03, 0.345, 0.87), "A camera of the scene, from outside")
     show(axes, renderer.draw(watcher, frame).rgb)
     pose = stand.world_from_camera
@@ -273,13 +273,8 @@ def camera_axes() -> Figure:
     words(axes, (20, 34), "(0, 0)", fontsize=8.5)
     uv = projected(stand, motion.world_from_gripper[frame][:3, 3])
     axes.scatter(*uv, s=70, facecolors="none", edgecolors=INK, linewidths=1.6)
-    words(
-        axes,
-        uv + np.array([12, 4]),
-        f"u = fx·X/Z + cx = {uv[0]:.0f}\nv = fy·Y/Z + cy = {uv[1]:.0f}",
-        va="top",
-        fontsize=8.5,
-    )
+    words(axes, (14, size - 34), f"u = fx·X/Z + cx = {uv[0]:.0f}", fontsize=9)
+    words(axes, (14, size - 12), f"v = fy·Y/Z + cy = {uv[1]:.0f}", fontsize=9)
     triads = (
         ((1, 1, 1), "OpenCV, ROS optical", "ours; fx, fy > 0"),
         ((1, -1, -1), "OpenGL, MuJoCo", "pose · diag(1, −1, −1, 1)"),
@@ -295,7 +290,7 @@ def camera_axes() -> Figure:
 
 def pixels() -> Figure:
     """Where pixel centres are, for K and for drawing; crop and resize with their K."""
-    figure = sheet(10.0, 3.9)
+    figure = sheet(9.0, 3.5)
     axes = panel(figure, (0.03, 0.10, 0.27, 0.76), "Two ways to count, half a pixel apart")
     for i in range(4):
         for j in range(3):
@@ -367,7 +362,7 @@ def two_views() -> Figure:
     videos = aid.render(truth, cameras, spec)
     found = decode(videos, cameras, spec)
     uv = found.keypoints[:, 0]
-    figure = sheet(10.0, 3.9)
+    figure = sheet(9.0, 3.5)
     for i, (name, picture) in enumerate(zip(names, videos[:, 0], strict=True)):
         title = ("1  The blobs of each view", "")[i]
         axes = panel(figure, (0.008, 0.475 - 0.46 * i, 0.172, 0.44), title)
@@ -420,7 +415,7 @@ def hero() -> Figure:
     )
     videos = aid.render(trajectory, cameras, spec)
     found = decode(videos, cameras, spec)
-    figure = sheet(11.0, 3.75)
+    figure = sheet(9.4, 3.2)
     frame = 24
     gap, side, top = 0.006, 0.1483, 0.475
     for i, (camera, name) in enumerate(zip(cameras[:2], names, strict=False)):
