@@ -119,7 +119,7 @@ def test_a_folder_of_files_is_found_with_its_demos(written: Path, tmp_path: Path
     assert position_error(made.read(refs[3]), log) < 1e-6
     shown = made.inspect(str(tmp_path))
     assert json.loads(json.dumps(shown)) == shown
-    assert (shown["episodes"], shown["frames"], shown["ready"]) == (4, 24, "yes")
+    assert (shown["episodes"], shown["frames"], shown["to be given"]) == (4, 24, [])
 
 
 def test_a_special_converter_goes_before_the_one_for_plain_files(written: Path) -> None:
@@ -335,6 +335,34 @@ def test_the_instruction_of_robocasas_episodes_is_read(copy: Any) -> None:
     path = edit(copy("robomimic.hdf5"), lambda _, d: d.attrs.update(ep_meta=json.dumps({"lang": "open the door"})))
     assert robomimic(path, instruction=None).instruction == "open the door"
     assert robomimic(path).instruction == "lift it"
+
+
+def test_only_the_episodes_of_a_mask_are_read(copy: Any) -> None:
+    path = copy("robomimic.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["mask/valid"] = np.array([b"demo_1"])
+    made = converter("robomimic", instruction="lift it", filter_key="valid")
+    assert [ref.id for ref in made.discover(str(path))] == ["robomimic/demo_1"]
+    assert made.inspect(str(path))["masks"] == ["valid"]
+    with pytest.raises(WrongFormatError, match=r"filter_key: has no such mask.*expected valid, found train"):
+        list(converter("robomimic", filter_key="train").discover(str(path)))
+
+
+def test_a_scene_of_the_users_stands_in_for_one_that_the_file_lacks(copy: Any, tmp_path: Path, log: TeleopLog) -> None:
+    """Files that were made again, without attributes, as those of LIBERO without pauses."""
+    path = copy("libero.hdf5")
+    with h5py.File(path, "r+") as file:
+        (tmp_path / "scene.xml").write_text(file["data/demo_0"].attrs["model_file"])
+        for name in list(file["data"].attrs):
+            del file["data"].attrs[name]
+        del file["data/demo_0"].attrs["model_file"]
+    asked = converter("libero").inspect(str(path))["to be given"]
+    assert asked == ["--fps", "--instruction", "--tool-from-gripper", "--gripper", "--camera-file"]
+    options = {"fps": 20, "instruction": "x", "tool_from_gripper": "identity", "gripper": "0-1 0 0.08"}
+    with pytest.raises(MissingCalibrationError, match="--model-file"):
+        read_first(converter("libero", **options), path)
+    episode = read_first(converter("libero", **options, model_file=str(tmp_path / "scene.xml")), path)
+    assert differences(episode, log, {"eye_in_hand": "wrist"}, lossless=True)["camera_m"] < 1e-6
 
 
 # LIBERO.
@@ -608,7 +636,10 @@ def test_umis_episodes_follow_each_other_in_one_zip(umi_place: Path, log: Teleop
         assert found["grey_levels"] == 0
     shown = made.inspect(str(umi_place / "d.zarr.zip"))
     assert json.loads(json.dumps(shown)) == shown
-    assert shown["ready"] == "yes"
+    assert shown["to be given"] == []
+    assert converter("umi").inspect(str(umi_place))["to be given"] == [
+        "--fps", "--instruction", "--gripper", "--camera-file",
+    ]  # fmt: skip
 
 
 def test_a_zarr_folder_is_read_as_its_zip_is(log: TeleopLog, umi_place: Path, tmp_path: Path) -> None:

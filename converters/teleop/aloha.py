@@ -366,11 +366,14 @@ class AlohaConverter(RowConverter):
             raise WrongFormatError(
                 "no ALOHA episode found", where=root, expected="HDF5 files with observations/qpos", found="none"
             )
-        try:
-            self.read(next(iter(self.discover(source))))
-            found["ready"] = "yes"
-        except ActionImgError as error:
-            found["ready"] = f"no: {error}"
+        found["to be given"] = self.open_questions(
+            robot=False,
+            tip=False,
+            tool_from_gripper=False,
+            fps=False,
+            instruction=False,
+            camera_file=bool(found["simulated"]),
+        )
         return found
 
 

@@ -41,13 +41,13 @@ from ...errors import (
 from ...geometry import transforms
 from ...model import Episode, EpisodeRef
 from ...schemas.mapping import Gripper
-from .. import _tree
+from .. import _text, _tree
 from ..base import ConverterOptions, Detection
 from ..calibration import CalibratedCamera
 from . import hdf5, streams
 from .episode import Arm, Recording, ViewInput, assemble
 from .frames import HDF5Depth, HDF5Frames
-from .mjcf import Scene, cameras_in
+from .mjcf import MAX_BYTES, Scene, cameras_in
 from .rows import (
     RowConverter,
     RowOptions,
@@ -78,6 +78,10 @@ class RobosuiteOptions(RowOptions):
         description="which numbers of gripper_qpos say how open the gripper is, and their values when closed and when "
         f"open: COLUMN CLOSED OPEN, or COLUMN-COLUMN CLOSED OPEN; a Panda's is known: '{PANDA_GRIPPER}'",
     )
+    model_file: str | None = Field(
+        None, description="the scene as MJCF, for episodes that do not hold their own; its meshes are not needed"
+    )
+    filter_key: str | None = Field(None, description="only the episodes that the file's mask/NAME lists, e.g. valid")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Demo:
         where: For errors.
         env: ``env_args``, as far as there are any.
         attributes: Of the group ``data``, texts only.
+        model: The scene as MJCF: the attribute ``model_file``, else the user's.
         checks: What the model was found to agree with, for the record.
     """
 
@@ -119,6 +124,7 @@ class Demo:
     where: str
     env: Mapping[str, Any]
     attributes: Mapping[str, str]
+    model: str | None = None
     checks: dict[str, Any] = field(default_factory=dict)
     _scene: Scene | None = None
 
@@ -155,15 +161,14 @@ class Demo:
     def scene(self) -> Scene:
         """The compiled ``model_file``."""
         if self._scene is None:
-            text = self.text("model_file")
-            if text is None:
+            if self.model is None:
                 raise MissingCalibrationError(
                     "has no model_file and no cameras",
                     where=self.where,
                     field="model_file",
-                    expected="attribute camera_info or model_file, or --camera-file",
+                    expected="attribute camera_info or model_file, or --model-file, or --camera-file",
                 )
-            self._scene = Scene.from_text(text, f"{self.where}: model_file")
+            self._scene = Scene.from_text(self.model, f"{self.where}: model_file")
         return self._scene
 
 
@@ -174,15 +179,18 @@ def _json(text: str, where: object, name: str) -> Any:
         raise BadFileError(f"is not JSON: {error}", where=where, field=name) from None
 
 
-def open_demo(file: h5py.File, path: Path, name: str) -> Demo:
-    """An episode's group with what the file says about all of them."""
+def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = None) -> Demo:
+    """An episode's group with what the file says about all of them, and the user's scene where it has none."""
     data = file.get("data")
     group = None if data is None else data.get(name)
     if not isinstance(group, h5py.Group):
         raise WrongFormatError("has no such episode", where=path, field=f"data/{name}")
     texts = {key: text for key in data.attrs if (text := hdf5.text(data.attrs[key])) is not None}
     env = _json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
-    return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts)
+    model = hdf5.text(group.attrs.get("model_file"))
+    if model is None and model_file is not None:
+        model = _text.read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
+    return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts, model)
 
 
 class RobosuiteConverter(RowConverter):
@@ -210,6 +218,10 @@ class RobosuiteConverter(RowConverter):
     @abstractmethod
     def _texts(self, demo: Demo) -> list[str]:
         """Instructions in the file."""
+
+    def option_files(self) -> list[Path]:
+        """The user's scene, besides the shared ones."""
+        return super().option_files() + ([] if self.options.model_file is None else [Path(self.options.model_file)])
 
     def _rotation(self, values: FloatArray, where: str) -> FloatArray:
         """Quaternions xyzw of the rotations as stored."""
@@ -249,13 +261,14 @@ class RobosuiteConverter(RowConverter):
         count = 0
         for path in paths:
             with hdf5.open_hdf5(path) as file:
+                names = _demos(file)
+                if not names or self._recognises(file, file[f"data/{names[0]}"]) is None:
+                    continue
+                names = _masked(file, names, self.options.filter_key, path)
                 rows = {
                     name: len(file[f"data/{name}/actions"]) if f"data/{name}/actions" in file else None
-                    for name in _demos(file)
+                    for name in names
                 }
-                known = bool(rows) and self._recognises(file, file[f"data/{next(iter(rows))}"]) is not None
-            if not known:
-                continue
             relative = path.relative_to(root).as_posix()
             state = hashlib.sha256(f"{stamp} {path.stat().st_size} {rows}".encode()).hexdigest()[:16]
             for name, length in rows.items():
@@ -279,7 +292,8 @@ class RobosuiteConverter(RowConverter):
         """Everything that the episode's group says."""
         path = Path(ref.location["source"]) / ref.location["path"]
         with hdf5.open_hdf5(path) as file:
-            return self._recording(ref, open_demo(file, path, ref.location["demo"]), path)
+            demo = open_demo(file, path, ref.location["demo"], self.options.model_file)
+            return self._recording(ref, demo, path)
 
     def _recording(self, ref: EpisodeRef, demo: Demo, path: Path) -> Recording:
         names = self._arms(demo)
@@ -421,7 +435,7 @@ class RobosuiteConverter(RowConverter):
         """A camera from ``camera_info`` where it stands still, else from the model; and the arm it is fixed to."""
         info = demo.json("camera_info")
         entry = info.get(camera) if isinstance(info, dict) else None
-        model = demo.text("model_file")
+        model = demo.model
         moves = "eye_in_hand" in camera
         if model is not None:
             known = cameras_in(model, f"{demo.where}: model_file")
@@ -442,7 +456,7 @@ class RobosuiteConverter(RowConverter):
                 else "has no model_file and no camera_info",
                 where=demo.where,
                 field=camera,
-                expected="attribute model_file, or the camera in --camera-file (tool_from_camera)",
+                expected="attribute model_file, or --model-file, or the camera in --camera-file (tool_from_camera)",
             )
         return self._from_model(demo, camera, width, height, names, arms)
 
@@ -546,7 +560,7 @@ class RobosuiteConverter(RowConverter):
         refs = list(self.discover(source))
         path = Path(refs[0].location["source"]) / refs[0].location["path"]
         with hdf5.open_hdf5(path) as file:
-            demo = open_demo(file, path, refs[0].location["demo"])
+            demo = open_demo(file, path, refs[0].location["demo"], self.options.model_file)
             info = demo.json("camera_info")
             found: dict[str, Any] = {
                 "format": self.name,
@@ -563,14 +577,18 @@ class RobosuiteConverter(RowConverter):
                 },
                 "obs": {k: "×".join(map(str, d.shape)) for k, d in demo.obs.items() if isinstance(d, h5py.Dataset)},
                 "camera_info": sorted(info) if isinstance(info, dict) else None,
-                "model_file": demo.text("model_file") is not None,
+                "model_file": demo.model is not None,
                 "flipped": self._flip(demo),
+                "masks": sorted(file["mask"]) if isinstance(file.get("mask"), h5py.Group) else [],
             }
-        try:
-            self.read(refs[0])
-            found["ready"] = "yes"
-        except ActionImgError as error:
-            found["ready"] = f"no: {error}"
+            panda = all(self._is_panda(demo, arm.robot) for arm in self._arms(demo).values())
+            found["to be given"] = self.open_questions(
+                fps=demo.kwargs.get("control_freq") is not None,
+                instruction=bool(self._texts(demo)),
+                tool_from_gripper=panda,
+                gripper=panda,
+                camera_file=demo.model is not None or isinstance(info, dict),
+            )
         return found
 
 
@@ -580,6 +598,24 @@ def _demos(file: h5py.File) -> list[str]:
         return []
     names = [n for n in data if re.fullmatch(r"demo_?\d+", n) and isinstance(data.get(n), h5py.Group)]
     return sorted(names, key=_tree.natural_key)
+
+
+def _masked(file: h5py.File, names: list[str], key: str | None, path: Path) -> list[str]:
+    """The episodes that ``mask/KEY`` lists, in order; all without a key.
+
+    Raises:
+        WrongFormatError: There is no such list.
+    """
+    if key is None:
+        return names
+    masks = file.get("mask")
+    found = sorted(masks) if isinstance(masks, h5py.Group) else []
+    if key not in found:
+        raise WrongFormatError(
+            "has no such mask", where=path, field="filter_key", expected=" | ".join(found) or "masks", found=key
+        )
+    listed = {hdf5.text(value) for value in hdf5.dataset(file, f"mask/{key}")[()]}
+    return [name for name in names if name in listed]
 
 
 def _hand(scene: Scene, arm: ArmNames) -> tuple[tuple[str, int], tuple[str, int]]:

@@ -122,6 +122,12 @@ class RowConverter(Converter):
             )
         return tuple(dict.fromkeys(texts))
 
+    def open_questions(self, **known: bool) -> list[str]:
+        """The options that have still to be given: those of ``known`` that the log does not answer, nor the user."""
+        asked = [name for name, answered in known.items() if not answered and not getattr(self.options, name)]
+        asked = [name for name in asked if name != "camera_file" or not self.options.poses_only]
+        return ["--" + name.replace("_", "-") for name in asked]
+
     def chosen_views(self, found: Sequence[str], where: object) -> list[str]:
         """The views asked for; all that were found where none are.
 

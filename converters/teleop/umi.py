@@ -274,11 +274,7 @@ class UmiConverter(RowConverter):
             "first": refs[0].id,
             "arrays": {n: f"{'×'.join(map(str, a.shape))} {a.dtype}" for n, a in arrays.items()},
         }
-        try:
-            self.read(refs[0])
-            found["ready"] = "yes"
-        except ActionImgError as error:
-            found["ready"] = f"no: {error}"
+        found["to be given"] = self.open_questions(fps=False, instruction=False, gripper=False, camera_file=False)
         return found
 
 
