@@ -1,0 +1,54 @@
+"""A Ray cluster of several nodes on this machine, for tests and proofs; and jobs that die in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actionimg_data.engine.executor import Job
+from actionimg_data.schemas import ShardSidecar
+
+
+@contextlib.contextmanager
+def ray_cluster(nodes: int = 2, cpus: int = 1) -> Iterator[Any]:
+    """A cluster of so many nodes, to which this process is connected; the first is the head, without a CPU."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = 80 << 20
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": memory},
+    )
+    try:
+        for _ in range(nodes):
+            cluster.add_node(wait=False, num_cpus=cpus, object_store_memory=memory)
+        cluster.wait_for_nodes(timeout=60)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@dataclass(frozen=True)
+class DyingJob(Job):
+    """Its process dies after each shard was published and before anybody hears of it, once a shard."""
+
+    marks: Path = Path()
+
+    def run_shard(self, row: Any, report: Any, skip: Any = None, crew: Any = None) -> ShardSidecar:
+        sidecar = super().run_shard(row, report, skip, crew)
+        mark = self.marks / row.shard.replace("/", "-")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sidecar
