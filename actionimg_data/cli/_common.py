@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ EXIT_VERIFICATION_FAILED = 3
 EXIT_QUARANTINE = 4
 EXIT_INTERRUPTED = 130
 _WIDE = 140
+# Control characters but newline and tab, marks that reverse the order of text, and halves of pairs (of file names that
+# are not UTF-8).
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def cores() -> int:
@@ -31,30 +35,46 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def visible(text: str) -> str:
+    """``text`` without what a terminal would act on, or could not show: such characters are escaped."""
+    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+@cache
+def _console() -> type[Console]:
+    from rich.console import Console
+
+    class Plain(Console):
+        """A console that shows control characters of file names and instructions, and never obeys them."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(visible(text), **options)
+
+    return Plain
+
+
 @cache
 def console() -> Console:
     """The console for progress and messages: stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
+    return _console()(stderr=True, highlight=False)
 
 
 @cache
 def output() -> Console:
     """The console for results that people read: stdout. What is no terminal gets lines wide enough for any table."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
+    return _console()(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
 
 
 def emit_json(value: Any) -> None:
     """Print one JSON object to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    # Such characters are in strings only, and within the 16 bits that JSON's own escape takes.
+    click.echo(_UNSHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def emit_error(error: ActionImgError) -> None:
     """One line on stderr: the error's code and its text."""
-    click.echo(click.style(f"error[{error.code}]", fg="red", bold=True) + f": {error}", err=True)
+    click.echo(click.style(f"error[{error.code}]", fg="red", bold=True) + f": {visible(str(error))}", err=True)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _check_version(data: bytes, where: object) -> None:
     """Refuse a manifest that is as its writer wanted it, and that this program cannot read."""
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return
