@@ -1,1 +1,29 @@
-"""Is the recorded camera true: check it, refine it, and find the offset in time between poses and frames."""
+"""Is the recorded camera true: check it, refine it, and find the offset in time between poses and frames.
+
+All of it works from pictures and recorded poses alone: the outline of a gripper model, drawn where pose and camera put
+it, is held against the edges of the pictures. See docs/calibration.md for the method, its figures and its limits.
+"""
+
+from __future__ import annotations
+
+from .check import CameraCheck, check_episode, check_view
+from .refine import CameraFit, Recorded, refine_camera
+from .shape import GripperShape
+from .solve import Priors
+from .time_offset import TimeOffset, time_offset
+from .tool import ToolCheck, tool_or_camera
+
+__all__ = [
+    "CameraCheck",
+    "CameraFit",
+    "GripperShape",
+    "Priors",
+    "Recorded",
+    "TimeOffset",
+    "ToolCheck",
+    "check_episode",
+    "check_view",
+    "refine_camera",
+    "time_offset",
+    "tool_or_camera",
+]

@@ -127,7 +127,12 @@ def intrinsics(camera: Camera | CameraTrack) -> FloatArray:
 
 
 def choose_frames(
-    trajectory: GripperTrajectory, hand: Hand, K: FloatArray, world_from_camera: FloatArray, size: tuple[int, int], count: int
+    trajectory: GripperTrajectory,
+    hand: Hand,
+    K: FloatArray,
+    world_from_camera: FloatArray,
+    size: tuple[int, int],
+    count: int,
 ) -> NDArray[np.intp]:
     """Frames in which the gripper should be seen, as different from each other as can be.
 
@@ -224,9 +229,13 @@ def gather(
     if masks is not None:
         for index, plane in zip(order, masks.planes.planes(order), strict=True):
             same = plane.shape == (height, width)
-            planes[index] = plane if same else cv2.resize(
-                plane.astype(np.float64), (width, height), interpolation=cv2.INTER_NEAREST
-            ).astype(np.uint32)
+            planes[index] = (
+                plane
+                if same
+                else cv2.resize(plane.astype(np.float64), (width, height), interpolation=cv2.INTER_NEAREST).astype(
+                    np.uint32
+                )
+            )
         usual = np.median(np.stack([planes[i] for i in evenly]), axis=0)
 
     camera_from_world = np.asarray(transforms.invert(world_from_camera))
@@ -326,9 +335,7 @@ def _edges(picture: Image, background: NDArray[np.float32]) -> tuple[NDArray[np.
     return out, float(differs.mean())
 
 
-def _mask_edges(
-    plane: Plane, usual: FloatArray, ids: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _mask_edges(plane: Plane, usual: FloatArray, ids: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Signed distance to the gripper's edge, and where the nearest edge is the gripper's own.
 
     Beside an edge of its own lies what is there without the gripper. What is not usual there (the arm, a thing that

@@ -69,7 +69,9 @@ class Hand:
         self.wrist_z = float(z.min() + WRIST_SHARE * (z.max() - z.min()))
         both = np.concatenate([self.vertices, self.vertices + self.opening])
         low, high = both.min(0), both.max(0)
-        self.corners = np.array([[x, y, w] for x in (low[0], high[0]) for y in (low[1], high[1]) for w in (low[2], high[2])])
+        self.corners = np.array(
+            [[x, y, w] for x in (low[0], high[0]) for y in (low[1], high[1]) for w in (low[2], high[2])]
+        )
         used = both[both[:, 2] >= self.wrist_z]
         self.centre = (used.min(0) + used.max(0)) / 2
 
@@ -113,7 +115,9 @@ class Hand:
         out = Outline(uv_out, normal, local, spacing)
         return out[local[:, 2] > self.wrist_z]
 
-    def mask(self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(
+        self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, height: int, width: int
+    ) -> NDArray[np.bool_]:
         """The silhouette ``(H, W)``: pixels whose centre the gripper covers, to a sixteenth of a pixel."""
         points = np.asarray(transforms.apply(np.asarray(camera_from_gripper), self.posed(openness)))
         if points[:, 2].min() <= DEFAULT_NEAR:

@@ -179,7 +179,9 @@ def refine_camera(
     if given is None:
         pose = first.world_from_camera if first.world_from_camera.ndim == 2 else first.world_from_camera[0]
         return refused("the camera moves: only cameras that stand still can be refined", pose)
-    gathered = _gather(recorded, given, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks)
+    gathered = _gather(
+        recorded, given, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks
+    )
     kept = tuple(gathered) if keep else ()
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("the gripper is in the picture, in different places, in too few frames", given, evidence=kept)
@@ -191,7 +193,9 @@ def refine_camera(
         return refused("the gripper is too small in the picture", given, evidence=kept)
     # Once more with the frames that the gripper is in according to the pose that was found.
     pose = best.poses[0]
-    gathered = _gather(recorded, pose, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks)
+    gathered = _gather(
+        recorded, pose, shape, max(MIN_FRAMES, min(frames, MAX_FRAMES // len(recorded))), keep, with_masks
+    )
     kept = tuple(gathered) if keep else ()
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
@@ -338,7 +342,14 @@ def unseen_directions(covariance: FloatArray, priors: Priors) -> tuple[str, ...]
     scale = np.repeat([priors.camera_rad, priors.camera_m], 3)
     values, vectors = np.linalg.eigh(covariance / scale[:, None] / scale)
     out = []
-    names = ("turning about x", "turning about y", "rolling about z", "moving along x", "moving along y", "moving along z")
+    names = (
+        "turning about x",
+        "turning about y",
+        "rolling about z",
+        "moving along x",
+        "moving along y",
+        "moving along z",
+    )
     for value, vector in zip(values[::-1], vectors.T[::-1], strict=True):
         if value < UNSEEN_SHARE**2:
             break

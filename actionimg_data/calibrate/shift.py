@@ -117,4 +117,3 @@ def _peak(values: FloatArray, fine: FloatArray) -> FloatArray:
             if bend < 0:
                 out[axis] += 0.5 * (a - c) / bend * step
     return out
-

@@ -108,7 +108,9 @@ def score(
     groups: Sequence[Sequence[Evidence]], poses: Sequence[FloatArray], tool: FloatArray | None = None
 ) -> FloatArray:
     """Mean edge strength under the outlines: one number for each sight of all cameras."""
-    return np.concatenate([np.concatenate([_scores(e, pose, tool) for e in group]) for group, pose in zip(groups, poses, strict=True)])
+    return np.concatenate(
+        [np.concatenate([_scores(e, pose, tool) for e in group]) for group, pose in zip(groups, poses, strict=True)]
+    )
 
 
 def _scores(evidence: Evidence, pose: FloatArray, tool: FloatArray | None) -> FloatArray:
@@ -132,7 +134,9 @@ def _fit(sight: Sight, outline: Outline) -> float:
     return float(np.exp(-np.abs(away[good]) / 2).mean()) if good.any() else 0.0
 
 
-def _outline(evidence: Evidence, sight: Sight, camera_from_world: FloatArray, tool: FloatArray | None) -> Outline | None:
+def _outline(
+    evidence: Evidence, sight: Sight, camera_from_world: FloatArray, tool: FloatArray | None
+) -> Outline | None:
     pose = sight.world_from_gripper if tool is None else sight.world_from_gripper @ tool
     return evidence.hand.outline(camera_from_world @ pose, evidence.K, sight.openness, 100)
 
@@ -163,17 +167,23 @@ def solve(
     inverse = [np.asarray(transforms.invert(p)) for p in given]
     for k, pose in enumerate(start or given):
         state[6 * k : 6 * k + 6] = vector_of(np.asarray(transforms.invert(pose)) @ given[k])
-    precision = 1 / np.concatenate(
-        [np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), count)]
-        + [np.repeat([priors.tool_rad, priors.tool_m], 3), [priors.size_m]]
-    ) ** 2
+    precision = (
+        1
+        / np.concatenate(
+            [np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), count)]
+            + [np.repeat([priors.tool_rad, priors.tool_m], 3), [priors.size_m]]
+        )
+        ** 2
+    )
     normal, sigma, used = np.diag(precision), 1.0, 0.0
     for reach in search:
         tool = motion(state[6 * count : 6 * count + 6])
         rows: list[tuple[int, _Rows]] = []
         for k, group in enumerate(groups):
             here = motion(state[6 * k : 6 * k + 6]) @ inverse[k]
-            rows += [(k, r) for e in group for s in e.sights if (r := _rows(e, s, here, tool, state[-1], reach)) is not None]
+            rows += [
+                (k, r) for e in group for s in e.sights if (r := _rows(e, s, here, tool, state[-1], reach)) is not None
+            ]
         if not rows:
             break
         residual = np.concatenate([r.residual for _, r in rows])
@@ -194,9 +204,7 @@ def solve(
             step[free] = np.linalg.solve(normal[np.ix_(free, free)], gradient[free])
         state = _moved(state, step, count)
     tool_vector = state[6 * count : 6 * count + 6]
-    poses = tuple(
-        given[k] @ np.asarray(transforms.invert(motion(state[6 * k : 6 * k + 6]))) for k in range(count)
-    )
+    poses = tuple(given[k] @ np.asarray(transforms.invert(motion(state[6 * k : 6 * k + 6]))) for k in range(count))
     return Solution(
         poses=poses,
         motions=np.stack([vector_of(np.asarray(transforms.invert(given[k])) @ poses[k]) for k in range(count)]),
@@ -253,7 +261,9 @@ def _rows(
     x, y, z = points.T
     fx, fy = evidence.K[0, 0], evidence.K[1, 1]
     # d(uv)/d(point) along the normal: the pinhole's derivative.
-    along = np.stack([normal[:, 0] * fx / z, normal[:, 1] * fy / z, -(normal[:, 0] * fx * x + normal[:, 1] * fy * y) / z**2], 1)
+    along = np.stack(
+        [normal[:, 0] * fx / z, normal[:, 1] * fy / z, -(normal[:, 0] * fx * x + normal[:, 1] * fy * y) / z**2], 1
+    )
     camera = np.concatenate([np.cross(points, along), along], 1)
     turned = along @ camera_from_gripper[:3, :3]
     tool_rows = np.concatenate([np.cross(local, turned), turned], 1)
@@ -296,9 +306,7 @@ def with_tool(evidence: Evidence, tool: FloatArray) -> Evidence:
     )
 
 
-def overlay(
-    evidence: Sequence[Evidence], pose: FloatArray, other: FloatArray, points: int = 8
-) -> float:
+def overlay(evidence: Sequence[Evidence], pose: FloatArray, other: FloatArray, points: int = 8) -> float:
     """Mean distance in working pixels of the gripper drawn through two camera poses, over all sights.
 
     Measured at the corners of the gripper's box, which bound every point of it.

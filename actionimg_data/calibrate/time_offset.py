@@ -153,9 +153,7 @@ def time_offset(
     apart = np.ptp(list(streams.values()))
     if apart > 2 * _MAX_APART_S:
         return cannot(f"the cameras disagree by {1e3 * apart:.0f} ms", **known)
-    again = [
-        peak_between(candidates, np.mean([_without(m, b) for m in moves], axis=0)) for b in range(_BLOCKS)
-    ]
+    again = [peak_between(candidates, np.mean([_without(m, b) for m in moves], axis=0)) for b in range(_BLOCKS)]
     # Jackknife over stretches of time (Efron & Tibshirani, An Introduction to the Bootstrap, 11.5).
     variance = (_BLOCKS - 1) / _BLOCKS * float(np.sum((np.array(again) - np.mean(again)) ** 2))
     interval = 1.645 * float(np.sqrt(variance + _OWN_ERROR_S**2))
@@ -216,7 +214,10 @@ def _moves(
     seen, predicted, block = seen[good], predicted[:, good], block[good]
     if len(seen) < _MIN_PAIRS:
         return "the gripper is in the picture in too few frames"
-    if np.linalg.norm(seen, axis=-1).mean() < _MIN_SEEN_PX or np.linalg.norm(predicted, axis=-1).mean() < _MIN_MOTION_PX:
+    if (
+        np.linalg.norm(seen, axis=-1).mean() < _MIN_SEEN_PX
+        or np.linalg.norm(predicted, axis=-1).mean() < _MIN_MOTION_PX
+    ):
         return "nothing moves in the pictures"
     curve = correlation_of(seen, predicted)
     if not np.isfinite(curve).all():

@@ -104,8 +104,14 @@ def tool_or_camera(
         return answer("cannot tell", "no camera shows the gripper well enough")
     if not off:
         return answer("none", "every camera that can be judged shows the gripper where it should be")
-    evidence = {n: c.evidence for n, c in usable.items() if c.evidence is not None and len(c.evidence.sights) >= MIN_FRAMES}
-    poses = {n: pose for n in evidence if (camera := episode.views[n].camera) is not None and (pose := static_pose(camera)) is not None}
+    evidence = {
+        n: c.evidence for n, c in usable.items() if c.evidence is not None and len(c.evidence.sights) >= MIN_FRAMES
+    }
+    poses = {
+        n: pose
+        for n in evidence
+        if (camera := episode.views[n].camera) is not None and (pose := static_pose(camera)) is not None
+    }
     groups = [[evidence[n]] for n in poses]
     given = list(poses.values())
     priors = Priors().with_model_error(shape.error_m)
@@ -121,9 +127,15 @@ def tool_or_camera(
     gain = score(groups, given, by_tool.tool) - score(groups, by_camera.poses)
     lead = float(gain.mean()) / max(float(gain.std(ddof=1)) / np.sqrt(len(gain)), 1e-6)
     if explained and lead > _BETTER:
-        return answer("tool", "as the gripper turns, a change of tool_from_gripper fits better than one of the camera", found=by_tool)
+        return answer(
+            "tool",
+            "as the gripper turns, a change of tool_from_gripper fits better than one of the camera",
+            found=by_tool,
+        )
     if lead < -_BETTER:
-        return answer("camera", "as the gripper turns, a change of the camera fits better than one of tool_from_gripper", off)
+        return answer(
+            "camera", "as the gripper turns, a change of the camera fits better than one of tool_from_gripper", off
+        )
     return answer("cannot tell", "from one direction a wrong tool_from_gripper and a wrong camera look alike", off)
 
 

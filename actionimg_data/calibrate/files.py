@@ -1,0 +1,90 @@
+"""Camera files of refined cameras: written for every converter, and laid over an episode's own cameras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..converters.calibration import CalibratedCamera, scaled_to
+from ..converters.rlds.cameras import UserCameras, load_user_cameras
+from ..errors import InvalidCameraError
+from ..model import Episode
+from .refine import CameraFit
+
+
+def camera_file(fits: Sequence[CameraFit]) -> dict[str, Any]:
+    """The content of a camera file with the refined cameras.
+
+    Only accepted fits are in it, each with its error figures. A camera that is shared by all episodes stands under
+    ``cameras``; others stand under ``episodes``.
+    """
+    good = [f for f in fits if f.accepted]
+    everyone = {episode for f in fits for episode in f.episodes}
+    names = [f.view for f in fits]
+    shared = {f.view: f for f in good if set(f.episodes) == everyone and names.count(f.view) == 1}
+    cameras = {name: f.entry() for name, f in shared.items()}
+    episodes: dict[str, dict[str, Any]] = {}
+    for f in good:
+        if f.view not in shared:
+            for episode in f.episodes:
+                episodes.setdefault(episode, {})[f.view] = f.entry()
+    out: dict[str, Any] = {"axes": "opencv"}
+    if cameras:
+        out["cameras"] = cameras
+    if episodes:
+        out["episodes"] = episodes
+    out["refinement"] = [f.to_json() for f in fits]
+    return out
+
+
+def write_camera_file(path: Path, fits: Sequence[CameraFit]) -> None:
+    """Write `camera_file`; nothing but the text of the file decides its bytes."""
+    path.write_text(json.dumps(camera_file(fits), indent=1) + "\n", encoding="utf-8")
+
+
+def read_camera_file(path: Path) -> UserCameras:
+    """A camera file, with cameras for all episodes and for single ones.
+
+    Raises:
+        ActionImgError: It is not one.
+    """
+    return load_user_cameras(path)
+
+
+def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
+    """The episode with the cameras that a file knows of it in place of its own.
+
+    Raises:
+        InvalidCameraError: A camera is for pictures of another shape, or its lens distorts: the file may be for other
+            data.
+    """
+    views = {}
+    for name, view in episode.views.items():
+        found = _of_episode(cameras, name, episode.id)
+        if found is None:
+            views[name] = view
+            continue
+        if found.distortion is not None and not found.distortion.is_zero:
+            raise InvalidCameraError(
+                "the lens distorts; pictures are taken as undistorted", where=cameras.path, field=name
+            )
+        fitted = scaled_to(found, view.frames.width, view.frames.height, f"{cameras.path}: {name}")
+        camera = fitted.camera(f"{cameras.path}: {name}")
+        views[name] = replace(view, camera=camera)
+    return replace(episode, views=views)
+
+
+def _of_episode(cameras: UserCameras, view: str, episode: str) -> CalibratedCamera | None:
+    tables: Mapping[str, Mapping[str, CalibratedCamera]] = cameras.episodes
+    own = tables.get(episode, {}).get(view)
+    if own is not None:
+        return own
+    import fnmatch
+
+    for pattern, table in tables.items():
+        if fnmatch.fnmatchcase(episode, pattern) and view in table:
+            return table[view]
+    return cameras.everywhere.get(view)

@@ -1,0 +1,426 @@
+"""``actionimg calibrate``: are the cameras true, how to mend them, and how far the clocks are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ActionImgError, InvalidSpecError, OutputError, WrongFormatError
+from ._common import emit_error, emit_json, output, progress
+from ._inputs import episode_of, make_converter, split_names
+
+if TYPE_CHECKING:
+    from ..calibrate import CameraCheck, CameraFit, GripperShape, ToolCheck
+    from ..model import Episode
+
+_MARKS = {"ok": "green", "off": "red", "cannot tell": "yellow"}
+
+
+@click.group("calibrate")
+def command() -> None:
+    """Check cameras against the pictures, refine them, and find the offset between clocks.
+
+    Everything is judged by the gripper: its model, drawn where pose and camera put it, is held against the pictures'
+    edges. Cameras that move are answered "cannot tell".
+
+    \b
+    actionimg calibrate check  ~/rlbench_demos --out look
+    actionimg calibrate refine ~/rlbench_demos --out cameras.json
+    actionimg calibrate time   ~/rlbench_demos
+    """
+
+
+def _source_options(function: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.argument("source"),
+        click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be."),
+        click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="Option of the converter."),
+        click.option("--mapping", metavar="FILE", help="Mapping file of a raw log: short for -O mapping=FILE."),
+        click.option(
+            "--cameras", "camera_file", metavar="FILE", help="Camera file to use instead of SOURCE's cameras."
+        ),
+        click.option(
+            "--episode", "wanted", multiple=True, metavar="ID", help="Only this episode, id or number; repeat."
+        ),
+        click.option("--episodes", "limit", type=click.IntRange(1), help="At most so many episodes.  [default: all]"),
+        click.option("--views", multiple=True, help="Only these views, comma-separated.  [default: all]"),
+        click.option(
+            "--gripper", "sizes", multiple=True, metavar="NAME=METRES", help="Size of the parametric gripper."
+        ),
+        click.option(
+            "--mesh", "mesh_file", metavar="FILE", help="Gripper mesh or URDF in place of the parametric one."
+        ),
+        click.option("--link", metavar="NAME", help="Link of the URDF."),
+        click.option(
+            "--model-error",
+            type=click.FloatRange(0, 100),
+            default=1.0,
+            show_default=True,
+            help="Millimetres by which the gripper model may be off as a whole.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@command.command("check")
+@_source_options
+@click.option("--out", "-o", metavar="DIR", help="Write a picture of each camera: model over frames, before and after.")
+@click.option(
+    "--frames", type=click.IntRange(6, 200), default=16, show_default=True, help="Frames to look at a camera."
+)
+@click.option("--tool/--no-tool", default=True, help="Where something is off, say whether tool or camera.")
+def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, **given: Any) -> None:
+    """Is the gripper seen where the recorded camera and pose put it?
+
+    SOURCE is demonstrations in any format that `actionimg converters` lists, or a data set of ours. For each episode
+    and camera: `ok`, `off` with the displacement in pixels, or `cannot tell` with the reason. Where a camera is off it
+    is said whether `tool_from_gripper` explains it. Ends with 3 where anything is off.
+
+    \b
+    actionimg calibrate check ~/rlbench_demos --out look
+    actionimg calibrate check recordings --mapping map.yaml --gripper fingertip_reach=0.0135
+    actionimg calibrate check ~/rlbench_demos --cameras cameras.json --views front,overhead
+    """
+    from ..calibrate import check_episode, tool_or_camera
+
+    shape, folder = _shape(given), _folder(out)
+    checks: list[CameraCheck] = []
+    tools: dict[str, ToolCheck] = {}
+    pictures: list[str] = []
+    failed = 0
+    with progress("check", None, "episodes") as advance:
+        for episode in _episodes(source, given):
+            if isinstance(episode, ActionImgError):
+                emit_error(episode)
+                failed += 1
+                continue
+            found = check_episode(episode, shape, frames=frames, keep=tool or folder is not None)
+            if tool and any(c.verdict == "off" for c in found.values()):
+                tools[episode.id] = tool_or_camera(episode, shape, frames=frames, checks=found)
+            for c in found.values():
+                if folder is not None and c.evidence is not None:
+                    pictures += _check_picture(folder, episode, c)
+                checks.append(_light(c))
+            advance()
+    if as_json:
+        emit_json(
+            {
+                "checks": [c.to_json() for c in checks],
+                "tool": {name: t.to_json() for name, t in tools.items()},
+                "pictures": pictures,
+                "unreadable": failed,
+            }
+        )
+    else:
+        _print_checks(checks, tools)
+        for path in pictures:
+            click.echo(path)
+    _exit(failed, any(c.verdict == "off" for c in checks))
+
+
+@command.command("refine")
+@_source_options
+@click.option("--out", "-o", required=True, metavar="FILE", help="Camera file to write.")
+@click.option("--pictures", metavar="DIR", help="Write a picture of each camera, before and after.")
+@click.option("--pool/--no-pool", default=False, help="One camera for all episodes whose recorded camera is the same.")
+@click.option(
+    "--mask-ids", metavar="ID,ID", help="Ids of the gripper in the source's masks: fit those instead of edges."
+)
+@click.option("--prior", nargs=2, type=float, default=(30.0, 3.0), show_default=True, metavar="MM DEG")
+@click.option(
+    "--frames", type=click.IntRange(9, 200), default=24, show_default=True, help="Frames of an episode to use."
+)
+def refine(
+    source: str,
+    out: str,
+    pictures: str | None,
+    pool: bool,
+    mask_ids: str | None,
+    prior: tuple[float, float],
+    frames: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Mend camera poses, and say how well they are known.
+
+    Writes a camera file with the refined cameras and their figures: how many pixels the drawn gripper may be off, and,
+    which is another matter, how many millimetres and degrees the camera's pose. A camera that cannot be made better is
+    refused with the reason, and is not in the file. --prior says how far recorded poses may be off (one standard
+    deviation an axis).
+
+    \b
+    actionimg calibrate refine ~/rlbench_demos --out cameras.json --pictures look
+    actionimg calibrate refine recordings --mapping map.yaml --pool --out cameras.json
+    actionimg calibrate check  recordings --mapping map.yaml --cameras cameras.json
+    """
+    import numpy as np
+
+    from ..calibrate import Priors, Recorded, refine_camera
+    from ..calibrate.files import write_camera_file
+
+    if min(prior) <= 0:
+        raise InvalidSpecError("must be positive", field="--prior", found=f"{prior[0]:g} {prior[1]:g}")
+    priors = Priors(camera_m=prior[0] / 1e3, camera_rad=float(np.radians(prior[1])))
+    ids = _ids(mask_ids)
+    shape, folder = _shape(given), _folder(pictures)
+    fits: list[CameraFit] = []
+    written: list[str] = []
+    failed = 0
+    shared: dict[tuple[str, bytes], list[Recorded]] = {}
+    with progress("refine", None, "cameras") as advance:
+
+        def fit(view: str, recorded: Sequence[Recorded]) -> None:
+            found = refine_camera(view, recorded, shape, priors=priors, frames=frames, keep=folder is not None)
+            if folder is not None:
+                written.extend(_fit_picture(folder, found))
+            fits.append(_lighter(found))
+            advance()
+
+        for episode in _episodes(source, given):
+            if isinstance(episode, ActionImgError):
+                emit_error(episode)
+                failed += 1
+                continue
+            for name, view in episode.views.items():
+                if view.camera is None:
+                    continue
+                one = Recorded(episode.id, view, episode.grippers, ids)
+                if pool:
+                    key = np.round(view.camera.world_from_camera, 6).tobytes() + np.round(view.camera.K, 3).tobytes()
+                    shared.setdefault((name, key), []).append(one)
+                else:
+                    fit(name, [one])
+        for (name, _), recorded in shared.items():
+            fit(name, recorded)
+    if not any(f.accepted for f in fits):
+        click.echo("no camera was refined, so no camera file is written", err=True)
+    else:
+        try:
+            write_camera_file(Path(out), fits)
+        except OSError as error:
+            raise OutputError("cannot write", where=out, found=error.strerror) from None
+        written.insert(0, out)
+    if as_json:
+        emit_json({"cameras": [f.to_json() for f in fits], "files": written, "unreadable": failed})
+    else:
+        _print_fits(fits)
+        for path in written:
+            click.echo(path)
+    _exit(failed, not any(f.accepted for f in fits))
+
+
+@command.command("time")
+@_source_options
+@click.option("--max-offset", type=click.FloatRange(0.02, 10), default=0.5, show_default=True, help="Seconds searched.")
+def time(source: str, max_offset: float, as_json: bool, **given: Any) -> None:
+    """How far is the clock of the poses from that of the pictures?
+
+    What is seen to move near the gripper is compared with what its poses predict at other times; all fixed cameras of
+    all episodes are pooled, and each stream's own answer is shown. The answer is the number of seconds to add to the
+    poses' stamps (`convert -O time_offset=SECONDS` for raw logs), or `cannot tell` with the reason.
+
+    \b
+    actionimg calibrate time recordings --mapping map.yaml
+    actionimg calibrate time ~/rlbench_demos --episodes 5 --json
+    """
+    from ..calibrate import time_offset
+
+    episodes, failed = [], 0
+    for episode in _episodes(source, given):
+        if isinstance(episode, ActionImgError):
+            emit_error(episode)
+            failed += 1
+        else:
+            episodes.append(episode)
+    found = time_offset(episodes, _shape(given), max_offset_s=max_offset)
+    if as_json:
+        emit_json({**found.to_json(), "unreadable": failed})
+    elif found.offset_s is None or found.interval_s is None:
+        click.echo(f"cannot tell: {found.reason}")
+    else:
+        click.echo(f"{1e3 * found.offset_s:+.1f} ± {1e3 * found.interval_s:.1f} ms (90 %), {found.reason}")
+    if not as_json:
+        for name, value in found.streams.items():
+            click.echo(f"  {name}: {1e3 * value:+.1f} ms")
+    _exit(failed, False)
+
+
+def _shape(given: dict[str, Any]) -> GripperShape:
+    from ..calibrate import GripperShape
+    from ..calibrate.shape import parse_sizes
+
+    error_m = given["model_error"] / 1e3
+    if given["mesh_file"] is None:
+        if given["link"] is not None:
+            raise InvalidSpecError("only a URDF has links", field="--link", found=given["link"])
+        return GripperShape.parametric(error_m, **parse_sizes(given["sizes"]))
+    if given["sizes"]:
+        raise InvalidSpecError("the parametric gripper has sizes, a mesh has none", field="--gripper")
+    return GripperShape.from_file(given["mesh_file"], given["link"], error_m=error_m)
+
+
+def _ids(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) for v in text.split(",")) if text else ()
+    except ValueError:
+        raise InvalidSpecError("are not ids", field="--mask-ids", expected="numbers and commas", found=text) from None
+
+
+def _folder(path: str | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("cannot make the folder", where=path, found=error.strerror) from None
+    return Path(path)
+
+
+def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionImgError]:
+    """The episodes asked for, one at a time; one that cannot be read is its error."""
+    options = given["options"] + ((f"mapping={given['mapping']}",) if given["mapping"] else ())
+    wanted, limit, views = set(given["wanted"]), given["limit"], split_names(given["views"])
+    readers: Iterator[tuple[str, Callable[[], Episode]]]
+    if (Path(source) / "dataset.json").is_file() and not given["format_name"]:
+        from ..shards import open_dataset
+
+        data = open_dataset(source)
+        readers = ((key, lambda i=i: episode_of(data[i])) for i, key in enumerate(data.keys()))  # type: ignore[misc]
+    else:
+        converter = make_converter(source, given["format_name"], options)
+        readers = ((ref.id, lambda ref=ref: converter.read(ref)) for ref in converter.discover(source))  # type: ignore[misc]
+    cameras = None
+    if given["camera_file"] is not None:
+        from ..calibrate.files import read_camera_file
+
+        cameras = read_camera_file(Path(given["camera_file"]))
+    count = 0
+    for number, (name, read) in enumerate(readers):
+        if wanted and not wanted & {name, str(number)}:
+            continue
+        if limit is not None and count >= limit:
+            break
+        count += 1
+        try:
+            episode = read()
+            if cameras is not None:
+                from ..calibrate.files import with_cameras
+
+                episode = with_cameras(episode, cameras)
+            yield episode.with_views(views) if views else episode
+        except ActionImgError as error:
+            yield error
+    if count == 0:
+        raise WrongFormatError("has no such episode", where=source, found=" ".join(sorted(wanted)) or "none")
+
+
+def _light(check: CameraCheck) -> CameraCheck:
+    """The check without its pictures, so that memory does not grow with the episodes."""
+    from dataclasses import replace
+
+    return replace(check, evidence=None, shift=None)
+
+
+def _lighter(fit: CameraFit) -> CameraFit:
+    from dataclasses import replace
+
+    return replace(fit, evidence=())
+
+
+def _check_picture(folder: Path, episode: Episode, check: CameraCheck) -> list[str]:
+    from ..calibrate import pictures
+    from ..calibrate.evidence import static_pose
+
+    camera = episode.views[check.view].camera
+    pose = None if camera is None else static_pose(camera)
+    if check.evidence is None or pose is None:
+        return []
+    shift = None if check.shift_px is None or check.shift is None else check.shift.best
+    return _write(folder, episode.id, check.view, pictures.sheet(check.evidence, pose, shift=shift))
+
+
+def _fit_picture(folder: Path, fit: CameraFit) -> list[str]:
+    from ..calibrate import pictures
+
+    if not fit.evidence:
+        return []
+    name = fit.episodes[0] if len(fit.episodes) == 1 else f"{len(fit.episodes)}-episodes"
+    return _write(folder, name, fit.view, pictures.sheet(fit.evidence[0], fit.recorded, fit.refined))
+
+
+def _write(folder: Path, episode: str, view: str, picture: Any) -> list[str]:
+    import re
+
+    import cv2
+
+    if picture is None:
+        return []
+    path = folder / (re.sub(r"[^A-Za-z0-9_-]+", "-", episode) + f".{view}.png")
+    if not cv2.imwrite(str(path), picture[..., ::-1]):
+        raise OutputError("cannot write", where=path)
+    return [str(path)]
+
+
+def _print_checks(checks: Sequence[CameraCheck], tools: dict[str, ToolCheck]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("episode", "view", "verdict", "off by (px, 90 %)", "why"):
+        table.add_column(name, no_wrap=name != "why")
+    for c in checks:
+        off = "" if c.displacement_px is None else f"{c.displacement_px:.1f} ± {c.interval_px:.1f}"
+        table.add_row(c.episode, c.view, f"[{_MARKS[c.verdict]}]{c.verdict}[/]", off, c.reason)
+    output().print(table)
+    for name, found in tools.items():
+        what = {"tool": "tool_from_gripper is off", "camera": f"cameras are off: {', '.join(found.cameras)}"}
+        output().print(f"{name}: {what.get(found.blame, found.blame)}: {found.reason}", soft_wrap=True)
+        values = found.to_json()
+        if "shift_mm" in values:
+            shift = ", ".join(
+                f"{v:+.1f} ± {w:.1f}" for v, w in zip(values["shift_mm"], values["shift_interval_mm"], strict=True)
+            )
+            output().print(f"  the gripper is {shift} mm (x, y, z of the gripper, 90 %) from where the poses put it")
+    if checks:
+        output().print(f"gripper model: {checks[0].model}")
+
+
+def _print_fits(fits: Sequence[CameraFit]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("view", "episodes", "result", "fit", "moved px", "overlay px", "pose mm", "pose deg", "why; not seen"):
+        table.add_column(name, no_wrap=name not in ("episodes", "why; not seen"))
+
+    def number(value: float | None, text: str) -> str:
+        return "" if value is None else text.format(value)
+
+    for f in fits:
+        fit = "" if f.score_before is None else f"{f.score_before:.2f} → {f.score_after:.2f}"
+        table.add_row(
+            f.view,
+            f.episodes[0] if len(f.episodes) == 1 else str(len(f.episodes)),
+            "[green]refined[/]" if f.accepted else "[yellow]refused[/]",
+            fit,
+            number(f.moved_px, "{:.1f}"),
+            number(f.overlay_px, "≤ {:.1f}"),
+            number(f.position_mm, "≤ {:.0f}"),
+            number(f.rotation_deg, "≤ {:.1f}"),
+            f.reason if not f.unseen else "not seen: " + "; ".join(f.unseen),
+        )
+    output().print(table)
+    output().print("overlay: how far the drawn gripper may be off; pose: how far the camera (both 90 %)")
+    if fits:
+        output().print(f"gripper model: {fits[0].model}")
+
+
+def _exit(failed: int, off: bool) -> None:
+    from ._common import EXIT_FAILED, EXIT_VERIFICATION_FAILED
+
+    if failed or off:
+        click.get_current_context().exit(EXIT_FAILED if failed else EXIT_VERIFICATION_FAILED)
