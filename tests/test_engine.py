@@ -106,6 +106,33 @@ def test_a_run_that_was_killed_before_its_manifest_writes_it_next_time(tmp_path:
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
+def test_what_a_run_left_that_was_killed_right_after_its_manifest_is_removed_by_the_next(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=2)
+    run(src, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/train/000001.tar.elsewhere-1.tmp").write_bytes(b"left by an earlier kill")
+    (tmp_path / "out/index.parquet.elsewhere-1.tmp").write_bytes(b"")
+    assert run(src, tmp_path / "out").shards == 0
+    assert tree(tmp_path / "out") == before
+
+
+def test_two_runs_that_end_at_once_do_not_trip_over_each_other(tmp_path: Path, monkeypatch: Any) -> None:
+    src = write_source(tmp_path / "src", episodes=2)
+    run(src, tmp_path / "whole")
+    real, taken = os.replace, []
+
+    def replace(part: Path, target: Path) -> None:
+        if target.name == "index.parquet" and not taken:
+            taken.append(part)
+            Path(part).unlink()  # the other run takes it for one that was left behind
+        real(part, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    run(src, tmp_path / "out")
+    assert taken
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_another_plan_is_refused_with_what_differs(tmp_path: Path) -> None:
     src = write_source(tmp_path / "src", episodes=2)
     out = tmp_path / "out"

@@ -438,7 +438,7 @@ def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> Non
         table.add_row("time", f"about {human_time(seconds)}{_error(estimate.seconds_error)} with {workers}")
     failed = f", {estimate.failed_episodes} of them fail" if estimate.failed_episodes else ""
     sample = f"{estimate.measured_frames} frames of {estimate.measured_episodes} episodes{failed}"
-    table.add_row("measured", f"{sample}; ± is 95 % of what they differ by")
+    table.add_row("measured", f"{sample}; ±: 95 %, from how much they differ")
     table.add_row("plan", made.manifest.plan[:12])
     output().print(table)
     for row in made.rows[:5]:

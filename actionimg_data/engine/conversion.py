@@ -40,7 +40,7 @@ from ..schemas.dataset import to_bytes
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import finalize as assemble
-from ..shards.manifest import published, read_manifest, read_plan, read_sidecar
+from ..shards.manifest import published, read_manifest, read_plan, read_sidecar, remove_leftovers
 from ..shards.plan import (
     PROBES,
     Changes,
@@ -250,8 +250,12 @@ def convert(
                 manifest.grippers,
             )
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
-    # Also when nothing was to be done: whoever was to write the manifest may have been killed before.
-    done = manifest if manifest.complete and not work.todo else assemble(place, _planned(manifest), made.rows)
+    # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
+    if manifest.complete and not work.todo:
+        done: DatasetManifest | None = manifest
+        remove_leftovers(place, manifest.options.split)
+    else:
+        done = assemble(place, _planned(manifest), made.rows)
     result = Result(
         manifest=done or manifest,
         shards=len(work.todo),

@@ -142,9 +142,17 @@ def publish(target: Place, data: bytes) -> None:
         with output_errors(target):
             target.put(data)
         return
-    with _part(target, data) as part:
-        os.replace(part, target)
-        sync_folder(target.parent)
+    for tries_left in (1, 0):
+        with _part(target, data) as part:
+            try:
+                os.replace(part, target)
+            except FileNotFoundError:
+                # A run that ended at this moment took our temporary file for one that was left behind.
+                if not tries_left:
+                    raise
+                continue
+            sync_folder(target.parent)
+            return
 
 
 def publish_if_absent(target: Place, data: bytes) -> bool:
