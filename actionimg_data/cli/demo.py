@@ -51,12 +51,15 @@ def command(
             output().print(text, soft_wrap=True)
 
     started = time.monotonic()
+    workers = min(2, cores(), episodes)
     results = {}
     for name, make in (("rlbench", _rlbench), ("rlds", _rlds), ("recordings", _recordings)):
         say(f"[bold]{name}[/bold]: {episodes} demonstrations of {frames} frames")
         with console().status("drawing the demonstrations"):
             source, converter_name, options = make(root, episodes, frames, size)
-        results[name] = _convert_and_verify(source, converter_name, options, root / f"{name}-shards", size, say)
+        results[name] = _convert_and_verify(
+            source, converter_name, options, root / f"{name}-shards", size, workers, say
+        )
     pictures = _pictures(root)
     ok = all(r["verify"]["ok"] for r in results.values())
     seconds = time.monotonic() - started
@@ -94,7 +97,13 @@ def _recordings(root: Path, episodes: int, frames: int, size: int) -> tuple[Path
 
 
 def _convert_and_verify(
-    source: Path, converter_name: str, options: dict[str, Any], out: Path, size: int, say: Callable[[str], None]
+    source: Path,
+    converter_name: str,
+    options: dict[str, Any],
+    out: Path,
+    size: int,
+    workers: int,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     from ..converters import base
     from ..engine import convert, verify
@@ -102,7 +111,6 @@ def _convert_and_verify(
 
     cls = base.converter_class(converter_name)
     converter = cls(cls.Options.parse(options, converter_name))
-    workers = min(2, cores())
     result = convert(converter, str(source), out, ConvertOptions.parse(height=size, width=size), num_workers=workers)
     views = len(result.manifest.views)
     say(f"  converted: {result.frames} frames × {views} views in {result.seconds:.1f} s → {out}")
@@ -122,7 +130,7 @@ def _convert_and_verify(
 def _pictures(root: Path) -> list[str]:
     """The contact sheet of the first demonstration, the README's picture, and an overlay video."""
     from ..converters.rlbench import RLBenchConverter
-    from ..report import pictures
+    from ..report import clips, pictures
     from ..schemas import ActionImageSpec
     from ..video import encode_bytes, rgb_encoding
 
@@ -143,8 +151,8 @@ def _pictures(root: Path) -> list[str]:
         "demo.png": pictures.png_bytes(pictures.grid(columns)),
         "contact_sheet.png": pictures.png_bytes(pictures.contact_sheet(episode, spec)),
     }
-    frames = (t.wide() for t in pictures.triptychs(episode, "front", spec, range(len(episode))))
-    files["front.overlay.mp4"] = encode_bytes(frames, rgb_encoding(), episode.fps, spec.height, 3 * spec.width)
+    frames = list(clips.overlaid(episode, "front", spec))
+    files["front.overlay.mp4"] = encode_bytes(frames, rgb_encoding(), episode.fps, *frames[0].shape[:2])
     for name, data in files.items():
         (root / name).write_bytes(data)
     return [str(root / name) for name in files]

@@ -182,7 +182,9 @@ def _judge(
 ) -> tuple[Episode | None, dict[str, Any]]:
     """Whether the first episode can be converted, what is missing, and the commands to type next."""
     source = [path, *(("--format", format_name) if format_name else ())]
-    source += [word for text in options for word in ("-O", text)]
+    for text in options:
+        name, _, value = text.partition("=")
+        source += ["--mapping", value] if name == "mapping" else ["-O", text]
     try:
         episode = converter.read(next(iter(converter.discover(path))))
     except StopIteration:
@@ -214,8 +216,10 @@ def _cannot(error: ActionImgError, source: list[str], converter: Converter) -> d
     fields = converter.Options.model_fields
     absent = {name for name in fields if getattr(converter.options, name) is None}
     configs = sorted(Path(source[0]).glob("*.yaml")) if "config" in absent else []
+    beside = Path(source[0]) / "mapping.yaml"
     if "mapping" in absent:
-        todo = [_line("inspect", *source, "--propose", "mapping.yaml")]
+        way = ("--mapping", str(beside)) if beside.is_file() else ("--propose", "mapping.yaml")
+        todo = [_line("inspect", *source, *way)]
     elif error.code == MissingCalibrationError.code and "camera_file" in absent:
         todo = [_line("inspect", *source, "-O", "camera_file=cameras.json")]
         if "poses_only" in fields:
