@@ -71,11 +71,11 @@ def panda_urdf(meshes: bool = True) -> str:
             '<limit lower="-3" upper="3" effort="1" velocity="1"/></joint>',
         ]
         parent = link
-    for name, place, yaw in (("hand", _FLANGE_M, -np.pi / 4), ("grip_site", _FINGERTIP_M, -np.pi / 2)):
+    for name, height, yaw in (("hand", _FLANGE_M, -np.pi / 4), ("grip_site", _FINGERTIP_M, -np.pi / 2)):
         parts += [
             f'<link name="{name}"/>',
             f'<joint name="{name}_fixed" type="fixed"><parent link="{parent}"/><child link="{name}"/>'
-            f'<origin xyz="0 0 {place}" rpy="0 0 {yaw!r}"/></joint>',
+            f'<origin xyz="0 0 {height}" rpy="0 0 {yaw!r}"/></joint>',
         ]
         parent = name
     return "\n".join([*parts, "</robot>"])

@@ -74,6 +74,13 @@ class ViewInput:
     depth_range_m: tuple[float, float] | None = None
     pinhole_K: FloatArray | None = None
 
+    @property
+    def known(self) -> CalibratedCamera:
+        """The calibration; `MissingCalibrationError` where the user wants none."""
+        if self.camera is None:
+            raise MissingCalibrationError("has no calibration")
+        return self.camera
+
 
 @dataclass(frozen=True, eq=False)
 class Arm:
@@ -338,9 +345,11 @@ def _view(
     else:
         track = CameraTrack(np.broadcast_to(K, (len(pose), 3, 3)), pose, *size)
         camera = track[0] if track.is_static else track
-    if depth is not None and known.distortion is not None and not known.distortion.is_zero:
-        raise InvalidCameraError("depth through a distorting lens is not supported", field=name)
     planes = _chosen_depth(view, index)
+    if planes is not None and known.distortion is not None and not known.distortion.is_zero:
+        from ..undistort import UndistortedPlanes
+
+        planes = UndistortedPlanes(planes, known.K, known.distortion, K)
     return View(camera, frames, planes, depth_range_m=view.depth_range_m), own_motion and pose.ndim == 3
 
 

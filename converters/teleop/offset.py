@@ -227,17 +227,17 @@ def _projected(
     tool = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(q), position))
     body = np.array([[0.0, 0.0, z] for z in _BODY_M])
     points = transforms.apply(recording.world_from_frame @ tool @ recording.tool_from_gripper, body)
-    uv, depth, valid = (np.asarray(a) for a in pinhole.project(points, view.camera.K, _fixed_pose(view, recording)))
-    distortion = view.camera.distortion
+    uv, depth, valid = (np.asarray(a) for a in pinhole.project(points, view.known.K, _fixed_pose(view, recording)))
+    distortion = view.known.distortion
     if distortion is not None and not distortion.is_zero:
         uv = _distorted(uv.reshape(-1, 2), view).reshape(uv.shape)
     uv = np.where(valid[..., None], uv, np.nan)
-    return uv, view.camera.K[0, 0] / np.where(valid, depth, np.nan).mean(1)
+    return uv, view.known.K[0, 0] / np.where(valid, depth, np.nan).mean(1)
 
 
 def _distorted(uv: FloatArray, view: ViewInput) -> FloatArray:
     """Where the lens draws what a pinhole would have drawn at ``uv``."""
-    K, distortion = view.camera.K, view.camera.distortion
+    K, distortion = view.known.K, view.known.distortion
     rays = (np.concatenate([uv, np.ones((len(uv), 1))], 1)) @ np.linalg.inv(K).T
     coefficients = np.asarray(distortion.coefficients if distortion is not None else (0.0,) * 4)
     zero = np.zeros(3)
