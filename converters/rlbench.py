@@ -478,7 +478,7 @@ class _Beside:
             wide = picture.astype(np.uint32)
             if self.kind == "mask":
                 # Red holds the lowest byte of a handle, and the highest of a depth.
-                yield wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
+                yield np.asarray(wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16, np.uint32)
                 continue
             near, far = self.clip[index]
             if not 0 <= near < far:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidCameraError
-from ..model import DerivedFrames
+from ..model import DerivedFrames, PlaneSource
+from ..model.episode import Plane
 from .calibration import Distortion
 
 FloatArray = NDArray[np.float64]
@@ -36,14 +37,58 @@ class UndistortedFrames(DerivedFrames):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """Undistorted RGB pictures at ``indices``, interpolated bilinearly."""
-        size = (self.width, self.height)
-        coefficients = np.asarray(self.distortion.coefficients)
-        make = (
-            cv2.fisheye.initUndistortRectifyMap if self.distortion.model == "fisheye" else cv2.initUndistortRectifyMap
-        )
-        x, y = make(self.K, coefficients, np.eye(3), self.new_K, size, cv2.CV_32FC1)
+        x, y = _maps(self.K, self.distortion, self.new_K, self.width, self.height)
         for picture in self.source.frames(indices):
             yield cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+@dataclass(frozen=True, eq=False)
+class UndistortedPlanes:
+    """Depth or masks beside `UndistortedFrames`: of each pixel the source's nearest, 0 where it saw nothing.
+
+    Args:
+        source: As the lens drew them, of the size of its pictures.
+        K: ``(3, 3)`` of the lens' calibration.
+        distortion: Of the lens.
+        new_K: ``(3, 3)`` of what comes out. Depth along the camera's axis is the same for both.
+    """
+
+    source: PlaneSource
+    K: FloatArray
+    distortion: Distortion
+    new_K: FloatArray
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels."""
+        return self.source.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels."""
+        return self.source.height
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+        """Undistorted depth or masks at ``indices``."""
+        maps = _maps(self.K, self.distortion, self.new_K, self.width, self.height)
+        column, row = (np.rint(m).astype(np.intp) for m in maps)
+        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+        column, row = np.where(inside, column, 0), np.where(inside, row, 0)
+        for plane in self.source.planes(indices):
+            yield np.where(inside, plane[row, column], 0).astype(plane.dtype)
+
+
+def _maps(
+    K: FloatArray, distortion: Distortion, new_K: FloatArray, width: int, height: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where in the lens' picture each pixel of the pinhole's comes from: columns and rows ``(H, W)``."""
+    make = cv2.fisheye.initUndistortRectifyMap if distortion.model == "fisheye" else cv2.initUndistortRectifyMap
+    coefficients = np.asarray(distortion.coefficients)
+    x, y = make(K, coefficients, np.eye(3), new_K, (width, height), cv2.CV_32FC1)
+    return x, y
 
 
 def undistorted_K(K: FloatArray, distortion: Distortion, width: int, height: int, where: object) -> FloatArray:

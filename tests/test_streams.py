@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionimg_data import open_dataset
+from actionimg_data.converters.calibration import Distortion
 from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.converters.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from actionimg_data.engine.conversion import convert
 from actionimg_data.engine.verification import verify
 from actionimg_data.errors import (
@@ -29,7 +31,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.geometry.crop import center_crop
-from actionimg_data.model import CameraTrack
+from actionimg_data.model import ArrayFrames, ArrayPlanes, CameraTrack
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.read import Sample
 from actionimg_data.testing.demo_data import write_rlbench_bimanual, write_rlbench_dataset
@@ -120,6 +122,29 @@ def test_an_edge_is_where_it_is_in_the_picture() -> None:
             drawn = next(iter(resized([picture], *SOURCE, *size)))
             differing = (drawn[..., 0] > 126) != (small == 9)
             assert differing[:, :].sum(axis=1).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"), [("pinhole", (-0.28, 0.07, 1e-3, -5e-4)), ("fisheye", (0.03, -0.01, 0.002, 0.0))]
+)
+def test_planes_are_undistorted_with_their_pictures(model: str, coefficients: tuple[float, ...]) -> None:
+    K = np.array([[90.0, 0, 63.5], [0, 92.0, 47.5], [0, 0, 1]])
+    lens = Distortion(model, coefficients)
+    new_K = undistorted_K(K, lens, 128, 96, "here")
+    y, x = np.mgrid[:96, :128]
+    ids = (((x // 24 + y // 20) % 2) * (2**24 - 1)).astype(np.uint32)[None]
+    pictures = np.repeat((ids > 0).astype(np.uint8)[..., None] * 255, 3, -1)
+    drawn = next(UndistortedFrames(ArrayFrames(pictures), K, lens, new_K).frames([0]))[..., 0]
+    source = UndistortedPlanes(ArrayPlanes(ids), K, lens, new_K)
+    assert (len(source), source.height, source.width) == (1, 96, 128)
+    plane = next(source.planes([0]))
+    assert plane.dtype == np.uint32
+    assert set(np.unique(plane)) == {0, 2**24 - 1}
+    # Where the picture is plainly one or the other, so is the mask.
+    plain = (drawn < 64) | (drawn > 191)
+    assert plain.mean() > 0.8
+    assert ((plane > 0) == (drawn > 127))[plain].all()
+    assert (plane[0] != ids[0, 0]).any()
 
 
 # Data sets.

@@ -363,14 +363,14 @@ def _rlbench_classes() -> Iterator[dict[str, type[Any]]]:
     modules = {name: types.ModuleType(name) for name in ("rlbench", "rlbench.demo", "rlbench.backend")}
     modules["rlbench.backend.observation"] = types.ModuleType("rlbench.backend.observation")
     classes: dict[str, type[Any]] = {}
-    for name, module in (
+    for kind, place in (
         ("Demo", "rlbench.demo"),
         ("Observation", "rlbench.backend.observation"),
         ("BimanualObservation", "rlbench.backend.observation"),
         ("UnimodalObservationData", "rlbench.backend.observation"),
     ):
-        classes[name] = type(name, (), {"__module__": module})
-        setattr(modules[module], name, classes[name])
+        classes[kind] = type(kind, (), {"__module__": place})
+        setattr(modules[place], kind, classes[kind])
     with _names_lock:
         before = {name: sys.modules.get(name) for name in modules}
         sys.modules.update(modules)

@@ -90,7 +90,7 @@ class SampleOptions:
                 raise InvalidSpecError(
                     "no such choice", field=name, expected=" | ".join(allowed), found=getattr(self, name)
                 )
-        streams = (self.streams,) if isinstance(self.streams, str) else tuple(self.streams)
+        streams = tuple(self.streams)
         unknown = [name for name in streams if name not in ("depth", "mask")]
         if unknown or len(set(streams)) != len(streams):
             raise InvalidSpecError("no such choice", field="streams", expected="depth, mask", found=" ".join(streams))

@@ -88,7 +88,7 @@ def plane_encoding(kind: str) -> Encoding:
     return Encoding("ffv1", gop=1, pixels="gray16le" if kind == "depth" else "rgb24")
 
 
-def mask_pictures(masks: Iterable[NDArray[np.uint32]]) -> Iterator[Image]:
+def mask_pictures(masks: Iterable[NDArray[np.uint16] | NDArray[np.uint32]]) -> Iterator[Image]:
     """Ids ``(H, W)`` as RGB ``(H, W, 3)`` uint8: id = R + 256 G + 65536 B, as RLBench writes its masks."""
     for ids in masks:
         parts = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)
