@@ -35,7 +35,7 @@ from actionimg_data.testing.demo_data import write_rlbench_dataset
 from actionimg_data.training import ActionImageDataset, IndexedActionImageDataset, collate
 
 VIEWS = ("front", "left_shoulder")
-WINDOW = 8
+WINDOW = 3
 
 
 def make_shards(folder: Path, episodes: int, frames: int, size: int) -> Path:
@@ -186,7 +186,7 @@ def train(out: Path, seconds: float, episodes: int, frames: int, size: int, seed
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Parse the options and train; returns what each evaluation found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=45, help="processor time to train")
+    parser.add_argument("--seconds", type=float, default=50, help="processor time to train")
     parser.add_argument("--episodes", type=int, default=6, help="demos, the last of which is held out")
     parser.add_argument("--frames", type=int, default=40, help="frames of a demo")
     parser.add_argument("--size", type=int, default=64, help="width and height of the pictures")
