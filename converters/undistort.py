@@ -78,7 +78,9 @@ class UndistortedPlanes:
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         column, row = np.where(inside, column, 0), np.where(inside, row, 0)
         for plane in self.source.planes(indices):
-            yield np.where(inside, plane[row, column], 0).astype(plane.dtype)
+            taken = plane[row, column]
+            taken[~inside] = 0
+            yield taken
 
 
 def _maps(
