@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -18,6 +19,7 @@ from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import open_dataset
 from actionimg_data.testing import teleop, write_recordings, write_rlbench_dataset
 from actionimg_data.testing.rlds import write_rlds_demo
+from actionimg_data.testing.simulators import write_simulator_logs
 
 FRAMES, SIZE = 8, 96
 
@@ -94,6 +96,14 @@ class DocsData:
         dest.mkdir()
         teleop.write_rosbag(teleop.make_log(FRAMES, SIZE, views=("front", "wrist")), dest / "run_0")
 
+    def _simulators(self, dest: Path) -> None:
+        pytest.importorskip("mujoco")
+        pytest.importorskip("imagecodecs")
+        write_simulator_logs(dest, FRAMES, SIZE)
+
+    def _simulator(self, dest: Path) -> None:
+        shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
+
     def _droid_log(self) -> teleop.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
         log = teleop.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
@@ -139,4 +149,9 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "bags": DocsData._bags,
     "droid": DocsData._droid,
     "droid_calibration": DocsData._droid_calibration,
+    "simulators": DocsData._simulators,
+    "robomimic": DocsData._simulator,
+    "libero": DocsData._simulator,
+    "aloha": DocsData._simulator,
+    "umi": DocsData._simulator,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ..geometry import transforms
-from .teleop import FRAME_HZ, MAX_WIDTH_M, TeleopLog
+from .teleop import FRAME_HZ, MAX_WIDTH_M, TeleopLog, camera_file, make_log
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -457,3 +458,28 @@ def write_aloha(
         if jpeg:
             file["compress_len"] = np.array(lengths, np.float64)
     return path
+
+
+def write_simulator_logs(folder: Path, frames: int = 12, size: int = 96, episodes: int = 2) -> dict[str, Path]:
+    """A small source of each kind, with the robot and camera files that its commands name; gives their folders.
+
+    ``robomimic/lift.hdf5``; ``libero/KITCHEN_lift_demo.hdf5``; ``umi/dataset.zarr.zip`` with ``camera.json``;
+    ``aloha/episode_N.hdf5`` of two arms (sites ``gripper0_grip_site`` and ``gripper1_grip_site``) with
+    ``two_arms.xml`` and ``cameras.json``. LIBERO's instruction is in its file.
+    """
+    logs = [make_log(frames, size, seed, ("front", "overhead", "wrist")) for seed in range(episodes)]
+    out = {name: folder / name for name in ("robomimic", "libero", "umi", "aloha")}
+    write_robomimic(logs, out["robomimic"] / "lift.hdf5")
+    write_libero(logs, out["libero"] / "KITCHEN_lift_demo.hdf5")
+    out["umi"].mkdir(parents=True, exist_ok=True)
+    (out["umi"] / "camera.json").write_text(json.dumps(write_umi(logs, out["umi"] / "dataset.zarr.zip", "wrist")))
+    left = base_near(_site_poses(logs[0]))
+    right = left.copy()
+    right[1, 3] -= 0.3
+    for i, log in enumerate(logs):
+        fixed = {name: view for name, view in log.views.items() if view.world_from_camera.ndim == 2}
+        joints, _ = joint_log(log, left)
+        write_aloha(replace(log, views=fixed), out["aloha"] / f"episode_{i}.hdf5", [joints, joints[::-1]], jpeg=True)
+    (out["aloha"] / "two_arms.xml").write_text(two_arm_scene(left, right))
+    (out["aloha"] / "cameras.json").write_text(json.dumps(camera_file(logs[0], moving=False)))
+    return out
