@@ -204,7 +204,7 @@ def verify(
     for shard in report.shards:
         report.failures += shard.failures
     if not any(shard.corrupt for shard in report.shards):
-        report.failures += _index(out, rows, bool(manifest.grippers))
+        report.failures += _index(out, rows, manifest)
     report.failures += _judge(report)
     return report
 
@@ -254,7 +254,7 @@ def _files(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> It
         yield Failure(None, None, f"{out / layout.MANIFEST}: counts are not the sums of its shards")
 
 
-def _index(out: Place, rows: Sequence[PlanRow], grippers: bool) -> Iterator[Failure]:
+def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> Iterator[Failure]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -262,13 +262,13 @@ def _index(out: Place, rows: Sequence[PlanRow], grippers: bool) -> Iterator[Fail
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
-        wanted = index_table(sidecars, grippers)
+        wanted = index_table(sidecars, bool(manifest.grippers), manifest.options.checks_calibration)
     except StorageError:
         raise
     except (OSError, pa.ArrowException, ActionImgError) as error:
         yield Failure(None, None, f"{path}: cannot be read: {error}")
         return
-    schema = index_schema(grippers)
+    schema = index_schema(bool(manifest.grippers), manifest.options.checks_calibration)
     kept = [name for name in schema.names if name not in _DECODE_COLUMNS]
     if table.schema != schema or not table.select(kept).equals(wanted.select(kept)):
         yield Failure(None, None, f"{path}: is not the index of these shards")
@@ -333,12 +333,18 @@ def _run(tasks: Sequence[Task], workers: int) -> Iterator[ShardReport]:
                 "a worker process died", where="verify", hint="Was there enough memory? Try fewer --num-workers."
             ) from None
         except BaseException:
+            # What the workers are at is not waited for: it may take minutes.
+            processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
             raise
 
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It may be ignored where we come from.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import cv2
 
     cv2.setNumThreads(1)
@@ -368,7 +374,7 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         "decode_openness_accuracy": [_accuracy(own) for own in rows],
         "undecodable_frames": [sum(t.undecodable for t in own) for own in rows],
     }
-    schema = index_schema(bool(report.manifest.grippers))
+    schema = index_schema(bool(report.manifest.grippers), report.manifest.options.checks_calibration)
     for name, values in columns.items():
         place = schema.get_field_index(name)
         table = table.set_column(place, schema.field(name), pa.array(values, schema.field(name).type))

@@ -8,8 +8,8 @@ import multiprocessing
 import pickle
 import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,7 @@ class ConverterContract:
         task = type(converter), converter.options, refs[0]
         here = _digest(*task)
         assert _digest(*task) == here
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            assert pool.submit(_digest, *task).result(timeout=120) == here
+        assert _digest_elsewhere(*task) == here
 
     def test_inspect_gives_json(self, converter: Converter, source: str | Path) -> None:
         """``actionimg inspect --json`` prints it."""
@@ -165,6 +163,28 @@ class ConverterContract:
             assert type(converter).detect(str(folder)) is None
             with pytest.raises(ActionImgError, match=folder.name):
                 list(converter.discover(str(folder)))
+
+
+def _digest_elsewhere(cls: type[Converter], options: Any, ref: EpisodeRef) -> str:
+    """`_digest` in a fresh process, which is ended whatever happens."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send_digest, args=(there, cls, options, ref), daemon=True)
+    process.start()
+    there.close()
+    try:
+        assert here.poll(120), "reading an episode in another process takes longer than two minutes"
+        return str(here.recv())
+    except EOFError:
+        raise AssertionError("an episode cannot be read in another process") from None
+    finally:
+        process.kill()
+        process.join(10)
+        here.close()
+
+
+def _send_digest(pipe: Connection, cls: type[Converter], options: Any, ref: EpisodeRef) -> None:
+    pipe.send(_digest(cls, options, ref))
 
 
 def _natural_key(text: str) -> list[list[tuple[int, int, str]]]:
