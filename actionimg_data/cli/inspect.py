@@ -193,10 +193,10 @@ def _judge(
         return None, _cannot(error, source, converter)
     without = [name for name, view in episode.views.items() if view.camera is None]
     if len(without) == len(episode.views) and not converter.poses_only:
-        error = MissingCalibrationError(
+        blind = MissingCalibrationError(
             "no view has a camera", where=episode.id, found=" ".join(without), hint="Give their cameras."
         )
-        return episode, _cannot(error, source, converter)
+        return episode, _cannot(blind, source, converter)
     missing = [
         {
             "code": MissingCalibrationError.code,
@@ -434,7 +434,7 @@ def _next(text: str) -> None:
 def _show_dataset(path: str, found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from .convert import human_bytes
+    from ..errors import human_bytes
 
     size, codecs = found["size"], found.get("codecs") or {}
     converter = found.get("converter")
@@ -488,7 +488,7 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
 def _show_sample(path: str, found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from .convert import human_bytes
+    from ..errors import human_bytes
 
     low, high = found["position_min_m"], found["position_max_m"]
     workspace = None
@@ -530,7 +530,7 @@ def _show_source(path: str, found: dict[str, Any]) -> None:
 
     streams = found.get("streams") or {}
     tree = Tree(f"[bold]{found['format']}[/bold]")
-    views = found.get("views")
+    views = found.get("views") or {}
     tabled = isinstance(views, dict) and bool(views) and all(isinstance(v, dict) for v in views.values())
     hidden = ("format", "streams", "convertible", "missing", "next", "hint", *(("views",) if tabled else ()))
     # What the registry says of a data set that it does not know is what is missing, below.

@@ -42,7 +42,7 @@ def command(out: str, html: str | None, samples: int, as_json: bool) -> None:
 
 
 def _show(made: Any) -> None:
-    from .convert import human_bytes
+    from ..errors import human_bytes
 
     click.echo(f"{made.path}: {human_bytes(made.bytes)}, {made.samples_shown} of {made.samples} samples shown")
     for note in made.notes:

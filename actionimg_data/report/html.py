@@ -93,14 +93,14 @@ def write_report(out: str | Path, html: str | Path | None = None, *, samples: in
     """
     if not 0 <= samples <= MOST_SAMPLES:
         raise InvalidSpecError("out of range", field="samples", expected=f"0 … {MOST_SAMPLES}", found=samples)
-    out = layout.place(out)
+    place = layout.place(out)
     page = _template()
-    dataset = open_dataset(out)
+    dataset = open_dataset(place)
     if dataset.manifest is None:
-        raise WrongFormatError("is a shard", where=out, expected="the folder of a data set")
-    target = Path(html) if html is not None else _default_path(out)
+        raise WrongFormatError("is a shard", where=place, expected="the folder of a data set")
+    target = Path(html) if html is not None else _default_path(place)
     summary = ReportSummary(target, samples=len(dataset))
-    content = _content(out, dataset, dataset.manifest, samples, summary)
+    content = _content(place, dataset, dataset.manifest, samples, summary)
     text = page.render(**content)
     data = text.encode("utf-8")
     layout.publish(target, data)
@@ -214,10 +214,10 @@ def _samples(
             views = [
                 {"name": view, "sheet": album.add(_sheet(sample, view, spec))} for view in sample.views[:MOST_VIEWS]
             ]
-            drawn = [
-                {"gripper": name, "plots": plots.trajectory_plots(f"s{number}g{i}", trajectory)}
+            drawn = {
+                name: plots.trajectory_plots(f"s{number}g{i}", trajectory)
                 for i, (name, trajectory) in enumerate(sample.grippers.items())
-            ]
+            }
         except ActionImgError as error:
             unreadable.append((sample.key, str(error)))
             continue
@@ -235,7 +235,8 @@ def _samples(
             "columns": evenly(len(sample), COLUMNS),
             "rows": ("camera", "action", "both") if sample.meta.calibrated else ("camera",),
             "grippers": [
-                {**one, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in one["plots"]]} for one in drawn
+                {"gripper": name, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in curves]}
+                for name, curves in drawn.items()
             ],
         }
 

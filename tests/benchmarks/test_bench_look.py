@@ -1,6 +1,6 @@
 """Processor time of looking: reports, inspect, overlay videos, recordings for rerun.
 
-pytest tests/benchmarks/test_bench_look.py -n 0 --benchmark-enable -o addopts= -q -s
+pytest tests/benchmarks/test_bench_look.py -n 0 --benchmark-enable -o addopts= -o timeout=0 -q -s
 
 Times are processor time of one core (other programs may use the machine), the smallest of the runs.
 """
