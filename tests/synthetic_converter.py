@@ -61,6 +61,13 @@ def misbehave(bad: str | None) -> None:
         raise RuntimeError("a bug in a converter")
     if bad == "io":
         raise OSError(5, "Input/output error", "/dev/broken")
+    if bad and bad.startswith("leave-a-child:"):
+        # It holds everything that this process has open, and lives on.
+        if os.fork() == 0:
+            Path(bad.partition(":")[2]).write_text(str(os.getpid()))
+            time.sleep(60)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
     if bad == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if bad and bad.startswith("kill-once:"):

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
+from actionimg_data.engine import local
 from actionimg_data.errors import (
     InvalidSpecError,
     OutputExistsError,
@@ -68,6 +74,102 @@ def test_an_episode_that_kills_every_worker_is_quarantined_and_the_others_are_co
     assert (row.id, row.code) == ("task/ep_001", "worker-crashed")
     assert "SIGKILL" in row.message
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_the_death_of_a_worker_is_noticed_though_its_child_holds_the_pipe(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    src = write_source(tmp_path / "src", episodes=2, bad={"ep_001": f"leave-a-child:{child}"})
+    try:
+        result = run(src, tmp_path / "out", num_workers=2)
+    finally:
+        if child.exists():
+            os.kill(int(child.read_text()), signal.SIGKILL)
+    assert [(row.id, row.code) for row in result.quarantined] == [("task/ep_001", "worker-crashed")]
+
+
+def test_workers_end_where_sigterm_is_ignored(tmp_path: Path) -> None:
+    class Stop(engine.Observer):
+        def progress(self, event: Any) -> None:
+            raise KeyboardInterrupt
+
+    src = write_source(tmp_path / "src", episodes=4, slow=1.0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(src, tmp_path / "out", num_workers=2, observer=Stop())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not multiprocessing.active_children()
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch: Any) -> None:
+    monkeypatch.setattr(local, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(local, "_work", _deaf)
+    with local.Workers(2) as workers:
+        assert all(worker.pipe.poll(60) and worker.pipe.recv() == "deaf" for worker in workers._pool.workers)
+        begun = time.monotonic()
+    assert not workers._pool.workers
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - begun < 30
+
+
+def _deaf(pipe: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("deaf")
+    time.sleep(60)
+
+
+def test_rows_are_taken_only_when_there_is_a_worker_for_them(tmp_path: Path) -> None:
+    src = write_source(tmp_path / "src", episodes=12, frames=1)
+    made = engine.plan(SyntheticConverter(), src, OPTIONS)
+    taken, ahead = 0, []
+
+    def rows() -> Any:
+        nonlocal taken
+        for row in made.rows:
+            taken += 1
+            yield row
+
+    def published(_: Any) -> None:
+        ahead.append(taken - len(ahead))
+
+    job = engine.Job(
+        tmp_path / "out",
+        made.manifest.plan,
+        SyntheticConverter,
+        SyntheticConverter().options,
+        made.manifest.views,
+        made.manifest.options,
+    )
+    with local.Workers(2) as workers:
+        workers.run(job, rows(), lambda _: None, published)
+    assert taken == 12
+    assert max(ahead) <= 2
+
+
+def test_a_forked_process_converts_without_touching_opencvs_threads(tmp_path: Path) -> None:
+    """cv2.setNumThreads waits there for threads that only the parent has."""
+    src = write_source(tmp_path / "src", episodes=1, frames=1)
+    cv2.resize(np.zeros((512, 512, 3), np.uint8), (256, 256), interpolation=cv2.INTER_AREA)
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of forking a process that has threads, which is what is tested.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(src, tmp_path / "out")
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if ended == (0, 0):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended == (pid, 0)
 
 
 def test_a_run_of_parts_equals_a_run_of_all(tmp_path: Path) -> None:
