@@ -20,7 +20,7 @@ MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
 """Largest column of numbers that is read whole; and largest chunk or row that is read at all."""
 MAX_DEPTH = 64
 # What damaged files make h5py and the library below raise.
-DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, UnicodeDecodeError, MemoryError)
+DAMAGED = (OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError, SystemError)
 _MAX_CHECKED = 1000
 _checked: set[tuple[str, int, int, int]] = set()
 

@@ -171,9 +171,9 @@ def _csv(path: Path) -> Table:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
+        names = [n.strip() for n in table.column_names]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not CSV: {error}", where=path) from None
-    names = [n.strip() for n in table.column_names]
     if len(set(names)) != len(names):
         raise WrongFormatError("names a column twice", where=path, found=",".join(names))
     if all(re.fullmatch(r"[-+\d.eE]+|nan|inf", n) for n in names):
