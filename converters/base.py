@@ -69,6 +69,8 @@ class Converter(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: ClassVar[type[ConverterOptions]] = ConverterOptions
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Commands that ``actionimg convert NAME --help`` shows, each on a line of its own."""
 
     reads_urls: ClassVar[bool] = False
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are given a folder (see

@@ -23,7 +23,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLES = [
     line
     for block in re.findall(r"```console\n(.*?)```", reference(), re.S)
-    for line in block.splitlines()
+    for line in re.sub(r"\\\n\s*", " ", block).splitlines()
     if line.startswith("actionimg")
 ]
 

@@ -63,6 +63,19 @@ def _shared_options(aliases: bool) -> list[click.Option]:
         click.Option(["--depth"], is_flag=True, help="Store each view's depth: millimetres in 16 bits, lossless."),
         click.Option(["--masks"], is_flag=True, help="Store each view's mask of ids, lossless."),
         click.Option(
+            ["--check-calibration"],
+            type=choice(["off", "warn", "quarantine"]),
+            default="off",
+            show_default=True,
+            help="Hold each camera against the pictures; store the verdict, or leave out episodes that are off.",
+        ),
+        click.Option(
+            ["--gripper"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="What --check-calibration looks for: a size in metres, mesh=FILE, link=NAME, model_error=MM.",
+        ),
+        click.Option(
             ["--episodes-per-shard"],
             type=click.IntRange(1),
             help="[default: a 32nd of the episodes, at least 1, at most 32]",
@@ -242,7 +255,8 @@ def _command(name: str) -> click.Command:
         name,
         params=[*arguments, *own, *shared],
         callback=callback,
-        help=f"Convert {cls.summary}.\n\nSRC holds the demonstrations, OUT becomes the data set.",
+        help=f"Convert {cls.summary}.\n\nSRC holds the demonstrations, OUT becomes the data set."
+        + "".join(["\n\n\b", *(f"\n{line}" for line in cls.examples)] if cls.examples else []),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -268,6 +282,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         spec=load_spec(given["spec"], None).model_dump(),
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
         **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
+        check_calibration=given["check_calibration"],
+        calibration_gripper=_gripper_words(given["gripper"]),
     )
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
@@ -308,6 +324,15 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     counts = result.manifest.counts
     bad = counts.quarantined if counts is not None else len(result.quarantined)
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+def _gripper_words(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of --gripper, which are refused here rather than in each episode; a mesh by its whole path."""
+    if words:
+        from ..calibrate import GripperShape
+
+        GripperShape.from_words(words)
+    return tuple("mesh=" + os.path.abspath(w[5:]) if w.startswith("mesh=") else w for w in words)
 
 
 @contextmanager

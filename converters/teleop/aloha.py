@@ -117,6 +117,10 @@ class AlohaConverter(RowConverter):
 
     name: ClassVar[str] = "aloha"
     summary: ClassVar[str] = "ALOHA, ACT: joint angles of one or two arms in HDF5, through a URDF or MJCF file"
+    examples: ClassVar[tuple[str, ...]] = (
+        "actionimg convert aloha data/ shards --robot bimanual.xml --tip left=left_site --tip right=right_site \\",
+        '    --tool-from-gripper hand.yaml --camera-file cameras.yaml --fps 50 --instruction "open the jar"',
+    )
     Options: ClassVar[type[ConverterOptions]] = AlohaOptions
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
@@ -163,7 +167,7 @@ class AlohaConverter(RowConverter):
                 rows = len(file["observations/qpos"])
             count += 1
             relative = path.relative_to(root).as_posix()
-            state = f"{stamp} {path.stat().st_size} {rows}"
+            state = f"{stamp} {_tree.file_stamp(path)} {rows}"
             yield EpisodeRef(
                 _tree._plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},

@@ -50,6 +50,10 @@ class LiberoConverter(RobosuiteConverter):
 
     name: ClassVar[str] = "libero"
     summary: ClassVar[str] = "LIBERO: HDF5, cameras through MuJoCo, pictures turned upright"
+    examples: ClassVar[tuple[str, ...]] = (
+        "actionimg convert libero libero_90/ shards",
+        "actionimg convert libero libero_90/ shards --only-views agentview",
+    )
     Options: ClassVar[type[ConverterOptions]] = LiberoOptions
     state_shift: ClassVar[int] = 1
     flip: ClassVar[str] = "vertical"

@@ -35,6 +35,12 @@ class RobomimicConverter(RobosuiteConverter):
 
     name: ClassVar[str] = "robomimic"
     summary: ClassVar[str] = "robomimic, robosuite, MimicGen: HDF5, cameras from camera_info or through MuJoCo"
+    examples: ClassVar[tuple[str, ...]] = (
+        'actionimg convert robomimic lift.hdf5 shards --instruction "lift the cube"',
+        "actionimg convert robomimic lift.hdf5 shards --instruction lift --filter-key valid --depth",
+        "actionimg convert robomimic sawyer.hdf5 shards --instruction lift --tool-from-gripper hand.yaml "
+        "--gripper '0 0 0.02'",
+    )
     state_shift: ClassVar[int] = 0
     flip: ClassVar[str] = "none"
 

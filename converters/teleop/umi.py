@@ -88,6 +88,10 @@ class UmiConverter(RowConverter):
 
     name: ClassVar[str] = "umi"
     summary: ClassVar[str] = "UMI: zarr (zip) of hand-held grippers, JPEG-XL pictures from the wrist"
+    examples: ClassVar[tuple[str, ...]] = (
+        "actionimg convert umi dataset.zarr.zip shards --fps 59.94 --gripper '0 0.08' --tcp-offset 0.205 --fov 100 \\",
+        '    --camera-file gopro_intrinsics_2_7k.json --instruction "put the cup on the saucer"',
+    )
     Options: ClassVar[type[ConverterOptions]] = UmiOptions
 
     @classmethod
@@ -112,7 +116,7 @@ class UmiConverter(RowConverter):
             if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
                 continue
             ends = _episode_ends(arrays, path)
-            size = path.stat().st_size if path.is_file() else int(arrays["data/robot0_eef_pos"].shape[0])
+            size = _tree.file_stamp(path) if path.is_file() else int(arrays["data/robot0_eef_pos"].shape[0])
             relative = path.relative_to(root).as_posix()
             stem = re.sub(r"\.zarr(\.zip)?\Z", "", relative)
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
