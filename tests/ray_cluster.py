@@ -13,6 +13,20 @@ from typing import Any
 from actionimg_data.engine.executor import Job
 from actionimg_data.schemas import ShardSidecar
 
+MEMORY = 80 << 20
+
+
+def add_node(cluster: Any, cpus: int = 1) -> None:
+    """One more node; asked for again where the machine is too busy for Ray's own limit of half a minute."""
+    for tried in range(4):
+        try:
+            cluster.add_node(wait=False, num_cpus=cpus, object_store_memory=MEMORY)
+            return
+        except Exception as error:
+            # Ray has no class for it.
+            if tried == 3 or "timed out during startup" not in str(error):
+                raise
+
 
 @contextlib.contextmanager
 def ray_cluster(nodes: int = 2, cpus: int = 1) -> Iterator[Any]:
@@ -20,14 +34,13 @@ def ray_cluster(nodes: int = 2, cpus: int = 1) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    memory = 80 << 20
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": memory},
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY},
     )
     try:
         for _ in range(nodes):
-            cluster.add_node(wait=False, num_cpus=cpus, object_store_memory=memory)
+            add_node(cluster, cpus)
         cluster.wait_for_nodes(timeout=60)
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)

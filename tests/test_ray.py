@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import DyingJob, ray_cluster
+from ray_cluster import DyingJob, add_node, ray_cluster
 from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
@@ -66,7 +66,7 @@ class KillingANode(Watching):
         if not self.killed:
             self.killed += 1
             self.cluster.remove_node(self.cluster.list_all_nodes()[-1], allow_graceful=False)
-            self.cluster.add_node(wait=False, num_cpus=1, object_store_memory=80 << 20)
+            add_node(self.cluster)
 
 
 def test_a_node_that_is_killed_in_a_run_and_replaced_changes_no_byte(cluster: Any, tmp_path: Path) -> None:
