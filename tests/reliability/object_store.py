@@ -10,7 +10,8 @@ byte. Scenarios, each so many times:
 * dying: the server dies in the middle of ten uploads of each run, chosen at random, and comes back
 * slow: answers take longer than the client waits for
 * race: two processes make every shard at the same time
-* killed: two processes race, and one of them is killed (SIGKILL) at a random instant; another one is begun, ten times
+* killed: ten processes are killed (SIGKILL) one after the other, each within its first 40 requests; the last five
+  race with another one
 """
 
 from __future__ import annotations
@@ -124,16 +125,21 @@ def race(store: FaultyStore, source: str, out: str, rng: random.Random) -> None:
 
 
 def killed(store: FaultyStore, source: str, out: str, rng: random.Random) -> None:
-    other = start(source, out)
-    for _ in range(10):
+    other: subprocess.Popen[bytes] | None = None
+    for number in range(10):
         runner = start(source, out)
-        # From before its first request to after its last.
-        time.sleep(rng.uniform(1.0, 6.0))
+        # A run makes some 150 requests: from before the first to after the last.
+        until, limit = store.requests + rng.randrange(40), time.monotonic() + 60
+        while store.requests < until and runner.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        if number == 5:
+            other = start(source, out)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(runner.pid, signal.SIGKILL)
         store.faults["SIGKILL"] += runner.poll() is None
         runner.wait(30)
-    finish(other)
+    if other is not None:
+        finish(other)
     finish(start(source, out))
 
 
