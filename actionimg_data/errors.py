@@ -272,6 +272,12 @@ class DecodeError(ActionImgError, ValueError):
     code = "decode-failed"
 
 
+class CalibrationOffError(ActionImgError, ValueError):
+    """The gripper is not seen where the recorded camera and pose put it, and such episodes are not wanted."""
+
+    code = "calibration-off"
+
+
 class TooManyBadEpisodesError(ActionImgError, RuntimeError):
     """More episodes failed than ``--max-bad-fraction`` allows."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .dataset import (
+    CalibrationRow,
     ConverterRecord,
     ConvertOptions,
     Counts,
@@ -22,6 +23,7 @@ from .spec import ActionImageSpec
 
 __all__ = [
     "ActionImageSpec",
+    "CalibrationRow",
     "ConvertOptions",
     "ConverterRecord",
     "Counts",

@@ -33,6 +33,8 @@ FORMAT_VERSION: Final = 1
 
 ActionCodec = Literal["h264", "ffv1", "png", "none"]
 RgbCodec = Literal["h264"]
+CalibrationPolicy = Literal["off", "warn", "quarantine"]
+CalibrationVerdict = Literal["ok", "off", "cannot tell"]
 VIEW_PATTERN: Final = r"^[a-z0-9_-]+$"
 KEY_PATTERN: Final = r"^[a-z0-9_-]{1,160}$"
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
@@ -88,8 +90,16 @@ class ConvertOptions(_Stored):
     )
     depth: bool = Field(False, description="store each view's depth, millimetres in 16 bits, lossless")
     masks: bool = Field(False, description="store each view's mask of ids, lossless")
+    check_calibration: CalibrationPolicy = Field(
+        "off", description="hold each camera against the pictures: store the verdict, or refuse episodes that are off"
+    )
+    calibration_gripper: tuple[str, ...] = Field(
+        (), description="the gripper looked for by check_calibration: NAME=VALUE as `actionimg convert --gripper` takes"
+    )
 
-    _later: ClassVar[frozenset[str]] = frozenset({"merge_arms", "depth", "masks"})
+    _later: ClassVar[frozenset[str]] = frozenset(
+        {"merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"}
+    )
 
     @field_validator("views")
     @classmethod
@@ -111,6 +121,8 @@ class ConvertOptions(_Stored):
             raise ValueError("spec and options differ in size")
         if self.poses_only and self.action_codec != "none":
             raise ValueError("without cameras there are no action images: action_codec must be none")
+        if self.calibration_gripper and self.check_calibration == "off":
+            raise ValueError("a gripper is looked for only with check_calibration warn or quarantine")
         if self.merge_arms and self.action_codec == "none":
             raise ValueError("there are no stored action images to merge: merge_arms needs an action_codec")
         return self
@@ -120,9 +132,15 @@ class ConvertOptions(_Stored):
         """What is stored beside each view's pictures: ``depth``, ``mask``."""
         return ("depth",) * self.depth + ("mask",) * self.masks
 
+    @property
+    def checks_calibration(self) -> bool:
+        """Whether each camera is held against the pictures."""
+        return self.check_calibration != "off"
+
     def without_cameras(self) -> ConvertOptions:
         """The same options for a source of which no camera is known."""
-        return self.model_copy(update={"poses_only": True, "action_codec": "none", "merge_arms": False})
+        left_out = {"merge_arms": False, "check_calibration": "off", "calibration_gripper": ()}
+        return self.model_copy(update={"poses_only": True, "action_codec": "none", **left_out})
 
     @classmethod
     def parse(cls, **values: Any) -> ConvertOptions:
@@ -180,6 +198,18 @@ class MemberRow(_Stored):
     sha256: str = Field(pattern=SHA256_PATTERN)
 
 
+class CalibrationRow(_Stored):
+    """What the pictures say of one camera in one episode; see docs/calibration.md."""
+
+    view: str
+    verdict: CalibrationVerdict
+    displacement_px: float | None = Field(
+        None, ge=0, description="pixels of the source by which the gripper is seen away from where it should be"
+    )
+    interval_px: float | None = Field(None, ge=0, description="radius that holds the true shift in 90 of 100 cases")
+    reason: str
+
+
 class SampleRow(_Stored):
     """One sample within its shard; ``offset`` and ``bytes`` span its members with their tar headers."""
 
@@ -196,8 +226,9 @@ class SampleRow(_Stored):
     bytes: int = Field(ge=0)
     members: tuple[MemberRow, ...]
     grippers: tuple[str, ...] = Field((), description="names of the grippers, in order; absent where there is one")
+    calibration: tuple[CalibrationRow, ...] = Field((), description="of each view; absent where it was not checked")
 
-    _later: ClassVar[frozenset[str]] = frozenset({"grippers"})
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration"})
 
 
 class ShardSidecar(_Stored):
@@ -261,9 +292,13 @@ class SampleMeta(_Stored):
         "metres, or null where it does not say; else absent",
     )
     masks: bool = Field(False, description="a mask of ids is stored for each view; absent where not")
+    calibration: tuple[CalibrationRow, ...] = Field(
+        (), description="what the pictures of the episode say of each view's camera; absent where it was not checked"
+    )
+    calibration_model: str = Field("", description="the gripper model that was looked for; absent where none was")
 
     _later: ClassVar[frozenset[str]] = frozenset(
-        {"grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"}
+        {"grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks", "calibration", "calibration_model"}
     )
 
     @property
@@ -397,11 +432,12 @@ def parse(
         ) from None
 
 
-def index_schema(grippers: bool = False) -> pa.Schema:
+def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema:
     """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards.
 
     Args:
         grippers: With a column of their names, as in data sets of several.
+        calibration: With a column of what was found out about the cameras, as in data sets that were checked for it.
     """
     import pyarrow as pa
 
@@ -427,6 +463,10 @@ def index_schema(grippers: bool = False) -> pa.Schema:
     ]
     if grippers:
         fields.insert(10, pa.field("grippers", pa.list_(pa.string()), nullable=False))
+    if calibration:
+        row = [("view", pa.string()), ("verdict", pa.string())]
+        row += [("displacement_px", pa.float64()), ("interval_px", pa.float64()), ("reason", pa.string())]
+        fields.append(pa.field("calibration", pa.list_(pa.struct(row)), nullable=False))
     return pa.schema(fields, metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
 
 

@@ -77,6 +77,31 @@ class GripperShape:
         name = f"{kind} {Path(path).name}" + (f" link {link}" if link else "")
         return cls(Hand(GripperModel.from_trimesh(mesh)), name, error_m)
 
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> GripperShape:
+        """A gripper from ``NAME=VALUE`` texts: sizes of the parametric one in metres, or ``mesh=FILE`` and ``link=NAME``.
+
+        ``model_error=MM`` says how far the model may be off as a whole.
+
+        Raises:
+            ActionImgError: Not of that form, or the mesh cannot be read.
+        """
+        named = {name: value for name, equals, value in (w.partition("=") for w in words) if equals}
+        sizes = [w for w in words if w.partition("=")[0] not in ("mesh", "link", "model_error")]
+        try:
+            error_m = float(named.get("model_error", "1")) / 1e3
+        except ValueError:
+            raise InvalidSpecError(
+                "is not a number", field="model_error", expected="millimetres", found=named["model_error"]
+            ) from None
+        if "mesh" not in named:
+            if "link" in named:
+                raise InvalidSpecError("only a URDF has links", field="link", found=named["link"])
+            return cls.parametric(error_m, **parse_sizes(sizes))
+        if sizes:
+            raise InvalidSpecError("the parametric gripper has sizes, a mesh has none", found=" ".join(sizes))
+        return cls.from_file(named["mesh"], named.get("link"), error_m=error_m)
+
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, Any]:
     """Sizes of the parametric gripper from ``NAME=METRES`` texts (``hand_size=X,Y,Z``).

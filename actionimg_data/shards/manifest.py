@@ -187,16 +187,17 @@ def published(
 REPAIR_HINT = "actionimg repair finds and makes again what is broken."
 
 
-def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> pa.Table:
+def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False) -> pa.Table:
     """The index: one row a sample, in the order of the shards; decode errors are null until `verify` records them.
 
     Args:
         sidecars: Of the shards.
         grippers: Of a data set whose samples have several.
+        calibration: Of a data set whose cameras were checked.
     """
     import pyarrow as pa
 
-    schema = index_schema(grippers)
+    schema = index_schema(grippers, calibration)
     batches = []
     for sidecar in sidecars:
         rows = [_index_row(sidecar.shard, sample) for sample in sidecar.samples]
@@ -205,7 +206,8 @@ def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> pa.
 
 
 def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
-    row = {**sample.model_dump(exclude={"members"}), "grippers": sample.grippers}
+    row = {**sample.model_dump(exclude={"members", "calibration"}), "grippers": sample.grippers}
+    row["calibration"] = [c.model_dump() for c in sample.calibration]
     members = [{"name": m.name, "offset": m.offset, "size": m.size} for m in sample.members]
     return {**row, "shard": shard, "members": members}
 
@@ -234,7 +236,7 @@ class _TableWriter:
         return self._buffer.getvalue()
 
 
-def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> bytes:
+def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False) -> bytes:
     """The index as a parquet file, of which `INDEX_ROWS` rows at a time are in memory as objects."""
     writer: _TableWriter | None = None
     waiting: list[ShardSidecar] = []
@@ -242,7 +244,7 @@ def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False) -> byt
 
     def write() -> None:
         nonlocal writer, rows
-        table = index_table(waiting, grippers)
+        table = index_table(waiting, grippers, calibration)
         writer = writer or _TableWriter(table.schema)
         writer.write(table)
         waiting.clear()
@@ -299,7 +301,7 @@ def finalize(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> 
             yield sidecar
 
     try:
-        index = index_bytes(sidecars(), bool(manifest.grippers))
+        index = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
     except _Missing:
         return None
     bad = sum(codes.values())

@@ -388,10 +388,10 @@ def open_dataset(path: str | Path | RemotePath) -> Dataset:
         raise CorruptDatasetError(
             "is not complete", where=path, hint="Run the same actionimg convert again to finish it."
         )
-    return Dataset(path, manifest, _index(path, bool(manifest.grippers)))
+    return Dataset(path, manifest, _index(path, manifest))
 
 
-def _index(path: Place, grippers: bool) -> pa.Table:
+def _index(path: Place, manifest: DatasetManifest) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -402,7 +402,7 @@ def _index(path: Place, grippers: bool) -> pa.Table:
         raise
     except (OSError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(grippers)):
+    if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
     return table
 

@@ -38,6 +38,7 @@ from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajec
 from ..raster import render_merged
 from ..schemas import (
     ActionImageSpec,
+    CalibrationRow,
     ConvertOptions,
     MemberRow,
     PlanEpisode,
@@ -51,6 +52,7 @@ from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
 from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
+from .calibration import checked
 from .crew import Crew
 from .layout import Place
 from .plan import check_planes
@@ -196,13 +198,15 @@ def _episode(
     crew: Crew,
 ) -> list[SampleRow]:
     try:
-        episode = prepared(reader.read(_ref(planned)), views, options, grippers)
+        source = reader.read(_ref(planned))
+        episode = prepared(source, views, options, grippers)
+        found = checked(source, views, options)
         rows = []
         length = options.clip_frames or len(episode)
         for clip, start in enumerate(range(0, len(episode), length)):
             part = episode.select(range(start, min(start + length, len(episode))))
             key = planned.key if options.clip_frames is None else f"{planned.key}-c{clip:04d}"
-            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report, crew))
+            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report, crew, found))
         return rows
     except ActionImgError as error:
         raise error.at(planned.id) from None
@@ -268,6 +272,7 @@ def _sample(
     work: Path,
     report: Report,
     crew: Crew,
+    found: tuple[tuple[CalibrationRow, ...], str] = ((), ""),
 ) -> SampleRow:
     count = len(episode)
     offset = tar.offset
@@ -282,6 +287,7 @@ def _sample(
 
     cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
     meta = _meta(key, clip, start_frame, episode, cameras, options)
+    meta = meta.model_copy(update={"calibration": found[0], "calibration_model": found[1]})
     add_bytes(layout.META, to_line(meta))
     for gripper, trajectory in episode.grippers.items():
         add_bytes(layout.trajectory_member(gripper), sample.trajectory_bytes(trajectory))
@@ -336,6 +342,7 @@ def _sample(
         fps=episode.fps,
         views=tuple(episode.views),
         grippers=episode.gripper_names,
+        calibration=found[0],
         instruction=episode.instruction,
         task=episode.task or "",
         offset=offset,
