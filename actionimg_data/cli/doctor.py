@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import shutil
 import sys
@@ -31,15 +32,17 @@ _EXTRAS = {
     "torch": ("torch",),
     "pytorch3d": ("pytorch3d",),
     "rlds": ("array_record", "simplejpeg", "google_crc32c"),
+    "training": ("torch", "torchdata"),
     "teleop": ("rosbags", "zarr"),
+    "joints": ("mujoco", "yourdfpy"),
     "report": ("jinja2", "matplotlib"),
+    "rerun": ("rerun",),
+    "ray": ("ray",),
+    "s3": ("s3fs",),
 }
-_INSTALL = {
-    "torch": "pip install 'actionimg-data[torch]'",
+_NATIVE = ("torch", "pytorch3d")
+_INSTALL = {name: f"pip install 'actionimg-data[{name}]'" for name in _EXTRAS} | {
     "pytorch3d": "pip install torch==2.12.0 easypytorch3d==0.7.9.post1",
-    "rlds": "pip install 'actionimg-data[rlds]'",
-    "teleop": "pip install 'actionimg-data[teleop]'",
-    "report": "pip install 'actionimg-data[report]'",
 }
 
 
@@ -103,15 +106,22 @@ def _check_round_trip() -> dict[str, Any]:
 def _check_extras() -> list[dict[str, Any]]:
     rows = []
     for extra, modules in _EXTRAS.items():
-        missing = []
-        for module in modules:
-            try:
-                importlib.import_module(module)
-            except (ImportError, OSError) as error:
-                missing.append(f"{module}: {str(error).splitlines()[0][:80]}")
+        missing = [reason for module in modules if (reason := _absent(module, load=module in _NATIVE)) is not None]
         found = "installed" if not missing else f"{'; '.join(missing)} → {_INSTALL[extra]}"
         rows.append({"check": f"extra {extra}", "ok": not missing, "found": found, "optional": True})
     return rows
+
+
+def _absent(module: str, load: bool) -> str | None:
+    """Why a module cannot be used; None where it can. Only those that fail by their libraries are loaded."""
+    try:
+        if load:
+            importlib.import_module(module)
+        elif importlib.util.find_spec(module) is None:
+            return f"{module} is not installed"
+    except (ImportError, OSError) as error:
+        return f"{module}: {str(error).splitlines()[0][:80]}"
+    return None
 
 
 @click.command("doctor")

@@ -113,6 +113,12 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
         return
     for path in result["files"]:
         click.echo(path)
+    found = result.get("difference_mm")
+    if found is not None:
+        text = "no frame has both"
+        if found["frames"]:
+            text = f"median {found['median']:.3g} mm, p95 {found['p95']:.3g} mm, largest {found['max']:.3g} mm"
+        click.echo(f"distance of the two, in {found['frames']} of {result['frames']} frames: {text}")
 
 
 def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
