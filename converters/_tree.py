@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,34 @@ def files_with_sizes(folder: Path) -> list[tuple[str, int]]:
         (e.name, e.stat(follow_symlinks=False).st_size) for e in _entries(folder) if e.is_file(follow_symlinks=False)
     ]
     return sorted(found, key=lambda item: natural_key(item[0]))
+
+
+HEAD: Final = 4096
+"""Bytes of a file's beginning and end that its stamp covers."""
+
+
+def file_stamp(path: Path) -> str:
+    """What changes when a file does: its size, and a digest of its first and last `HEAD` bytes.
+
+    A log that was mended keeps its size more often than not, and its header or its last records tell. Of an object in a
+    store that is not here only the size counts.
+    """
+    found = path.stat()
+    size = found.st_size
+    from . import remote
+
+    if remote.is_object(path) or not stat.S_ISREG(found.st_mode):
+        return str(size)
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(file.read(HEAD))
+            if size > HEAD:
+                file.seek(max(HEAD, size - HEAD))
+                digest.update(file.read(HEAD))
+    except OSError as error:
+        # Its episode will be in the quarantine, with the reason; the others are not to suffer.
+        return f"{size}:{error.errno}"
+    return f"{size}:{digest.hexdigest()[:16]}"
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -79,7 +79,7 @@ class ActionImagesConverter(Converter):
         return ()
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """References to the episodes, by task, variation and episode in natural order; no file is opened.
+        """References to the episodes, by task, variation and episode in natural order; no video is opened.
 
         Raises:
             SourceNotFoundError: ``source`` does not exist.
@@ -98,6 +98,8 @@ class ActionImagesConverter(Converter):
             for path in (folder.path, *views, *(view / "rgb" for view in views)):
                 files = _tree.files_with_sizes(path) if path.is_dir() else None
                 digest.update(repr((path.relative_to(folder.path).as_posix(), files)).encode())
+            for file in (folder.path / "actions.npy", *(view / "camera_params.json" for view in views)):
+                digest.update(_tree.file_stamp(file).encode() if file.is_file() else b"-")
             yield EpisodeRef(folder.id, folder.location(), None, digest.hexdigest()[:16])
         if not tasks:
             raise WrongFormatError(

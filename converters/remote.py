@@ -474,6 +474,11 @@ def _object(path: Path) -> tuple[RemotePath, Stat] | None:
     return _tree.ranges(path) if _tree is not None and _tree.pid == os.getpid() else None
 
 
+def is_object(path: Path) -> bool:
+    """Whether a path stands for an object of a store that was not fetched."""
+    return _object(path) is not None
+
+
 def range_file(path: Path) -> BinaryIO | None:
     """A file object over an object that is not here; None for a file that is, which is opened as ever."""
     found = _object(path)

@@ -242,6 +242,9 @@ def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, i
     digest = hashlib.sha256()
     for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
         digest.update(repr((group, listing)).encode("utf-8", "surrogatepass"))
+    for name in ("low_dim_obs.pkl", "variation_number.pkl"):
+        if (folder.path / name).is_file():
+            digest.update(_tree.file_stamp(folder.path / name).encode())
     files = next(iter(cameras.values()), [])
     num_frames = sum(bool(_PICTURE.match(name) or _BIMANUAL_PICTURE.match(name)) for name, _ in files) or None
     return EpisodeRef(folder.id, folder.location(), num_frames, digest.hexdigest()[:16])

@@ -250,7 +250,7 @@ class DroidConverter(Converter):
                 continue
             count += 1
             relative = folder.relative_to(root).as_posix()
-            size = (folder / TRAJECTORY).stat().st_size
+            size = _tree.file_stamp(folder / TRAJECTORY)
             videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
             state = hashlib.sha256(f"{options.hexdigest()} {size} {videos}".encode()).hexdigest()[:16]
             yield EpisodeRef(

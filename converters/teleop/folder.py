@@ -116,7 +116,7 @@ class FolderConverter(MappedConverter):
                 elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
                 sizes = [] if group else _tree.files_with_sizes(folder)
-                state = f"{state_of(loaded, (folder, root, loaded.folder))} {file.stat().st_size} {sizes}"
+                state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
                 yield EpisodeRef(
                     id=_tree._plain_id(stem),
                     location={

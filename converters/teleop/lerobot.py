@@ -332,10 +332,12 @@ class LeRobotConverter(MappedConverter):
                 "has no such episode", where=root, field="episodes", expected=f"0 … {max(rows)}", found=missing[0]
             )
         content = state_of(loaded, (root, loaded.folder))
+        stamps: dict[Path, str] = {}
         for index in wanted:
             path = dataset.data_file(rows[index])
-            size = path.stat().st_size if path.is_file() else -1
-            state = f"{content} {size} {json.dumps(rows[index], sort_keys=True, default=str)}"
+            if path not in stamps:
+                stamps[path] = _tree.file_stamp(path) if path.is_file() else "-1"
+            state = f"{content} {stamps[path]} {json.dumps(rows[index], sort_keys=True, default=str)}"
             yield EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},

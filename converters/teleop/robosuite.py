@@ -270,7 +270,7 @@ class RobosuiteConverter(RowConverter):
                     for name in names
                 }
             relative = path.relative_to(root).as_posix()
-            state = hashlib.sha256(f"{stamp} {path.stat().st_size} {rows}".encode()).hexdigest()[:16]
+            state = hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]
             for name, length in rows.items():
                 count += 1
                 yield EpisodeRef(

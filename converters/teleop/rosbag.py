@@ -78,7 +78,8 @@ class RosbagConverter(MappedConverter):
             found = True
             stem = path.name if relative == "." else relative
             stem = stem[: -len(path.suffix)] if path.suffix.lower() in bag.SUFFIXES else stem
-            sizes = _tree.files_with_sizes(path) if path.is_dir() else path.stat().st_size
+            files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
+            sizes = [(file.name, _tree.file_stamp(file)) for file in files]
             state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
             yield EpisodeRef(
                 _tree._plain_id(stem),
