@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve()
 # The name of this folder's files must not come before those of packages.
 sys.path[0] = str(HERE.parents[1])
 
-from ray_cluster import DyingJob, ray_cluster  # noqa: E402
+from ray_cluster import DyingJob, add_node, ray_cluster  # noqa: E402
 from synthetic_converter import SyntheticConverter, write_source  # noqa: E402
 
 from actionimg_data import engine  # noqa: E402
@@ -50,7 +50,7 @@ class Killing(engine.Observer):
             self.left -= 1
             self.killed += 1
             self.cluster.remove_node(self.cluster.list_all_nodes()[-1], allow_graceful=False)
-            self.cluster.add_node(wait=False, num_cpus=1, object_store_memory=80 << 20)
+            add_node(self.cluster)
 
 
 def main() -> int:
