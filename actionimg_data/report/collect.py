@@ -186,6 +186,48 @@ def quarantine(rows: Iterator[QuarantineRow]) -> list[tuple[str, int, list[Quara
     return [(code, number, examples[code]) for code, number in _top(counts, len(counts))]
 
 
+def calibration(dataset: Dataset) -> dict[str, Any] | None:
+    """What was found out about the cameras; None for a data set whose cameras were not checked.
+
+    Of each view the number of episodes by verdict and the shifts seen, and of all the worst ones.
+    """
+    if "calibration" not in dataset.table.column_names:
+        return None
+    episodes: dict[str, list[dict[str, Any]]] = {}
+    for episode, rows in zip(
+        dataset.table["episode"].to_pylist(), dataset.table["calibration"].to_pylist(), strict=True
+    ):
+        episodes.setdefault(episode, rows)
+    views: dict[str, dict[str, Any]] = {}
+    off = []
+    for episode, rows in episodes.items():
+        for row in rows:
+            of_view = views.setdefault(row["view"], {"verdicts": Counter(), "shifts": [], "reasons": Counter()})
+            of_view["verdicts"][row["verdict"]] += 1
+            if row["displacement_px"] is not None:
+                of_view["shifts"].append(row["displacement_px"])
+            if row["verdict"] == "cannot tell":
+                of_view["reasons"][row["reason"]] += 1
+            elif row["verdict"] == "off":
+                off.append((row["displacement_px"], episode, row["view"], row["reason"]))
+    return {
+        "views": [
+            {
+                "view": name,
+                "ok": v["verdicts"]["ok"],
+                "off": v["verdicts"]["off"],
+                "unknown": v["verdicts"]["cannot tell"],
+                "median": float(np.median(v["shifts"])) if v["shifts"] else None,
+                "most": max(v["shifts"], default=None),
+                "reason": v["reasons"].most_common(1)[0][0] if v["reasons"] else "",
+            }
+            for name, v in views.items()
+        ],
+        "worst": sorted(off, key=lambda o: (-o[0], o[1], o[2]))[:10],
+        "episodes": len(episodes),
+    }
+
+
 def decode(dataset: Dataset, spec: ActionImageSpec, unreadable: list[tuple[str, str]]) -> list[RoundTrip]:
     """Decode some samples: those of the largest recorded error first, then others spread over the data set."""
     order = [*_worst_recorded(dataset, 3), *spread(dataset, 40)]
@@ -242,7 +284,7 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
         name: ConvertOptions.model_fields[name].default
         for name in (
             *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split"),
-            *("merge_arms", "depth", "masks"),
+            *("merge_arms", "depth", "masks", "check_calibration"),
         )
     }
     given = {name: getattr(options, name) for name, default in usual.items() if getattr(options, name) != default}
@@ -254,6 +296,8 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
             words.append(flag if value else f"--no-{flag[2:]}")
         else:
             words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    for word in options.calibration_gripper:
+        words += ["--gripper", word]
     if options.spec.resized(512, 512) != ActionImageSpec():
         words += ["--spec", f"{out}/dataset.json"]
     return shlex.join(words)

@@ -179,6 +179,7 @@ def _content(
         "samples": shown,
         "motion": _motion(moved, manifest),
         "decode": _decode(dataset, manifest, trips, worst),
+        "calibration": collect.calibration(dataset),
         "timing": _timing(dataset, moved),
         "words": _words(dataset),
         "quarantine": collect.quarantine(read_quarantine(out)),
