@@ -214,7 +214,7 @@ def _incomplete(out: Place, manifest: DatasetManifest) -> str:
     return f"{out}: is not complete: {there} of {manifest.planned_shards} shards are there; convert again to finish it"
 
 
-def _plan(out: Place, manifest: DatasetManifest) -> tuple[PlanRow, ...]:
+def _plan(out: Place, manifest: DatasetManifest) -> Sequence[PlanRow]:
     path = out / layout.PLAN
     _check_file(out, layout.PLAN, manifest)
     rows = read_plan(out)
