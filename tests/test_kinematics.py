@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from actionimg_data.converters.teleop import mjcf
 from actionimg_data.converters.teleop.kinematics import Chain, scene_chain
@@ -145,6 +146,23 @@ def test_anchors_references_defaults_and_frames_are_mujocos(seed: int) -> None:
     assert np.abs(together - expected).max() <= 1e-9
 
 
+@pytest.mark.parametrize("axis", ["0 0 1", "0 0 -1", "1e-7 0 1", "0 -1e-7 -1", "1 0 0", "0 -2 0", "0.3 -0.4 0.5"])
+@pytest.mark.parametrize("kind", ["revolute", "prismatic"])
+def test_any_axis_is_turned_about_and_slid_along(tmp_path: Path, axis: str, kind: str) -> None:
+    joint = f'type="{kind}"><parent link="a"/><child link="b"/><axis xyz="{axis}"/></joint>'
+    links = '<link name="a"/><link name="b"/><link name="tip"/>'
+    tip = '<joint name="t" type="fixed"><parent link="b"/><child link="tip"/><origin xyz="0.1 0.2 0.3"/></joint>'
+    (tmp_path / "j.urdf").write_text(f'<robot name="r">{links}<joint name="j" {joint}{tip}</robot>')
+    pose = Chain.load(tmp_path / "j.urdf", None, "tip").poses(["j"], np.array([[0.7], [-2.0]]))
+    unit = np.array([float(v) for v in axis.split()])
+    unit /= np.linalg.norm(unit)
+    for value, found in zip((0.7, -2.0), pose, strict=True):
+        turn = Rotation.from_rotvec(value * unit).as_matrix() if kind == "revolute" else np.eye(3)
+        place = turn @ [0.1, 0.2, 0.3] + (value * unit if kind == "prismatic" else 0)
+        assert np.allclose(found[:3, :3], turn, rtol=0, atol=1e-14)
+        assert np.allclose(found[:3, 3], place, rtol=0, atol=1e-14)
+
+
 def test_a_joint_that_mimics_another_follows_it(tmp_path: Path) -> None:
     text = panda_urdf().replace(
         '<limit lower="-3" upper="3" effort="1" velocity="1"/></joint>\n<link name="link3">',
@@ -169,6 +187,13 @@ def test_rows_that_are_not_finite_stay_so(tmp_path: Path) -> None:
     assert np.isfinite(poses[[0, 2]]).all()
 
 
+def copies_of(count: str, depth: int) -> str:
+    """A scene that repeats a site so often, in so many levels."""
+    return SCENE.replace(
+        "<body", f'<replicate count="{count}">' * depth + "<site/>" + "</replicate>" * depth + "<body", 1
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "base", "tip", "error", "message"),
     [
@@ -185,6 +210,13 @@ def test_rows_that_are_not_finite_stay_so(tmp_path: Path) -> None:
         (SCENE.replace('pos="0.1 0 0"', 'pos="0.1 zero 0"'), None, "tip", BadFileError, "MuJoCo cannot compile"),
         ("<mujoco><include file='gone.xml'/></mujoco>", None, "tip", SourceNotFoundError, "gone.xml"),
         ("<mujoco><include file='r.xml'/></mujoco>", None, "tip", BadFileError, "include each other"),
+        ("<mujoco><include file='r.xml'/><include file='r.xml'/></mujoco>", None, "tip", BadFileError, "200 includes"),
+        ("<mujoco><worldbody>" + "<body>" * 300 + "</body>" * 300 + "</worldbody></mujoco>", None, "tip",
+         UnsafeFileError, "nests too deeply"),
+        ("<mujoco><default>" + "<default>" * 300 + "</default>" * 300 + "</default><worldbody/></mujoco>", None, "tip",
+         UnsafeFileError, "nests too deeply"),
+        (copies_of("200", 2), None, "tip", UnsafeFileError, "copies too often"),
+        (copies_of("-1", 1), None, "tip", UnsafeFileError, "copies too often"),
         ("<mujoco/>", None, "tip", WrongFormatError, "has no bodies"),
         (panda_urdf(), None, "palm", WrongFormatError, r"expected base \| grip_site \| hand \| link1.*found palm"),
         (panda_urdf(), "palm", "hand", WrongFormatError, "base: has no such link"),

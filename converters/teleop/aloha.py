@@ -40,7 +40,7 @@ from .episode import Arm, Recording, ViewInput, assemble
 from .frames import HDF5Frames
 from .kinematics import Chain
 from .mjcf import Scene, parse_xml, robot_files
-from .rows import RowConverter, RowOptions, check_rows, log_files, numbers, plain_view
+from .rows import RowConverter, RowOptions, check_rows, log_files, numbers, plain_view, row_count
 from .sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
@@ -261,9 +261,9 @@ class AlohaConverter(RowConverter):
         with hdf5.open_hdf5(path) as file:
             qpos = numbers(file, "observations/qpos", where)
             field = "observations/qpos"
-            counts = {f"{_IMAGES}/{name}": len(file[f"{_IMAGES}/{name}"]) for name in file[_IMAGES]}
+            counts = {f"{_IMAGES}/{name}": row_count(file, f"{_IMAGES}/{name}", where) for name in file[_IMAGES]}
             if "action" in file:
-                counts["action"] = len(file["action"])
+                counts["action"] = row_count(file, "action", where)
             check_rows(counts, len(qpos), "observations/qpos", where)
             names = {plain_view(name): name for name in file[_IMAGES]}
             simulated = bool(np.any(file.attrs.get("sim", False)))

@@ -119,21 +119,41 @@ class Chain:
             raise WrongFormatError(
                 what, where=self.where, field="joints", expected=", ".join(self.names), found=", ".join(names)
             )
-        rotation = np.broadcast_to(np.eye(3), (len(values), 3, 3))
+        rotation = np.tile(np.eye(3), (len(values), 1, 1))
         position = np.zeros((len(values), 3))
+        # Each joint moves about or along z of a frame of its own: a turn then mixes two columns, for all rows at once.
+        turned = np.eye(4)
         for motion in self.motions:
-            position = position + rotation @ motion.before[:3, 3]
-            rotation = rotation @ motion.before[:3, :3]
+            axis_from_z = np.eye(4)
+            axis_from_z[:3, :3] = _z_to(motion.axis)
+            rotation, position = _moved(rotation, position, turned.T @ motion.before @ axis_from_z)
+            turned = axis_from_z
             value = values[:, list(names).index(motion.name)]
             value = value * angle_unit if motion.kind == "turn" else value
-            value = motion.multiplier * value + motion.offset - motion.zero
-            along = value[:, None] * motion.axis
+            value = (motion.multiplier * value + motion.offset - motion.zero)[:, None]
             if motion.kind == "turn":
-                rotation = rotation @ np.asarray(rotations.matrix_from_rotation_vector(along))
+                x, y = rotation[:, :, 0], rotation[:, :, 1]
+                cosine, sine = np.cos(value), np.sin(value)
+                rotation = np.stack([cosine * x + sine * y, cosine * y - sine * x, rotation[:, :, 2]], axis=-1)
             else:
-                position = position + (rotation @ along[:, :, None])[:, :, 0]
-        position = position + rotation @ self.end[:3, 3]
-        return np.asarray(transforms.make_transform(rotation @ self.end[:3, :3], position))
+                position = position + value * rotation[:, :, 2]
+        rotation, position = _moved(rotation, position, turned.T @ self.end)
+        return np.asarray(transforms.make_transform(rotation, position))
+
+
+def _moved(rotation: FloatArray, position: FloatArray, step: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Poses ``(N, 3, 3)``, ``(N, 3)`` times one rigid transform ``(4, 4)``."""
+    rows = rotation.reshape(-1, 3)
+    return (rows @ step[:3, :3]).reshape(-1, 3, 3), position + (rows @ step[:3, 3]).reshape(-1, 3)
+
+
+def _z_to(axis: FloatArray) -> FloatArray:
+    """A rotation ``(3, 3)`` that takes z to a unit vector."""
+    turn = np.cross([0.0, 0.0, 1.0], axis)
+    size = np.linalg.norm(turn)
+    if size == 0:
+        return np.eye(3) if axis[2] > 0 else np.diag([1.0, -1.0, -1.0])
+    return np.asarray(rotations.matrix_from_rotation_vector(turn / size * np.arctan2(size, axis[2])))
 
 
 @dataclass(frozen=True, eq=False)

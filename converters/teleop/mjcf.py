@@ -33,6 +33,8 @@ from ..calibration import OPENCV_FROM_OPENGL
 FloatArray = NDArray[np.float64]
 MAX_BYTES = 32 << 20
 MAX_INCLUDES = 200
+MAX_DEPTH = 200
+MAX_COPIES = 10_000
 _MAX_LISTED = 60
 _PLACE = ("pos", "quat", "axisangle", "xyaxes", "zaxis", "euler")
 _KEPT = {
@@ -82,10 +84,8 @@ def _beside(name: str, file: Path, main: Path) -> Path:
     return own if own.is_file() else main.parent / name
 
 
-def _included(root: ElementTree.Element, file: Path | None, main: Path | None, where: object, depth: int) -> None:
+def _included(root: ElementTree.Element, file: Path | None, main: Path | None, where: object, read: list[Path]) -> None:
     """Put the contents of included files in the place of the elements that include them."""
-    if depth > MAX_INCLUDES:
-        raise BadFileError("files include each other", where=where)
     for parent in list(root.iter()):
         for place, element in reversed(list(enumerate(parent))):
             if element.tag != "include":
@@ -95,8 +95,11 @@ def _included(root: ElementTree.Element, file: Path | None, main: Path | None, w
             other = _beside(str(element.get("file")), file, main)
             if not other.is_file():
                 raise SourceNotFoundError("no such file", where=other, field=f"include of {file.name}")
+            read.append(other)
+            if len(read) > MAX_INCLUDES:
+                raise BadFileError("files include each other", where=where, expected=f"≤ {MAX_INCLUDES} includes")
             inner = parse_xml(_text.read_bytes(other, MAX_BYTES), other)
-            _included(inner, other, main, other, depth + 1)
+            _included(inner, other, main, other, read)
             parent[place : place + 1] = list(inner)
 
 
@@ -105,7 +108,16 @@ def _place_only(element: ElementTree.Element) -> ElementTree.Element:
     return ElementTree.Element(element.tag, {k: v for k, v in element.attrib.items() if k in kept})
 
 
-def _reduced_body(element: ElementTree.Element, where: object) -> ElementTree.Element:
+def _reduced_body(element: ElementTree.Element, where: object, depth: int = 0, copies: int = 1) -> ElementTree.Element:
+    count = element.get("count", "1") if element.tag == "replicate" else "1"
+    copies *= int(count) if count.isascii() and count.isdecimal() else MAX_COPIES + 1
+    if depth > MAX_DEPTH or copies > MAX_COPIES:
+        raise UnsafeFileError(
+            "nests too deeply or copies too often",
+            where=where,
+            field=element.tag,
+            expected=f"≤ {MAX_DEPTH} bodies in each other, ≤ {MAX_COPIES} copies",
+        )
     if element.tag == "worldbody":
         out = ElementTree.Element("worldbody")
     else:
@@ -121,17 +133,19 @@ def _reduced_body(element: ElementTree.Element, where: object) -> ElementTree.El
                 hint="Compile it to one file first: mujoco.mj_saveLastXML.",
             )
         if child.tag in _NESTED:
-            out.append(_reduced_body(child, where))
+            out.append(_reduced_body(child, where, depth + 1, copies))
         elif child.tag in _KEPT:
             out.append(_place_only(child))
     return out
 
 
-def _reduced_defaults(element: ElementTree.Element) -> ElementTree.Element:
+def _reduced_defaults(element: ElementTree.Element, where: object, depth: int = 0) -> ElementTree.Element:
+    if depth > MAX_DEPTH:
+        raise UnsafeFileError("nests too deeply", where=where, field="default", expected=f"≤ {MAX_DEPTH} levels")
     out = ElementTree.Element("default", {k: v for k, v in element.attrib.items() if k == "class"})
     for child in element:
         if child.tag == "default":
-            out.append(_reduced_defaults(child))
+            out.append(_reduced_defaults(child, where, depth + 1))
         elif child.tag in ("joint", "site", "camera"):
             out.append(_place_only(child))
     return out
@@ -155,7 +169,7 @@ def reduced(root: ElementTree.Element, where: object) -> str:
         ElementTree.SubElement(
             out, "compiler", {k: v for k, v in compiler.attrib.items() if k in ("angle", "eulerseq")}
         )
-    out.extend([_reduced_defaults(d) for d in root.findall("default")])
+    out.extend([_reduced_defaults(d, where) for d in root.findall("default")])
     worlds = root.findall("worldbody")
     if not worlds:
         raise WrongFormatError("has no bodies", where=where, expected="<worldbody>")
@@ -200,7 +214,7 @@ class Scene:
             WrongFormatError: Not MJCF.
         """
         root = parse_xml(_text.read_bytes(path, MAX_BYTES), path)
-        _included(root, path, path, path, 0)
+        _included(root, path, path, path, [])
         return cls._compiled(root, path)
 
     @classmethod
@@ -210,7 +224,7 @@ class Scene:
         if len(raw) > MAX_BYTES:
             raise UnsafeFileError("is too large to read", where=where, expected=f"≤ {MAX_BYTES} bytes", found=len(raw))
         root = parse_xml(raw, where)
-        _included(root, None, None, where, 0)
+        _included(root, None, None, where, [])
         return cls._compiled(root, where)
 
     @classmethod
@@ -391,16 +405,18 @@ def cameras_in(text: str, where: object) -> dict[str, bool]:
     """The cameras in an MJCF text, and whether they are fixed to something that moves; MuJoCo is not needed."""
     found: dict[str, bool] = {}
 
-    def walk(element: ElementTree.Element, moves: bool) -> None:
+    def walk(element: ElementTree.Element, moves: bool, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise UnsafeFileError("nests too deeply", where=where, expected=f"≤ {MAX_DEPTH} bodies in each other")
         moves = moves or element.get("mocap") == "true" or any(c.tag in ("joint", "freejoint") for c in element)
         for child in element:
             if child.tag == "camera":
                 found[str(child.get("name"))] = moves or child.get("mode", "fixed") != "fixed"
             elif child.tag in _NESTED:
-                walk(child, moves)
+                walk(child, moves, depth + 1)
 
     for world in parse_xml(text.encode(), where).findall("worldbody"):
-        walk(world, False)
+        walk(world, False, 0)
     return found
 
 

@@ -53,10 +53,10 @@ from .rows import (
     RowOptions,
     check_rows,
     gripper_values,
-    json_ready,
     log_files,
     numbers,
     parse_gripper,
+    row_count,
 )
 from .sync import PoseSamples, ScalarSamples
 
@@ -265,9 +265,10 @@ class RobosuiteConverter(RowConverter):
                 if not names or self._recognises(file, file[f"data/{names[0]}"]) is None:
                     continue
                 names = _masked(file, names, self.options.filter_key, path)
+                actions = {name: file.get(f"data/{name}/actions") for name in names}
                 rows = {
-                    name: len(file[f"data/{name}/actions"]) if f"data/{name}/actions" in file else None
-                    for name in names
+                    name: len(found) if isinstance(found, h5py.Dataset) and found.ndim else None
+                    for name, found in actions.items()
                 }
             relative = path.relative_to(root).as_posix()
             state = hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]
@@ -335,27 +336,27 @@ class RobosuiteConverter(RowConverter):
 
     def _check_lengths(self, demo: Demo, names: Mapping[str, ArmNames]) -> int:
         """Rows of the episode; refuse streams that differ in length."""
-        if "actions" not in demo.group:
-            raise WrongFormatError("has no such data set", where=demo.where, field="actions")
-        rows = len(demo.group["actions"])
-        counts = {"obs/" + key: len(demo.obs[key]) for arm in names.values() for key in (arm.position, arm.gripper)}
-        counts.update({f"obs/{pictures}": len(demo.obs[pictures]) for pictures, _ in self._views(demo).values()})
+        rows = row_count(demo.group, "actions", demo.where)
+        of_arms = [key for arm in names.values() for key in (arm.position, arm.rotation, arm.gripper)]
+        keys = dict.fromkeys([*of_arms, *(pictures for pictures, _ in self._views(demo).values())])
+        counts = {f"obs/{key}": row_count(demo.obs, key, demo.where) for key in keys}
         stated = demo.group.attrs.get("num_samples")
-        if stated is not None:
-            counts["num_samples"] = int(json_ready(stated))
+        if isinstance(stated, (int, np.integer)):
+            counts["num_samples"] = int(stated)
         check_rows(counts, rows, "actions", demo.where)
         return rows
 
     # -- arms ----------------------------------------------------------------------------------------------------
 
     def _robots(self, demo: Demo) -> list[Any]:
-        found = demo.kwargs.get("robots") or []
-        return [found] if isinstance(found, str) else list(found)
+        found = demo.kwargs.get("robots")
+        return [found] if isinstance(found, str) else found if isinstance(found, list) else []
 
     def _is_panda(self, demo: Demo, robot: int) -> bool:
         robots = self._robots(demo)
         grippers = demo.kwargs.get("gripper_types", "default")
-        grippers = [grippers] * len(robots) if isinstance(grippers, str) else list(grippers)
+        if not isinstance(grippers, list):
+            grippers = [grippers or "default"] * len(robots)
         known = robot < len(robots) and robots[robot] in PANDAS
         return known and (robot >= len(grippers) or grippers[robot] in ("default", "PandaGripper"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -227,6 +226,24 @@ def numbers(group: h5py.Group, name: str, where: object, width: int | None = Non
     return values
 
 
+def row_count(group: h5py.Group, name: str, where: object) -> int:
+    """Rows of a data set.
+
+    Raises:
+        WrongFormatError: It does not exist, or is a single value.
+    """
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset) or found.ndim == 0:
+        raise WrongFormatError(
+            "has no such data set",
+            where=where,
+            field=name,
+            expected=" | ".join(sorted(group)),
+            found=type(found).__name__,
+        )
+    return len(found)
+
+
 def check_rows(counts: Mapping[str, int], expected: int, of: str, where: object) -> None:
     """Refuse streams that differ in length.
 
@@ -243,10 +260,3 @@ def check_rows(counts: Mapping[str, int], expected: int, of: str, where: object)
 def plain_view(name: str) -> str:
     """A camera's name as a view's: ``[a-z0-9_-]+``."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name.lower())
-
-
-def json_ready(value: Any) -> Any:
-    """Arrays and numpy numbers as JSON values."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value

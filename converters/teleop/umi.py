@@ -308,7 +308,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 def _episode_ends(arrays: dict[str, Any], path: Path) -> list[int]:
     """Ends of the episodes, which increase and lie within the arrays."""
     ends = np.asarray(tables.read_zarr(arrays["meta/episode_ends"], slice(None), path, "meta/episode_ends"))
-    rows = int(arrays["data/robot0_eef_pos"].shape[0])
+    rows = int(arrays["data/robot0_eef_pos"].shape[0]) if arrays["data/robot0_eef_pos"].ndim else 0
     if ends.ndim != 1 or len(ends) == 0 or ends.dtype.kind not in "iu" or ends[0] <= 0 or (np.diff(ends) <= 0).any():
         raise BadFileError(
             "is not a list of ends that increase", where=path, field="meta/episode_ends", found=ends[:8].tolist()
