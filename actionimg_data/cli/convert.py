@@ -70,7 +70,7 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             help="Hold each camera against the pictures; store the verdict, or leave out episodes that are off.",
         ),
         click.Option(
-            ["--gripper"],
+            ["--calibration-gripper"],
             multiple=True,
             metavar="NAME=VALUE",
             help="What --check-calibration looks for: a size in metres, mesh=FILE, link=NAME, model_error=MM.",
@@ -283,7 +283,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
         **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
         check_calibration=given["check_calibration"],
-        calibration_gripper=_gripper_words(given["gripper"]),
+        calibration_gripper=_gripper_words(given["calibration_gripper"]),
     )
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
@@ -327,7 +327,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
 
 
 def _gripper_words(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of --gripper, which are refused here rather than in each episode; a mesh by its whole path."""
+    """The words of --calibration-gripper, which are refused here rather than in each episode; a mesh by its whole path."""
     if words:
         from ..calibrate import GripperShape
 
