@@ -189,9 +189,8 @@ def test_rows_that_are_not_finite_stay_so(tmp_path: Path) -> None:
 
 def copies_of(count: str, depth: int) -> str:
     """A scene that repeats a site so often, in so many levels."""
-    return SCENE.replace(
-        "<body", f'<replicate count="{count}">' * depth + "<site/>" + "</replicate>" * depth + "<body", 1
-    )
+    nested = f'<replicate count="{count}">' * depth + "<site/>" + "</replicate>" * depth
+    return SCENE.replace("<body", nested + "<body", 1)
 
 
 @pytest.mark.parametrize(
