@@ -17,6 +17,7 @@ from actionimg_data.cli import _common, main
 from actionimg_data.cli._picture import half_blocks
 from actionimg_data.testing import write_rlbench_dataset
 from actionimg_data.testing.rlds import write_rlds_demo
+from actionimg_data.testing.simulators import write_simulator_logs
 
 DOC = (Path(__file__).resolve().parents[1] / "docs" / "looking.md").read_text(encoding="utf-8")
 
@@ -99,6 +100,21 @@ def test_a_folder_of_sources_names_them(sources: Path) -> None:
     assert result.exit_code == 1
     assert f"actionimg inspect '{sources / 'demos'}'" in result.stderr
     assert f"actionimg inspect '{sources / 'rlds'}'" in result.stderr
+
+
+def test_what_a_simulators_log_has_to_be_told_is_in_its_command(tmp_path: Path) -> None:
+    paths = write_simulator_logs(tmp_path, 4, 64, 1)
+    for name, flags in (("robomimic", ["--instruction"]), ("umi", ["--fps", "--instruction", "--gripper"])):
+        source = found(paths[name])
+        assert not source["convertible"]
+        convert, explain = source["next"]
+        assert convert.startswith(f"actionimg convert {name} {paths[name]} {name}-shards ")
+        for flag in flags:
+            assert f"{flag} {flag[2:].upper()}" in convert
+        assert explain == f"actionimg converters --explain {name}"
+    told = found(paths["robomimic"], "-O", "instruction=lift the cube")
+    assert (told["convertible"], told["missing"]) == (True, [])
+    assert "--instruction 'lift the cube'" in told["next"][1]
 
 
 @pytest.mark.realdata

@@ -97,7 +97,7 @@ def command(
         kind, found = "sample", _sample(dataset[key])
     first: Episode | None = None
     if made is not None:
-        first, judged = _judge(path, made, options, format_name)
+        first, judged = _judge(path, made, options, format_name, found.get("to be given") or [])
         found |= judged
     else:
         found["next"] = _next_of(kind, path, found)
@@ -178,25 +178,30 @@ def _line(*words: str) -> str:
 
 
 def _judge(
-    path: str, converter: Converter, options: Sequence[str], format_name: str | None
+    path: str, converter: Converter, options: Sequence[str], format_name: str | None, asked: Sequence[str]
 ) -> tuple[Episode | None, dict[str, Any]]:
-    """Whether the first episode can be converted, what is missing, and the commands to type next."""
+    """Whether the first episode can be converted, what is missing, and the commands to type next.
+
+    ``asked`` are the flags that the converter has still to be given.
+    """
     source = [path, *(("--format", format_name) if format_name else ())]
     for text in options:
         name, _, value = text.partition("=")
         source += ["--mapping", value] if name == "mapping" else ["-O", text]
+    convert = ["convert", converter.name, path, f"{Path(path).resolve().name}-shards", *_flags(converter, options)]
+    to_fill_in = _line(*convert, *(word for flag in asked for word in (flag, flag[2:].replace("-", "_").upper())))
     try:
         episode = converter.read(next(iter(converter.discover(path))))
     except StopIteration:
-        return None, _cannot(WrongFormatError("holds no episode", where=path), source, converter)
+        return None, _cannot(WrongFormatError("holds no episode", where=path), source, converter, None)
     except ActionImgError as error:
-        return None, _cannot(error, source, converter)
+        return None, _cannot(error, source, converter, to_fill_in if asked else None)
     without = [name for name, view in episode.views.items() if view.camera is None]
     if len(without) == len(episode.views) and not converter.poses_only:
         blind = MissingCalibrationError(
             "no view has a camera", where=episode.id, found=" ".join(without), hint="Give their cameras."
         )
-        return episode, _cannot(blind, source, converter)
+        return episode, _cannot(blind, source, converter, to_fill_in if asked else None)
     missing = [
         {
             "code": MissingCalibrationError.code,
@@ -206,13 +211,15 @@ def _judge(
         for name in without
         if not converter.poses_only
     ]
-    convert = ["convert", converter.name, path, f"{Path(path).resolve().name}-shards", *_flags(converter, options)]
     todo = [] if converter.poses_only else [_line("render", *source, "--out", "look")]
     return episode, {"convertible": True, "missing": missing, "next": [*todo, _line(*convert)]}
 
 
-def _cannot(error: ActionImgError, source: list[str], converter: Converter) -> dict[str, Any]:
-    """Of a source whose first episode cannot be converted: why, and what to type to mend it."""
+def _cannot(error: ActionImgError, source: list[str], converter: Converter, to_fill_in: str | None) -> dict[str, Any]:
+    """Of a source whose first episode cannot be converted: why, and what to type to mend it.
+
+    ``to_fill_in`` is the command whose words in capitals are for the user to replace.
+    """
     fields = converter.Options.model_fields
     absent = {name for name in fields if getattr(converter.options, name) is None}
     configs = sorted(Path(source[0]).glob("*.yaml")) if "config" in absent else []
@@ -220,6 +227,8 @@ def _cannot(error: ActionImgError, source: list[str], converter: Converter) -> d
     if "mapping" in absent:
         way = ("--mapping", str(beside)) if beside.is_file() else ("--propose", "mapping.yaml")
         todo = [_line("inspect", *source, *way)]
+    elif to_fill_in is not None:
+        todo = [to_fill_in, _line("converters", "--explain", converter.name)]
     elif error.code == MissingCalibrationError.code and "camera_file" in absent:
         todo = [_line("inspect", *source, "-O", "camera_file=cameras.json")]
         if "poses_only" in fields:
