@@ -147,6 +147,7 @@ def perfect_measurements(trajectory, cameras, spec, rng, noise):
             residual=np.zeros((frames, 3)),
             pedestal=spec.pedestal * trajectory.openness,
             pedestal_samples=np.full(frames, 100),
+            another=np.zeros((frames, 2), bool),
         )
         for view in uv
     ]

@@ -12,6 +12,7 @@ import torch
 from arms_data import arm, camera, make_dataset
 from click.testing import CliRunner
 
+import actionimg_data as aid
 from actionimg_data import open_dataset
 from actionimg_data.cli import main
 from actionimg_data.engine.verification import record, verify
@@ -165,6 +166,31 @@ def test_a_merged_data_set_is_decoded_where_blobs_are_apart(merged: Path) -> Non
     for found in summary["grippers"].values():
         assert found["decoded_frames"] + found["undecodable_frames"] == 20
         assert found["position_error_mm"]["p95"] < 0.05
+
+
+@pytest.mark.parametrize("closest", [0.16, 0.05, 0.0])
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_decoder_that_knows_no_arm_says_so_and_is_never_silently_wrong(closest: float, size: int) -> None:
+    spec = ActionImageSpec(height=size, width=size)
+    arms = {"right": arm(-1, 30, closest=closest), "left": arm(1, 30, closest=closest)}
+    cameras = [camera(name).resized(size, size) for name in ("front", "side", "top")]
+    decoded = aid.decode(np.stack([render_merged(arms, one, spec) for one in cameras]), cameras, spec)
+    assert not decoded.valid.any()
+    assert (decoded.reason == "several-grippers").sum() > 20
+    alone = aid.decode(aid.render(arms["left"], cameras, spec), cameras, spec)
+    assert alone.valid.all()
+
+
+def test_one_stray_blob_is_not_a_second_gripper() -> None:
+    path = arm(1, 6)
+    cameras = [camera(name).resized(128, 128) for name in ("front", "side")]
+    videos = aid.render(path, cameras, SPEC).copy()
+    y, x = np.mgrid[:128, :128]
+    stray = 255 * np.exp(-((x - 20) ** 2 + (y - 100) ** 2) / (2 * SPEC.sigma_px**2))
+    videos[0, ..., 1] = np.maximum(videos[0, ..., 1], (0.9 * stray).astype(np.uint8))
+    decoded = aid.decode(videos, cameras, SPEC)
+    assert decoded.valid.all()
+    assert np.abs(decoded.trajectory.position - path.position).max() < 1e-3
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "h264"])

@@ -30,6 +30,10 @@ MIN_VISIBLE = 0.12
 """Least visible intensity (above the pedestal, in blue a third of it) that counts as a blob."""
 MIN_EXPLAINED = 0.8
 """Least fraction of the window's variance that the blob must explain."""
+ANOTHER_APART = 4.0
+"""Sigmas from the brightest blob of a plane from which on a bright spot is another one, and not its flank."""
+ANOTHER_VISIBLE = 0.35
+"""Least mean intensity over 3x3 samples of such a spot: six tenths of a whole blob's."""
 AMPLITUDE_RANGE = (0.5, 1.6)
 """Fitted peaks outside this are not blobs of an action image."""
 _STEPS = 30
@@ -127,10 +131,31 @@ def find(coarse: Array, layout: Layout) -> Array:
     """
     xp = array_namespace(coarse)
     n, h, w = coarse.shape
-    rows = coarse[:, :-2, :] + coarse[:, 1:-1, :] + coarse[:, 2:, :]
-    boxes = xp.reshape(rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:], (n, (h - 2) * (w - 2)))
-    best = xp.argmax(boxes, axis=-1)
+    best = xp.argmax(xp.reshape(_boxes(coarse), (n, (h - 2) * (w - 2))), axis=-1)
     return xp.stack([best % (w - 2) + 1, best // (w - 2) + 1], axis=-1) * layout.stride
+
+
+def another(coarse: Array, uv: Array, layout: Layout) -> Array:
+    """Whether each plane shows a second blob, over `ANOTHER_APART` sigmas from its brightest: ``(N,)``.
+
+    Args:
+        coarse: ``(N, h, w)``, as for `find`.
+        uv: ``(N, 2)`` the brightest blob in pixels; of planes without one anything but NaN.
+        layout: The sampling.
+    """
+    xp = array_namespace(coarse)
+    boxes = _boxes(coarse) / 9
+    n, h, w = boxes.shape
+    x = (xp.arange(w, dtype=uv.dtype) + 1) * layout.stride - uv[:, :1]
+    y = (xp.arange(h, dtype=uv.dtype) + 1) * layout.stride - uv[:, 1:]
+    away = x[:, None, :] ** 2 + y[:, :, None] ** 2 > (ANOTHER_APART * layout.sigma) ** 2
+    return xp.any(xp.reshape(away & (boxes > ANOTHER_VISIBLE), (n, h * w)), axis=-1)
+
+
+def _boxes(coarse: Array) -> Array:
+    """Sums ``(N, h - 2, w - 2)`` of 3x3 samples."""
+    rows = coarse[:, :-2, :] + coarse[:, 1:-1, :] + coarse[:, 2:, :]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
 
 
 def patch_pixels(spots: Array, layout: Layout) -> tuple[Array, Array]:

@@ -31,6 +31,8 @@ class Reason(str, Enum):
     """What is visible does not determine a pose."""
     VIEWS_DISAGREE = "views-disagree"
     """No pose explains the blobs to within a quarter of sigma, even with two of them left out."""
+    SEVERAL_GRIPPERS = "several-grippers"
+    """More than one channel of a view (or views) shows two blobs: which of them belong together is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +175,13 @@ def solve(
     points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
     choice = continuity.choose(points, candidates.cost, seconds, continuity.SCALE * spec.axis_length)
     found = pose.finish(measured, candidates, choice, frames, spec.axis_length, disagreement_limit(spec))
-    ok = found.consistent
+    # One channel of one view may show something that is no blob; a second gripper shows in more.
+    several = np.stack([m.another for m in views]).sum(axis=(0, -1)) > 1
+    ok = found.consistent & ~several
     reason = np.full(frames, Reason.OK.value, dtype="<U24")
     reason[found.determined & ~ok] = Reason.VIEWS_DISAGREE.value
     reason[~found.determined] = Reason.TOO_FEW_KEYPOINTS.value
+    reason[several] = Reason.SEVERAL_GRIPPERS.value
     reason[~valid.any(axis=(0, 2))] = Reason.NO_KEYPOINTS.value
     openness, level = blobs.openness_of_views(
         np.stack([m.pedestal for m in views]),

@@ -45,6 +45,8 @@ class BlobMeasurements:
     """``(T,)`` median intensity of the blue channel away from its blob."""
     pedestal_samples: NDArray[np.int64]
     """``(T,)`` number of samples behind ``pedestal``."""
+    another: NDArray[np.bool_]
+    """``(T, 2)`` whether red and green show a second blob apart from the one that is measured."""
 
     def __len__(self) -> int:
         return len(self.uv)
@@ -58,6 +60,7 @@ class BlobMeasurements:
             valid=self.valid & keep,
             amplitude=np.where(keep, self.amplitude, np.nan),
             residual=np.where(keep, self.residual, np.nan),
+            another=self.another & keep[:, :2],
         )
 
     @staticmethod
@@ -147,6 +150,10 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
     fit = blobs.polish(binned, corner, state, blue[index], layout, steps=0)
     full = _scatter(fit, index, frames * 3)
     shown = full.valid.reshape(frames, 3)
+    # Blue stands on its pedestal, which is no blob; red and green stand on nothing.
+    plain = coarse[:, :2].reshape(frames * 2, *coarse.shape[2:])
+    where = full.uv.reshape(frames, 3, 2)[:, :2].reshape(frames * 2, 2)
+    another = blobs.another(plain, where, layout).reshape(frames, 2) & shown[:, :2]
     level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
     missing = ~full.valid
     for value in (full.uv, full.covariance, full.amplitude, full.residual):
@@ -159,6 +166,7 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
         residual=full.residual.reshape(frames, 3),
         pedestal=level.astype(np.float64),
         pedestal_samples=count.astype(np.int64),
+        another=another,
     )
     ends = np.cumsum([0, *map(len, videos)])
     return [
