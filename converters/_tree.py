@@ -88,13 +88,16 @@ def file_stamp(path: Path) -> str:
     """What changes when a file does: its size, and a digest of its first and last `HEAD` bytes.
 
     A log that was mended keeps its size more often than not, and its header or its last records tell. Of an object in a
-    store that is not here only the size counts.
+    store, fetched or not, its size and the version that the store gives it.
     """
-    found = path.stat()
-    size = found.st_size
     from . import remote
 
-    if remote.is_object(path) or not stat.S_ISREG(found.st_mode):
+    known = remote.object_of(path)
+    if known is not None:
+        return f"{known.st_size}:{known.version}"
+    found = path.stat()
+    size = found.st_size
+    if not stat.S_ISREG(found.st_mode):
         return str(size)
     try:
         with open(path, "rb") as file:

@@ -356,6 +356,10 @@ class _Tree:
         if path in self._known:
             self._fetch([path])
 
+    def known(self, path: Path) -> Stat | None:
+        """Size and version of an object that was listed."""
+        return self._known.get(Path(os.path.abspath(path)))
+
     def ranges(self, path: Path) -> tuple[RemotePath, Stat] | None:
         """The object of a file that was not fetched; None for any other file."""
         path = Path(os.path.abspath(path))
@@ -470,13 +474,14 @@ def fetched(path: Path) -> Path:
     return path
 
 
+def object_of(path: Path) -> Stat | None:
+    """Size and version of the object that a path in the tree stands for, fetched or not; None for any other path."""
+    tree = _tree
+    return tree.known(path) if tree is not None and tree.pid == os.getpid() else None
+
+
 def _object(path: Path) -> tuple[RemotePath, Stat] | None:
     return _tree.ranges(path) if _tree is not None and _tree.pid == os.getpid() else None
-
-
-def is_object(path: Path) -> bool:
-    """Whether a path stands for an object of a store that was not fetched."""
-    return _object(path) is not None
 
 
 def range_file(path: Path) -> BinaryIO | None:
