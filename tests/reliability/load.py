@@ -159,6 +159,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--planned", type=int, default=PLANNED)
     given = parser.parse_args()
+    if given.episodes < 12 * 32:
+        parser.error("tenths need at least 12 shards of 32 episodes")
     found = plan_many(given.planned)
     with tempfile.TemporaryDirectory() as folder:
         found |= prove(Path(folder), given.episodes, given.workers)
