@@ -60,8 +60,8 @@ def command(
     VIDEO holds [video|action|video|action…] in time, as the published model writes it; --views names the cameras.
 
     Videos of several grippers (VIEW.action.GRIPPER.mp4, or VIEW.GRIPPER=FILE) give one trajectory each, written to
-    --out with the gripper's name before its ending: t.left.csv. A video that shows several in one picture
-    (convert --merge-arms) cannot be taken apart.
+    --out with the gripper's name before its ending: t.left.csv. Frames that show several in one picture (convert
+    --merge-arms) cannot be taken apart: their reason is several-grippers.
 
     CSV columns: time_s, x, y, z, qx, qy, qz, qw, openness, valid, reason, position_std_mm, rotation_std_deg,
     views_used, reprojection_rms_px. NPZ and JSON hold the covariances and keypoints too. Frames that cannot be
