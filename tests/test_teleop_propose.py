@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from actionimg_data.converters.teleop.survey import survey
 from actionimg_data.errors import AmbiguousSourceError, SourceNotFoundError, UnsafeFileError, WrongFormatError
 from actionimg_data.report.streams import plot_streams
 from actionimg_data.schemas.mapping import UNKNOWN
+from actionimg_data.testing.simulators import write_aloha
 from actionimg_data.testing.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 
 
@@ -152,6 +154,30 @@ def test_a_lerobot_data_set(log: TeleopLog, tmp_path: Path) -> None:
     assert value["gripper"]["columns"] == ["observation.state.gripper_width"]
     assert value["pose"]["position"]["columns"] == [f"observation.state.{a}" for a in "xyz"]
     assert {"pose.position.unit", "views.front.camera.file"} <= unknown(value)
+
+
+def test_a_log_of_joints_is_drafted_through_a_robot_file(log: TeleopLog, tmp_path: Path) -> None:
+    """ALOHA's, whose padded JPEGs are pictures; the draft says that a converter of its own reads it."""
+    path = write_aloha(log, tmp_path / "episode_0.hdf5", [np.zeros((len(log.frame_times), 6))] * 2, jpeg=True)
+    text, value = draft(path, tmp_path, "folder")
+    assert "actionimg convert aloha" in text
+    joints = value["pose"]["joints"]
+    assert joints["columns"] == ["observations/qpos"]
+    assert {f"pose.joints.{f}" for f in ("names", "unit", "robot", "tip")} <= unknown(value)
+    assert "position" not in value["pose"]
+    assert value["views"]["front"]["frames"] == "episode_0.hdf5#observations/images/front"
+
+
+def test_joints_that_a_lerobot_data_set_names_are_named_in_the_draft(log: TeleopLog, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_lerobot([log], root, "v2.1", codec="libx264")
+    info = json.loads((root / "meta" / "info.json").read_text())
+    names = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper", "left_gripper"]
+    info["features"]["observation.state"]["names"] = names
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    _, value = draft(root, tmp_path, "lerobot")
+    assert value["pose"]["joints"]["columns"] == [f"observation.state.{n}" for n in names[:6]]
+    assert value["pose"]["joints"]["names"] == names[:6]
 
 
 def test_a_parquet_file_and_zarr_arrays(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ _NOT_POSE = re.compile(r"action|target|command|vel|force|torque|error|goal|delta
 _POSITION = re.compile(
     r"(?<![a-z])(eef|ee|tcp|tool|cart\w*|hand|gripper)?_?(pos|position|xyz|translation)(?![a-z])", re.IGNORECASE
 )
+_JOINT = re.compile(r"joint|qpos|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
+_MIN_JOINTS, _MAX_JOINTS = 5, 32
 _ROTATION = re.compile(r"euler|rpy|axis_angle|axisangle|rotvec|rotation|orientation|_ori\b|_rot\b", re.IGNORECASE)
 
 
@@ -180,9 +182,32 @@ def _rates(column: Column) -> str:
     return ", ".join(f"{rate:.4g} Hz if {name}" for name, rate in rates if 0.5 <= rate <= 5000)
 
 
+def _joints(table: TableFound) -> tuple[list[str], list[str]] | None:
+    """Columns that hold joint values, and their names where the log has them."""
+    for column in table.columns:
+        named = [str(label) for label in column.labels if _JOINT.search(str(label)) and not _GRIPPER.search(str(label))]
+        if len(named) >= _MIN_JOINTS and not _NOT_POSE.search(column.name):
+            return [f"{column.name}.{label}" for label in named], named
+    for column in table.columns:
+        wide = len(column.shape) == 2 and _MIN_JOINTS <= column.width <= _MAX_JOINTS
+        if wide and _JOINT.search(column.name) and not _NOT_POSE.search(column.name):
+            return [column.name], []
+    return None
+
+
 def _pose_columns(table: TableFound | None) -> Iterator[str]:
     position = None if table is None else _position(table)
     quaternion = None if table is None else _quaternion(table)
+    joints = None if table is None or position is not None else _joints(table)
+    if joints is not None:
+        columns, names = joints
+        yield "  joints:  # no pose was found: joints through the robot's kinematics; leave out what is none of the arm's"
+        yield f"    columns: {_list(columns)}  # NAME[0:6] takes a part"
+        yield f"    names: {_list(names or [UNKNOWN])}  # of the robot file, in the order of the columns"
+        yield f'    unit: "{UNKNOWN}"  # rad | deg'
+        yield f'    robot: "{UNKNOWN}"  # URDF or MJCF file beside this one'
+        yield f'    tip: "{UNKNOWN}"  # link, body or site whose pose is the tool\'s'
+        return
     refs = _quoted(UNKNOWN) if position is None else None
     columns = f"[{refs}]" if position is None else _list(position)
     yield f'  position: {{columns: {columns}, unit: "{UNKNOWN}"}}  # m | cm | mm'

@@ -281,7 +281,8 @@ def _survey_hdf5(path: Path) -> Survey:
             if first and not name.startswith(f"{first}/"):
                 continue
             own = name[len(first) + 1 :] if first else name
-            encoded = len(shape) == 1 and (h5py.check_vlen_dtype(dtype) == np.uint8 or dtype.kind in "SO")
+            single = len(shape) == 1 and (h5py.check_vlen_dtype(dtype) == np.uint8 or dtype.kind in "SO")
+            encoded = single or (len(shape) == 2 and dtype == np.uint8)
             if _looks_like_pictures(shape, str(dtype)) or (encoded and "image" in name.lower()):
                 height, width = (shape[1], shape[2]) if len(shape) == 4 else (0, 0)
                 label = re.sub(r"[^a-z0-9_-]+", "_", own.split("/")[-1].lower())
