@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,18 +26,19 @@ from ..errors import (
 from ..model import CameraTrack, GripperTrajectory
 from ..objectstore import RemotePath
 from ..raster import render_view
-from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
+from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, ShardSidecar, index_schema
 from ..schemas.dataset import parse
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
-from .manifest import read_manifest
+from .manifest import read_bytes, read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Image = NDArray[np.uint8]
 MAX_MEMBER: Final = 4 << 30
+_SHARDS_KEPT: Final = 128
 
 
 class Sample:
@@ -47,12 +50,18 @@ class Sample:
     """
 
     def __init__(
-        self, key: str, tar: Place, members: Mapping[str, tuple[int, int]], spec: ActionImageSpec | None
+        self,
+        key: str,
+        tar: Place,
+        members: Mapping[str, tuple[int, int]],
+        spec: ActionImageSpec | None,
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         self.key = key
         self.spec = spec
         self._tar = tar
         self._members = dict(members)
+        self._digests = None if digests is None else dict(digests)
 
     def __repr__(self) -> str:
         return f"<Sample {self.key} of {self._tar}>"
@@ -66,7 +75,7 @@ class Sample:
         """The bytes of a member.
 
         Raises:
-            CorruptDatasetError: It has no such member, or the shard is truncated.
+            CorruptDatasetError: It has no such member, the shard is truncated, or the member was changed.
         """
         if member not in self._members:
             raise CorruptDatasetError(
@@ -84,6 +93,13 @@ class Sample:
         if len(data) != size:
             raise CorruptDatasetError(
                 "is truncated", where=self._where(member), expected=f"{size} B", found=f"{len(data)} B"
+            )
+        if self._digests is not None and hashlib.sha256(data).hexdigest() != self._digests.get(member):
+            raise CorruptDatasetError(
+                "was changed after it was written",
+                where=self._where(member),
+                field="SHA-256",
+                hint="actionimg verify checks the whole data set.",
             )
         return data
 
@@ -310,10 +326,35 @@ class Dataset:
             shard and members.
     """
 
-    def __init__(self, path: Place, manifest: DatasetManifest | None, table: pa.Table) -> None:
+    def __init__(self, path: Place, manifest: DatasetManifest | None, table: pa.Table, verify: bool = False) -> None:
         self.path = path
         self.manifest = manifest
         self.table = table
+        self._verify = verify and manifest is not None
+        self._digests: OrderedDict[str, dict[str, dict[str, str]]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_digests": OrderedDict()}
+
+    def _digests_of(self, shard: str, key: str) -> dict[str, str] | None:
+        """SHA-256 of each member of a sample, from its shard's sidecar (some shards are kept)."""
+        if not self._verify or self.manifest is None:
+            return None
+        if shard not in self._digests:
+            where = self.path / f"{shard}.json"
+            data = read_bytes(where)
+            if hashlib.sha256(data).hexdigest() != self._sidecars.get(shard):
+                raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
+            sidecar = parse(ShardSidecar, data, where)
+            self._digests[shard] = {s.key: {m.name: m.sha256 for m in s.members} for s in sidecar.samples}
+            if len(self._digests) > _SHARDS_KEPT:
+                self._digests.popitem(last=False)
+        return self._digests[shard].get(key, {})
+
+    @cached_property
+    def _sidecars(self) -> dict[str, str]:
+        records = () if self.manifest is None else self.manifest.shards
+        return {record.path.removesuffix(".tar"): record.sidecar_sha256 for record in records}
 
     @cached_property
     def _number(self) -> dict[str, int]:
@@ -353,19 +394,22 @@ class Dataset:
         number = range(len(self))[index]
         key, shard, members = (self.table[name][number].as_py() for name in ("key", "shard", "members"))
         tar = self.path / f"{shard}.tar" if self.manifest is not None else self.path
-        return Sample(key, tar, {m["name"]: (m["offset"], m["size"]) for m in members}, self.spec)
+        places = {m["name"]: (m["offset"], m["size"]) for m in members}
+        return Sample(key, tar, places, self.spec, self._digests_of(shard, key))
 
     def __iter__(self) -> Iterator[Sample]:
         for i in range(len(self)):
             yield self[i]
 
 
-def open_dataset(path: str | Path | RemotePath) -> Dataset:
+def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
     """Open a data set's folder, or a single shard (``.tar``).
 
     Args:
         path: A folder that ``actionimg convert`` wrote, or one of its shards; or a URL of either, e.g. ``s3://…``, of
             which the ranges are read that are asked for.
+        verify: Hold the index, and every member that is read, against its SHA-256. A single shard has none: only its
+            archive, its schemas and its decoders are there to notice that it was changed.
 
     Returns:
         A sequence of samples in the order of the shards; ``dataset[3]``, ``dataset["key"]``, ``for s in dataset``.
@@ -388,19 +432,20 @@ def open_dataset(path: str | Path | RemotePath) -> Dataset:
         raise CorruptDatasetError(
             "is not complete", where=path, hint="Run the same actionimg convert again to finish it."
         )
-    return Dataset(path, manifest, _index(path, manifest))
+    return Dataset(path, manifest, _index(path, manifest, verify), verify)
 
 
-def _index(path: Place, manifest: DatasetManifest) -> pa.Table:
+def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     where = path / layout.INDEX
+    data = read_bytes(where)
+    if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
+        raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
     try:
-        table = pq.read_table(io.BytesIO(where.read_bytes())).combine_chunks()
-    except StorageError:
-        raise
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(io.BytesIO(data)).combine_chunks()
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
     if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))

@@ -156,13 +156,30 @@ for protocol in (0, 2, 4, 5):
         pickled(lambda folder, p=protocol: pickle.dumps(Runs(folder), protocol=p)),
         rlbench,
     )
-case("pickles", "code in the descriptions", pickled(lambda f: pickle.dumps([Runs(f)]), "variation_descriptions.pkl"), rlbench)
-case("pickles", "code in the variation's number", pickled(lambda f: pickle.dumps(Runs(f)), "variation_number.pkl"), rlbench)
+case(
+    "pickles",
+    "code in the descriptions",
+    pickled(lambda f: pickle.dumps([Runs(f)]), "variation_descriptions.pkl"),
+    rlbench,
+)
+case(
+    "pickles",
+    "code in the variation's number",
+    pickled(lambda f: pickle.dumps(Runs(f)), "variation_number.pkl"),
+    rlbench,
+)
 case("pickles", "eval by the opcode INST", pickled(lambda f: b"(S'1'\nibuiltins\neval\n."), rlbench)
-case("pickles", "a bytearray of 10 GB", pickled(lambda f: b"\x80\x05\x96" + struct.pack("<Q", 10 << 30) + b"."), rlbench)
+case(
+    "pickles", "a bytearray of 10 GB", pickled(lambda f: b"\x80\x05\x96" + struct.pack("<Q", 10 << 30) + b"."), rlbench
+)
 case("pickles", "a memo index of 2^31", pickled(lambda f: b"\x80\x02}r\xff\xff\xff\x7f."), rlbench)
 case("pickles", "a whole number of 2 GB", pickled(lambda f: b"\x80\x02\x8b\xff\xff\xff\x7f."), rlbench)
-case("pickles", "a key nested 60 deep twice over", pickled(lambda f: b"\x80\x02}" + b")" + b"2\x86" * 60 + b"Ns."), rlbench)
+case(
+    "pickles",
+    "a key nested 60 deep twice over",
+    pickled(lambda f: b"\x80\x02}" + b")" + b"2\x86" * 60 + b"Ns."),
+    rlbench,
+)
 case("pickles", "a gzip bomb in its place", pickled(lambda f: gzip.compress(bytes(64 << 20))), rlbench)
 case("pickles", "an endless device behind a link", lambda f: _link(demos(f) / "low_dim_obs.pkl", "/dev/zero"), rlbench)
 case("pickles", "a pipe in its place", lambda f: _pipe(demos(f) / "low_dim_obs.pkl"), rlbench)
@@ -380,20 +397,39 @@ case("zarr", "the codec pickle", lambda f: zarr_array(f, {"filters": [{"id": "pi
 case(
     "zarr",
     "objects",
-    lambda f: zarr_array(f, {"dtype": "|O", "filters": [{"id": "pickle"}], "fill_value": None}, pickle.dumps([Runs(f)])),
+    lambda f: zarr_array(
+        f, {"dtype": "|O", "filters": [{"id": "pickle"}], "fill_value": None}, pickle.dumps([Runs(f)])
+    ),
     table,
 )
 case("zarr", "10^12 numbers", lambda f: zarr_array(f, {"shape": [BIG], "chunks": [BIG]}), table)
 case("zarr", "10^12 numbers in small chunks", lambda f: zarr_array(f, {"shape": [BIG]}), table)
-case("zarr", "a blosc chunk of 2 GB", lambda f: zarr_array(f, {"compressor": {"id": "blosc"}}, _blosc((1 << 31) - 64)), table)
+case(
+    "zarr",
+    "a blosc chunk of 2 GB",
+    lambda f: zarr_array(f, {"compressor": {"id": "blosc"}}, _blosc((1 << 31) - 64)),
+    table,
+)
 case(
     "zarr",
     "a zstd chunk of 8 GB",
-    lambda f: zarr_array(f, {"compressor": {"id": "zstd", "level": 1}}, b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 8 << 30) + bytes(40)),
+    lambda f: zarr_array(
+        f, {"compressor": {"id": "zstd", "level": 1}}, b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 8 << 30) + bytes(40)
+    ),
     table,
 )
-case("zarr", "a gzip bomb of 600 MB", lambda f: zarr_array(f, {"compressor": {"id": "gzip", "level": 9}}, gzip.compress(ZEROS, 9)), table)
-case("zarr", "a zlib bomb of 600 MB", lambda f: zarr_array(f, {"compressor": {"id": "zlib", "level": 9}}, zlib.compress(ZEROS, 9)), table)
+case(
+    "zarr",
+    "a gzip bomb of 600 MB",
+    lambda f: zarr_array(f, {"compressor": {"id": "gzip", "level": 9}}, gzip.compress(ZEROS, 9)),
+    table,
+)
+case(
+    "zarr",
+    "a zlib bomb of 600 MB",
+    lambda f: zarr_array(f, {"compressor": {"id": "zlib", "level": 9}}, zlib.compress(ZEROS, 9)),
+    table,
+)
 case("zarr", "an xz bomb", lambda f: zarr_array(f, {"compressor": {"id": "lzma"}}, bytes(100)), table)
 case("zarr", "a member of a zip that lies about 600 MB", _zarr_zip, table)
 case("zarr", "a member of a zip that climbs out", _climbing_zip, table)
@@ -483,7 +519,12 @@ case("HDF5", "a virtual data set over another file", h5(_virtual), table)
 case("HDF5", "a link to another file", h5(_linked), table)
 case("HDF5", "references", h5(_references), table)
 case("HDF5", "10^12 numbers", h5(lambda file, _: _zeros(file, (BIG,), (1 << 20,), "f8")), table)
-case("HDF5", "pictures of 65,536 pixels a side", h5(lambda f, _: _zeros(f, (1, 65536, 65536, 3), (1, 64, 64, 3))), h5_frames)
+case(
+    "HDF5",
+    "pictures of 65,536 pixels a side",
+    h5(lambda f, _: _zeros(f, (1, 65536, 65536, 3), (1, 64, 64, 3))),
+    h5_frames,
+)
 case("HDF5", "an encoded picture of 10^12 bytes", h5(lambda file, _: _zeros(file, (2, BIG), (1, 1 << 20))), h5_frames)
 case("HDF5", "a chunk of 1 GB of zeros", h5(_huge_chunk), table)
 case("HDF5", "groups 3000 deep", h5(_deep), table, harmless=True)
@@ -514,14 +555,35 @@ def _parquet_claims(folder: Path) -> None:
 
 case("tables", "80 million equal rows of Parquet", _parquet_run, table)
 case("tables", "Parquet whose footer states other counts", _parquet_claims, table, harmless=True)
-case("tables", "Parquet cut in its footer", lambda f: _write(f / "x.parquet", b"PAR1" + b"\xff" * 100 + b"\xff\xff\xff\x7fPAR1"), table)
+case(
+    "tables",
+    "Parquet cut in its footer",
+    lambda f: _write(f / "x.parquet", b"PAR1" + b"\xff" * 100 + b"\xff\xff\xff\x7fPAR1"),
+    table,
+)
 case("tables", "JSON lines nested 10^5 deep", lambda f: _write(f / "x.jsonl", b'{"a":' * 100_000), table)
 case("tables", "a number of 10^5 digits", lambda f: _write(f / "x.jsonl", b'{"a": ' + b"9" * 100_000 + b"}"), table)
-case("tables", "CSV with a cell of 100 MB", lambda f: _write(f / "x.csv", b"a,b\n1," + b"x" * (100 << 20) + b"\n"), table, harmless=True)
+case(
+    "tables",
+    "CSV with a cell of 100 MB",
+    lambda f: _write(f / "x.csv", b"a,b\n1," + b"x" * (100 << 20) + b"\n"),
+    table,
+    harmless=True,
+)
 case("tables", "CSV that is zeros", lambda f: _write(f / "x.csv", bytes(50 << 20)), table, harmless=True)
 case("tables", "a pipe named as a table", lambda f: os.mkfifo(f / "x.csv"), table)
-case("tables", "a trajectory of JSON nested 10^5 deep", lambda f: _write(f / "x.json", b"[" * 100_000), lambda f: read_trajectory(f / "x.json"))
-case("tables", "a trajectory of CSV with NUL bytes", lambda f: _write(f / "x.csv", b"x,y\0,z\n\0"), lambda f: read_trajectory(f / "x.csv"))
+case(
+    "tables",
+    "a trajectory of JSON nested 10^5 deep",
+    lambda f: _write(f / "x.json", b"[" * 100_000),
+    lambda f: read_trajectory(f / "x.json"),
+)
+case(
+    "tables",
+    "a trajectory of CSV with NUL bytes",
+    lambda f: _write(f / "x.csv", b"x,y\0,z\n\0"),
+    lambda f: read_trajectory(f / "x.csv"),
+)
 
 
 # Text files: YAML, JSON, calibration.
@@ -535,7 +597,8 @@ mapping_case("a tag that runs code", b"a: !!python/object/apply:os.system ['touc
 mapping_case("a tag of another kind", b"a: !foo 1\n")
 mapping_case(
     "anchors that multiply",
-    b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9)),
+    b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + b"".join(b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(9)),
 )
 mapping_case("a merge of itself", b"a: &a\n  <<: *a\n")
 mapping_case("nested 10^5 deep", b"[" * 100_000)
@@ -560,7 +623,12 @@ def cameras(folder: Path) -> None:
 
 
 def _camera(**changes: Any) -> bytes:
-    entry = {"K": [[50, 0, 32], [0, 50, 32], [0, 0, 1]], "width": 64, "height": 64, "world_from_camera": np.eye(4).tolist()}
+    entry = {
+        "K": [[50, 0, 32], [0, 50, 32], [0, 0, 1]],
+        "width": 64,
+        "height": 64,
+        "world_from_camera": np.eye(4).tolist(),
+    }
     return json.dumps({"cameras": {"front": {**entry, **changes}}}).encode()
 
 
@@ -601,12 +669,22 @@ def jpeg(width: int, height: int) -> bytes:
 
 
 def webp(width: int, height: int) -> bytes:
-    body = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = (
+        b"VP8X"
+        + struct.pack("<I", 10)
+        + bytes(4)
+        + (width - 1).to_bytes(3, "little")
+        + (height - 1).to_bytes(3, "little")
+    )
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + bytes(30)
 
 
 def bmp(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
 
 
 def _exif(data: bytes) -> bytes:
@@ -639,9 +717,25 @@ PICTURES = {
     "an SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'><script>x</script></svg>",
 }  # fmt: skip
 for text, data in PICTURES.items():
-    fine = text in ("JPEG with EXIF of 65,535 entries", "PNG whose pixels go on", "PNG with a text chunk that unpacks to 1 GB")
-    case("pictures", text, lambda f, d=data: _write(f / "0.png", d), lambda f: list(ImageFiles([str(f / "0.png")], f).frames([0])), fine)
-    case("pictures", f"{text}, in an RLBench demo", lambda f, d=data: _write(demos(f) / "front_rgb" / "1.png", d), rlbench, fine)
+    fine = text in (
+        "JPEG with EXIF of 65,535 entries",
+        "PNG whose pixels go on",
+        "PNG with a text chunk that unpacks to 1 GB",
+    )
+    case(
+        "pictures",
+        text,
+        lambda f, d=data: _write(f / "0.png", d),
+        lambda f: list(ImageFiles([str(f / "0.png")], f).frames([0])),
+        fine,
+    )
+    case(
+        "pictures",
+        f"{text}, in an RLBench demo",
+        lambda f, d=data: _write(demos(f) / "front_rgb" / "1.png", d),
+        rlbench,
+        fine,
+    )
 
 
 def _rlds_picture(data: bytes) -> Callable[[Path], None]:
@@ -747,18 +841,44 @@ for text, opened in (("", all_frames), (", as a sample's member", as_member)):
     group = "videos"
     case(group, f"an MP4 of 10^9 frames{text}", patched((b"stsz", 4, struct.pack(">II", 1, 10**9))), opened)
     case(group, f"an MP4 of 80 million frames{text}", patched((b"stsz", 4, struct.pack(">II", 1, 80 * 10**6)), (b"stsc", 4, struct.pack(">III", 1, 1, 80 * 10**6))), opened)  # fmt: skip
-    case(group, f"a picture of 65,535 pixels a side{text}", patched((b"avc1", 24, b"\xff\xff\xff\xff")), opened, harmless=True)
+    case(
+        group,
+        f"a picture of 65,535 pixels a side{text}",
+        patched((b"avc1", 24, b"\xff\xff\xff\xff")),
+        opened,
+        harmless=True,
+    )
     case(group, f"H.264 of 16,000 pixels a side{text}", large_video(16000), opened)
-    case(group, f"a list of files (concat){text}", _playlist("ffconcat version 1.0\nfile '{folder}/secret.mp4'\n"), opened)
+    case(
+        group,
+        f"a list of files (concat){text}",
+        _playlist("ffconcat version 1.0\nfile '{folder}/secret.mp4'\n"),
+        opened,
+    )
     case(group, f"a list of files without paths{text}", _playlist("ffconcat version 1.0\nfile secret.mp4\n"), opened)
     case(group, f"a playlist (HLS){text}", _playlist("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{folder}/secret.mp4\n#EXT-X-ENDLIST\n"), opened)  # fmt: skip
     case(group, f"a playlist of the network{text}", _playlist("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"), opened)  # fmt: skip
     case(group, f"a session description (SDP){text}", _playlist("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"), opened)  # fmt: skip
     case(group, f"a compressed header{text}", lambda f: _write(f / "x.mp4", struct.pack(">I4s", 40, b"moov") + struct.pack(">I4s", 32, b"cmov") + struct.pack(">I4s", 12, b"dcom") + b"zlib" + struct.pack(">I4s", 12, b"cmvd") + b"\x7f\xff\xff\xff"), opened)  # fmt: skip
     case(group, f"boxes in each other without end{text}", lambda f: _write(f / "x.mp4", struct.pack(">I4s", 16, b"ftyp") + bytes(8) + struct.pack(">I4s", 0, b"moov") * 20000), opened)  # fmt: skip
-    case(group, f"nothing but a name{text}", lambda f: _write(f / "x.mp4", struct.pack(">I4s", 16, b"ftyp") + b"isom" + bytes(4)), opened)
-    case(group, f"PNG pictures of 65,536 pixels a side{text}", lambda f: _png_zip(f, png(65536, 65536)), lambda f: read_frames(f / "x.mp4"))
-    case(group, f"PNG pictures packed again{text}", lambda f: _png_zip(f, ZEROS, method=zipfile.ZIP_DEFLATED), lambda f: read_frames(f / "x.mp4"))
+    case(
+        group,
+        f"nothing but a name{text}",
+        lambda f: _write(f / "x.mp4", struct.pack(">I4s", 16, b"ftyp") + b"isom" + bytes(4)),
+        opened,
+    )
+    case(
+        group,
+        f"PNG pictures of 65,536 pixels a side{text}",
+        lambda f: _png_zip(f, png(65536, 65536)),
+        lambda f: read_frames(f / "x.mp4"),
+    )
+    case(
+        group,
+        f"PNG pictures packed again{text}",
+        lambda f: _png_zip(f, ZEROS, method=zipfile.ZIP_DEFLATED),
+        lambda f: read_frames(f / "x.mp4"),
+    )
 case("videos", "a pipe named as a video", lambda f: os.mkfifo(f / "x.mp4"), all_frames)
 case("videos", "a folder named as a video", lambda f: (f / "x.mp4").mkdir(), all_frames)
 
@@ -832,7 +952,14 @@ DEFINITIONS = {
 
 
 def _bag_text(text: str) -> Callable[[Path], None]:
-    return _mcap(HEADER, (3, _schema(text)), CHANNEL, (5, struct.pack("<HIQQ", 1, 0, 0, 0) + bytes(64)), (15, bytes(4)), (2, bytes(20)))
+    return _mcap(
+        HEADER,
+        (3, _schema(text)),
+        CHANNEL,
+        (5, struct.pack("<HIQQ", 1, 0, 0, 0) + bytes(64)),
+        (15, bytes(4)),
+        (2, bytes(20)),
+    )
 
 
 def _zstd(size: int) -> bytes:
@@ -851,8 +978,17 @@ for kind, packed in (("zstd", lambda: _zstd(2 << 30)), ("lz4", lambda: _lz4())):
     )
 bag_case("an MCAP that is cut", lambda f: _cut(next((f / "run").glob("*.mcap"))))
 bag_case("a ROS 1 bag that is cut", lambda f: _cut(f / "run.bag"), "ros1")
-bag_case("a database that is none", lambda f: _write(next((f / "run").glob("*.db3")), b"SQLite format 3\0" + b"\xff" * 5000), "sqlite3")
-bag_case("metadata with a tag", lambda f: _write(f / "run/metadata.yaml", b"rosbag2_bagfile_information: !!python/object/apply:os.system ['touch ran.txt']\n"))
+bag_case(
+    "a database that is none",
+    lambda f: _write(next((f / "run").glob("*.db3")), b"SQLite format 3\0" + b"\xff" * 5000),
+    "sqlite3",
+)
+bag_case(
+    "metadata with a tag",
+    lambda f: _write(
+        f / "run/metadata.yaml", b"rosbag2_bagfile_information: !!python/object/apply:os.system ['touch ran.txt']\n"
+    ),
+)
 bag_case("metadata that names a file outside", lambda f: _outside(f / "run/metadata.yaml"), harmless=True)
 
 
@@ -909,7 +1045,9 @@ def _rlds_bomb(folder: Path) -> None:
     rlds_writer.write_records(root / "d-train.tfrecord-00000-of-00001", [record], "tfrecord")
 
 
-def _rlds_file(change: Callable[[bytes], bytes], name: str = "d-train.tfrecord-00000-of-00001") -> Callable[[Path], None]:
+def _rlds_file(
+    change: Callable[[bytes], bytes], name: str = "d-train.tfrecord-00000-of-00001"
+) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         _rlds_picture(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())(folder)
         path = folder / "d/1.0.0" / name
@@ -930,9 +1068,26 @@ def _info(**changes: Any) -> Callable[[bytes], bytes]:
 case("bags and records", "an RLDS value that inflates to 600 MB", _rlds_bomb, rlds)
 case("bags and records", "a gzip-compressed TFRecord", _rlds_file(gzip.compress), rlds)
 case("bags and records", "a TFRecord of 8 exabytes", _rlds_file(lambda d: struct.pack("<Q", 1 << 63) + d[8:]), rlds)
-case("bags and records", "RLDS files outside the folder", _rlds_file(_info(filepathTemplate="../../../etc/passwd"), "dataset_info.json"), rlds)
-case("bags and records", "10^12 RLDS files", _rlds_file(_info(shardLengths=["1"] * 10, filepathTemplate="{SPLIT}-{SHARD_X_OF_Y:1000000000}"), "dataset_info.json"), rlds)
-case("bags and records", "RLDS features nested 10^5 deep", _rlds_file(lambda d: b'{"a":' * 100_000, "features.json"), rlds)
+case(
+    "bags and records",
+    "RLDS files outside the folder",
+    _rlds_file(_info(filepathTemplate="../../../etc/passwd"), "dataset_info.json"),
+    rlds,
+)
+case(
+    "bags and records",
+    "10^12 RLDS files",
+    _rlds_file(
+        _info(shardLengths=["1"] * 10, filepathTemplate="{SPLIT}-{SHARD_X_OF_Y:1000000000}"), "dataset_info.json"
+    ),
+    rlds,
+)
+case(
+    "bags and records",
+    "RLDS features nested 10^5 deep",
+    _rlds_file(lambda d: b'{"a":' * 100_000, "features.json"),
+    rlds,
+)
 
 
 # LeRobot.
@@ -963,7 +1118,9 @@ def _set_info(**changes: Any) -> Callable[[Path], None]:
 def _set_episode(**changes: Any) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         path = root / "meta/episodes.jsonl"
-        path.write_text("".join(json.dumps({**json.loads(line), **changes}) + "\n" for line in path.read_text().splitlines()))
+        path.write_text(
+            "".join(json.dumps({**json.loads(line), **changes}) + "\n" for line in path.read_text().splitlines())
+        )
 
     return change
 
@@ -1014,8 +1171,13 @@ for text, plain_change in {
     "calibration outside the source": lambda _, m: m["views"]["front"]["camera"].update(file="../../../../etc/passwd"),
     "an instruction outside the source": lambda _, m: m.update(instruction={"file": "../../../../etc/hostname"}),
     "an instruction with escapes": lambda _, m: m.update(instruction={"text": "lift \x1b]0;owned\x07 it"}),
-    "poses of NaN": lambda p, _: _write(p / "poses.csv", b"time_s,x_m,y_m,z_m,qx,qy,qz,qw,gripper_width_m\n" + b"nan,nan,nan,nan,nan,nan,nan,nan,nan\n" * 50),
-    "poses at times of NaN": lambda p, _: _write(p / "poses.csv", b"time_s,x_m,y_m,z_m,qx,qy,qz,qw,gripper_width_m\n" + b"nan,0,0,0,0,0,0,1,0\n" * 50),
+    "poses of NaN": lambda p, _: _write(
+        p / "poses.csv",
+        b"time_s,x_m,y_m,z_m,qx,qy,qz,qw,gripper_width_m\n" + b"nan,nan,nan,nan,nan,nan,nan,nan,nan\n" * 50,
+    ),
+    "poses at times of NaN": lambda p, _: _write(
+        p / "poses.csv", b"time_s,x_m,y_m,z_m,qx,qy,qz,qw,gripper_width_m\n" + b"nan,0,0,0,0,0,0,1,0\n" * 50
+    ),
 }.items():
     case("paths and numbers", text, plain(plain_change), read_folder)
 
@@ -1058,15 +1220,67 @@ def _evil_set(folder: Path) -> None:
         path.write_text(text.replace("front", json.dumps("\x1b[31mfront")[1:-1]))
 
 
-case("text that is shown", "escapes in a folder's name, inspect", _evil_names, lambda f: command("inspect", _evil_folder(f)), harmless=True)
-case("text that is shown", "escapes in a folder's name, convert", _evil_names, lambda f: command("convert", "rlbench", _evil_folder(f), f / "out", "--size", "32", "-j", "1"), harmless=True)
-case("text that is shown", "escapes in a missing folder's name", lambda f: None, lambda f: command("convert", "rlbench", f / EVIL, f / "out"), harmless=True)
-case("text that is shown", "escapes in the instruction, convert", lambda f: _write(demos(f) / "variation_descriptions.pkl", pickle.dumps([EVIL])), lambda f: command("convert", "rlbench", f / "src", f / "out", "--size", "32", "-j", "1"), harmless=True)
-case("text that is shown", "escapes in the instruction, inspect", lambda f: _write(demos(f) / "variation_descriptions.pkl", pickle.dumps([EVIL])), lambda f: command("inspect", f / "src"), harmless=True)
+case(
+    "text that is shown",
+    "escapes in a folder's name, inspect",
+    _evil_names,
+    lambda f: command("inspect", _evil_folder(f)),
+    harmless=True,
+)
+case(
+    "text that is shown",
+    "escapes in a folder's name, convert",
+    _evil_names,
+    lambda f: command("convert", "rlbench", _evil_folder(f), f / "out", "--size", "32", "-j", "1"),
+    harmless=True,
+)
+case(
+    "text that is shown",
+    "escapes in a missing folder's name",
+    lambda f: None,
+    lambda f: command("convert", "rlbench", f / EVIL, f / "out"),
+    harmless=True,
+)
+case(
+    "text that is shown",
+    "escapes in the instruction, convert",
+    lambda f: _write(demos(f) / "variation_descriptions.pkl", pickle.dumps([EVIL])),
+    lambda f: command("convert", "rlbench", f / "src", f / "out", "--size", "32", "-j", "1"),
+    harmless=True,
+)
+case(
+    "text that is shown",
+    "escapes in the instruction, inspect",
+    lambda f: _write(demos(f) / "variation_descriptions.pkl", pickle.dumps([EVIL])),
+    lambda f: command("inspect", f / "src"),
+    harmless=True,
+)
 for what in ("verify", "inspect"):
-    case("text that is shown", f"escapes in a data set's files, {what}", _evil_set, lambda f, w=what: command(w, f / "out"), harmless=True)
-    case("text that is shown", f"an index that is none, {what}", lambda f: (_converted(f), _write(f / "out/index.parquet", b"PAR1" + b"\xff" * 99 + b"PAR1")), lambda f, w=what: command(w, f / "out"), harmless=True)
-    case("text that is shown", f"a manifest nested 10^5 deep, {what}", lambda f: (_converted(f), _write(f / "out/dataset.json", b'{"a":' * 100_000)), lambda f, w=what: command(w, f / "out"), harmless=True)
-case("text that is shown", "escapes in a tar's member, inspect", shard(member("a\x1b[31m.json")), lambda f: command("inspect", f / "x.tar"), harmless=True)
-
-
+    case(
+        "text that is shown",
+        f"escapes in a data set's files, {what}",
+        _evil_set,
+        lambda f, w=what: command(w, f / "out"),
+        harmless=True,
+    )
+    case(
+        "text that is shown",
+        f"an index that is none, {what}",
+        lambda f: (_converted(f), _write(f / "out/index.parquet", b"PAR1" + b"\xff" * 99 + b"PAR1")),
+        lambda f, w=what: command(w, f / "out"),
+        harmless=True,
+    )
+    case(
+        "text that is shown",
+        f"a manifest nested 10^5 deep, {what}",
+        lambda f: (_converted(f), _write(f / "out/dataset.json", b'{"a":' * 100_000)),
+        lambda f, w=what: command(w, f / "out"),
+        harmless=True,
+    )
+case(
+    "text that is shown",
+    "escapes in a tar's member, inspect",
+    shard(member("a\x1b[31m.json")),
+    lambda f: command("inspect", f / "x.tar"),
+    harmless=True,
+)
