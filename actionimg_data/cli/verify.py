@@ -128,3 +128,6 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
         output().print(f"next: actionimg report {out}", style="dim", markup=False)
     else:
         console().print(f"{len(report.failures)} failures", style="red")
+        files = ("index.parquet", "quarantine.jsonl", "plan.jsonl")
+        if summary["shards"]["corrupt"] or any(name in f.reason for f in report.failures for name in files):
+            output().print(f"next: actionimg repair {out}", style="dim", markup=False)
