@@ -50,8 +50,8 @@ def test_a_section_names_its_class_its_cause_and_its_cure(code: str) -> None:
         assert section.count(part) == 1
 
 
-def test_all_but_the_base_and_a_dying_worker_can_be_seen() -> None:
-    assert set(CLASSES) - set(SNIPPETS) == {"error", "worker-failed"}
+def test_all_but_the_base_and_what_needs_a_failure_of_its_own_can_be_seen() -> None:
+    assert set(CLASSES) - set(SNIPPETS) == {"error", "worker-failed", "calibration-off"}
 
 
 @pytest.fixture(scope="module")

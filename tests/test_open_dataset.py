@@ -167,7 +167,7 @@ def test_a_tar_with_links_is_refused(tmp_path: Path) -> None:
         aid.open_dataset(tmp_path / "x.tar")
 
 
-def test_objects_in_a_sample_s_arrays_are_refused_without_being_unpickled(tmp_path: Path) -> None:
+def test_objects_in_a_sample_s_arrays_are_refused_without_being_unpickled(out: Path, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self):
             return (Path(tmp_path / "exploded").touch, ())
@@ -175,13 +175,11 @@ def test_objects_in_a_sample_s_arrays_are_refused_without_being_unpickled(tmp_pa
     body = io.BytesIO()
     np.savez(body, position=np.array([Bomb()], dtype=object))
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        for member, data in (("json", b"{}"), ("trajectory.npz", body.getvalue())):
+        for member, data in (("json", aid.open_dataset(out)[0].read("json")), ("trajectory.npz", body.getvalue())):
             info = tarfile.TarInfo(f"key.{member}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     sample = aid.open_dataset(tmp_path / "x.tar")["key"]
     with pytest.raises((UnsafeFileError, BadFileError)):
         _ = sample.trajectory
-    with pytest.raises(CorruptDatasetError):
-        _ = sample.meta
     assert not (tmp_path / "exploded").exists()
