@@ -182,6 +182,8 @@ def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
         rng.normal(size=(frames, 3)), quaternion, rng.uniform(size=frames), 0.01 * np.arange(frames)
     )
     a_sample = sum(len(plot["svg"]) for plot in plots.trajectory_plots("s", path))
+    # All samples of one gripper that may be shown have their curves.
+    assert html.MOST_SAMPLES * a_sample < html.CURVE_BYTES
     moving = CameraTrack(
         np.tile([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]], (frames, 1, 1)),
         path.world_from_gripper,
@@ -192,7 +194,16 @@ def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
     many = [collect.Path3(f"key-{i}", path.times, path.position, path.openness, cameras) for i in range(200)]
     scene = len(plots.scene(many)["svg"])
     coverage = 3 * len(plots.coverage("c", "c", rng.uniform(size=(10**6, 3)), 0, 1))
-    assert html.PICTURE_BYTES * 4 / 3 + html.MOST_SAMPLES * a_sample + scene + coverage < 14e6
+    assert html.PICTURE_BYTES * 4 / 3 + html.CURVE_BYTES + scene + coverage < 14e6
+
+
+def test_curves_stop_when_their_room_is_used_up(
+    evil: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "CURVE_BYTES", 100)
+    text = write_report(evil[0], tmp_path / "few.html").path.read_text(encoding="utf-8")
+    assert "Position over time" not in text
+    assert text.count("Curves are left out, to keep this file small.") == 2
 
 
 def test_a_large_data_set_is_sampled_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from .pictures import blend, evenly, mark
 Image = NDArray[np.uint8]
 PICTURE_BYTES: Final = 6_500_000
 """Pictures end here, before base64: the file stays under 15 MB whatever the data set's size."""
+CURVE_BYTES: Final = 4_400_000
+"""Curves over time end here, as pictures do: with several grippers there are many."""
 MOST_SAMPLES: Final = 40
 MOST_VIEWS: Final = 8
 COLUMNS: Final = 6
@@ -207,6 +209,7 @@ def _samples(
     bad: set[str],
     unreadable: list[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
+    room = CURVE_BYTES
     for number in collect.spread(dataset, wanted) if wanted else []:
         sample = dataset[number]
         if sample.key in bad:
@@ -216,12 +219,14 @@ def _samples(
                 {"name": view, "sheet": album.add(_sheet(sample, view, spec))} for view in sample.views[:MOST_VIEWS]
             ]
             drawn = {
-                name: plots.trajectory_plots(f"s{number}g{i}", trajectory)
+                # Several grippers share the room of one: the file's size does not grow with their number.
+                name: plots.trajectory_plots(f"s{number}g{i}", trajectory, max(40, 400 // len(sample.grippers)))
                 for i, (name, trajectory) in enumerate(sample.grippers.items())
             }
         except ActionImgError as error:
             unreadable.append((sample.key, str(error)))
             continue
+        room -= sum(len(plot["svg"]) for curves in drawn.values() for plot in curves)
         times = sample.times
         yield {
             "number": number,
@@ -237,7 +242,7 @@ def _samples(
             "rows": ("camera", "action", "both") if sample.meta.calibrated else ("camera",),
             "grippers": [
                 {"gripper": name, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in curves]}
-                for name, curves in drawn.items()
+                for name, curves in (drawn.items() if room >= 0 else ())
             ],
         }
 
