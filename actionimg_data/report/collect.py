@@ -297,7 +297,7 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
         else:
             words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for word in options.calibration_gripper:
-        words += ["--gripper", word]
+        words += ["--calibration-gripper", word]
     if options.spec.resized(512, 512) != ActionImageSpec():
         words += ["--spec", f"{out}/dataset.json"]
     return shlex.join(words)
