@@ -12,6 +12,9 @@ Two errors are reported, and they are not the same. The overlay error is how man
 is what matters to an action image. The error of the camera's pose can stay larger than it suggests: over a workspace
 of a few decimetres a turn of the camera and a shift of it look much alike.
 
+This is the principle, in one file. For your own data there is ``actionimg calibrate refine``, which needs neither masks
+nor torch.
+
 The demo is written on the spot; its masks are drawn from the same mesh through the true camera, without soft edges.
 
     python examples/06_refine_camera.py             (needs torch and PyTorch3D; a CPU will do)

@@ -1,4 +1,4 @@
-"""A converter for a format of one lab: a folder for each episode, with ``log.json`` and the pictures of each camera.
+"""A converter for a format of one lab: a folder for each episode, with a log and pictures.
 
 ``log.json``: {"task": "pour the water", "hz": 10,
                "cameras": {"top": {"K": 3x3, "camera_to_base": 4x4}},        OpenCV axes
@@ -23,8 +23,8 @@ from actionimg_data.converters.base import Converter, ConverterOptions, Detectio
 from actionimg_data.errors import BadFileError, MissingFrameError, SourceNotFoundError, WrongFormatError
 from actionimg_data.geometry import rotations, transforms
 
-# The canonical gripper frame (origin between the fingertips, +z along the approach, fingers opening along ±y) in the
-# frame that this arm reports: the tips are 12 cm in front of its flange.
+# The canonical gripper frame (origin between the fingertips, +z along the approach, fingers
+# opening along ±y) in the frame that this arm reports: the tips are 12 cm in front of its flange.
 TOOL_FROM_GRIPPER = transforms.make_transform(np.eye(3), np.array([0.0, 0.0, 0.12]))
 
 
