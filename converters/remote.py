@@ -351,10 +351,12 @@ class _Tree:
             list(pool.map(one, missing))
 
     def ensure(self, path: Path) -> None:
-        """Fetch one file that is about to be opened."""
+        """Fetch a file, or all of a folder, that is about to be opened."""
         path = Path(os.path.abspath(path))
         if path in self._known:
             self._fetch([path])
+        elif self.url(path) is not None:
+            self._fetch([known for known in list(self._known) if path in known.parents])
 
     def known(self, path: Path) -> Stat | None:
         """Size and version of an object that was listed."""
@@ -468,7 +470,7 @@ def local_files(location: Mapping[str, Any]) -> list[Path]:
 
 
 def fetched(path: Path) -> Path:
-    """The same path, its content fetched where it is an object that is not here yet."""
+    """The same path, its content fetched where it is an object, or a folder of objects, that are not here yet."""
     if _tree is not None and _tree.pid == os.getpid():
         _tree.ensure(path)
     return path

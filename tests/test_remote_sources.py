@@ -29,8 +29,9 @@ from actionimg_data.schemas import ConvertOptions
 from actionimg_data.testing import write_rlbench_dataset
 from actionimg_data.testing.demo_data import write_action_images_tree
 from actionimg_data.testing.rlds import write_rlds_demo
-from actionimg_data.testing.simulators import write_robomimic
+from actionimg_data.testing.simulators import write_robomimic, write_umi
 from actionimg_data.testing.teleop import (
+    MAX_WIDTH_M,
     TeleopLog,
     camera_file,
     droid_camera_file,
@@ -114,8 +115,20 @@ def droid(folder: Path, log: TeleopLog) -> Made:
 
 def robomimic(folder: Path, log: TeleopLog) -> Made:
     path = write_robomimic([log, log], folder / "hdf5" / "demo.hdf5", "info")
-    fps = float(np.round(1 / np.median(np.diff(log.frame_times)), 6))
-    return made("robomimic", path, instruction="stack the cubes", fps=fps, only_views=VIEWS)
+    return made("robomimic", path, instruction="stack the cubes", fps=log_rate(log), only_views=VIEWS)
+
+
+def umi(folder: Path, log: TeleopLog) -> Made:
+    pytest.importorskip("zarr")
+    pytest.importorskip("imagecodecs")
+    cameras = write_umi([log, log], folder / "umi" / "cups.zarr.zip", "wrist")
+    (folder / "umi.json").write_text(json.dumps(cameras))
+    options = {"instruction": "put the cup down", "fps": log_rate(log), "gripper": f"0 {MAX_WIDTH_M}"}
+    return made("umi", folder / "umi" / "cups.zarr.zip", **options, camera_file=str(folder / "umi.json"))
+
+
+def log_rate(log: TeleopLog) -> float:
+    return float(np.round(1 / np.median(np.diff(log.frame_times)), 6))
 
 
 def lerobot(folder: Path, log: TeleopLog) -> Made:
@@ -126,7 +139,7 @@ def lerobot(folder: Path, log: TeleopLog) -> Made:
 
 SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
     f.__name__: f
-    for f in (rlbench, processed_tree, rlds, rlds_in_array_records, plain_folder, droid, robomimic, lerobot)
+    for f in (rlbench, processed_tree, rlds, rlds_in_array_records, plain_folder, droid, robomimic, umi, lerobot)
 }
 
 

@@ -56,6 +56,10 @@ class RowConverter(Converter):
         super().__init__(options)
         self._cameras: dict[str, CalibratedCamera] | None = None
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """What stands beside the logs; HDF5 and zarr files are fetched, or read in ranges, as they are opened."""
+        return ("*.json", "*.yaml", "*.yml", "*.txt")
+
     def given_cameras(self) -> Mapping[str, CalibratedCamera]:
         """The cameras of the user's camera file, read once; empty without one."""
         if self._cameras is None:

@@ -22,6 +22,7 @@ from ...errors import (
     WrongFormatError,
 )
 from ...model.untrusted import MAX_ARRAY_BYTES, load_npy, parse_json, unzip
+from ..remote import fetched
 from . import hdf5
 
 FloatArray = NDArray[np.float64]
@@ -338,6 +339,7 @@ def _hdf5(path: Path, group: str) -> Table:
 
 def open_zarr(path: Path) -> Any:
     """The root group of a zarr folder or ``.zarr.zip``; `MissingExtraError` without zarr."""
+    fetched(path)
     if path.is_file():
         check_zip(path)
     try:
