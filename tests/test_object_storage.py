@@ -22,6 +22,7 @@ from synthetic_converter import SyntheticConverter, SyntheticOptions, write_sour
 import actionimg_data as aid
 from actionimg_data import engine
 from actionimg_data.cli import main
+from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.errors import (
     InvalidSpecError,
     OutputExistsError,
@@ -36,6 +37,7 @@ from actionimg_data.schemas import ConvertOptions, PlanRow
 from actionimg_data.shards import storage
 from actionimg_data.shards.layout import place
 from actionimg_data.shards.write import write_shard
+from actionimg_data.testing import write_rlbench_dataset
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -166,6 +168,37 @@ def test_a_damaged_object_is_found(store: FaultyStore, url: str, source: str) ->
     assert url in report.failures[0].reason
     tar.unlink()
     assert not engine.verify(url, quick=True).ok
+
+
+def test_a_damaged_data_set_in_a_store_is_repaired_from_its_source_there(
+    store: FaultyStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTIONIMG_CACHE_DIR", str(tmp_path / "cache"))
+    source = write_rlbench_dataset(tmp_path / "demos", 2, 3, 64, ("front", "wrist"), "stepjam")
+    for file in (p for p in source.rglob("*") if p.is_file()):
+        (RemotePath(url) / "src" / file.relative_to(source).as_posix()).put(file.read_bytes())
+    out = RemotePath(url) / "out"
+    engine.convert(RLBenchConverter(), f"{url}/src", str(out), OPTIONS)
+    whole = tree(out)
+    (out / "train/000000.tar").put(b"damaged")
+    (out / "train/000001.tar").unlink()
+    (out / "train/000001.json").put(b"{}")
+    (out / "index.parquet").unlink()
+    assert engine.repair(str(out)).ok
+    assert tree(out) == whole
+
+
+def test_parts_of_a_run_in_a_store_are_brought_together(
+    store: FaultyStore, url: str, source: str, local: dict[str, bytes]
+) -> None:
+    for part in range(2):
+        convert(source, url, shard_index=part, num_shards=2)
+    assert tree(RemotePath(url)) == local
+    manifest = json.loads(local["dataset.json"])
+    (RemotePath(url) / "index.parquet").unlink()
+    result = CliRunner().invoke(main, ["finalize", url, "--json"])
+    assert (result.exit_code, manifest["complete"]) == (4, True), result.output
+    assert tree(RemotePath(url)) == local
 
 
 def test_bursts_of_errors_cut_uploads_and_lost_answers_change_nothing(
