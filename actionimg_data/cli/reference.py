@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import html
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,12 +132,13 @@ def _plain(names: str) -> str:
 def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
     lines = ["| option | |", "|---|---|"]
     for names, text in rows:
-        # A backslash keeps the bar inside a code span of a table on GitHub.
-        cells = (
-            f"`{names}`".replace("|", "\\|"),
-            " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("] [", "]; ["),
-        )
-        lines.append(f"| {cells[0]} | {cells[1]} |")
+        # Markdown does not agree with itself about a bar in a code span of a table; HTML does.
+        if "|" in names:
+            option = f"<code>{html.escape(names, quote=False).replace('|', '&#124;')}</code>"
+        else:
+            option = f"`{names}`"
+        about = " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;").replace("] [", "]; [")
+        lines.append(f"| {option} | {about} |")
     yield "\n".join(lines) + "\n"
 
 
