@@ -27,9 +27,9 @@ def command() -> None:
     edges. Cameras that move are answered "cannot tell".
 
     \b
-    actionimg calibrate check  ~/rlbench_demos --out look
+    actionimg calibrate check ~/rlbench_demos --out look
     actionimg calibrate refine ~/rlbench_demos --out cameras.json
-    actionimg calibrate time   ~/rlbench_demos
+    actionimg calibrate time ~/rlbench_demos
     """
 
 
