@@ -49,7 +49,7 @@ def test_the_reference_has_every_command_and_option() -> None:
 def test_an_example_in_a_help_text_parses(line: str) -> None:
     """Command, options and their values are right; nothing is run."""
     # A third of the line is what the command does.
-    words = shlex.split(re.split(r"\s{3,}", line.replace("$SLURM_ARRAY_TASK_ID", "3"))[0])[1:]
+    words = shlex.split(re.split(r"\s{3,}(?=\w)", line.replace("$SLURM_ARRAY_TASK_ID", "3"))[0])[1:]
     command: click.Command = main
     context = click.Context(main, info_name="actionimg")
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import html
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
