@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_every_picture_of_a_document_is_there_small_and_used() -> None:
             shown.add(path)
     kept = {path for path in (DOCS / "images").rglob("*") if path.is_file()}
     assert kept == shown, f"not shown anywhere: {sorted(p.name for p in kept - shown)}"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_a_drawing_is_the_same_each_time_it_is_made() -> None:
+    made = runpy.run_path(str(DOCS / "make_figures.py"))
+    assert {path.stem for path in DOCS.glob("images/*.webp")} == {*made["FIGURES"], "site"}
+    first, second = (made["webp"](made["FIGURES"]["blob_channels"]()) for _ in range(2))
+    assert first == second
+    assert len(first) > 10_000
 
 
 @pytest.mark.skipif(
