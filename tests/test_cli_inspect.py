@@ -70,6 +70,18 @@ def test_the_commands_that_come_next_work_as_they_are(
     assert data["next"][2] == "actionimg report demos-shards"
 
 
+def test_a_data_set_that_is_not_complete_says_how_to_finish_it(tmp_path: Path) -> None:
+    write_rlbench_dataset(tmp_path / "two demos", 2, 8, 64)
+    out = tmp_path / "out"
+    part = ["--num-shards", 2, "--shard-index", 0, "--episodes-per-shard", 1, "--num-workers", 1]
+    assert run("convert", "rlbench", tmp_path / "two demos", out, "--size", 64, "--crf", 20, *part).exit_code == 0
+    half = found(out)
+    assert (half["complete"], half["samples"]) == (False, None)
+    (line,) = half["next"]
+    assert type_in(line, "--num-workers", "1").exit_code == 0
+    assert found(out)["samples"] == 2
+
+
 def test_what_is_missing_is_named_and_the_way_to_it_leads_on(sources: Path) -> None:
     """An RLDS data set that the registry does not know has its entry beside it."""
     first = found(sources / "rlds")

@@ -265,7 +265,11 @@ def _next_of(kind: str, path: str, found: dict[str, Any]) -> list[str]:
         view = found["views"][0]
         return [f"in Python: actionimg_data.open_dataset({path!r})[{found['key']!r}].rgb({view!r})"]
     if not found.get("complete", True):
-        return []
+        from ..report.collect import command_of
+        from ..shards import read_manifest
+        from ..shards.layout import place
+
+        return [command_of(read_manifest(place(path)), path)]
     todo = [_line("inspect", path, "--key", found["first_key"])] if found.get("first_key") else []
     if kind == "dataset":
         todo += [_line("verify", path), _line("report", path)]
