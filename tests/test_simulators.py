@@ -17,6 +17,7 @@ from simulator_logs import GRIP_SITE, converter, differences, episodes, read_fir
 
 from actionimg_data.converters import base
 from actionimg_data.errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadImageError,
@@ -789,3 +790,36 @@ def test_a_base_from_which_the_poses_are_in_reach(log: TeleopLog) -> None:
     far[:3, 3] = [5, 0, 0]
     with pytest.raises(ValueError, match="out of reach"):
         joint_log(log, far)
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("name", ["robomimic", "libero"])
+def test_damage_is_an_error_of_ours_or_does_no_harm(copy: Any, name: str) -> None:
+    """Bytes flipped in the file's structure, its attributes and its values, and files cut short."""
+    path = copy(f"{name}.hdf5")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(25):
+        data = bytearray(whole)
+        for place in rng.integers(0, min(len(data), int(rng.choice([6000, len(data)]))), 8):
+            data[place] = int(rng.integers(256))
+        path.write_bytes(data[: int(rng.choice([len(data), rng.integers(1, len(data))], p=[0.8, 0.2]))])
+        made = converter(name, instruction="lift it")
+        try:
+            for ref in made.discover(str(path)):
+                episode = made.read(ref)
+                for view in episode.views.values():
+                    list(view.frames.frames(range(len(episode))))
+        except ActionImgError:
+            refused += 1
+    assert refused > 5
+
+
+def test_a_model_that_is_no_text_is_refused(copy: Any) -> None:
+    path = copy("libero.hdf5")
+    edit(path, lambda _, demo: demo.attrs.update(model_file="<mujoco>\udce8</mujoco>"))
+    with pytest.raises(BadFileError, match="is not XML"):
+        read_first(converter("libero"), path)

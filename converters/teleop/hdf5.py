@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadFileError, SourceNotFoundError, StorageError, UnsafeFileError
+from ...errors import ActionImgError, BadFileError, SourceNotFoundError, StorageError, UnsafeFileError
 from ...model.untrusted import MAX_ARRAY_BYTES
 from ..remote import fetched, range_file
 
@@ -52,7 +52,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             if len(_checked) >= _MAX_CHECKED:
                 _checked.clear()
             _checked.add(state)
-        yield file
+        try:
+            yield file
+        except (OSError, RuntimeError, KeyError) as error:
+            # Damage is met wherever something is read first: an attribute, a name, a value.
+            if isinstance(error, ActionImgError) or (isinstance(error, KeyError) and "Unable to" not in str(error)):
+                raise
+            raise BadFileError(f"is damaged: {error}", where=path) from None
 
 
 def _check_links(file: h5py.File, path: Path) -> None:

@@ -65,6 +65,11 @@ def parse_xml(raw: bytes, where: object) -> ElementTree.Element:
         raise BadFileError(f"is not XML: {error}", where=where) from None
 
 
+def _raw(text: str) -> bytes:
+    """The bytes of a text from HDF5, in which those that are no UTF-8 are escaped; XML then refuses them."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def robot_files(path: Path) -> list[Path]:
     """A robot file and the files that it includes, for fingerprints; those that do not exist are left out."""
     files: list[Path] = []
@@ -220,7 +225,7 @@ class Scene:
     @classmethod
     def from_text(cls, text: str, where: object) -> Scene:
         """The model in a text, e.g. robosuite's ``model_file``; errors as `from_file`."""
-        raw = text.encode()
+        raw = _raw(text)
         if len(raw) > MAX_BYTES:
             raise UnsafeFileError("is too large to read", where=where, expected=f"≤ {MAX_BYTES} bytes", found=len(raw))
         root = parse_xml(raw, where)
@@ -415,7 +420,7 @@ def cameras_in(text: str, where: object) -> dict[str, bool]:
             elif child.tag in _NESTED:
                 walk(child, moves, depth + 1)
 
-    for world in parse_xml(text.encode(), where).findall("worldbody"):
+    for world in parse_xml(_raw(text), where).findall("worldbody"):
         walk(world, False, 0)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -409,8 +410,12 @@ def zarr_arrays(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
         UnsafeFileError: Groups in a circle of links, or thousands of arrays.
     """
     try:
-        found = {f"{prefix}{name}": array for name, array in sorted(group.arrays())}
-        for name, inner in sorted(group.groups()):
+        with warnings.catch_warnings():
+            # zarr warns of files that are neither array nor group.
+            warnings.simplefilter("ignore")
+            found = {f"{prefix}{name}": array for name, array in sorted(group.arrays())}
+            inside = sorted(group.groups())
+        for name, inner in inside:
             found.update(zarr_arrays(inner, f"{prefix}{name}/", depth + 1))
             if depth >= _ZARR_DEPTH or len(found) > _ZARR_ARRAYS:
                 raise UnsafeFileError("holds too many groups in each other, or arrays", where=str(group.store))
