@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from arms_data import RANGE, SOURCE, ArmsConverter, make_dataset, planes
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionimg_data import open_dataset
+from actionimg_data.cli import main
 from actionimg_data.converters.calibration import Distortion
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.converters.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
@@ -429,3 +432,46 @@ def test_depth_and_masks_of_the_real_demos_agree_between_views(sample_data: Path
         apart = np.concatenate(found)
         assert len(apart) > 50, pair
         assert np.median(apart) < 0.005, (pair, np.median(apart))
+
+
+def test_the_commands_take_two_arms_with_depth_and_masks(tmp_path: Path) -> None:
+    source = write_rlbench_bimanual(tmp_path / "src", 1, 6, 64, ("front", "over_shoulder_left"), depth_and_masks=True)
+    out = tmp_path / "out"
+
+    def run(*words: object) -> str:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    size = ("--size", "128", "-j", "1", "--no-check-space")
+    run("convert", "rlbench", source, out, *size, "--merge-arms", "--depth", "--masks")
+    summary = json.loads(run("verify", out, "--json"))
+    assert summary["merged_arms"] is True
+    assert set(summary["grippers"]) == {"right", "left"}
+    assert "right" in run("verify", out)
+    about = json.loads(run("inspect", out, "--json"))
+    assert about["samples"] == 1
+    run("report", out)
+    page = (tmp_path / "out.report.html").read_text()
+    assert "right" in page
+    assert "left" in page
+
+
+def test_depth_without_its_range_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    from actionimg_data.converters import _safe_pickle
+    from actionimg_data.converters._coppelia import DEMO_CLASSES
+    from actionimg_data.errors import BadFileError
+    from actionimg_data.testing.demo_data import pickle_demo
+
+    source = write_rlbench_dataset(tmp_path / "src", 1, 3, 32, ("front",), depth_and_masks=True)
+    file = next(source.glob("*/all_variations/episodes/episode0/low_dim_obs.pkl"))
+    demo: Any = _safe_pickle.load(file, records=DEMO_CLASSES)
+    observations = [record.attributes for record in demo.get("_observations")]
+    del observations[1]["misc"]["front_camera_far"]
+    file.write_bytes(pickle_demo(observations, None, 0))
+    episode = RLBenchConverter().read(next(iter(RLBenchConverter().discover(str(source)))))
+    front = episode.views["front"]
+    assert front.depth is not None
+    assert next(front.depth.planes([0])).dtype == np.uint16
+    with pytest.raises(BadFileError, match=r"front_depth: observation 1: misc\[front_camera_near.*range"):
+        list(front.depth.planes([0, 1, 2]))

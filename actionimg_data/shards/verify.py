@@ -438,6 +438,7 @@ def decode_sample(sample: Sample, spec: ActionImageSpec, gripper: str = "") -> D
             start = window.stop
             if others:
                 drawn = render_merged(others, sample.cameras[view], spec, window)
+                # Where the sum was clipped, this leaves a flat top, which has the same centre.
                 chunk = cv2.subtract(chunk.reshape(-1), drawn.reshape(-1)).reshape(chunk.shape)
             chunks.append(measure_blobs(chunk, spec))
         blobs = BlobMeasurements.concatenate(chunks)
