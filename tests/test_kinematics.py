@@ -271,6 +271,13 @@ def test_a_text_from_a_log_cannot_read_other_files(tmp_path: Path) -> None:
         mjcf.Scene.from_text("<mujoco><include file='/etc/hostname'/><worldbody/></mujoco>", "log")
 
 
+@pytest.mark.parametrize("read", [mjcf.cameras_in, mjcf.Scene.from_text])
+def test_a_text_that_is_no_utf8_is_refused(read: Any) -> None:
+    """HDF5 hands bytes that are no UTF-8 over as surrogates."""
+    with pytest.raises(BadFileError, match="is not XML"):
+        read("<mujoco>\udce8<worldbody/></mujoco>", "log")
+
+
 def test_cameras_are_where_mujoco_puts_them() -> None:
     """Position, axes and field of view against MuJoCo's own, one camera fixed and one aimed at a body that moves."""
     text = SCENE.replace(

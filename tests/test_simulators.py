@@ -816,10 +816,3 @@ def test_damage_is_an_error_of_ours_or_does_no_harm(copy: Any, name: str) -> Non
         except ActionImgError:
             refused += 1
     assert refused > 5
-
-
-def test_a_model_that_is_no_text_is_refused(copy: Any) -> None:
-    path = copy("libero.hdf5")
-    edit(path, lambda _, demo: demo.attrs.update(model_file="<mujoco>\udce8</mujoco>"))
-    with pytest.raises(BadFileError, match="is not XML"):
-        read_first(converter("libero"), path)
