@@ -173,6 +173,22 @@ def test_the_keys_are_the_documented_ones(sources: Path, dataset: Path) -> None:
     assert set(source) - {"kind", "tasks"} <= documented("source")
 
 
+def test_the_other_commands_print_the_documented_keys(sources: Path, tmp_path: Path) -> None:
+    small = ["--size", 64, "--num-workers", 1]
+    for command, words in (
+        ("convert", ["rlbench", sources / "demos", tmp_path / "out", *small]),
+        ("convert --dry-run", ["rlbench", sources / "demos", tmp_path / "other", *small, "--dry-run"]),
+        ("verify", [tmp_path / "out", "--num-workers", 1]),
+        ("export", ["wids", tmp_path / "out", tmp_path / "out.json"]),
+        ("doctor", []),
+    ):
+        result = run(command.split()[0], *words, "--json")
+        row = re.search(rf"^\| `{command}` \| (.*?)(;.*)? \|$", DOC, re.M)
+        assert row, command
+        outside = re.sub(r"\(.*?\)", "", row[1])
+        assert set(json.loads(result.stdout)) == set(re.findall(r"`(\w+)`", outside)), command
+
+
 def test_a_typo_in_a_key_gets_a_suggestion(dataset: Path) -> None:
     key = found(dataset)["first_key"]
     result = run("inspect", dataset, "--key", key[:-1] + "x")
