@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from arms_data import make_dataset as make_arms
 from click.testing import CliRunner
 from processes import run_program
 from scipy.spatial.transform import Rotation
-from training_data import SIZE, VIEWS, make_camera, make_dataset, make_trajectory, read_bars
+from training_data import SIZE, VIEWS, BarConverter, make_camera, make_dataset, make_trajectory, read_bars
 
 import actionimg_data as aid
+from actionimg_data import engine
 from actionimg_data.cli import main
 from actionimg_data.converters import base
 from actionimg_data.errors import (
@@ -34,6 +36,8 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.export import KINDS, export
+from actionimg_data.model import Episode, EpisodeRef, GripperTrajectory
+from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.verify import round_trip
 
 FRAMES = (22, 25, 18)
@@ -499,6 +503,35 @@ def test_rerun_recordings_of_two_grippers_keep_them_apart(tmp_path: Path, merged
     actions = {entity for entity in found if entity.startswith("/action/")}
     names = ("",) if merged else ("/left", "/right")
     assert actions == {f"/action/{view}{name}" for view in manifest.views for name in names}
+
+
+class GapConverter(BarConverter):
+    """The generated episodes without poses in frames 2 to 4."""
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        episode = super().read(ref)
+        path = episode.trajectory
+        position, quaternion = path.position.copy(), path.quaternion_xyzw.copy()
+        position[2:5] = quaternion[2:5] = np.nan
+        gaps = GripperTrajectory(position, quaternion, path.openness, path.times, allow_missing=True)
+        return replace(episode, grippers={"": gaps})
+
+
+def test_frames_without_a_pose_show_no_gripper_in_a_rerun_recording(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    (tmp_path / "source").mkdir()
+    config = {"frames": [8], "fps": 20.0, "views": ["front", "side"], "size": 64}
+    (tmp_path / "source" / "bars.json").write_text(json.dumps(config))
+    options = ConvertOptions.parse(height=64, width=64)
+    engine.convert(GapConverter(), str(tmp_path / "source"), tmp_path / "out", options)
+    assert export("rerun", tmp_path / "out", tmp_path / "gaps.rrd").samples == 1
+    found = recorded(tmp_path / "gaps.rrd")
+    _, points = values_of(found["/world/gripper/keypoints"], "positions")
+    assert [len(p) for p in points] == [3, 3, 0, 0, 0, 3, 3, 3]
+    _, poses = values_of(found["/world/gripper/frame"], "translation")
+    assert len(poses) == 5
+    _, strips = values_of(found["/world/path"], "strips")
+    assert [len(strip) for strip in strips[0]] == [2, 3]
 
 
 def test_what_cannot_be_recorded_is_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
