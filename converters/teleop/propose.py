@@ -200,9 +200,9 @@ def _pose_columns(table: TableFound | None) -> Iterator[str]:
     quaternion = None if table is None else _quaternion(table)
     joints = None if table is None or position is not None else _joints(table)
     if joints is not None:
-        columns, names = joints
+        angles, names = joints
         yield "  joints:  # no pose was found: joints through the robot's kinematics; leave out what is not the arm's"
-        yield f"    columns: {_list(columns)}  # NAME[0:6] takes a part"
+        yield f"    columns: {_list(angles)}  # NAME[0:6] takes a part"
         yield f"    names: {_list(names or [UNKNOWN])}  # of the robot file, in the order of the columns"
         yield f'    unit: "{UNKNOWN}"  # rad | deg'
         yield f'    robot: "{UNKNOWN}"  # URDF or MJCF file beside this one'
