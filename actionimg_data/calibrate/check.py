@@ -149,24 +149,26 @@ def check_view(
     reason = _unsure(shift, evidence)
     if reason:
         return cannot(reason, **found)
+    # Other places that fit about as well: where all of them are away from where the gripper should be, it is off.
+    others = shift.peaks[1:][shift.peak_scores[1:] > MAX_RIVAL * shift.score]
+    reach = INTERVAL_SIGMA * largest + max((float(np.linalg.norm(p - shift.best)) for p in others), default=0.0)
     found |= {
         "shift_px": shift.best / evidence.scale,
-        "interval_px": INTERVAL_SIGMA * largest / evidence.scale,
+        "interval_px": reach / evidence.scale,
         "sigmas": sigmas,
     }
+    least = min((float(np.linalg.norm(p)) for p in others), default=np.inf)
+    if len(others) and (sigmas <= OFF_SIGMA or least <= 2 * OFF_SIGMA * largest):
+        return cannot(f"another place fits about as well ({shift.rival:.2f} and {shift.score:.2f})", **found)
     if sigmas <= OFF_SIGMA:
         if largest > MAX_SPREAD_PX:
             return cannot(f"the gripper's place is known to ± {INTERVAL_SIGMA * largest:.1f} pixels only", **found)
         return CameraCheck(episode, name, "ok", "the gripper is seen where it should be", shape.name, **found)
-    return CameraCheck(
-        episode,
-        name,
-        "off",
+    told = (
         f"the gripper is seen {np.linalg.norm(found['shift_px']):.1f} ± {found['interval_px']:.1f} pixels from where it"
-        " should be",
-        shape.name,
-        **found,
     )
+    told += " should be" + (", in one of several places" if len(others) else "")
+    return CameraCheck(episode, name, "off", told, shape.name, **found)
 
 
 def _unsure(shift: Shift, evidence: Evidence) -> str:
@@ -178,8 +180,6 @@ def _unsure(shift: Shift, evidence: Evidence) -> str:
         )
     if shift.at_edge:
         return f"the best place is at the end of the {evidence.radius / evidence.scale:.0f} pixels searched"
-    if shift.rival > MAX_RIVAL * shift.score:
-        return f"two places fit about as well ({shift.rival:.2f} and {shift.score:.2f})"
     return ""
 
 

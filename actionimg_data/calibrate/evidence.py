@@ -14,6 +14,7 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from ..conventions import DEFAULT_NEAR
 from ..geometry import pinhole, transforms
@@ -140,13 +141,17 @@ def choose_frames(
     near a closed one are left out.
 
     Args:
+        trajectory: Of the gripper.
+        hand: The gripper model.
+        K: ``(3, 3)`` pixels.
+        world_from_camera: ``(4, 4)`` where to expect the gripper from.
         size: ``(height, width)`` of the pictures.
         count: At most so many.
     """
     known = trajectory.known & np.isfinite(trajectory.openness)
     openness = trajectory.openness
     if np.isin(openness[known], (0.0, 1.0)).all():
-        shut = np.convolve(known & (openness == 0), np.ones(5), "same") > 0
+        shut = binary_dilation(known & (openness == 0), iterations=2)
         if (known & ~shut).sum() >= 8:
             known &= ~shut
     indices = np.flatnonzero(known)

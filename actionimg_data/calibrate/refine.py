@@ -218,7 +218,7 @@ def refine_camera(
         view=name,
         episodes=tuple(r.episode for r in recorded),
         accepted=True,
-        reason=f"the gripper fits better by {figures['score_after'] - figures['score_before']:.2f} in frames not fitted",
+        reason=f"the gripper fits better by {float(after.mean() - before.mean()):.2f} in frames not fitted",
         model=shape.name,
         masks=with_masks,
         K=intrinsics(first),

@@ -15,7 +15,7 @@ from ..raster.gripper import GripperModel, gripper_model, load_mesh
 from .outline import Hand
 
 MODEL_ERROR_M: Final = 0.001
-"""How far a model's outline is taken to be off as a whole, one standard deviation; measured, see docs/calibration.md."""
+"""How far a model's outline is taken to be off as a whole, one standard deviation: docs/calibration.md."""
 
 _SIZES: Final = ("max_width", "finger_length", "finger_width", "flange_radius", "fingertip_reach")
 
@@ -79,7 +79,7 @@ class GripperShape:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> GripperShape:
-        """A gripper from ``NAME=VALUE`` texts: sizes of the parametric one in metres, or ``mesh=FILE`` and ``link=NAME``.
+        """A gripper from ``NAME=VALUE`` texts: sizes of the parametric one in metres, or ``mesh=FILE``, ``link=NAME``.
 
         ``model_error=MM`` says how far the model may be off as a whole.
 

@@ -32,6 +32,7 @@ class Shift:
         rival: Best score at another place.
         at_edge: The best shift lies at the edge of the range searched.
         peaks: ``(3, 2)`` the best shift and other places of high score.
+        peak_scores: ``(3,)`` theirs.
         per_frame: ``(N,)`` score of each frame at the best shift.
     """
 
@@ -44,6 +45,7 @@ class Shift:
     rival: float
     at_edge: bool
     peaks: FloatArray
+    peak_scores: FloatArray
     per_frame: FloatArray
 
 
@@ -86,6 +88,7 @@ def best_shift(evidence: Evidence, world_from_camera: FloatArray, seed: int = 0)
         rival=max((score for i, score in enumerate(scores) if i != first), default=0.0),
         at_edge=bool(np.abs(best).max() > evidence.radius - 2),
         peaks=np.stack([starts[i] + _peak(surfaces[i].mean(0), fine) for i in order]),
+        peak_scores=np.array([scores[i] for i in order]),
         per_frame=surface[:, int(surface.mean(0).argmax())].astype(np.float64),
     )
 

@@ -167,14 +167,9 @@ def solve(
     inverse = [np.asarray(transforms.invert(p)) for p in given]
     for k, pose in enumerate(start or given):
         state[6 * k : 6 * k + 6] = vector_of(np.asarray(transforms.invert(pose)) @ given[k])
-    precision = (
-        1
-        / np.concatenate(
-            [np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), count)]
-            + [np.repeat([priors.tool_rad, priors.tool_m], 3), [priors.size_m]]
-        )
-        ** 2
-    )
+    cameras = np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), count)
+    deviations = np.concatenate([cameras, np.repeat([priors.tool_rad, priors.tool_m], 3), [priors.size_m]])
+    precision = deviations**-2.0
     normal, sigma, used = np.diag(precision), 1.0, 0.0
     for reach in search:
         tool = motion(state[6 * count : 6 * count + 6])

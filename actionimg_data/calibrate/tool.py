@@ -1,6 +1,6 @@
 """Tool or camera: what is wrong where the gripper is not seen where it should be?
 
-A wrong ``tool_from_gripper`` moves the gripper in every picture; a wrong camera moves it in its own. In one view the two
+A wrong ``tool_from_gripper`` moves the gripper in every picture; a wrong camera moves it in its own. In one view both
 look alike unless the gripper turns; over several views one change of the tool either explains all of them or does not.
 """
 
