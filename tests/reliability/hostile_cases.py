@@ -396,6 +396,12 @@ PICKLED = pickle.dumps(None)
 case("zarr", "the codec pickle", lambda f: zarr_array(f, {"filters": [{"id": "pickle"}]}, pickle.dumps(Runs(f))), table)
 case(
     "zarr",
+    "the codec pickle, as packing",
+    lambda f: zarr_array(f, {"compressor": {"id": "pickle"}}, pickle.dumps(Runs(f))),
+    table,
+)
+case(
+    "zarr",
     "objects",
     lambda f: zarr_array(
         f, {"dtype": "|O", "filters": [{"id": "pickle"}], "fill_value": None}, pickle.dumps([Runs(f)])
