@@ -545,6 +545,8 @@ def test_simulated_cameras_come_from_the_robot_file(log: TeleopLog, arms: Any, t
     assert np.allclose(fixed.track(6).world_from_camera, front.world_from_camera, atol=1e-9)
     assert np.allclose(fixed.track(6).K, front.K, atol=1e-9)
     assert isinstance(moving, CameraTrack)
+    with pytest.raises(MissingCalibrationError, match=r"front.*--camera-file"):
+        aloha(folder, path, **single, base=("robot0_base",))
     with h5py.File(path, "r+") as file:
         file.attrs["sim"] = False
     with pytest.raises(MissingCalibrationError, match=r"front.*--camera-file"):

@@ -317,7 +317,8 @@ class AlohaConverter(RowConverter):
     ) -> tuple[CalibratedCamera, str]:
         """A simulated camera, as the robot's MJCF file places it."""
         why = "is in no camera file"
-        if simulated and not self.options.world_from_base:
+        # The file's world is the poses' world only where no other frame was asked for.
+        if simulated and not self.options.world_from_base and not self.options.base:
             robots, tips = self._by_arm("robot"), self._by_arm("tip")
             for name in self.options.arms:
                 scene = self._scene(Path(robots[name]))

@@ -622,7 +622,8 @@ def _masked(file: h5py.File, names: list[str], key: str | None, path: Path) -> l
 def _hand(scene: Scene, arm: ArmNames) -> tuple[tuple[str, int], tuple[str, int]]:
     """The grip site and the hand's body of an arm, as robosuite names them from 1.0 to 1.5."""
     sites = scene.names("site")
-    options = [f"gripper{arm.robot}_{arm.side}_grip_site", f"gripper{arm.robot}_grip_site"]
+    options = [f"gripper{arm.robot}_{arm.side}_grip_site"]
+    options += [f"gripper{arm.robot}_grip_site"] if arm.side == "right" else []
     site = next((name for name in options if name in sites), options[0])
     return scene.find(site, ("site",), "grip_site"), scene.find(f"robot{arm.robot}_{arm.side}_hand", ("body",), "hand")
 
