@@ -301,20 +301,28 @@ class RemotePath:
             raise ValueError(f"objects are written whole, by put and create; mode {mode!r}")
         return io.BufferedReader(_RangeFile(self, self.stat().st_size), buffering)
 
-    def chunks(self, size: int = BLOCK) -> Iterator[bytes]:
-        """All of an object, piece by piece, from the one version of it that was there when it began."""
-        before = self.stat()
-        for offset in range(0, before.st_size, size):
-            part = self.read_range(offset, min(size, before.st_size - offset))
+    def chunks(self, known: int | None = None) -> Iterator[bytes]:
+        """All of an object, piece by piece.
+
+        Args:
+            known: Its size, where that was listed: a small object is then one call.
+        """
+        if known is not None and 0 < known < BLOCK:
+            # One byte more, so that one that has grown since shows.
+            yield self.read_range(0, known + 1)
+            return
+        total = self.stat().st_size
+        for offset in range(0, total, BLOCK):
+            part = self.read_range(offset, min(BLOCK, total - offset))
             if not part:
                 return
             yield part
 
-    def download(self, target: Path) -> int:
+    def download(self, target: Path, known: int | None = None) -> int:
         """Copy the object into a local file; returns its size."""
         size = 0
         with open(target, "wb") as file:
-            for part in self.chunks():
+            for part in self.chunks(known):
                 file.write(part)
                 size += len(part)
         return size

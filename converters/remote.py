@@ -118,7 +118,7 @@ class _Cache:
         entry.parent.mkdir(mode=0o700, exist_ok=True)
         part = entry.with_name(f"{entry.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
-            size = url.download(part)
+            size = url.download(part, known.st_size)
             if size != known.st_size:
                 raise BadFileError(
                     "changed while it was fetched", where=url, expected=f"{known.st_size} B", found=f"{size} B"

@@ -11,11 +11,14 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from faulty_store import BUCKET, FaultyStore, running_store, storage_options
 from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
+from actionimg_data.cli import main
 from actionimg_data.converters import Converter, converter_class, remote
+from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.errors import (
     BadFileError,
     InvalidSpecError,
@@ -178,6 +181,26 @@ def test_a_source_in_a_store_gives_the_shards_of_the_local_one(
     monkeypatch.setenv("ACTIONIMG_CACHE_DIR", str(tmp_path / "elsewhere"))
     engine.convert(converter, url, tmp_path / "again", OPTIONS)
     assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_the_command_takes_urls_for_source_and_output_and_its_workers_share_a_cache(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(storage_options(store)))
+    source = write_rlbench_dataset(tmp_path / "src" / "demos", 2, 3, 64, ("front", "wrist"), "stepjam")
+    url = upload(source, tmp_path / "src", "command")
+    words = ["--size", "64", "--episodes-per-shard", "1", "-j", "2", "--json", "--cache-dir", str(tmp_path / "kept")]
+    out = f"s3://{BUCKET}/command-out"
+    result = CliRunner().invoke(main, ["convert", "rlbench", url, out, *words, "--cache-size", "50MB"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["converted"] == 2
+    assert os.environ["ACTIONIMG_CACHE_DIR"] == str(tmp_path / "cache")
+    assert list((tmp_path / "kept" / "objects").glob("*/*"))
+    engine.convert(RLBenchConverter(), str(source), tmp_path / "local", OPTIONS)
+    for name, data in tree(tmp_path / "local", ".tar").items():
+        assert (RemotePath(out) / name).read_bytes() == data
+    shown = CliRunner().invoke(main, ["inspect", url, "--format", "rlbench", "--json"])
+    assert json.loads(shown.stdout)["episodes"] == 2
 
 
 def test_records_are_read_in_ranges_and_their_files_are_never_fetched(
