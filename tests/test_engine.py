@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -170,6 +171,37 @@ def test_a_forked_process_converts_without_touching_opencvs_threads(tmp_path: Pa
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert ended == (pid, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_at_any_instant_is_neither_swallowed_nor_in_the_bytes(tmp_path: Path, workers: int) -> None:
+    """Video libraries swallow what is raised in their callbacks, and the bytes that were to be written then."""
+    src = write_source(tmp_path / "src", episodes=2, frames=12)
+    run(src, tmp_path / "whole")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stopped = 0
+    try:
+        for instant in range(8 if workers == 1 else 2):
+            out = tmp_path / f"out{instant}"
+            timer = threading.Timer(0.03 * instant, os.kill, (os.getpid(), signal.SIGINT))
+
+            class Start(engine.Observer):
+                def started(self, totals: engine.Totals, timer: threading.Timer = timer) -> None:
+                    timer.start()
+
+            try:
+                run(src, out, num_workers=workers, observer=Start())
+                timer.join(10)
+                time.sleep(0.01)
+            except KeyboardInterrupt:
+                stopped += 1
+            timer.join(10)
+            assert not list(out.rglob("*.tmp"))
+            run(src, out)
+            assert tree(out) == tree(tmp_path / "whole")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped == instant + 1
 
 
 def test_a_run_of_parts_equals_a_run_of_all(tmp_path: Path) -> None:

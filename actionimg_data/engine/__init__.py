@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .conversion import Estimate, Observer, Result, Totals, convert, estimate, finalize, plan
+    from .conversion import Observer, Result, Totals, convert, finalize, plan
+    from .estimation import Estimate, estimate
     from .executor import Executor, Job, make_executor
     from .restoration import Repaired, repair
     from .verification import Report, Tolerance, record, verify
 
 _MODULES = {
-    **dict.fromkeys(
-        ("Estimate", "Observer", "Result", "Totals", "convert", "estimate", "finalize", "plan"), "conversion"
-    ),
+    **dict.fromkeys(("Observer", "Result", "Totals", "convert", "finalize", "plan"), "conversion"),
+    **dict.fromkeys(("Estimate", "estimate"), "estimation"),
     **dict.fromkeys(("Executor", "Job", "make_executor"), "executor"),
     **dict.fromkeys(("Repaired", "repair"), "restoration"),
     **dict.fromkeys(("Report", "Tolerance", "record", "verify"), "verification"),

@@ -6,8 +6,11 @@ one is quarantined. A worker with nothing left to do hands its core to the other
 once: a long last episode does not leave the machine idle.
 
 No wait is without an end. A worker's death is seen by its pipe's end or, where something it started still holds the
-pipe, by its exit status; a worker that is told to end and does not is killed; and a worker whose parent is gone stops
-within `ORPHAN_SECONDS`, also in the middle of a shard.
+pipe, by its exit status; a worker that is told to end and does not is killed; and a worker whose parent is gone ends at
+once, in the middle of whatever it does: what a shard leaves then is not published, and goes with the next run.
+
+An interrupt is not raised just anywhere either: within a callback of a video library it would be swallowed, and the
+bytes that were to be written with it. It waits for the next frame (`interrupts_between_frames`).
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ActionImgError, WorkerError
@@ -46,9 +49,6 @@ POLL_SECONDS: Final = 1.0
 
 STOP_SECONDS: Final = 3.0
 """What workers get to end by themselves, all together, before they are killed."""
-
-ORPHAN_SECONDS: Final = 5.0
-"""After this a worker whose parent is gone ends without cleaning up."""
 
 _forked = False
 
@@ -91,12 +91,49 @@ class Workers:
 
     def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards (see `Executor.run`)."""
-        if self._pool is not None:
-            self._pool.run(job, rows, on_progress, on_shard)
-            return
-        with _one_opencv_thread():
-            for row in rows:
-                on_shard(job.run_shard(row, on_progress))
+        with interrupts_between_frames() as check:
+            if self._pool is not None:
+                self._pool.run(job, rows, on_progress, on_shard, check)
+                return
+            crew = Crew(notice=check)
+            with _one_opencv_thread():
+                for row in rows:
+                    check()
+                    on_shard(job.run_shard(row, on_progress, crew=crew))
+
+
+@contextlib.contextmanager
+def interrupts_between_frames() -> Iterator[Callable[[], None]]:
+    """Keep SIGINT and SIGTERM back until the value is called; a second one of them does not wait.
+
+    Signals that are ignored, or that end the process by themselves, stay as they are; so do all of them where this is
+    not the main thread, which alone gets them.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    waiting: list[int] = []
+
+    def check() -> None:
+        if waiting:
+            number = waiting.pop(0)
+            handlers[number](number, None)
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            handlers[number](number, frame)
+        waiting.append(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, keep)
+    try:
+        yield check
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    check()
 
 
 @contextlib.contextmanager
@@ -154,10 +191,18 @@ class _Pool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self.workers[-1]
 
-    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+    def run(
+        self,
+        job: Job,
+        rows: Iterable[PlanRow],
+        on_progress: OnProgress,
+        on_shard: OnShard,
+        check: Callable[[], None],
+    ) -> None:
         self.job, self.on_progress, self.on_shard = job, on_progress, on_shard
         ahead = iter(rows)
         while True:
+            check()
             # A row is taken when a worker is free for it: the plan may be of any length.
             while sum(w.row is not None for w in self.workers) < self.size:
                 row = self.again.popleft() if self.again else next(ahead, None)
@@ -280,7 +325,7 @@ def _work(pipe: Connection) -> None:
     """What a worker process does: a job and its rows in, progress and sidecars out, until the pipe closes."""
     # Ctrl-C goes to the whole group; the parent ends its workers itself. SIGTERM may be ignored where we come from.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     import cv2
 
@@ -305,9 +350,7 @@ def _work(pipe: Connection) -> None:
             try:
                 message = pipe.recv()
             except (EOFError, OSError):
-                # The parent is gone: stop now, and not when the shard is done.
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(ORPHAN_SECONDS)
+                # The parent is gone: end now, and not when the shard is done.
                 os._exit(1)
             except Exception:  # noqa: BLE001
                 # A converter that cannot be unpickled here, say: the parent has to hear why.
@@ -335,9 +378,3 @@ def _work(pipe: Connection) -> None:
         except Exception:  # noqa: BLE001
             result = traceback.format_exc()
         send(result)
-
-
-def _leave(*_: object) -> None:
-    # Once is enough: a second signal must not interrupt the cleaning up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(1)

@@ -248,11 +248,10 @@ def _is_good_tar(out: Place, record: ShardRecord) -> bool:
 def _strays(out: Place, manifest: DatasetManifest, rows: PlanRows, result: Repaired) -> None:
     """Readers take every tar of the folder; one that is in no plan is somebody's, so it is only named."""
     planned = {f"{row.shard}{ending}" for row in rows for ending in (".tar", ".json")}
-    folder = out / manifest.options.split
-    for path in sorted(folder.iterdir() if folder.is_dir() else (), key=str):
-        name = f"{folder.name}/{path.name}"
-        if path.suffix in (".tar", ".json") and name not in planned:
-            result.left.append((name, "is in no plan: move it elsewhere"))
+    split = manifest.options.split
+    for name in layout.listing(out / split):
+        if name.endswith((".tar", ".json")) and f"{split}/{name}" not in planned:
+            result.left.append((f"{split}/{name}", "is in no plan: move it elsewhere"))
 
 
 def _quarantine_rows(out: Place, manifest: DatasetManifest) -> dict[str, Sequence[QuarantineRow]]:

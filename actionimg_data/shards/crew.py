@@ -28,10 +28,16 @@ class _Task(Generic[Result]):
 
 
 class Crew:
-    """The calling thread and up to ``threads - 1`` others."""
+    """The calling thread and up to ``threads - 1`` others.
 
-    def __init__(self, threads: int = 1) -> None:
+    Args:
+        threads: How many, with the calling one.
+        notice: Called at every `checkpoint`; what it raises ends the sample that is being made.
+    """
+
+    def __init__(self, threads: int = 1, notice: Callable[[], None] = lambda: None) -> None:
         self._threads = threads
+        self._notice = notice
         self._lock = threading.Lock()
         self._tasks: Sequence[_Task[Any]] = ()
         self._helpers: list[threading.Thread] = []
@@ -48,6 +54,7 @@ class Crew:
 
     def checkpoint(self) -> None:
         """Called by a task from time to time; raises `Stopped` where one begun before it has failed."""
+        self._notice()
         failed = self._failed
         if self._stop.is_set() or (failed is not None and self._local.place > failed):
             raise Stopped
