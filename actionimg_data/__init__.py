@@ -37,7 +37,8 @@ def _after_fork() -> None:
     Zero leaves OpenCV's pool alone; one would wait for its threads to end, which here can take for ever.
     """
     cv2 = sys.modules.get("cv2")
-    if hasattr(cv2, "setNumThreads"):
+    # It may be in the middle of its import.
+    if cv2 is not None and hasattr(cv2, "setNumThreads"):
         cv2.setNumThreads(0)
 
 

@@ -59,7 +59,7 @@ class _Bounded(io.RawIOBase):
 @cache
 def bound() -> None:
     """Let `rosbags` unpack with the functions of this file, from now on."""
-    import lz4.frame
+    import lz4.frame  # type: ignore[import-untyped]
     from rosbags.rosbag1 import reader as rosbag1
     from rosbags.rosbag2 import reader as rosbag2
     from rosbags.rosbag2 import storage_mcap as mcap
@@ -80,7 +80,7 @@ def bound() -> None:
 
     rosbag1.decompressors.update({"bz2": unpack_bz2, "lz4": unpack_lz4})
     mcap.DECOMPRESSORS.update({"lz4": unpack_lz4, "zstd": unpack_zstd})
-    rosbag2.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[attr-defined]
+    rosbag2.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment]
 
 
 def zstd_error() -> type[Exception]:

@@ -30,8 +30,9 @@ class Guarded(WrapperStore[Any]):
                 if byte_range is not None:
                     raise BadFileError("a part of a packed member cannot be read", where=store.path, field=key)
                 check_unpacked(data, f"{store.path}: {key}")
-                return prototype.buffer.from_bytes(data)
-        found = await store.get(key, prototype, byte_range)
+                packed: Buffer = prototype.buffer.from_bytes(data)
+                return packed
+        found: Buffer | None = await store.get(key, prototype, byte_range)
         if found is not None:
             if len(found) > MAX_ARRAY_BYTES:
                 raise UnsafeFileError("is too large", where=f"{store}: {key}", found=len(found))

@@ -146,7 +146,9 @@ def droid(frames: int, folder: Path) -> Rates:
 
 def openx(frames: int, folder: Path) -> Rates:
     """Rates for an RLDS data set of two cameras."""
-    source, converter, options = write_rlds_demo(folder, episodes=2, frames=frames, size=256)
+    source, converter, options = write_rlds_demo(
+        folder, episodes=2, frames=frames, size=256, cameras=("front", "wrist")
+    )
     os.environ["ACTIONIMG_CACHE_DIR"] = str(folder / "cache")
     cpu, out, steps = measured(converter, source, options, 256, folder)
     return Rates(cpu / steps, out / steps, size_of(source) / steps, assembly(folder / "out0"))
