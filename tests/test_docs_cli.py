@@ -104,6 +104,7 @@ def test_a_typo_in_a_sources_name_view_option_or_sample_gets_a_suggestion(tmp_pa
         (["render", str(source), "--views", "frnt", *small], "front"),
         (["render", str(source), "-O", "camera=front", *small], "cameras"),
         (["render", str(source), "--episode", "place_cube/all_variations/episode1", *small], "episode0"),
+        (["convert", "rlbench", str(source), out, "--views", "overhed", "--dry-run"], "overhead"),
     ):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 1, words
