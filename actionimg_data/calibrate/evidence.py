@@ -162,8 +162,9 @@ def choose_frames(
     low, high = uv.min(1), uv.max(1)
     extent = np.maximum(high - low, 1e-9)
     seen = np.clip(np.minimum(high, [size[1], size[0]]) - np.maximum(low, 0), 0, None) / extent
-    good = (depth.min(1) > DEFAULT_NEAR) & (seen.prod(1) >= MIN_INSIDE)
-    indices, features = indices[good], uv[good].reshape(int(good.sum()), 2 * len(hand.corners))
+    good: NDArray[np.bool_] = (depth.min(1) > DEFAULT_NEAR) & (seen.prod(1) >= MIN_INSIDE)
+    indices = np.asarray(indices[good], np.intp)
+    features = uv[good].reshape(len(indices), 2 * len(hand.corners))
     if len(indices) == 0:
         return indices
     chosen = [int(np.linalg.norm(features - features.mean(0), axis=1).argmin())]
@@ -230,7 +231,7 @@ def gather(
     background = np.median(np.stack([pictures[i] for i in evenly]), axis=0).astype(np.float32)
 
     planes: dict[int, Plane] = {}
-    usual = None
+    usual: FloatArray | None = None
     if masks is not None:
         for index, plane in zip(order, masks.planes.planes(order), strict=True):
             same = plane.shape == (height, width)
@@ -241,7 +242,8 @@ def gather(
                     np.uint32
                 )
             )
-        usual = np.median(np.stack([planes[i] for i in evenly]), axis=0)
+        # An id that a pixel has in most frames is its median.
+        usual = np.median(np.stack([planes[i] for i in evenly]).astype(np.float64), axis=0)
 
     camera_from_world = np.asarray(transforms.invert(world_from_camera))
     sights = []

@@ -113,7 +113,7 @@ class CameraFit:
             "score_before": number(self.score_before, 3),
             "score_after": number(self.score_after, 3),
             "gripper_moved_px": number(self.moved_px, 2),
-            "camera_moved_mm": number(1e3 * np.linalg.norm(turned[:3, 3]), 1) if self.accepted else None,
+            "camera_moved_mm": number(1e3 * float(np.linalg.norm(turned[:3, 3])), 1) if self.accepted else None,
             "camera_turned_deg": number(_degrees(turned), 2) if self.accepted else None,
             "overlay_error_px": number(self.overlay_px, 2),
             "pose_error_mm": number(self.position_mm, 1),

@@ -207,9 +207,9 @@ def _moves(
     seen = np.array(list(_flows(view.frames, kept, spots + moved, scale)))
     every = (stamps[None] - candidates[:, None]).ravel()
     paths = project(every)[0].reshape(len(candidates), len(stamps), -1, 2)
-    predicted = np.diff(paths, axis=1)
+    steps = np.diff(paths, axis=1)
     block = np.repeat(np.arange(len(seen)) * _BLOCKS // len(seen), spots.shape[1])
-    seen, predicted = seen.reshape(-1, 2), predicted.reshape(len(candidates), -1, 2)
+    seen, predicted = seen.reshape(-1, 2), steps.reshape(len(candidates), -1, 2)
     good = np.isfinite(seen).all(-1) & np.isfinite(predicted).all((0, 2))
     seen, predicted, block = seen[good], predicted[:, good], block[good]
     if len(seen) < _MIN_PAIRS:
