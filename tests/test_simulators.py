@@ -305,6 +305,7 @@ def damage_info(_: Any, demo: Any) -> None:
         (shrink_info, {}, InvalidCameraError, "camera_info is for pictures of another size"),
         (damage_info, {}, BadFileError, "camera_info.front: is not a camera"),
         (lambda _, d: d.attrs.update(camera_info="{"), {}, BadFileError, "is not JSON"),
+        (lambda _, d: d.attrs.update(camera_info="[" * 9000), {}, BadFileError, "is not JSON"),
         (lambda d, _: d.attrs.update(env_args="{"), {}, BadFileError, "env_args: is not JSON"),
         (lambda _, d: d.attrs.update(model_file="<mujoco>"), {}, BadFileError, "is not XML"),
         (lambda _, d: d.attrs.update(model_file=panda_scene(np.eye(4))), {}, WrongFormatError,
@@ -410,7 +411,7 @@ def test_liberos_instructions_in_letters_or_quotes_are_plain_text(copy: Any, tex
         (cut("obs/ee_pos"), FrameCountError, "obs/ee_pos.*expected 6, as actions, found 5"),
         (drop("model_file"), MissingCalibrationError, "no model_file and no camera_info"),
         (lambda d, _: d.attrs.pop("problem_info"), InvalidTextError, "--instruction"),
-        (lambda d, _: d.attrs.update(problem_info="["), WrongFormatError, "problem_info: is not JSON"),
+        (lambda d, _: d.attrs.update(problem_info="["), BadFileError, "problem_info: is not JSON"),
         (roll_states, InvalidTrajectoryError, r"row t \+ 1 of states"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import ClassVar, Literal
 
 import h5py
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...errors import WrongFormatError
+from ...model.untrusted import parse_json
 from ..base import ConverterOptions
 from . import streams
 from .robosuite import ArmNames, Demo, RobosuiteConverter, RobosuiteOptions
@@ -96,10 +96,7 @@ class LiberoConverter(RobosuiteConverter):
 
     def _texts(self, demo: Demo) -> list[str]:
         text = demo.attributes.get("problem_info")
-        try:
-            info = json.loads(text) if text is not None else {}
-        except ValueError:
-            raise WrongFormatError("is not JSON", where=demo.where, field="problem_info", found=text) from None
+        info = {} if text is None else parse_json(text, demo.where, "problem_info")
         found = info.get("language_instruction") if isinstance(info, dict) else None
         # Some files hold it letter by letter, some in quotation marks.
         found = "".join(map(str, found)) if isinstance(found, list) else found

@@ -15,7 +15,6 @@ are placed by the states. ``f = H / 2 / tan(fovy / 2)`` (robosuite/utils/camera_
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from ...errors import (
 )
 from ...geometry import transforms
 from ...model import Episode, EpisodeRef
+from ...model.untrusted import parse_json
 from ...schemas.mapping import Gripper
 from .. import _text, _tree
 from ..base import ConverterOptions, Detection
@@ -155,7 +155,7 @@ class Demo:
     def json(self, name: str) -> Any:
         """A JSON attribute of the episode, or None; `BadFileError` where it is not JSON."""
         text = self.text(name)
-        return None if text is None else _json(text, self.where, name)
+        return None if text is None else parse_json(text, self.where, name)
 
     @property
     def scene(self) -> Scene:
@@ -172,13 +172,6 @@ class Demo:
         return self._scene
 
 
-def _json(text: str, where: object, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadFileError(f"is not JSON: {error}", where=where, field=name) from None
-
-
 def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = None) -> Demo:
     """An episode's group with what the file says about all of them, and the user's scene where it has none."""
     data = file.get("data")
@@ -186,7 +179,7 @@ def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = N
     if not isinstance(group, h5py.Group):
         raise WrongFormatError("has no such episode", where=path, field=f"data/{name}")
     texts = {key: text for key in data.attrs if (text := hdf5.text(data.attrs[key])) is not None}
-    env = _json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
+    env = parse_json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
     model = hdf5.text(group.attrs.get("model_file"))
     if model is None and model_file is not None:
         model = _text.read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
