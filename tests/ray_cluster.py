@@ -16,11 +16,11 @@ from actionimg_data.schemas import ShardSidecar
 MEMORY = 80 << 20
 
 
-def add_node(cluster: Any, cpus: int = 1) -> None:
+def add_node(cluster: Any) -> None:
     """One more node; asked for again where the machine is too busy for Ray's own limit of half a minute."""
     for tried in range(4):
         try:
-            cluster.add_node(wait=False, num_cpus=cpus, object_store_memory=MEMORY)
+            cluster.add_node(wait=False, num_cpus=1, object_store_memory=MEMORY)
             return
         except Exception as error:
             # Ray has no class for it.
@@ -29,18 +29,17 @@ def add_node(cluster: Any, cpus: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(nodes: int = 2, cpus: int = 1) -> Iterator[Any]:
-    """A cluster of so many nodes, to which this process is connected; the first is the head, without a CPU."""
+def ray_cluster() -> Iterator[Any]:
+    """A cluster of two nodes with a CPU each, to which this process is connected; the first is the head."""
     import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY},
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": MEMORY},
     )
     try:
-        for _ in range(nodes):
-            add_node(cluster, cpus)
+        add_node(cluster)
         cluster.wait_for_nodes(timeout=60)
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)

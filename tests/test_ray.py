@@ -28,7 +28,7 @@ OPTIONS = ConvertOptions.parse(height=64, width=64, episodes_per_shard=1)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with ray_cluster(nodes=2) as running:
+    with ray_cluster() as running:
         yield running
 
 

@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=24)
     given = parser.parse_args()
     ok = True
-    with tempfile.TemporaryDirectory() as name, ray_cluster(nodes=2) as cluster:
+    with tempfile.TemporaryDirectory() as name, ray_cluster() as cluster:
         folder = Path(name)
         source = write_source(
             folder / "src", episodes=given.episodes, frames=10, slow=0.05, bad={"ep_003": "bad-image"}
