@@ -80,7 +80,7 @@ def bound() -> None:
 
     rosbag1.decompressors.update({"bz2": unpack_bz2, "lz4": unpack_lz4})
     mcap.DECOMPRESSORS.update({"lz4": unpack_lz4, "zstd": unpack_zstd})
-    rosbag2.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment]
+    rosbag2.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment,attr-defined]
 
 
 def zstd_error() -> type[Exception]:
