@@ -182,7 +182,11 @@ def _sidecar(out: Place, record: ShardRecord, row: PlanRow, manifest: DatasetMan
     sidecar = parse(ShardSidecar, data, path)
     promised = (record.samples, record.frames, record.bytes, record.sha256, record.quarantined)
     found = (len(sidecar.samples), sidecar.frames, sidecar.bytes, sidecar.sha256, len(sidecar.quarantined))
-    if (sidecar.shard, sidecar.plan) != (row.shard, manifest.plan_of(row.shard)) or promised != found or data != to_line(sidecar):
+    if (
+        (sidecar.shard, sidecar.plan) != (row.shard, manifest.plan_of(row.shard))
+        or promised != found
+        or data != to_line(sidecar)
+    ):
         raise CorruptDatasetError("is not what the manifest says", where=path, expected=promised, found=found)
     converted = {s.episode for s in sidecar.samples}
     bad = {q.id for q in sidecar.quarantined}
