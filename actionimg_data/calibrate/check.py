@@ -22,8 +22,9 @@ MIN_FRAMES: Final = 6
 PICTURE_ERROR_PX: Final = 0.2
 """How far edges are found off as a whole, one standard deviation in working pixels."""
 
-OFF_SIGMA: Final = 2.448
-"""Two-dimensional shifts larger than this many standard deviations happen by chance in 5 of 100 cases."""
+OFF_SIGMA: Final = 2.55
+"""Shifts of this many standard deviations were exceeded by true cameras in 5 of 100 cases of the setting half, see
+docs/calibration.md; for Gaussian errors it would be 2.45."""
 
 INTERVAL_SIGMA: Final = 2.146
 """Radius in standard deviations that holds 90 of 100 two-dimensional Gaussian errors."""
