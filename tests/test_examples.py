@@ -94,7 +94,7 @@ def test_04_wrong_frames_of_a_generated_video_get_no_pose(tmp_path: Path) -> Non
 
 @needs("torch")
 def test_05_a_few_seconds_of_training_make_the_labels_of_a_new_episode_better(tmp_path: Path) -> None:
-    small = ("--seconds", 4, "--episodes", 2, "--frames", 12, "--size", 32)
+    small = ("--seconds", 3, "--episodes", 2, "--frames", 12, "--size", 32)
     results = run("05_train_tiny", "--out", tmp_path, *small)
     assert len(results) == 5
     assert results[-1]["step"] > 0
