@@ -25,7 +25,7 @@ import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -346,9 +346,13 @@ class _Tree:
             with self._lock:
                 self._fetched.add(path)
 
-        with ThreadPoolExecutor(min(_THREADS, len(missing))) as pool:
-            # The first that fails is raised; those under way end first.
-            list(pool.map(one, missing))
+        pool = ThreadPoolExecutor(min(_THREADS, len(missing)))
+        try:
+            for done in as_completed([pool.submit(one, path) for path in missing]):
+                done.result()
+        finally:
+            # When one fails, those under way end and the others are not begun: each would be as patient again.
+            pool.shutdown(cancel_futures=True)
 
     def ensure(self, path: Path) -> None:
         """Fetch a file, or all of a folder, that is about to be opened."""

@@ -290,9 +290,20 @@ def test_a_store_that_is_away_quarantines_nobody(
     url = upload(source, tmp_path / "src", "away")
     monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "0")
     last = max(p for p in source.rglob("episode[0-9]")).relative_to(source).as_posix()
-    store.fault = lambda method, path, number: 503 if f"{last}/front_rgb" in path and method == "GET" else None
+    asked: set[str] = set()
+
+    def fault(method: str, path: str, number: int) -> int | None:
+        if method != "GET" or f"{last}/front_rgb/" not in path:
+            return None
+        asked.add(path)
+        return 503
+
+    store.fault = fault
+    monkeypatch.setattr(remote, "_THREADS", 1)
     with pytest.raises(StorageError, match="does not answer"):
         engine.convert(converter, url, tmp_path / "out", OPTIONS, check_space=False)
+    # One that fails is enough: most of the four pictures are not asked for.
+    assert len(asked) <= 3
     assert len(list((tmp_path / "out" / "train").glob("*.json"))) == 1
     store.reset()
     result = engine.convert(converter, url, tmp_path / "out", OPTIONS)
