@@ -114,8 +114,8 @@ def interrupts_between_frames() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if waiting:
-            number = waiting.pop(0)
-            handlers[number](number, None)
+            first = waiting.pop(0)
+            handlers[first](first, None)
 
     def keep(number: int, frame: FrameType | None) -> None:
         if waiting:
@@ -131,8 +131,8 @@ def interrupts_between_frames() -> Iterator[Callable[[], None]]:
     try:
         yield check
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for kept, handler in handlers.items():
+            signal.signal(kept, handler)
     check()
 
 
