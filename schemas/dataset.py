@@ -97,8 +97,14 @@ class ConvertOptions(_Stored):
         (), description="the gripper looked for by check_calibration: NAME=VALUE as `actionimg convert --gripper` takes"
     )
 
+    refined_cameras: str | None = Field(None, description="camera file laid over the source's own cameras")
+    refined_cameras_sha256: str | None = Field(None, pattern=SHA256_PATTERN, description="of that file")
+
     _later: ClassVar[frozenset[str]] = frozenset(
-        {"merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"}
+        {
+            *("merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"),
+            *("refined_cameras", "refined_cameras_sha256"),
+        }
     )
 
     @field_validator("views")

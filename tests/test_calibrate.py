@@ -377,6 +377,13 @@ def test_refine_and_check_again_and_nothing_is_written_where_nothing_is_refined(
     )
     assert (code, "refined" in text) == (0, True)
     assert run("calibrate", "check", *given, tmp_path / "mended.json")[0] == 0
+    out = ("--size", 64, "-j", 1, "--views", "front", "--action-codec", "none")
+    assert (
+        run("convert", "rlbench", source, tmp_path / "out", *out, "--refined-cameras", tmp_path / "mended.json")[0] == 0
+    )
+    stored = open_dataset(tmp_path / "out")[0].cameras["front"].world_from_camera[0]
+    mended = json.loads((tmp_path / "mended.json").read_text())["cameras"]["front"]["world_from_camera"]
+    np.testing.assert_allclose(stored, mended, atol=1e-6)
     code, _, error = run("calibrate", "refine", source, *WORDS, "--views", "wrist", "--out", tmp_path / "none.json")
     assert (code, (tmp_path / "none.json").exists()) == (3, False)
     assert "no camera was refined" in error

@@ -63,6 +63,11 @@ def _shared_options(aliases: bool) -> list[click.Option]:
         click.Option(["--depth"], is_flag=True, help="Store each view's depth: millimetres in 16 bits, lossless."),
         click.Option(["--masks"], is_flag=True, help="Store each view's mask of ids, lossless."),
         click.Option(
+            ["--refined-cameras"],
+            metavar="FILE",
+            help="Camera file, as `actionimg calibrate refine` writes it, in place of the source's own cameras.",
+        ),
+        click.Option(
             ["--check-calibration"],
             type=choice(["off", "warn", "quarantine"]),
             default="off",
@@ -283,6 +288,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
         **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
         check_calibration=given["check_calibration"],
+        **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),
     )
     source, out = given["source"], given["out"]
@@ -326,8 +332,24 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
 
 
+def _refined_cameras(path: str | None) -> dict[str, str]:
+    """The camera file by its whole path and its content, so that a data set is never made of two."""
+    if path is None:
+        return {}
+    import hashlib
+    from pathlib import Path
+
+    from ..calibrate.files import read_camera_file
+
+    read_camera_file(Path(path))
+    return {
+        "refined_cameras": os.path.abspath(path),
+        "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+    }
+
+
 def _gripper_words(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of --calibration-gripper, which are refused here rather than in each episode; a mesh by its whole path."""
+    """The words of --calibration-gripper, refused here rather than in each episode; a mesh by its whole path."""
     if words:
         from ..calibrate import GripperShape
 

@@ -284,7 +284,7 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
         name: ConvertOptions.model_fields[name].default
         for name in (
             *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split"),
-            *("merge_arms", "depth", "masks", "check_calibration"),
+            *("merge_arms", "depth", "masks", "refined_cameras", "check_calibration"),
         )
     }
     given = {name: getattr(options, name) for name, default in usual.items() if getattr(options, name) != default}

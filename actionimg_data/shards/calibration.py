@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from ..calibrate import CameraCheck, GripperShape, check_view
-from ..errors import CalibrationOffError
+from ..calibrate.files import read_camera_file, with_cameras
+from ..converters.rlds.cameras import UserCameras
+from ..errors import BadFileError, CalibrationOffError, SourceNotFoundError
 from ..model import Episode
 from ..schemas import CalibrationRow, ConvertOptions
 
@@ -16,9 +20,7 @@ def _shape(words: tuple[str, ...]) -> GripperShape:
     return GripperShape.from_words(words)
 
 
-def checked(
-    episode: Episode, views: Sequence[str], options: ConvertOptions
-) -> tuple[tuple[CalibrationRow, ...], str]:
+def checked(episode: Episode, views: Sequence[str], options: ConvertOptions) -> tuple[tuple[CalibrationRow, ...], str]:
     """What the pictures of an episode say of its cameras, and the gripper model that was looked for.
 
     Args:
@@ -51,6 +53,31 @@ def checked(
             hint="Look: actionimg calibrate check SRC --out DIR. Mend: actionimg calibrate refine.",
         )
     return tuple(_row(c) for c in found), shape.name
+
+
+@lru_cache(maxsize=2)
+def _cameras(path: str, sha256: str | None) -> UserCameras:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise SourceNotFoundError("no such camera file", where=path) from None
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise BadFileError("is not the camera file that this data set was planned with", where=path, found=found)
+    return read_camera_file(Path(path))
+
+
+def with_refined_cameras(episode: Episode, options: ConvertOptions) -> Episode:
+    """The episode with the cameras of ``options.refined_cameras`` in place of its own.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        BadFileError: The file is another one than when the data set was planned.
+        InvalidCameraError: A camera is for pictures of another shape.
+    """
+    if options.refined_cameras is None:
+        return episode
+    return with_cameras(episode, _cameras(options.refined_cameras, options.refined_cameras_sha256))
 
 
 def _row(check: CameraCheck) -> CalibrationRow:

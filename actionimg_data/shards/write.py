@@ -52,7 +52,7 @@ from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
 from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
-from .calibration import checked
+from .calibration import checked, with_refined_cameras
 from .crew import Crew
 from .layout import Place
 from .plan import check_planes
@@ -198,7 +198,7 @@ def _episode(
     crew: Crew,
 ) -> list[SampleRow]:
     try:
-        source = reader.read(_ref(planned))
+        source = with_refined_cameras(reader.read(_ref(planned)), options)
         episode = prepared(source, views, options, grippers)
         found = checked(source, views, options)
         rows = []
@@ -327,7 +327,8 @@ def _sample(
     # Closed in any case, so that threads that still encode have ended before the shard is rewound.
     # Camera pictures take longest to encode, so they are begun first.
     order = sorted(range(len(streams)), key=lambda i: not streams[i][1].endswith(f".rgb.{rgb.ending}"))
-    with contextlib.closing(crew.run([work for _, _, work in streams], order)) as results:
+    made = crew.run([work for _, _, work in streams], order, discard=lambda unused: unused[0].close())
+    with contextlib.closing(made) as results:
         for (view_name, member, _), (body, size) in zip(streams, results, strict=True):
             with body:
                 add(member, body, size)
