@@ -60,7 +60,10 @@ class Crew:
             raise Stopped
 
     def run(
-        self, works: Sequence[Callable[[], Result]], start_order: Sequence[int] | None = None
+        self,
+        works: Sequence[Callable[[], Result]],
+        start_order: Sequence[int] | None = None,
+        discard: Callable[[Result], None] = lambda _: None,
     ) -> Generator[Result, None, None]:
         """Do ``works`` and yield their results in order.
 
@@ -68,6 +71,7 @@ class Crew:
             works: What to do.
             start_order: Their indices in the order in which they are begun (the longest first leaves no thread with a
                 long one at the end); as listed by default.
+            discard: Called with each result that nobody gets, because another work failed.
 
         Raises:
             Exception: What the first of them (in the order in which they are begun) that fails raises; those begun
@@ -89,7 +93,8 @@ class Crew:
                 self._raise_first_error()
                 task.done.wait()
                 self._raise_first_error()
-                yield task.result  # type: ignore[misc]
+                result, task.result = task.result, None
+                yield result  # type: ignore[misc]
         finally:
             self._stop.set()
             with self._lock:
@@ -98,6 +103,9 @@ class Crew:
                 helper.join()
             self._helpers.clear()
             self._stop.clear()
+            for task in tasks:
+                if task.result is not None:
+                    discard(task.result)
 
     def _raise_first_error(self) -> None:
         if self._failed is None:
