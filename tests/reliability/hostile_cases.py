@@ -4,6 +4,9 @@ A case makes its files in a folder (not measured) and gives the opening of them 
 run writes `canary`; terminal escapes that get through are looked for in what is printed.
 """
 
+# A table of one line a case reads better than one that is broken up.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import bz2
