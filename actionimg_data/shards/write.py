@@ -52,7 +52,7 @@ from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
 from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
-from .calibration import checked
+from .calibration import checked, with_refined_cameras
 from .crew import Crew
 from .layout import Place
 from .plan import check_planes
@@ -198,7 +198,7 @@ def _episode(
     crew: Crew,
 ) -> list[SampleRow]:
     try:
-        source = reader.read(_ref(planned))
+        source = with_refined_cameras(reader.read(_ref(planned)), options)
         episode = prepared(source, views, options, grippers)
         found = checked(source, views, options)
         rows = []
