@@ -23,7 +23,7 @@ from ._common import (
 
 @click.command("verify")
 @click.argument("out")
-@click.option("--quick", is_flag=True, help="Leave out the round trip: no video is decoded.")
+@click.option("--quick", is_flag=True, help="Every byte, but no video is decoded; looks into one sample a shard.")
 @click.option(
     "--max-position-mm",
     type=float,

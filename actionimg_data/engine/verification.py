@@ -155,7 +155,8 @@ def verify(
 
     Args:
         out: Folder of the data set, or its URL.
-        quick: Leave out the round trip; no video is decoded.
+        quick: Check every byte, but leave out the round trip: no video is decoded, and one sample a shard is looked
+            into.
         max_position_mm: Largest 95th percentile of the position error; by default what the codec promises.
         max_rotation_deg: The same for the rotation error.
         num_workers: Processes; 1 works in this one.

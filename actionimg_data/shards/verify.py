@@ -100,7 +100,7 @@ def verify_shard(
         record: The shard, as the manifest has it.
         row: The shard, as the plan has it.
         manifest: The data set's manifest.
-        quick: Leave out the round trip.
+        quick: Leave out the round trip, and look into one sample of the shard only; every byte is still checked.
         report: Called with the number of frames done, now and then.
 
     Returns:
@@ -154,11 +154,14 @@ def _check_tar(
         fail(problem, None)
     if result.corrupt:
         return
-    for sample_row in sidecar.samples:
+    for number, sample_row in enumerate(sidecar.samples):
         members = {m.name: (m.offset, m.size) for m in sample_row.members}
         sample = Sample(sample_row.key, tar, members, manifest.options.spec)
         try:
-            check_sample(sample, sample_row, manifest)
+            check_members(sample_row, manifest)
+            # Every byte is the one that was written, so that one sample stands for a shard that one program wrote.
+            if not quick or number == 0:
+                check_sample(sample, sample_row, manifest)
             if not quick:
                 check_planes(sample)
                 if manifest.options.action_codec != "none":
@@ -258,19 +261,23 @@ def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple
     return tuple(names)
 
 
-def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> None:
-    """Everything about a sample but the round trip.
-
-    Raises:
-        ActionImgError: What is wrong with it.
-    """
-    options = manifest.options
+def check_members(row: SampleRow, manifest: DatasetManifest) -> None:
+    """Refuse a sample that has other members than every sample has, with `CorruptDatasetError`."""
     members = tuple(m.name for m in row.members)
     wanted = expected_members(manifest.views, manifest)
     if members != wanted:
         raise CorruptDatasetError(
             "has other members than every sample has", where=row.key, expected=" ".join(wanted), found=" ".join(members)
         )
+
+
+def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> None:
+    """Everything about a sample but its members' names and the round trip.
+
+    Raises:
+        ActionImgError: What is wrong with it.
+    """
+    options = manifest.options
     meta = sample.meta
     for name, found, expected in (
         ("key", meta.key, row.key),
