@@ -511,7 +511,9 @@ class Ranges:
         self._remote: RemotePath | None = None
         self._descriptor = -1
         if found is None:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            # Without O_NONBLOCK a pipe would be waited for until somebody writes into it.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = os.open(path, flags)
             status = os.fstat(self._descriptor)
             if not stat.S_ISREG(status.st_mode):
                 self.close()

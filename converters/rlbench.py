@@ -240,7 +240,12 @@ def _camera_folders(path: Path) -> dict[str, list[tuple[str, int]]]:
 
 def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
     digest = hashlib.sha256()
-    for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items()):
+    planes = [
+        (part.name, _tree.files_with_sizes(part))
+        for part in _tree.subfolders(folder.path)
+        if part.name.endswith(("_depth", "_mask"))
+    ]
+    for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items(), *planes):
         digest.update(repr((group, listing)).encode("utf-8", "surrogatepass"))
     for name in ("low_dim_obs.pkl", "variation_number.pkl"):
         if (folder.path / name).is_file():

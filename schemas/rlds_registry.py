@@ -33,6 +33,13 @@ class Source(_Model):
     says: str = Field("", description="what is said there, where that needs a word")
 
 
+class RldsDepth(_Model):
+    """Depth beside one camera's pictures, of their size, along the camera's axis."""
+
+    image: Key = Field(description="the feature that holds it: pictures of one channel, uint16 or float32")
+    units_per_metre: float = Field(gt=0, description="1000 where it is in millimetres, 1 where it is in metres")
+
+
 class RldsView(_Model):
     """One camera's pictures."""
 
@@ -44,6 +51,7 @@ class RldsView(_Model):
         False,
         description="episodes without this camera hold black pictures in its place; the view is left out of them",
     )
+    depth: RldsDepth | None = Field(None, description="depth beside the pictures, flipped as they are")
 
 
 class RldsJoints(_Model):

@@ -187,7 +187,10 @@ def test_the_fingerprint_tells_changed_pictures_and_pickles(made: dict[str, Path
     seen.append(fingerprints())
     (episodes / "episode0/low_dim_obs.pkl").write_bytes(b"")
     seen.append(fingerprints())
-    assert len({f[0] for f in seen}) == 4
+    (episodes / "episode0/wrist_mask").mkdir(exist_ok=True)
+    (episodes / "episode0/wrist_mask/0.png").write_bytes(b"another")
+    seen.append(fingerprints())
+    assert len({f[0] for f in seen}) == 5
     assert len({tuple(f[1:]) for f in seen}) == 1
 
 

@@ -362,6 +362,37 @@ def test_maniskill_quaternions_are_wxyz_and_its_cameras_are_in_the_data(tmp_path
     assert np.allclose(fixed.world_from_camera, mounted, atol=1e-6)
     assert np.allclose(track.world_from_camera, moving, atol=1e-6)
     assert np.allclose(fixed.K, K)
+    assert episode.views["image"].depth is None
+
+
+@pytest.mark.parametrize("flip", ["none", "vertical", "both"])
+def test_depth_is_in_millimetres_and_is_flipped_with_its_pictures(tmp_path: Path, flip: str) -> None:
+    position, turns = poses()
+    depth = np.arange(STEPS * 12 * 16, dtype=np.uint16).reshape(STEPS, 12, 16, 1) * 40
+    values = {
+        "observation/tcp_pose": np.concatenate([position, turns.as_quat()[:, [3, 0, 1, 2]]], axis=1),
+        "observation/image": pictures(), "observation/wrist_image": pictures(),
+        "observation/depth": (w.image((12, 16, 1), "uint16", encoding="png"), depth),
+        "observation/main_camera_intrinsic_cv": np.tile(np.eye(3), (STEPS, 1, 1)),
+        "action": np.ones((STEPS, 7)), "language_instruction": TEXT,
+    }  # fmt: skip
+    folder = build(tmp_path, "maniskill_dataset_converted_externally_to_rlds", values)
+    entry = SHIPPED["maniskill"].model_dump(mode="json", exclude_none=True)
+    entry["views"]["image"]["flip"] = flip
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump(entry))
+    views = read(folder, config=config).views
+    turned = depth[:, :: -1 if flip != "none" else 1, :: -1 if flip == "both" else 1, 0]
+    planes = list(views["image"].depth.planes(range(STEPS)))
+    assert planes[0].dtype == np.uint16
+    # The entry's unit: 1024 are a metre.
+    assert np.array_equal(planes, np.rint(turned / 1024 * 1000))
+    assert planes[-1].max() > 30_000
+    assert views["wrist_image"].depth is None
+    entry["views"]["image"]["depth"]["image"] = "observation/image"
+    config.write_text(yaml.safe_dump(entry))
+    with pytest.raises(UnsupportedSourceError, match="is no depth"):
+        read(folder, config=config)
 
 
 def test_viola_matrices_go_column_by_column_and_a_wrong_order_is_noticed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ...errors import (
@@ -23,14 +24,14 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View
-from ...model.episode import Image
-from ...schemas.rlds_registry import RldsEntry
+from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
+from ...model.episode import Image, Plane, PlaneSource
+from ...schemas.rlds_registry import RldsEntry, RldsView
 from ..base import Converter, ConverterOptions, Detection
-from ..teleop.frames import FlippedFrames
+from ..teleop.frames import FlippedFrames, flipped
 from ..teleop.kinematics import Chain
 from ..teleop.mjcf import robot_files
-from ..undistort import UndistortedFrames, undistorted_K
+from ..undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from . import cameras, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
 
@@ -139,6 +140,11 @@ class RecordFrames:
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """RGB pictures ``(H, W, 3)`` at ``indices``."""
+        for picture in self._pictures(indices):
+            # One channel is grey; a fourth is opacity.
+            yield np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.ascontiguousarray(picture[..., :3])
+
+    def _pictures(self, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         for index in indices:
             record = _record(self.location)
             picture = record.read(self.key, frames=[index])[0]
@@ -150,8 +156,20 @@ class RecordFrames:
                     expected=f"{self.height}x{self.width}",
                     found=f"{picture.shape[0]}x{picture.shape[1]}",
                 )
-            # One channel is grey; a fourth is opacity.
-            yield np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.ascontiguousarray(picture[..., :3])
+            yield picture
+
+
+@dataclass(frozen=True)
+class RecordDepth(RecordFrames):
+    """Depth of one view, decoded when asked for."""
+
+    units_per_metre: float
+    flip: str
+
+    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+        """Depth ``(H, W)`` uint16 at ``indices``, in millimetres, 0 where it is not known."""
+        for picture in self._pictures(indices):
+            yield flipped(millimetres(picture[..., 0].astype(np.float64) / self.units_per_metre), self.flip)
 
 
 class RLDSConverter(Converter):
@@ -371,16 +389,34 @@ class RLDSConverter(Converter):
             return None
         if view.flip != "none":
             frames = FlippedFrames(frames, view.flip)
+        depth: PlaneSource | None = self._depth(view, location, record)
         if self.options.poses_only:
-            return View(None, frames), {}
+            return View(None, frames, depth), {}
         known, source = cameras.find(name, frames, entry, given, episode_id, record)
         camera: Camera | CameraTrack
         if known.distortion is not None and not known.distortion.is_zero:
             K = undistorted_K(known.K, known.distortion, width, height, where=name)
             frames = UndistortedFrames(frames, known.K, known.distortion, K)
+            depth = depth and UndistortedPlanes(depth, known.K, known.distortion, K)
             known = replace(known, K=K, distortion=None)
         camera = cameras.place(known, world_from_tool, episode_id, name)
-        return View(camera, frames), source
+        return View(camera, frames, depth), source
+
+    def _depth(self, view: RldsView, location: _Location, record: Record) -> RecordDepth | None:
+        # Copies of a data set may come without it; `convert --depth` says so.
+        if view.depth is None or (key := registry.feature_key(view.depth.image)) not in record.leaves:
+            return None
+        leaf = record.leaf(key).leaf
+        if leaf.kind != "image" or leaf.shape[2] != 1 or leaf.dtype not in ("uint16", "float32"):
+            raise UnsupportedSourceError(
+                "is no depth",
+                where=record.where,
+                field=key,
+                expected="pictures of one channel, uint16 or float32",
+                found=leaf.text(),
+            )
+        height, width, _ = record.image_shape(key)
+        return RecordDepth(location, key, record.num_steps, width, height, view.depth.units_per_metre, view.flip)
 
     def _instructions(self, entry: RldsEntry, record: Record) -> tuple[str, ...]:
         """Distinct texts that are not empty, in order; the user's where there is none."""

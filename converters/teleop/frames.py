@@ -43,6 +43,13 @@ class CroppedFrames:
             yield np.ascontiguousarray(picture[rows, columns])
 
 
+def flipped(picture: NDArray[Any], flip: str) -> NDArray[Any]:
+    """A picture ``(H, W, ...)`` turned over: ``none``, ``vertical``, ``horizontal`` or ``both``."""
+    rows = slice(None, None, -1 if flip in ("vertical", "both") else 1)
+    columns = slice(None, None, -1 if flip in ("horizontal", "both") else 1)
+    return np.ascontiguousarray(picture[rows, columns])
+
+
 @dataclass(frozen=True, eq=False)
 class FlippedFrames(DerivedFrames):
     """Pictures that are stored flipped, the right way round: ``vertical``, ``horizontal`` or ``both``."""
@@ -51,10 +58,8 @@ class FlippedFrames(DerivedFrames):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""
-        rows = slice(None, None, -1 if self.flip in ("vertical", "both") else 1)
-        columns = slice(None, None, -1 if self.flip in ("horizontal", "both") else 1)
         for picture in self.source.frames(indices):
-            yield np.ascontiguousarray(picture[rows, columns])
+            yield flipped(picture, self.flip)
 
 
 def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) -> Image:
