@@ -159,3 +159,10 @@ def write_source(folder: Path, **config: Any) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "synthetic.json").write_text(json.dumps(config))
     return str(folder)
+
+
+def deaf_worker(pipe: Any) -> None:
+    """A worker process that is told to end and does not; here, because a spawned process finds this module."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("deaf")
+    time.sleep(60)

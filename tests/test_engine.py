@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from synthetic_converter import SyntheticConverter, write_source
+from synthetic_converter import SyntheticConverter, deaf_worker, write_source
 
 from actionimg_data import engine
 from actionimg_data.engine import local
@@ -106,19 +106,13 @@ def test_workers_end_where_sigterm_is_ignored(tmp_path: Path) -> None:
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch: Any) -> None:
     monkeypatch.setattr(local, "STOP_SECONDS", 0.2)
-    monkeypatch.setattr(local, "_work", _deaf)
+    monkeypatch.setattr(local, "_work", deaf_worker)
     with local.Workers(2) as workers:
         assert all(worker.pipe.poll(60) and worker.pipe.recv() == "deaf" for worker in workers._pool.workers)
         begun = time.monotonic()
     assert not workers._pool.workers
     assert not multiprocessing.active_children()
     assert time.monotonic() - begun < 30
-
-
-def _deaf(pipe: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    pipe.send("deaf")
-    time.sleep(60)
 
 
 def test_rows_are_taken_only_when_there_is_a_worker_for_them(tmp_path: Path) -> None:
@@ -173,6 +167,8 @@ def test_a_forked_process_converts_without_touching_opencvs_threads(tmp_path: Pa
     assert ended == (pid, 0)
 
 
+# An interrupt between `os.scandir` and its `with` leaves an iterator to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_at_any_instant_is_neither_swallowed_nor_in_the_bytes(tmp_path: Path, workers: int) -> None:
     """Video libraries swallow what is raised in their callbacks, and the bytes that were to be written then."""
