@@ -32,8 +32,10 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
-from . import _coppelia, _tree, _video
 from .base import Converter, ConverterOptions, Detection
+from .kit import coppelia as _coppelia
+from .kit import tree as _tree
+from .kit import videos as _video
 
 MAX_CAMERA_FILE: Final = 64 << 20
 MAX_RATIO: Final = 64

@@ -40,8 +40,11 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
-from . import _coppelia, _images, _safe_pickle, _tree
+from ..untrusted import pickles as _safe_pickle
 from .base import Converter, ConverterOptions, Detection
+from .kit import coppelia as _coppelia
+from .kit import pictures as _images
+from .kit import tree as _tree
 
 FPS: Final = 20.0
 """RLBench steps the simulation by 0.05 s an observation (CoppeliaSim's default time step)."""

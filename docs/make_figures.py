@@ -1,7 +1,7 @@
 """Make the drawings of the documents: ``python docs/make_figures.py [NAME...]``, into ``docs/images``.
 ``examples`` runs the examples (minutes; two need torch and PyTorch3D) and keeps small copies of their pictures.
 
-Each is drawn from synthetic data by the project's own code: scene and gripper by `actionimg_data.testing.scene`, action
+Each is drawn from synthetic data by the project's own code: scene and gripper by `actionimg_data.demo.scene`, action
 images by `actionimg_data.render`, trajectories by `actionimg_data.decode`. The same versions give the same bytes.
 Needs the extra "report" (matplotlib).
 """
@@ -27,11 +27,11 @@ from PIL import Image
 
 import actionimg_data as aid
 from actionimg_data.decode import decode
+from actionimg_data.demo import scene
 from actionimg_data.geometry import crop, pinhole, rotations, transforms
 from actionimg_data.raster import project_keypoints
 from actionimg_data.raster.keypoints import gripper_keypoints
 from actionimg_data.report import pictures
-from actionimg_data.testing import scene
 
 FloatArray = NDArray[np.float64]
 FOLDER = Path(__file__).resolve().parent / "images"

@@ -18,9 +18,9 @@ from typing import Any
 from actionimg_data import ActionImageSpec, engine
 from actionimg_data.converters.base import converter_class
 from actionimg_data.converters.rlds import open_rlds
+from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.report import pictures
 from actionimg_data.schemas import ConvertOptions
-from actionimg_data.testing.rlds import write_rlds_demo
 
 ENTRY = """\
 names: [my_robot]

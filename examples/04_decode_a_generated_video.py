@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import actionimg_data as aid
-from actionimg_data.testing import scene
+from actionimg_data.demo import scene
 from actionimg_data.video import encode_bytes, read_frames, rgb_encoding
 
 VIEWS = ("front", "left_shoulder")

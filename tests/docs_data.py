@@ -15,11 +15,12 @@ import pytest
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.demo import teleop
+from actionimg_data.demo.rlds import write_rlds_demo
+from actionimg_data.demo.simulators import write_simulator_logs
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import open_dataset
-from actionimg_data.testing import teleop, write_recordings, write_rlbench_dataset
-from actionimg_data.testing.rlds import write_rlds_demo
-from actionimg_data.testing.simulators import write_simulator_logs
+from actionimg_data.testing import write_recordings, write_rlbench_dataset
 
 FRAMES, SIZE = 8, 96
 

@@ -24,8 +24,8 @@ with atheris.instrument_imports(include=["actionimg_data.converters.rlds"]):
 
     from actionimg_data.converters.rlds import features, images, slicing
     from actionimg_data.converters.rlds.example import Example
+    from actionimg_data.demo import rlds as w
     from actionimg_data.errors import ActionImgError
-    from actionimg_data.testing import rlds as w
 
 NODE = rlds_data.all_kinds_features()
 STORED = list(features.flatten(NODE))

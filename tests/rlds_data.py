@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from actionimg_data.converters.rlds import features as F
-from actionimg_data.testing import rlds as w
+from actionimg_data.demo import rlds as w
 
 SAMPLES = (
     ("bridge_dataset", "bridge_train"),

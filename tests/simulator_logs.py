@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from actionimg_data.converters.base import Converter, converter_class
-from actionimg_data.model import Episode
-from actionimg_data.testing.simulators import (
+from actionimg_data.demo.simulators import (
     PANDA_JOINTS,
     joint_log,
     panda_scene,
@@ -27,7 +26,7 @@ from actionimg_data.testing.simulators import (
     write_robomimic,
     write_umi,
 )
-from actionimg_data.testing.teleop import (
+from actionimg_data.demo.teleop import (
     MAX_WIDTH_M,
     TeleopLog,
     camera_file,
@@ -36,6 +35,7 @@ from actionimg_data.testing.teleop import (
     write_video,
     write_yaml,
 )
+from actionimg_data.model import Episode
 
 GRIP_SITE = "{euler_xyz_deg: [0, 0, 90]}"
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from actionimg_data.converters import detect
-from actionimg_data.converters._video import VideoFile
 from actionimg_data.converters.action_images import ActionImagesConverter, ActionImagesOptions
+from actionimg_data.converters.kit.videos import VideoFile
+from actionimg_data.demo import scene
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -30,7 +31,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import CameraTrack, Episode, EpisodeRef
-from actionimg_data.testing import ConverterContract, scene, write_action_images_tree, write_rlbench_dataset
+from actionimg_data.testing import ConverterContract, write_action_images_tree, write_rlbench_dataset
 from actionimg_data.video.encode import encode_bytes, rgb_encoding
 
 POSES, SIZE = 45, 48

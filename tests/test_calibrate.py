@@ -27,9 +27,9 @@ from actionimg_data.calibrate import (
 from actionimg_data.calibrate.files import camera_file, read_camera_file, with_cameras, write_camera_file
 from actionimg_data.calibrate.outline import Hand
 from actionimg_data.calibrate.refine import overlay_px
+from actionimg_data.cameras.files import load_cameras
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
-from actionimg_data.converters.calibration import load_cameras
 from actionimg_data.errors import InvalidCameraError, InvalidSpecError
 from actionimg_data.geometry import transforms
 from actionimg_data.model import Camera, CameraTrack, Episode, GripperTrajectory, View

@@ -15,9 +15,9 @@ from training_data import make_dataset
 
 from actionimg_data.cli import _common, main
 from actionimg_data.cli._picture import half_blocks
+from actionimg_data.demo.rlds import write_rlds_demo
+from actionimg_data.demo.simulators import write_simulator_logs
 from actionimg_data.testing import write_rlbench_dataset
-from actionimg_data.testing.rlds import write_rlds_demo
-from actionimg_data.testing.simulators import write_simulator_logs
 
 DOC = (Path(__file__).resolve().parents[1] / "docs" / "looking.md").read_text(encoding="utf-8")
 

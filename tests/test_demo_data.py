@@ -15,9 +15,9 @@ from processes import run_program
 
 from actionimg_data import testing
 from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.demo import demo_data, scene
 from actionimg_data.errors import InvalidSpecError, OutputExistsError
 from actionimg_data.geometry import rotations
-from actionimg_data.testing import demo_data, scene
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from processes import run_program
 
 from actionimg_data.cli._common import emit_json, visible
 from actionimg_data.errors import ActionImgError, BadFileError, BadImageError, BadVideoError, UnsafeFileError
-from actionimg_data.model import untrusted
+from actionimg_data.untrusted import pictures, unpack
 
 PROGRAM = Path(__file__).parent / "reliability" / "hostile.py"
 GROUPS = ("zip and npz", "cameras", "videos", "YAML and JSON")
@@ -48,7 +48,7 @@ class Runs:
 @pytest.mark.parametrize("place", ["filters", "compressor"])
 def test_a_zarr_codec_that_runs_code_is_refused_before_it_is_asked(tmp_path: Path, place: str) -> None:
     pytest.importorskip("zarr")
-    from actionimg_data.converters.teleop import tables
+    from actionimg_data.converters.kit import tables
 
     array = tmp_path / "x.zarr/a"
     array.mkdir(parents=True)
@@ -75,23 +75,23 @@ def test_a_zarr_codec_that_runs_code_is_refused_before_it_is_asked(tmp_path: Pat
 )
 def test_what_a_packed_chunk_claims_is_looked_at_first(data: bytes, found: str) -> None:
     with pytest.raises(UnsafeFileError, match=found):
-        untrusted.check_unpacked(data, "x")
-    untrusted.check_unpacked(b"\x28\xb5\x2f\xfd\x20\x05" + bytes(10), "x")
+        unpack.check_unpacked(data, "x")
+    unpack.check_unpacked(b"\x28\xb5\x2f\xfd\x20\x05" + bytes(10), "x")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (64, 48), (256, 256), (1024, 600)])
 def test_the_size_of_a_jpegxl_picture_is_read_from_its_header(width: int, height: int) -> None:
     codec = pytest.importorskip("imagecodecs")
     data = codec.jpegxl_encode(np.zeros((height, width, 3), np.uint8), lossless=False)
-    assert untrusted.jpegxl_size(data) == (width, height)
-    untrusted.check_unpacked(data, "x")
+    assert pictures.jpegxl_size(data) == (width, height)
+    unpack.check_unpacked(data, "x")
 
 
 def test_a_jpegxl_picture_of_an_impossible_size_is_refused() -> None:
     # Not small; the height in 30 bits, no ratio, the width in 9 (ISO/IEC 18181-1, SizeHeader).
     bits = (0b11 << 1) | ((1 << 29) << 3) | (0 << 33)
     with pytest.raises(BadImageError, match="impossible size"):
-        untrusted.check_unpacked(b"\xff\x0a" + bits.to_bytes(12, "little") + bytes(20), "x")
+        unpack.check_unpacked(b"\xff\x0a" + bits.to_bytes(12, "little") + bytes(20), "x")
 
 
 def test_a_picture_is_known_by_its_header_before_it_is_decoded() -> None:
@@ -99,13 +99,13 @@ def test_a_picture_is_known_by_its_header_before_it_is_decoded() -> None:
 
     for suffix, kind in ((".png", "png"), (".jpg", "jpeg"), (".webp", "webp"), (".bmp", "bmp")):
         _, data = cv2.imencode(suffix, np.zeros((20, 30, 3), np.uint8))
-        assert untrusted.picture_size(data.tobytes(), "x") == (kind, 20, 30)
+        assert pictures.picture_size(data.tobytes(), "x") == (kind, 20, 30)
     with pytest.raises(BadImageError, match="is no picture that can be read"):
-        untrusted.picture_size(b"\x76\x2f\x31\x01" + bytes(100), "x")
+        pictures.picture_size(b"\x76\x2f\x31\x01" + bytes(100), "x")
 
 
 def test_a_list_of_files_is_no_video(tmp_path: Path) -> None:
-    from actionimg_data.testing.teleop import write_video
+    from actionimg_data.demo.teleop import write_video
     from actionimg_data.video import read_frames
 
     write_video(tmp_path / "secret.mp4", np.zeros((3, 32, 32, 3), np.uint8))
@@ -118,9 +118,9 @@ def test_a_list_of_files_is_no_video(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
-    from actionimg_data.converters._video import VideoFile
+    from actionimg_data.converters.kit import tables
+    from actionimg_data.converters.kit.videos import VideoFile
     from actionimg_data.converters.rlds import tfrecord
-    from actionimg_data.converters.teleop import tables
 
     for name in ("x.csv", "x.mp4", "x.tfrecord-00000-of-00001"):
         os.mkfifo(tmp_path / name)

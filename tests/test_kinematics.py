@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from actionimg_data.converters.teleop import mjcf
-from actionimg_data.converters.teleop.kinematics import Chain, scene_chain
+from actionimg_data.converters.kit import mjcf
+from actionimg_data.converters.kit.kinematics import Chain, scene_chain
+from actionimg_data.demo.simulators import PANDA_JOINTS, panda_scene, panda_urdf, two_arm_scene
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -24,7 +25,6 @@ from actionimg_data.errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from actionimg_data.testing.simulators import PANDA_JOINTS, panda_scene, panda_urdf, two_arm_scene
 
 mujoco = pytest.importorskip("mujoco")
 VX300S = "teleop/aloha_vx300s"

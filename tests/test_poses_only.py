@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from actionimg_data import errors, open_dataset
 from actionimg_data.cli import main
+from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.schemas import ConvertOptions
-from actionimg_data.testing.rlds import write_rlds_demo
 
 
 def run(*arguments: object) -> Result:

@@ -19,6 +19,20 @@ from actionimg_data import engine
 from actionimg_data.cli import main
 from actionimg_data.converters import Converter, converter_class, remote
 from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.demo.demo_data import write_action_images_tree
+from actionimg_data.demo.rlds import write_rlds_demo
+from actionimg_data.demo.simulators import write_robomimic, write_umi
+from actionimg_data.demo.teleop import (
+    MAX_WIDTH_M,
+    TeleopLog,
+    camera_file,
+    droid_camera_file,
+    make_log,
+    write_droid,
+    write_folder,
+    write_lerobot,
+    write_yaml,
+)
 from actionimg_data.errors import (
     BadFileError,
     InvalidSpecError,
@@ -30,20 +44,6 @@ from actionimg_data.errors import (
 from actionimg_data.objectstore import RemotePath
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.testing import write_rlbench_dataset
-from actionimg_data.testing.demo_data import write_action_images_tree
-from actionimg_data.testing.rlds import write_rlds_demo
-from actionimg_data.testing.simulators import write_robomimic, write_umi
-from actionimg_data.testing.teleop import (
-    MAX_WIDTH_M,
-    TeleopLog,
-    camera_file,
-    droid_camera_file,
-    make_log,
-    write_droid,
-    write_folder,
-    write_lerobot,
-    write_yaml,
-)
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 import pytest
 
-from actionimg_data.converters import _safe_pickle, detect
-from actionimg_data.converters._coppelia import DEMO_CLASSES
-from actionimg_data.converters._tree import natural_key
+from actionimg_data.converters import detect
+from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+from actionimg_data.converters.kit.tree import natural_key
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
+from actionimg_data.demo import scene
+from actionimg_data.demo.demo_data import coppelia_camera
 from actionimg_data.errors import InvalidSpecError, WrongFormatError
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
-from actionimg_data.testing import ConverterContract, scene, write_rlbench_dataset
-from actionimg_data.testing.demo_data import coppelia_camera
+from actionimg_data.testing import ConverterContract, write_rlbench_dataset
+from actionimg_data.untrusted import pickles as _safe_pickle
 
 FRAMES, SIZE = 6, 48
 
@@ -268,7 +270,7 @@ def test_texts_and_provenance_are_kept(made: dict[str, Path]) -> None:
 def test_descriptions_that_are_an_observation_give_the_task_name_and_say_so(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
-    from actionimg_data.testing.demo_data import pickle_demo
+    from actionimg_data.demo.demo_data import pickle_demo
 
     source = copied(made, "stepjam", tmp_path)
     file = source / "place_cube/variation0/variation_descriptions.pkl"
@@ -423,7 +425,7 @@ def _finger_handles(path: Path, frames: int) -> set[int]:
 
 
 def test_coppelia_cameras_come_back_as_they_were() -> None:
-    from actionimg_data.converters._coppelia import opencv_camera
+    from actionimg_data.converters.kit.coppelia import opencv_camera
 
     camera = scene.make_cameras(scene.make_motion(1, 0), 64)["front"]
     K, pose = coppelia_camera(camera)

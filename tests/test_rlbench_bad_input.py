@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from actionimg_data.converters import converter_class
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
+from actionimg_data.demo.demo_data import pickle_demo
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -35,7 +36,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.model import EpisodeRef
 from actionimg_data.testing import write_action_images_tree, write_rlbench_dataset
-from actionimg_data.testing.demo_data import pickle_demo
 
 FRAMES = 5
 
@@ -79,8 +79,8 @@ def fails(source: Path, error: type[ActionImgError], *parts: str) -> ActionImgEr
 
 def change_observations(episode: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Rewrite the demo with its observations' attributes changed in place."""
-    from actionimg_data.converters import _safe_pickle
-    from actionimg_data.converters._coppelia import DEMO_CLASSES
+    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.untrusted import pickles as _safe_pickle
 
     file = episode / "low_dim_obs.pkl"
     demo = _safe_pickle.load(file, records=DEMO_CLASSES)

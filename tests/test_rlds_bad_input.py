@@ -16,6 +16,7 @@ import rlds_data as data
 
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, crc32c, open_rlds
 from actionimg_data.converters.rlds import features as F
+from actionimg_data.demo import rlds as w
 from actionimg_data.errors import (
     ActionImgError,
     BadFileError,
@@ -29,7 +30,6 @@ from actionimg_data.errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from actionimg_data.testing import rlds as w
 
 
 @pytest.fixture(autouse=True)

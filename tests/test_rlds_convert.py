@@ -18,6 +18,8 @@ from actionimg_data import engine
 from actionimg_data.cli import main
 from actionimg_data.converters.base import Converter
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, open_rlds
+from actionimg_data.demo import rlds as w
+from actionimg_data.demo import scene
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -32,8 +34,7 @@ from actionimg_data.errors import (
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
 from actionimg_data.schemas import ConvertOptions
-from actionimg_data.testing import ConverterContract, scene
-from actionimg_data.testing import rlds as w
+from actionimg_data.testing import ConverterContract
 
 FRAMES, SIZE = 24, 96
 

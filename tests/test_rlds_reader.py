@@ -18,8 +18,8 @@ from actionimg_data.converters.rlds import features as F
 from actionimg_data.converters.rlds import images, index, open_rlds, slicing, tfrecord, wire
 from actionimg_data.converters.rlds.containers import TFRecordFile
 from actionimg_data.converters.rlds.example import Example
+from actionimg_data.demo import rlds as w
 from actionimg_data.errors import AmbiguousSourceError, InvalidSpecError, SourceNotFoundError, WrongFormatError
-from actionimg_data.testing import rlds as w
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from actionimg_data.converters.kit.kinematics import Chain
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, motion, registry
 from actionimg_data.converters.rlds import features as F
-from actionimg_data.converters.teleop.kinematics import Chain
+from actionimg_data.demo import rlds as w
+from actionimg_data.demo.simulators import panda_urdf
 from actionimg_data.errors import (
     AmbiguousSourceError,
     InvalidSpecError,
@@ -26,8 +28,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.model import Camera, CameraTrack, Episode
 from actionimg_data.schemas.rlds_registry import RldsCameraFile, RldsEntry
-from actionimg_data.testing import rlds as w
-from actionimg_data.testing.simulators import panda_urdf
 
 STEPS = 6
 SHIPPED = registry.shipped()

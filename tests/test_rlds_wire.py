@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from actionimg_data.converters.rlds import crc32c, features, images, tfrecord, wire
 from actionimg_data.converters.rlds.example import Example
+from actionimg_data.demo import rlds as w
 from actionimg_data.errors import ActionImgError, BadFileError, BadImageError
-from actionimg_data.testing import rlds as w
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actionimg_data.converters import _safe_pickle
-from actionimg_data.converters._coppelia import DEMO_CLASSES
+from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+from actionimg_data.demo.demo_data import pickle_demo
 from actionimg_data.errors import (
     ActionImgError,
     BadFileError,
@@ -24,7 +24,7 @@ from actionimg_data.errors import (
     UnsafeFileError,
     UnsupportedSourceError,
 )
-from actionimg_data.testing.demo_data import pickle_demo
+from actionimg_data.untrusted import pickles as _safe_pickle
 
 PROTOCOLS = (2, 3, 4, 5)
 

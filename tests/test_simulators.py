@@ -16,6 +16,17 @@ import pytest
 from simulator_logs import GRIP_SITE, converter, differences, episodes, read_first
 
 from actionimg_data.converters import base
+from actionimg_data.demo.simulators import (
+    base_near,
+    joint_log,
+    panda_scene,
+    two_arm_scene,
+    write_aloha,
+    write_libero,
+    write_robomimic,
+    write_umi,
+)
+from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -33,17 +44,6 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import CameraTrack, Episode
-from actionimg_data.testing.simulators import (
-    base_near,
-    joint_log,
-    panda_scene,
-    two_arm_scene,
-    write_aloha,
-    write_libero,
-    write_robomimic,
-    write_umi,
-)
-from actionimg_data.testing.teleop import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 
 pytest.importorskip("mujoco")
 

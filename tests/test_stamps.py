@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actionimg_data.converters import _tree
+from actionimg_data.converters.kit import tree as _tree
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.testing import write_rlbench_dataset
 

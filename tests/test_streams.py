@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionimg_data import open_dataset
+from actionimg_data.cameras.files import Distortion
+from actionimg_data.cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from actionimg_data.cli import main
-from actionimg_data.converters.calibration import Distortion
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.converters.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
+from actionimg_data.demo.demo_data import write_rlbench_bimanual, write_rlbench_dataset
 from actionimg_data.engine.conversion import convert
 from actionimg_data.engine.verification import verify
 from actionimg_data.errors import (
@@ -37,9 +38,16 @@ from actionimg_data.geometry.crop import center_crop
 from actionimg_data.model import ArrayFrames, ArrayPlanes, CameraTrack
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.read import Sample
-from actionimg_data.testing.demo_data import write_rlbench_bimanual, write_rlbench_dataset
 from actionimg_data.training import IndexedActionImageDataset
-from actionimg_data.video import encode, mask_ids, mask_pictures, open_video, plane_encoding, read_planes, rgb_encoding
+from actionimg_data.video import (
+    encode,
+    mask_ids,
+    mask_pictures,
+    open_video,
+    plane_encoding,
+    read_planes,
+    rgb_encoding,
+)
 from actionimg_data.video.resize import resized, resized_planes
 
 
@@ -357,10 +365,10 @@ def test_bimanual_demos_are_converted_with_both_arms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["no-left", "no-pose"])
 def test_a_bimanual_demo_without_an_arm_is_refused_by_name(tmp_path: Path, change: str) -> None:
-    from actionimg_data.converters import _safe_pickle
-    from actionimg_data.converters._coppelia import DEMO_CLASSES
+    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.demo.demo_data import pickle_demo
     from actionimg_data.errors import BadFileError
-    from actionimg_data.testing.demo_data import pickle_demo
+    from actionimg_data.untrusted import pickles as _safe_pickle
 
     source = write_rlbench_bimanual(tmp_path / "src", 1, 4, 32, ("front",))
     file = source / "bimanual_lift_cubes/all_variations/episodes/episode0/low_dim_obs.pkl"
@@ -458,10 +466,10 @@ def test_the_commands_take_two_arms_with_depth_and_masks(tmp_path: Path) -> None
 
 
 def test_depth_without_its_range_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
-    from actionimg_data.converters import _safe_pickle
-    from actionimg_data.converters._coppelia import DEMO_CLASSES
+    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.demo.demo_data import pickle_demo
     from actionimg_data.errors import BadFileError
-    from actionimg_data.testing.demo_data import pickle_demo
+    from actionimg_data.untrusted import pickles as _safe_pickle
 
     source = write_rlbench_dataset(tmp_path / "src", 1, 3, 32, ("front",), depth_and_masks=True)
     file = next(source.glob("*/all_variations/episodes/episode0/low_dim_obs.pkl"))

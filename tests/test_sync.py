@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
-from actionimg_data.converters.teleop import sync
-from actionimg_data.converters.teleop.sync import PoseSamples, ScalarSamples, SyncLimits
+from actionimg_data.converters.recording import sync
+from actionimg_data.converters.recording.sync import PoseSamples, ScalarSamples, SyncLimits
 from actionimg_data.errors import EmptyEpisodeError, FrameCountError, InvalidTrajectoryError
 
 POSE_HZ = 100.0

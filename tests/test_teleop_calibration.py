@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from actionimg_data.converters import calibration
-from actionimg_data.converters.calibration import Distortion, load_cameras
-from actionimg_data.converters.undistort import UndistortedFrames, undistorted_K
+from actionimg_data.cameras import files as calibration
+from actionimg_data.cameras.files import Distortion, load_cameras
+from actionimg_data.cameras.undistort import UndistortedFrames, undistorted_K
+from actionimg_data.demo.teleop import write_yaml
 from actionimg_data.errors import (
     BadFileError,
     InvalidCameraError,
@@ -21,7 +22,6 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import ArrayFrames, Camera, CameraTrack
-from actionimg_data.testing.teleop import write_yaml
 
 K = [[300.0, 0, 160], [0, 310, 120], [0, 0, 1]]
 POSE = [[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 0.4], [0, 0, 0, 1]]

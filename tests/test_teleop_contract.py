@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from actionimg_data.converters.base import Converter, converter_class
-from actionimg_data.converters.teleop.droid import DroidConverter, DroidOptions
-from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
-from actionimg_data.converters.teleop.lerobot import LeRobotConverter, LeRobotOptions
-from actionimg_data.converters.teleop.rosbag import RosbagConverter, RosbagOptions
-from actionimg_data.testing import ConverterContract
-from actionimg_data.testing.teleop import (
+from actionimg_data.converters.droid import DroidConverter, DroidOptions
+from actionimg_data.converters.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.lerobot import LeRobotConverter, LeRobotOptions
+from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
+from actionimg_data.demo.teleop import (
     TeleopLog,
     camera_file,
     droid_camera_file,
@@ -22,6 +21,7 @@ from actionimg_data.testing.teleop import (
     write_lerobot,
     write_yaml,
 )
+from actionimg_data.testing import ConverterContract
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def lerobot_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def rosbag_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("rosbags")
-    from actionimg_data.testing.teleop import write_rosbag
+    from actionimg_data.demo.teleop import write_rosbag
 
     place = tmp_path_factory.mktemp("rosbag")
     for name in ("run2", "run10"):
@@ -116,7 +116,7 @@ def simulator_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One source of each kind of simulators' and joint logs, with what their options name."""
     for package in ("mujoco", "zarr", "imagecodecs"):
         pytest.importorskip(package)
-    from actionimg_data.testing import simulators
+    from actionimg_data.demo import simulators
 
     seen = make_log(frames=4, size=48, views=("front", "wrist"))
     place = tmp_path_factory.mktemp("simulators")

@@ -8,7 +8,16 @@ import h5py
 import numpy as np
 import pytest
 
-from actionimg_data.converters.teleop.droid import DroidConverter, DroidOptions, parse_transform
+from actionimg_data.converters.droid import DroidConverter, DroidOptions, parse_transform
+from actionimg_data.demo.teleop import (
+    LoggedView,
+    TeleopLog,
+    droid_camera_file,
+    make_log,
+    pose6,
+    write_droid,
+    write_video,
+)
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -23,15 +32,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
-from actionimg_data.testing.teleop import (
-    LoggedView,
-    TeleopLog,
-    droid_camera_file,
-    make_log,
-    pose6,
-    write_droid,
-    write_video,
-)
 
 ROLES = ("exterior_1", "exterior_2", "wrist")
 SERIALS = {"exterior_1": "20000000", "exterior_2": "20001111", "wrist": "20002222"}

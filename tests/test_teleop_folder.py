@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.folder import FolderConverter, FolderOptions
+from actionimg_data.demo.teleop import (
+    TeleopLog,
+    camera_file,
+    make_log,
+    read_panda_log,
+    select_frames,
+    select_poses,
+    write_folder,
+    write_yaml,
+)
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadVideoError,
@@ -24,16 +34,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.geometry import rotations
 from actionimg_data.model import CameraTrack, Episode
-from actionimg_data.testing.teleop import (
-    TeleopLog,
-    camera_file,
-    make_log,
-    read_panda_log,
-    select_frames,
-    select_poses,
-    write_folder,
-    write_yaml,
-)
 
 VIEWS = ("agentview", "frontview", "sideview", "robot0_eye_in_hand")
 PANDA: dict[str, Any] = {

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from actionimg_data.converters.teleop.lerobot import LeRobotConverter, LeRobotOptions
+from actionimg_data.converters.lerobot import LeRobotConverter, LeRobotOptions
+from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
 from actionimg_data.errors import (
     BadVideoError,
     FrameCountError,
@@ -23,7 +24,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Episode
-from actionimg_data.testing.teleop import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from actionimg_data.converters.teleop import streams
-from actionimg_data.converters.teleop.kinematics import Chain
-from actionimg_data.converters.teleop.mapping import load_mapping
-from actionimg_data.converters.teleop.tables import Table, check_zip, open_table
+from actionimg_data.converters.kit.kinematics import Chain
+from actionimg_data.converters.kit.tables import Table, check_zip, open_table
+from actionimg_data.converters.recording import streams
+from actionimg_data.converters.recording.mapping import load_mapping
+from actionimg_data.demo.teleop import write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -26,7 +27,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.schemas.mapping import Gripper, Mapping, PoseStream, json_schemas
 from actionimg_data.schemas.mapping import Rotation as RotationMapping
-from actionimg_data.testing.teleop import write_yaml
 
 MAPPING: dict[str, Any] = {
     "version": 1,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_teleop_convert import documented_mapping
 
-from actionimg_data.converters.teleop.episode import Recording, ViewInput, assemble, shifted
-from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
-from actionimg_data.converters.teleop.offset import estimate_offset
+from actionimg_data.converters.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.recording.episode import Recording, ViewInput, assemble, shifted
+from actionimg_data.converters.recording.offset import estimate_offset
+from actionimg_data.demo.teleop import TeleopLog, make_log, write_folder, write_yaml
 from actionimg_data.errors import AmbiguousSourceError
-from actionimg_data.testing.teleop import TeleopLog, make_log, write_folder, write_yaml
 
 
 @pytest.mark.realdata

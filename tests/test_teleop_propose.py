@@ -11,17 +11,17 @@ import pytest
 import yaml
 from scipy.spatial.transform import Rotation
 
-from actionimg_data.converters.teleop.folder import FolderConverter, FolderOptions
-from actionimg_data.converters.teleop.inspection import stream_statistics
-from actionimg_data.converters.teleop.lerobot import LeRobotOptions
-from actionimg_data.converters.teleop.mapping import load_mapping
-from actionimg_data.converters.teleop.propose import propose_mapping
-from actionimg_data.converters.teleop.survey import survey
+from actionimg_data.converters.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.lerobot import LeRobotOptions
+from actionimg_data.converters.look.inspection import stream_statistics
+from actionimg_data.converters.look.propose import propose_mapping
+from actionimg_data.converters.look.survey import survey
+from actionimg_data.converters.recording.mapping import load_mapping
+from actionimg_data.demo.simulators import write_aloha
+from actionimg_data.demo.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 from actionimg_data.errors import AmbiguousSourceError, SourceNotFoundError, UnsafeFileError, WrongFormatError
 from actionimg_data.report.streams import plot_streams
 from actionimg_data.schemas.mapping import UNKNOWN
-from actionimg_data.testing.simulators import write_aloha
-from actionimg_data.testing.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_robomimic_like_file(tmp_path: Path) -> None:
 
 def test_a_bag(log: TeleopLog, tmp_path: Path) -> None:
     pytest.importorskip("rosbags")
-    from actionimg_data.testing.teleop import write_rosbag
+    from actionimg_data.demo.teleop import write_rosbag
 
     write_rosbag(log, tmp_path / "run")
     text, value = draft(tmp_path / "run", tmp_path, "rosbag")

@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("rosbags")
 
-from actionimg_data.converters.teleop import bag
-from actionimg_data.converters.teleop.rosbag import RosbagConverter, RosbagOptions
+from actionimg_data.converters.kit import bag
+from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
+from actionimg_data.demo.teleop import TeleopLog, make_log, write_rosbag, write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,
@@ -22,7 +23,6 @@ from actionimg_data.errors import (
 )
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
-from actionimg_data.testing.teleop import TeleopLog, make_log, write_rosbag, write_yaml
 
 STORAGES = ("mcap", "sqlite3", "ros1")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..converters.calibration import CalibratedCamera, scaled_to
+from ..cameras.files import CalibratedCamera, scaled_to
 from ..converters.rlds.cameras import UserCameras, load_user_cameras
 from ..errors import InvalidCameraError
 from ..model import Episode

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, RotationSpline
 
-from ..converters.teleop.offset import correlation_of, flow_at, peak_between
+from ..converters.recording.offset import correlation_of, flow_at, peak_between
 from ..geometry import pinhole, transforms
 from ..model import Episode, FrameSource, GripperTrajectory
 from .check import check_view

@@ -96,7 +96,7 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
         return dict(pick_sample(path, sample).cameras)
     if sample is not None:
         raise InvalidSpecError("a camera file has no samples", where=path, field="--sample", found=sample)
-    from ..converters.calibration import load_cameras as load
+    from ..cameras.files import load_cameras as load
 
     cameras: dict[str, Camera | CameraTrack] = {}
     for name, camera in load(Path(path)).items():
@@ -261,7 +261,7 @@ def _stated_format(options: Sequence[str]) -> str | None:
     path = next((text.partition("=")[2] for text in options if text.startswith("mapping=")), None)
     if path is None:
         return None
-    from ..converters.teleop.mapping import format_of
+    from ..converters.recording.mapping import format_of
 
     return format_of(path)
 

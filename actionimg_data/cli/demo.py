@@ -84,13 +84,13 @@ def _rlbench(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, s
 
 
 def _rlds(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str, dict[str, Any]]:
-    from ..testing.rlds import write_rlds_demo
+    from ..demo.rlds import write_rlds_demo
 
     return write_rlds_demo(root / "rlds", episodes=episodes, frames=frames, size=size)
 
 
 def _recordings(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str, dict[str, Any]]:
-    from ..testing.teleop import write_recordings
+    from ..demo.teleop import write_recordings
 
     source = write_recordings(root / "recordings", episodes, frames, size)
     return source, "folder", {"mapping": str(source / "mapping.yaml")}

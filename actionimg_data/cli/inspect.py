@@ -399,7 +399,7 @@ def _source(path: str, converter: Converter, plot: str | None) -> dict[str, Any]
             raise
         found = {"episodes": sum(1 for _ in converter.discover(path))}
     if plot is not None:
-        from ..converters.teleop.inspection import stream_statistics
+        from ..converters.look.inspection import stream_statistics
         from ..report.streams import plot_streams
 
         plot_streams(stream_statistics(path, converter.options), plot)
@@ -409,7 +409,7 @@ def _source(path: str, converter: Converter, plot: str | None) -> dict[str, Any]
 
 def _propose(path: str, draft: Path, as_json: bool) -> None:
     """Write a draft mapping; what it cannot know is marked in it for the user."""
-    from ..converters.teleop.propose import propose_mapping
+    from ..converters.look.propose import propose_mapping
     from ..schemas.mapping import UNKNOWN
 
     if draft.exists():

@@ -13,33 +13,14 @@ from typing import Final
 
 from ..converters import base
 from ..converters.base import Converter
-from ..errors import (
-    ActionImgError,
-    InvalidSpecError,
-    OutputError,
-    StorageError,
-    TooManyBadEpisodesError,
-    human_bytes,
-)
+from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
 from ..model import Episode, EpisodeRef
-from ..schemas import (
-    ConverterRecord,
-    ConvertOptions,
-    DatasetManifest,
-    PlanRow,
-    QuarantineRow,
-    ShardSidecar,
-)
+from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import finalize as assemble
 from ..shards.manifest import published, read_manifest, remove_leftovers
-from ..shards.plan import (
-    PROBES,
-    Plan,
-    choose_streams,
-    make_plan,
-)
+from ..shards.plan import PROBES, Plan, choose_streams, make_plan
 from ..shards.write import Progress
 from . import local
 from .estimation import refuse_what_does_not_fit

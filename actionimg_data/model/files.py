@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ActionImgError, BadFileError, InvalidSpecError, SourceNotFoundError, WrongFormatError
-from . import untrusted
+from ..untrusted import arrays, text, unpack
 from .trajectory import GripperTrajectory
 
 SUFFIXES = (".csv", ".npz", ".npy", ".json")
 ACTION7_COLUMNS = ("x", "y", "z", "roll", "pitch", "yaw", "openness")
 ACTION8_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw", "openness")
 _OWN_MEMBERS = ("position", "quaternion_xyzw", "openness", "times")
-_MAX_BYTES = untrusted.MAX_ARRAY_BYTES
+_MAX_BYTES = unpack.MAX_ARRAY_BYTES
 
 
 def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajectory:
@@ -51,11 +51,11 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            return _from_members({"action": untrusted.load_npy(path.read_bytes(), path)}, fps, path)
+            return _from_members({"action": arrays.load_npy(path.read_bytes(), path)}, fps, path)
         if suffix == ".npz":
-            return _from_members(untrusted.load_npz(path, path), fps, path)
+            return _from_members(arrays.load_npz(path, path), fps, path)
         if suffix == ".json":
-            content = untrusted.parse_json(path.read_bytes(), path)
+            content = text.parse_json(path.read_bytes(), path)
             if not isinstance(content, dict):
                 raise WrongFormatError("is not a JSON object", where=path, found=type(content).__name__)
             known = (*_OWN_MEMBERS, "action_7d", "action_8d")

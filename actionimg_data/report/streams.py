@@ -22,7 +22,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def plot_streams(stats: Mapping[str, Any], path: str | Path) -> None:
-    """Draw what `actionimg_data.converters.teleop.inspection.stream_statistics` gives, as a PNG.
+    """Draw what `actionimg_data.converters.look.inspection.stream_statistics` gives, as a PNG.
 
     Each stream is a row: a tick for every sample, above it the distance to the sample before, in median periods (the
     line is one period); distances over 1.5 periods are red, and so are samples stamped earlier than one before them.

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.untrusted import load_npz
+from ..untrusted.arrays import load_npz
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 

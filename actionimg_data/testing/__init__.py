@@ -11,10 +11,10 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
-    "ConverterContract": "contract",
-    "write_action_images_tree": "demo_data",
-    "write_recordings": "teleop",
-    "write_rlbench_dataset": "demo_data",
+    "ConverterContract": ".contract",
+    "write_action_images_tree": "..demo.demo_data",
+    "write_recordings": "..demo.teleop",
+    "write_rlbench_dataset": "..demo.demo_data",
 }
 __all__ = list(_EXPORTS)
 
@@ -22,7 +22,7 @@ __all__ = list(_EXPORTS)
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    value = getattr(importlib.import_module(_EXPORTS[name], __name__), name)
     globals()[name] = value
     return value
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from . import modes
 from .batch import DeviceTransform, collate
-from .datasets import (
-    ActionImageDataset,
-    ConcatActionImageDataset,
-    IndexedActionImageDataset,
-    SkippedSampleWarning,
-)
+from .datasets import ActionImageDataset, ConcatActionImageDataset, IndexedActionImageDataset, SkippedSampleWarning
 
 __all__ = [
     "ActionImageDataset",

@@ -17,17 +17,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadFileError, BadImageError, BadVideoError, MissingFrameError, SourceNotFoundError, UnsafeFileError
-from ..model.untrusted import (
-    DECODER_OPTIONS,
-    MAX_VIDEO_FRAMES,
-    SIZES,
-    VIDEO_OPTIONS,
-    check_mp4,
-    picture_size,
-    sensible_size,
-    unzip,
+from ..errors import (
+    BadFileError,
+    BadImageError,
+    BadVideoError,
+    MissingFrameError,
+    SourceNotFoundError,
+    UnsafeFileError,
 )
+from ..untrusted.pictures import SIZES, picture_size, sensible_size
+from ..untrusted.unpack import unzip
+from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
 from .encode import INTERPOLATION, mask_ids
 
 Image = NDArray[np.uint8]

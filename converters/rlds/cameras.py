@@ -15,20 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...cameras.files import OPENCV_FROM_OPENGL, CalibratedCamera, DroidSideFiles, from_entry, load_cameras, scaled_to
 from ...errors import FrameCountError, InvalidCameraError, MissingCalibrationError, WrongFormatError
 from ...geometry import transforms
 from ...model import Camera, CameraTrack, FrameSource
 from ...schemas.camera_file import CameraEntry
 from ...schemas.rlds_registry import FeatureCamera, RldsCameraFile, RldsEntry
-from .. import _text
-from ..calibration import (
-    OPENCV_FROM_OPENGL,
-    CalibratedCamera,
-    DroidSideFiles,
-    from_entry,
-    load_cameras,
-    scaled_to,
-)
+from ...untrusted import text as _text
 from .reader import Record
 from .registry import feature_key
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ...cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from ...errors import (
     ActionImgError,
     BadImageError,
@@ -28,10 +29,9 @@ from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, Grip
 from ...model.episode import Image, Plane, PlaneSource
 from ...schemas.rlds_registry import RldsEntry, RldsView
 from ..base import Converter, ConverterOptions, Detection
-from ..teleop.frames import FlippedFrames, flipped
-from ..teleop.kinematics import Chain
-from ..teleop.mjcf import robot_files
-from ..undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
+from ..kit.frames import FlippedFrames, flipped
+from ..kit.kinematics import Chain
+from ..kit.mjcf import robot_files
 from . import cameras, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
 

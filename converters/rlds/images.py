@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadImageError
-from ...model.untrusted import MAX_PIXELS, check_png_chunks, jpeg_header
+from ...untrusted.pictures import MAX_PIXELS, check_png_chunks, jpeg_header
 from .features import Leaf, Shape
 
 try:

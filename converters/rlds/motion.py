@@ -9,8 +9,8 @@ from ...errors import ActionImgError, InvalidTrajectoryError, WrongFormatError
 from ...geometry import rotations, transforms
 from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS
 from ...schemas.rlds_registry import RldsGripper, RldsPose
-from ..teleop.kinematics import Chain
-from ..teleop.streams import quaternions
+from ..kit.kinematics import Chain
+from ..recording.streams import quaternions
 from .reader import Record
 from .registry import column
 

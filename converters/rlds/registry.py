@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from ...cameras.files import transform_matrix
 from ...errors import AmbiguousSourceError, InvalidSpecError, UnsupportedSourceError, WrongFormatError
 from ...geometry import rotations, transforms
 from ...model import _check
@@ -21,8 +22,7 @@ from ...schemas import rlds_registry as models
 from ...schemas.camera_file import CameraEntry, PoseParts
 from ...schemas.mapping import PoseMatrix, Position, Rotation
 from ...schemas.rlds_registry import CHOOSABLE, RldsEntry
-from .. import _text
-from ..calibration import transform_matrix
+from ...untrusted import text as _text
 from .reader import STEPS, RLDSDataset
 
 FloatArray = NDArray[np.float64]

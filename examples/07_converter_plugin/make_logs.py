@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from jsonarm import TOOL_FROM_GRIPPER
 
+from actionimg_data.demo import scene
 from actionimg_data.geometry import rotations, transforms
-from actionimg_data.testing import scene
 
 
 def write_logs(dest: Path, episodes: int = 2, frames: int = 30, size: int = 192) -> list[scene.DemoMotion]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actionimg_data.converters.teleop.kinematics import Chain
-from actionimg_data.testing.simulators import panda_scene, panda_urdf
+from actionimg_data.converters.kit.kinematics import Chain
+from actionimg_data.demo.simulators import panda_scene, panda_urdf
 
 mujoco = pytest.importorskip("mujoco")
 ROWS = 10_000

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import actionimg_data as aid
-from actionimg_data.testing import scene
+from actionimg_data.demo import scene
 
 SIZE = 512
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from actionimg_data.converters.rlds import images, open_rlds, wire
-from actionimg_data.testing import rlds as w
+from actionimg_data.demo import rlds as w
 
 STEPS, HEIGHT, WIDTH = 60, 240, 320
 ROUNDS = 5

@@ -32,17 +32,11 @@ import limited
 import numpy as np
 
 from actionimg_data import engine
-from actionimg_data.converters import calibration
+from actionimg_data.cameras import files as calibration
+from actionimg_data.converters.kit import tables
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.converters.teleop import tables
-from actionimg_data.engine import verify
-from actionimg_data.errors import ActionImgError
-from actionimg_data.model.files import read_trajectory, write_trajectory
-from actionimg_data.schemas import ConvertOptions
-from actionimg_data.shards import open_dataset
-from actionimg_data.testing import rlds as rlds_writer
-from actionimg_data.testing import write_action_images_tree, write_rlbench_dataset
-from actionimg_data.testing.teleop import (
+from actionimg_data.demo import rlds as rlds_writer
+from actionimg_data.demo.teleop import (
     camera_file,
     droid_camera_file,
     make_log,
@@ -52,6 +46,12 @@ from actionimg_data.testing.teleop import (
     write_rosbag,
     write_yaml,
 )
+from actionimg_data.engine import verify
+from actionimg_data.errors import ActionImgError
+from actionimg_data.model.files import read_trajectory, write_trajectory
+from actionimg_data.schemas import ConvertOptions
+from actionimg_data.shards import open_dataset
+from actionimg_data.testing import write_action_images_tree, write_rlbench_dataset
 
 BATCH = 25
 MEGABYTES = 1024

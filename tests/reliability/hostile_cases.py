@@ -35,19 +35,15 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from actionimg_data import engine
+from actionimg_data.cameras import files as calibration
 from actionimg_data.cli import main
-from actionimg_data.converters import _text, calibration
-from actionimg_data.converters._video import VideoFile
 from actionimg_data.converters.base import converter_class
+from actionimg_data.converters.kit import bag, hdf5, tables
+from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
+from actionimg_data.converters.kit.videos import VideoFile
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.converters.teleop import bag, hdf5, tables
-from actionimg_data.converters.teleop.frames import HDF5Frames, ImageFiles, ZarrFrames
-from actionimg_data.model.files import read_trajectory
-from actionimg_data.schemas import ConvertOptions
-from actionimg_data.shards import npz, open_dataset
-from actionimg_data.testing import rlds as rlds_writer
-from actionimg_data.testing import write_rlbench_dataset
-from actionimg_data.testing.teleop import (
+from actionimg_data.demo import rlds as rlds_writer
+from actionimg_data.demo.teleop import (
     camera_file,
     make_log,
     write_folder,
@@ -56,6 +52,11 @@ from actionimg_data.testing.teleop import (
     write_video,
     write_yaml,
 )
+from actionimg_data.model.files import read_trajectory
+from actionimg_data.schemas import ConvertOptions
+from actionimg_data.shards import npz, open_dataset
+from actionimg_data.testing import write_rlbench_dataset
+from actionimg_data.untrusted import text as _text
 from actionimg_data.video import read_frames
 
 CANARY = "ran.txt"

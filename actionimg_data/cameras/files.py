@@ -1,0 +1,454 @@
+"""Camera calibration from files: the project's camera file, OpenCV, ROS and Kalibr YAML, and DROID's side files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import (
+    BadFileError,
+    InvalidCameraError,
+    InvalidSpecError,
+    MissingCalibrationError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
+from ..geometry import rotations, transforms
+from ..model import Camera, CameraTrack
+from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
+from ..untrusted import text as _text
+
+FloatArray = NDArray[np.float64]
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+_NO_DISTORTION = 1e-12
+_WRITTEN_TOLERANCE = 2e-3
+_MAX_MATRIX = 1000
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """Lens distortion in OpenCV's pinhole or fisheye model.
+
+    Args:
+        model: ``pinhole`` or ``fisheye``.
+        coefficients: In OpenCV's order: 4, 5, 8, 12 or 14 of them; fisheye 4.
+    """
+
+    model: str
+    coefficients: tuple[float, ...]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the lens does not distort in this model (a fisheye always bends, even with zeros)."""
+        return self.model == "pinhole" and all(abs(c) < _NO_DISTORTION for c in self.coefficients)
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedCamera:
+    """What a calibration file knows of one camera; axes are OpenCV's.
+
+    Args:
+        K: ``(3, 3)`` pixels, before undistortion.
+        width: Of the pictures K is for.
+        height: Of the pictures K is for.
+        world_from_camera: ``(4, 4)``, ``(T, 4, 4)`` for a moving camera, or None where the file has no pose.
+        tool_from_camera: ``(4, 4)`` of a camera that is fixed to the end-effector, else None.
+        reference_from_camera: ``(4, 4)`` in the frame of the calibration's first camera (Kalibr chains), else None.
+        distortion: Of the lens, or None.
+    """
+
+    K: FloatArray
+    width: int
+    height: int
+    world_from_camera: FloatArray | None = None
+    tool_from_camera: FloatArray | None = None
+    reference_from_camera: FloatArray | None = None
+    distortion: Distortion | None = None
+
+    def camera(self, where: object) -> Camera | CameraTrack:
+        """The pinhole camera; `MissingCalibrationError` where the file has no pose of it in the world."""
+        if self.world_from_camera is None:
+            raise MissingCalibrationError("the camera's pose is not known", where=where, field="world_from_camera")
+        if self.world_from_camera.ndim == 2:
+            return Camera(self.K, self.world_from_camera, self.width, self.height)
+        n = len(self.world_from_camera)
+        return CameraTrack(np.broadcast_to(self.K, (n, 3, 3)), self.world_from_camera, self.width, self.height)
+
+
+def transform_matrix(value: Transform) -> FloatArray:
+    """The rigid 4x4 matrix of a transform as users write it, with the rounding of a few digits removed.
+
+    Raises:
+        InvalidSpecError: It is not rigid.
+    """
+    matrix = _as_written(value)
+    error = float(np.asarray(rotations.orthonormality_error(matrix[:3, :3])))
+    if error > _WRITTEN_TOLERANCE or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 0:
+        raise InvalidSpecError(
+            "is not a rigid transform",
+            expected="a rotation and a translation, last row 0 0 0 1",
+            found="a reflection" if error >= 2 else f"max |RᵀR − I| = {error:.3g}, last row {matrix[3].tolist()}",
+        )
+    matrix[:3, :3] = rotations.nearest_rotation(matrix[:3, :3])
+    return matrix
+
+
+def _as_written(value: Transform) -> FloatArray:
+    if not isinstance(value, PoseParts):
+        return np.array(value, dtype=np.float64)
+    if value.quaternion_xyzw is not None:
+        rotation = rotations.matrix_from_quaternion(np.asarray(value.quaternion_xyzw))
+    elif value.euler_xyz_deg is not None:
+        rotation = rotations.matrix_from_euler(np.deg2rad(np.asarray(value.euler_xyz_deg)))
+    elif value.rotation is not None:
+        rotation = np.asarray(value.rotation)
+    else:
+        rotation = np.eye(3)
+    return np.array(transforms.make_transform(rotation, np.asarray(value.translation)))
+
+
+def transform_from_xyz_euler(values: Any) -> FloatArray:
+    """Transforms ``(..., 4, 4)`` of ``(..., 6)``: x y z in metres and extrinsic "xyz" Euler angles in radians."""
+    v = np.asarray(values, dtype=np.float64)
+    return np.asarray(transforms.make_transform(rotations.matrix_from_euler(v[..., 3:6]), v[..., :3]))
+
+
+def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
+    """A `CalibratedCamera` of a camera file's entry, in OpenCV axes."""
+    to_opencv = OPENCV_FROM_OPENGL if (entry.axes or axes) == "opengl" else np.eye(4)
+
+    def poses(value: Any) -> FloatArray | None:
+        if value is None:
+            return None
+        moving = isinstance(value, tuple) and len(value) > 0 and np.ndim(value[0]) == 2
+        return np.asarray(value, dtype=np.float64) if moving else transform_matrix(value)
+
+    pose = poses(entry.world_from_camera)
+    inverse = poses(entry.camera_from_world)
+    if inverse is not None:
+        pose = np.asarray(transforms.invert(inverse))
+    tool = poses(entry.tool_from_camera)
+    distortion = entry.distortion
+    return CalibratedCamera(
+        K=np.asarray(entry.K, dtype=np.float64),
+        width=entry.width,
+        height=entry.height,
+        world_from_camera=None if pose is None else pose @ to_opencv,
+        tool_from_camera=None if tool is None else tool @ to_opencv,
+        distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
+    )
+
+
+def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
+    """The cameras of a calibration file, by name.
+
+    Four kinds are told apart by what is in them: the project's camera file (JSON or YAML), an OpenCV
+    ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last three the pose in the
+    world is not in the file.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        WrongFormatError: None of the four, or a field that cannot be.
+        UnsafeFileError: YAML with tags.
+        InvalidCameraError: A distortion model that is not supported.
+        InvalidSpecError: A pose that is not rigid.
+    """
+    head = _text.read_head(path, 64).lstrip()
+    if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
+        return {path.stem: _opencv(path)}
+    value = _text.load_any(path)
+    if not isinstance(value, Mapping):
+        raise WrongFormatError(
+            "is not a camera file", where=path, expected="cameras by name", found=type(value).__name__
+        )
+    if "camera_matrix" in value and "image_width" in value:
+        name = str(value.get("camera_name") or path.stem)
+        return {name: _ros(value, path)}
+    if value and all(isinstance(v, Mapping) and "camera_model" in v for v in value.values()):
+        return _kalibr(value, path)
+    if "cameras" not in value:
+        value = {"cameras": value}
+    parsed = _text.parse(CameraFile, value, path)
+    found = {}
+    for name, entry in parsed.cameras.items():
+        try:
+            found[name] = from_entry(entry, parsed.axes)
+        except InvalidSpecError as error:
+            raise error.at(f"{path}: cameras.{name}") from None
+    return found
+
+
+def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:
+    """The camera called ``name``, or the only one."""
+    if name is None:
+        if len(cameras) == 1:
+            return next(iter(cameras.values()))
+        raise MissingCalibrationError("holds several cameras", where=where, expected=" | ".join(cameras))
+    if name not in cameras:
+        raise MissingCalibrationError("has no such camera", where=where, expected=" | ".join(cameras), found=name)
+    return cameras[name]
+
+
+def _opencv(path: Path) -> CalibratedCamera:
+    import cv2
+
+    try:
+        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+    except (cv2.error, SystemError) as error:
+        raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
+    try:
+        if not storage.isOpened():
+            raise BadFileError("OpenCV cannot read it", where=path)
+
+        def matrix(*names: str) -> FloatArray | None:
+            for name in names:
+                node = storage.getNode(name)
+                if not node.empty() and node.isMap():
+                    # OpenCV makes room for what is stated before it looks at what is there.
+                    rows, columns = (node.getNode(n).real() for n in ("rows", "cols"))
+                    if not (0 <= rows * columns <= _MAX_MATRIX):
+                        raise BadFileError(
+                            "states an impossible size", where=path, field=name, found=f"{rows}x{columns}"
+                        )
+                    value = node.mat()
+                    return None if value is None else np.asarray(value, dtype=np.float64)
+            return None
+
+        def number(*names: str) -> float | None:
+            nodes = (storage.getNode(n) for n in names)
+            return next((float(n.real()) for n in nodes if not n.empty() and (n.isInt() or n.isReal())), None)
+
+        K = matrix("camera_matrix", "cameraMatrix", "Camera_Matrix", "K", "M1")
+        coefficients = matrix("distortion_coefficients", "dist_coeffs", "distCoeffs", "Distortion_Coefficients", "D")
+        width = number("image_width", "image_Width", "width", "imageWidth")
+        height = number("image_height", "image_Height", "height", "imageHeight")
+        fisheye = bool(number("fisheye_model", "calibrate_useFisheye", "fisheye") or 0)
+    except (cv2.error, SystemError) as error:
+        raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
+    finally:
+        storage.release()
+    if K is None or K.shape != (3, 3):
+        raise WrongFormatError("has no camera matrix", where=path, field="camera_matrix", expected="3x3")
+    if width is None or height is None:
+        raise WrongFormatError("does not say its picture size", where=path, field="image_width, image_height")
+    model = "fisheye" if fisheye else "pinhole"
+    return CalibratedCamera(
+        K, int(width), int(height), distortion=_distortion(model, coefficients, path), reference_from_camera=np.eye(4)
+    )
+
+
+_ROS_MODELS = {"plumb_bob": "pinhole", "rational_polynomial": "pinhole", "equidistant": "fisheye", "fisheye": "fisheye"}
+_KALIBR_MODELS = {"radtan": "pinhole", "equi": "fisheye"}
+
+
+def _distortion(model: str, coefficients: Any, where: object) -> Distortion | None:
+    values = tuple(float(c) for c in np.ravel([] if coefficients is None else coefficients))
+    if not values:
+        return None
+    counts = (4,) if model == "fisheye" else (4, 5, 8, 12, 14)
+    if len(values) not in counts or not np.isfinite(values).all():
+        raise InvalidCameraError(
+            f"a {model} lens has {' or '.join(map(str, counts))} coefficients",
+            where=where,
+            field="distortion",
+            found=str(list(values)),
+        )
+    return Distortion(model, values)
+
+
+def named_distortion(name: str, coefficients: Any, where: object) -> Distortion | None:
+    """Distortion under ROS' or Kalibr's name for its model; `InvalidCameraError` for one that is not supported."""
+    if name in ("", "none") and not np.any(coefficients):
+        return None
+    known = {**_ROS_MODELS, **_KALIBR_MODELS}
+    if name not in known:
+        raise InvalidCameraError(
+            "this distortion model is not supported",
+            where=where,
+            field="distortion_model",
+            expected=" | ".join(known),
+            found=name,
+            hint="Undistort the pictures first and give the new camera matrix.",
+        )
+    return _distortion(known[name], coefficients, where)
+
+
+def _ros(value: Mapping[str, Any], path: Path) -> CalibratedCamera:
+    try:
+        K = np.asarray(value["camera_matrix"]["data"], dtype=np.float64).reshape(3, 3)
+        coefficients = value.get("distortion_coefficients", {}).get("data", [])
+        width, height = int(value["image_width"]), int(value["image_height"])
+        model = str(value.get("distortion_model", ""))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WrongFormatError("is not a ROS camera_info file", where=path, found=repr(error)) from None
+    return CalibratedCamera(
+        K, width, height, distortion=named_distortion(model, coefficients, path), reference_from_camera=np.eye(4)
+    )
+
+
+def _kalibr(value: Mapping[str, Any], path: Path) -> dict[str, CalibratedCamera]:
+    cameras: dict[str, CalibratedCamera] = {}
+    reference_from_previous = np.eye(4)
+    for name in sorted(value, key=lambda n: int("".join(filter(str.isdigit, n)) or 0)):
+        entry = value[name]
+        if entry["camera_model"] != "pinhole":
+            raise InvalidCameraError(
+                "this camera model is not supported",
+                where=path,
+                field=f"{name}.camera_model",
+                expected="pinhole",
+                found=entry["camera_model"],
+            )
+        try:
+            fx, fy, cx, cy = (float(v) for v in entry["intrinsics"])
+            width, height = (int(v) for v in entry["resolution"])
+            chain = entry.get("T_cn_cnm1")
+            if chain is not None:
+                # Kalibr: T_cn_cnm1 takes points of the previous camera to this one.
+                reference_from_previous = reference_from_previous @ transforms.invert(
+                    np.asarray(chain, dtype=np.float64).reshape(4, 4)
+                )
+            model, coefficients = str(entry.get("distortion_model", "none")), entry.get("distortion_coeffs", [])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WrongFormatError("is not a Kalibr camera", where=path, field=name, found=repr(error)) from None
+        cameras[name] = CalibratedCamera(
+            np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
+            width,
+            height,
+            reference_from_camera=reference_from_previous,
+            distortion=named_distortion(model, coefficients, f"{path}: {name}"),
+        )
+    return cameras
+
+
+@dataclass(frozen=True)
+class DroidCamera:
+    """What DROID's published side files know of one camera in one episode.
+
+    Args:
+        base_from_camera: ``(4, 4)``, or None where the episode has no better calibration of this camera.
+        K: ``(3, 3)`` for pictures of ``width x height``, or None.
+        width: 1280 as published.
+        height: 720 as published.
+        quality: The calibration's own figures (metric, source), as written.
+    """
+
+    base_from_camera: FloatArray | None
+    K: FloatArray | None
+    width: int = 1280
+    height: int = 720
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+
+_DROID_EXTRINSICS = ("cam2base_extrinsic_superset.json", "cam2base_extrinsics.json")
+
+
+class DroidSideFiles:
+    """DROID's side files in one folder: better extrinsics, intrinsics, serials, paths.
+
+    ``cam2base_extrinsic_superset.json`` is asked before ``cam2base_extrinsics.json``; each maps an episode's id to
+    ``{SERIAL: [x, y, z, rx, ry, rz] camera-to-base, ...quality}``, and ``intrinsics.json`` to
+    ``{SERIAL: [fx, cx, fy, cy]}`` at 1280x720 (https://huggingface.co/KarlP/droid). Any of the files may be absent.
+
+    Raises:
+        SourceNotFoundError: The folder holds none of them.
+        BadFileError: A file is not JSON of that form.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._extrinsics = {n: self._load(n) for n in _DROID_EXTRINSICS if (folder / n).is_file()}
+        self._intrinsics = self._load("intrinsics.json")
+        self._serials = self._load("camera_serials.json")
+        paths = self._load("episode_id_to_path.json")
+        self._id_of_path = {str(v).strip("/"): k for k, v in paths.items()}
+        if not (self._extrinsics or self._intrinsics):
+            raise SourceNotFoundError(
+                "holds none of DROID's calibration files",
+                where=folder,
+                expected=" | ".join((*_DROID_EXTRINSICS, "intrinsics.json")),
+            )
+
+    def _load(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            return {}
+        value = _text.load_json(path)
+        if not isinstance(value, dict):
+            raise BadFileError("is not an object by episode", where=path, found=type(value).__name__)
+        return value
+
+    def episode_id(self, path: str) -> str | None:
+        """The id of the episode whose folder is the end of ``path`` (``LAB/success/DATE/TIME``), or None.
+
+        A path of the published RLDS files ends in ``.../trajectory.h5`` and begins with a place of its own.
+        """
+        parts = [p for p in path.replace("\\", "/").split("/") if p and p != "trajectory.h5"]
+        for start in range(len(parts)):
+            found = self._id_of_path.get("/".join(parts[start:]))
+            if found is not None:
+                return found
+        return None
+
+    def serials(self, episode: str) -> dict[str, str]:
+        """Camera serials by role (``ext1_cam_serial``, ``ext2_cam_serial``, ``wrist_cam_serial``)."""
+        value = self._serials.get(episode)
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+    def camera(self, episode: str, serial: str) -> DroidCamera:
+        """What is known of the camera ``serial`` in ``episode``; its fields are None where nothing is."""
+        pose, quality = None, {}
+        for name, table in self._extrinsics.items():
+            entry = table.get(episode)
+            if not isinstance(entry, dict) or serial not in entry:
+                continue
+            values = self._numbers(entry[serial], 6, name, episode, serial)
+            pose = transform_from_xyz_euler(values)
+            own = {k: v for k, v in entry.items() if not str(k).isdigit() and isinstance(v, (str, int, float, bool))}
+            # Figures are per camera (SERIAL_...) in the superset and per episode in the smaller file.
+            quality = {k: v for k, v in own.items() if not str(k).split("_")[0].isdigit() or k.startswith(serial)}
+            quality["file"] = name
+            break
+        K = None
+        entry = self._intrinsics.get(episode)
+        if isinstance(entry, dict) and serial in entry:
+            fx, cx, fy, cy = self._numbers(entry[serial], 4, "intrinsics.json", episode, serial)
+            K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+        return DroidCamera(pose, K, quality=quality)
+
+    def _numbers(self, value: Any, count: int, name: str, episode: str, serial: str) -> FloatArray:
+        try:
+            numbers = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            raise BadFileError(
+                f"is not {count} numbers", where=self.folder / name, field=f"{episode}.{serial}", found=value
+            )
+        return numbers
+
+
+def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) -> CalibratedCamera:
+    """The camera for pictures that were scaled, whole and without distortion of their aspect, to ``width x height``.
+
+    Raises:
+        InvalidCameraError: The pictures have another aspect than the calibration: they were cropped, and how is
+            not known.
+    """
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    sx, sy = width / camera.width, height / camera.height
+    if abs(sx / sy - 1) > 0.01:
+        raise InvalidCameraError(
+            "pictures and calibration differ in aspect",
+            where=where,
+            expected=f"{camera.width}x{camera.height} or a multiple of it",
+            found=f"{width}x{height}",
+            hint="The pictures were cropped; give a calibration of the cropped pictures.",
+        )
+    return replace(camera, K=np.diag([sx, sy, 1.0]) @ camera.K, width=width, height=height)

@@ -1,0 +1,1 @@
+"""Data of the project's own making: a scene, and the families of recordings that the demo and the tests convert."""

@@ -1,0 +1,78 @@
+"""numpy's files of arrays, made of the bytes that are there and of nothing else; no objects."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadFileError, UnsafeFileError
+from .unpack import BAD_ZIP, MAX_ARRAY_BYTES, unzip
+
+_BAD_NPY = (
+    ValueError,
+    TypeError,
+    KeyError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    tokenize.TokenError,
+)
+
+
+def load_npz(source: bytes | Path, where: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz``; object arrays and contents over ``max_bytes`` are refused before anything is unpacked.
+
+    Raises:
+        UnsafeFileError: It would unpack to more than ``max_bytes``, or holds Python objects.
+        BadFileError: It is damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+            entries = archive.infolist()
+            total = sum(entry.file_size for entry in entries)
+            if total > max_bytes:
+                raise UnsafeFileError(
+                    "unpacks to too much", where=where, expected=f"≤ {max_bytes} B", found=f"{total} B"
+                )
+            arrays: dict[str, NDArray[Any]] = {}
+            for entry in entries:
+                if not entry.filename.endswith(".npy") or entry.filename[:-4] in arrays:
+                    raise BadFileError("has an unexpected member", where=where, found=entry.filename)
+                arrays[entry.filename[:-4]] = load_npy(unzip(archive, entry, where, max_bytes), where, entry.filename)
+            return arrays
+    except BAD_ZIP as error:
+        if isinstance(error, (BadFileError, UnsafeFileError)):
+            raise
+        raise BadFileError(f"cannot be read: {error}", where=where) from None
+
+
+def load_npy(body: bytes, where: object, name: str | None = None) -> NDArray[Any]:
+    """The array of an ``.npy``, made of the bytes that are there and of nothing else.
+
+    Raises:
+        UnsafeFileError: It holds Python objects.
+        BadFileError: Its header is damaged, or states another size than there is.
+    """
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.hasobject:
+            raise UnsafeFileError("holds Python objects", where=where, field=name)
+        size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        rest = memoryview(body)[stream.tell() :]
+        if size != len(rest):
+            raise BadFileError("is truncated", where=where, field=name, expected=f"{size} B", found=f"{len(rest)} B")
+        return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C")
+    except _BAD_NPY as error:
+        if isinstance(error, (BadFileError, UnsafeFileError)):
+            raise
+        raise BadFileError(f"cannot be read: {error}", where=where, field=name) from None

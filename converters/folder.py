@@ -1,0 +1,314 @@
+"""Plain folders: a table of poses, videos or pictures, a calibration file, and a mapping file that explains them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from ..errors import SourceNotFoundError, WrongFormatError
+from ..model import Episode, EpisodeRef, FrameSource
+from ..schemas.mapping import Arm, PoseStream, ViewSource
+from .base import ConverterOptions, Detection
+from .kit import tree as _tree
+from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
+from .recording import streams
+from .recording.episode import Recording, ViewInput, assemble
+from .recording.mapping import (
+    LoadedMapping,
+    MappedConverter,
+    find_beside,
+    gripper_samples,
+    inside,
+    instruction_from_file,
+    load_calibration,
+    recorded_arms,
+    stamps,
+    state_of,
+)
+from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
+
+FloatArray = NDArray[np.float64]
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
+_MAX_EPISODES_LOOKED_AT = 64
+
+
+class TeleopOptions(ConverterOptions):
+    """Options that all converters of raw logs share."""
+
+    time_offset: str = Field(
+        "none",
+        description="none | auto | seconds to add to the stamps of poses and gripper; auto estimates it from the "
+        "pictures and refuses where the estimate is not sure",
+    )
+
+    @field_validator("time_offset")
+    @classmethod
+    def _offset(cls, value: str) -> str:
+        if value not in ("none", "auto"):
+            try:
+                finite = bool(np.isfinite(float(value)))
+            except ValueError:
+                finite = False
+            if not finite:
+                raise ValueError("must be none, auto or seconds")
+        return value
+
+
+class FolderOptions(TeleopOptions):
+    """Options of the folder converter."""
+
+    mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+
+
+class FolderConverter(MappedConverter):
+    """Folders of CSV, JSONL, NPZ, Parquet, HDF5 or zarr tables beside videos or pictures."""
+
+    name: ClassVar[str] = "folder"
+    summary: ClassVar[str] = "plain recordings: pose tables + videos + calibration, explained by a mapping file"
+    Options: ClassVar[type[ConverterOptions]] = FolderOptions
+
+    @classmethod
+    def detect(cls, source: str) -> Detection | None:
+        """Whether ``source``, or a folder right below it, holds a table beside videos or pictures."""
+        root = Path(source)
+        if _is_whole(root):
+            return Detection("folder", f"{root.name} as a table", general=True)
+        try:
+            folders = [root, *_tree.subfolders(root)[:8]] if root.is_dir() else []
+            for folder in folders:
+                names = [name for name, _ in _tree.files_with_sizes(folder)]
+                tables = [n for n in names if n.lower().endswith((".csv", ".jsonl", ".npz", ".parquet"))]
+                videos = [n for n in names if n.lower().endswith(VIDEO_SUFFIXES)]
+                if tables and videos:
+                    return Detection("folder", f"{', '.join(tables[:3])} beside {len(videos)} videos")
+        except (OSError, ValueError, WrongFormatError):
+            return None
+        return None
+
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """One reference for each folder that holds the mapping's pose table, or for each group within one."""
+        loaded = self.mapping()
+        mapping = loaded.mapping
+        pose_file = _pose_file(loaded)
+        whole = Path(source).absolute()
+        if _is_whole(whole) and fnmatch(whole.name, pose_file):
+            root, places = whole.parent, iter([(whole.parent, whole)])
+        else:
+            root = _tree.source_folder(source)
+            places = _episode_folders(root, pose_file, mapping.episodes)
+        found = False
+        for folder, file in places:
+            for group in _groups(file, mapping.group):
+                found = True
+                relative = folder.relative_to(root).as_posix()
+                stem = root.name if relative == "." else relative
+                if mapping.group is not None:
+                    stem = f"{stem}/{file.name}/{group}"
+                elif any(c in pose_file for c in "*?["):
+                    stem = f"{stem}/{file.stem}"
+                sizes = [] if group else _tree.files_with_sizes(folder)
+                state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
+                yield EpisodeRef(
+                    id=_tree._plain_id(stem),
+                    location={
+                        "source": str(root),
+                        "path": relative,
+                        "file": file.relative_to(folder).as_posix(),
+                        "group": group,
+                    },
+                    fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                )
+        if not found:
+            raise WrongFormatError(
+                "no episode found",
+                where=root,
+                expected=f"folders that hold {pose_file}"
+                + (f" and match {mapping.episodes}" if mapping.episodes else "")
+                + (f", with groups {mapping.group}" if mapping.group else ""),
+            )
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One episode; videos are counted, not decoded, until their pictures are asked for."""
+        return assemble(self.recording(ref), self.options.time_offset)
+
+    def recording(self, ref: EpisodeRef) -> Recording:
+        """Everything that the episode's files and the mapping say, before streams are brought together."""
+        loaded = self.mapping()
+        mapping = loaded.mapping
+        root = Path(ref.location["source"])
+        folder = root / ref.location["path"]
+        group = str(ref.location.get("group") or "")
+        beside = (folder, root, loaded.folder)
+        tables: dict[Path, Table] = {}
+        pose_file = _pose_file(loaded)
+
+        def table(name: str | None, field: str) -> Table:
+            path = folder / ref.location["file"] if name is None or name == pose_file else inside(folder, name, field)
+            if path not in tables:
+                tables[path] = open_table(
+                    path, group if table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip") else ""
+                )
+            return tables[path]
+
+        rows_fps = mapping.sync.fps if mapping.sync.mode == "rows" else None
+        assumed = False
+
+        def times(own: Table, stream_time: Any, count: int, field: str) -> FloatArray:
+            nonlocal assumed
+            if rows_fps is not None:
+                return np.arange(count) / rows_fps
+            stamp_table = own if stream_time is None or stream_time.file is None else table(stream_time.file, field)
+            values, made_up = stamps(stamp_table, stream_time, count, f"{loaded.path}: {field}")
+            assumed |= made_up
+            return values
+
+        def poses(stream: PoseStream, field: str) -> PoseSamples:
+            own = table(stream.file, f"{field}.file")
+            count = _rows(own, stream)
+            return streams.poses_from_table(own, stream, times(own, stream.time, count, f"{field}.time"), loaded.folder)
+
+        def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
+            own = table(arm.gripper.file, f"{prefix}gripper.file")
+            rows = len(own.column(arm.gripper.columns[0]))
+            stamped = times(own, arm.gripper.time or arm.pose.time, rows, f"{prefix}gripper.time")
+            return poses(arm.pose, f"{prefix}pose"), gripper_samples(own, arm.gripper, stamped)
+
+        arms = recorded_arms(mapping, arm)
+        views = {}
+        for name, view in mapping.views.items():
+            frames = open_frames(view, folder, name, group, str(ref.location["file"]))
+            view_times = None
+            if rows_fps is None:
+                own = table(None, "") if view.time is None or view.time.file is None else table(view.time.file, name)
+                view_times = times(own, view.time, len(frames), f"views.{name}.time")
+            camera_poses = None if view.camera.poses is None else poses(view.camera.poses, f"views.{name}.camera.poses")
+            views[name] = ViewInput(
+                frames,
+                view_times,
+                load_calibration(view.camera, beside, name),
+                camera_poses,
+                view.flip,
+                view.camera.scaled,
+                arm=view.camera.gripper or "",
+            )
+        return Recording(
+            **arms,
+            id=ref.id,
+            views=views,
+            instructions=(self._instruction(folder, beside, table(None, "")),),
+            rows_fps=rows_fps,
+            master=mapping.sync.master,
+            limits=SyncLimits(mapping.sync.max_pose_gap_s, mapping.sync.max_frame_gap_s),
+            assumed=assumed,
+            task=mapping.task,
+            provenance={"format": "folder", "path": ref.location["path"], "mapping": loaded.fingerprint},
+        )
+
+    def _instruction(self, folder: Path, beside: tuple[Path, ...], table: Table) -> str:
+        instruction = self.mapping().mapping.instruction
+        if instruction is None:
+            raise WrongFormatError("is required", where=self.mapping().path, field="instruction")
+        if instruction.text is not None:
+            return instruction.text
+        if instruction.file is not None:
+            path = find_beside(instruction.file, beside, "instruction.file")
+            return instruction_from_file(path, instruction.key)
+        if instruction.column is None:
+            raise WrongFormatError("a folder has no topics", where=self.mapping().path, field="instruction.topic")
+        values = [str(v) for v in table.column(instruction.column) if v]
+        return values[0] if values else ""
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        """Streams of the first episode, with their rates, jitter, gaps and drops; without a mapping, what is there."""
+        from .look.inspection import inspect_converter, inspect_unmapped
+
+        if self.options.mapping is None:
+            return inspect_unmapped(source, self.name)
+        return inspect_converter(self, source)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a source is itself a file of many data sets, that can hold whole episodes."""
+    return path.exists() and table_suffix(path.name) in (".h5", ".hdf5", ".zarr", ".zarr.zip")
+
+
+def _pose_file(loaded: LoadedMapping) -> str:
+    """The table that marks an episode: that of the (first) gripper's poses."""
+    file = next(iter(loaded.mapping.arms.values())).pose.file
+    if file is None:
+        raise WrongFormatError("does not say where the poses are", where=loaded.path, field="pose.file")
+    return file
+
+
+def _rows(table: Table, stream: PoseStream) -> int:
+    columns = next(part.columns for part in (stream.position, stream.matrix, stream.joints) if part is not None)
+    return len(table.column(columns[0]))
+
+
+def _episode_folders(root: Path, pose_file: str, pattern: str | None) -> Iterator[tuple[Path, Path]]:
+    """Folders at or below ``root`` that hold the pose file (a pattern of names, too), in natural order."""
+    relative = Path(pose_file)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise WrongFormatError("must lie in the episode's folder", field="pose.file", found=pose_file)
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        parent, name = folder / relative.parent, relative.name
+        names = sorted((n for n in _names(parent) if fnmatch(n, name)), key=_tree.natural_key)
+        place = folder.relative_to(root).as_posix()
+        if names and (pattern is None or fnmatch(place, pattern)):
+            for found in names:
+                yield folder, parent / found
+            continue
+        if not folder.name.endswith(".zarr"):
+            pending.extend(reversed(_tree.subfolders(folder)))
+
+
+def _names(folder: Path) -> list[str]:
+    return [n for n in os.listdir(folder) if not n.startswith(".")] if folder.is_dir() else []
+
+
+def _groups(file: Path, pattern: str | None) -> list[str]:
+    """Groups of an HDF5 or zarr file that match ``pattern``, in natural order; one empty name without a pattern."""
+    if pattern is None:
+        return [""]
+    depth = len(pattern.strip("/").split("/"))
+    names = {"/".join(n.split("/")[:depth]) for n in open_table(file).names if n.count("/") >= depth}
+    return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
+
+
+def open_frames(view: ViewSource, folder: Path, name: str, group: str, pose_file: str) -> FrameSource:
+    """The pictures that a view's ``frames`` name; ``#DATASET`` alone is in the file of the poses.
+
+    Raises:
+        SourceNotFoundError: Nothing there.
+        BadVideoError: A video that cannot be read.
+    """
+    from .kit.frames import HDF5Frames, ImageFiles, ZarrFrames
+    from .kit.videos import VideoFile
+
+    text = view.frames or ""
+    if "#" in text:
+        file, _, dataset = text.partition("#")
+        path = inside(folder, file or pose_file, f"views.{name}.frames")
+        kind = ZarrFrames if table_suffix(path.name) in (".zarr", ".zarr.zip") else HDF5Frames
+        return kind(path, f"{group}/{dataset}" if group else dataset)
+    path = inside(folder, text, f"views.{name}.frames")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        if not path.is_file():
+            raise SourceNotFoundError("no such video", where=path, field=f"views.{name}.frames")
+        return VideoFile.probe(str(path))
+    matches = [p for p in glob.glob(glob.escape(str(folder)) + "/" + text) if os.path.isfile(p)]
+    return ImageFiles(matches, path)
+
+
+__all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "TeleopOptions", "open_frames"]

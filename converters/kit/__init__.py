@@ -1,0 +1,1 @@
+"""What authors of converters build on: orders, ids, stamps, tables, pictures, kinematics."""

@@ -1,0 +1,268 @@
+"""Pictures as logs hold them: image files, arrays in HDF5; and what is done to them: cropping, flipping."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
+from ...model import DerivedFrames, FrameSource, millimetres
+from ...untrusted.pictures import picture_size, sensible_size
+from . import hdf5, tables
+from .tree import natural_key
+
+Image = NDArray[np.uint8]
+_MAX_PICTURE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class CroppedFrames:
+    """The box ``(left, top, width, height)`` of every picture of ``source``, e.g. one eye of a stereo picture."""
+
+    source: FrameSource
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        rows = slice(self.top, self.top + self.height)
+        columns = slice(self.left, self.left + self.width)
+        for picture in self.source.frames(indices):
+            yield np.ascontiguousarray(picture[rows, columns])
+
+
+def flipped(picture: NDArray[Any], flip: str) -> NDArray[Any]:
+    """A picture ``(H, W, ...)`` turned over: ``none``, ``vertical``, ``horizontal`` or ``both``."""
+    rows = slice(None, None, -1 if flip in ("vertical", "both") else 1)
+    columns = slice(None, None, -1 if flip in ("horizontal", "both") else 1)
+    return np.ascontiguousarray(picture[rows, columns])
+
+
+@dataclass(frozen=True, eq=False)
+class FlippedFrames(DerivedFrames):
+    """Pictures that are stored flipped, the right way round: ``vertical``, ``horizontal`` or ``both``."""
+
+    flip: str
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        for picture in self.source.frames(indices):
+            yield flipped(picture, self.flip)
+
+
+def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) -> Image:
+    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, WebP, BMP).
+
+    Raises:
+        BadImageError: It cannot be decoded, states a size that no camera has, or a JPEG or PNG ends early.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    picture_size(raw.tobytes(), where)
+    head = raw[:4].tobytes()
+    # Some cameras pad what they send with zeros.
+    end = raw.tobytes().rstrip(b"\0")[-64:]
+    # OpenCV fills a truncated JPEG with grey and says nothing.
+    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in end:
+        raise BadImageError("JPEG is truncated", where=where, found=f"{len(raw)} bytes")
+    if head == b"\x89PNG" and b"IEND" not in end:
+        raise BadImageError("PNG is truncated", where=where, found=f"{len(raw)} bytes")
+    try:
+        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(raw) else None
+    except cv2.error as error:
+        raise BadImageError(f"cannot be decoded: {error.err}", where=where) from None
+    if picture is None:
+        raise BadImageError("cannot be decoded", where=where, found=f"{len(raw)} bytes")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+class ImageFiles:
+    """Pictures in files, one a frame, in natural order of their names.
+
+    Raises:
+        MissingFrameError: No file, or one that is gone when it is read.
+        BadImageError: A file that is no picture, or has another size than the first.
+    """
+
+    def __init__(self, paths: Sequence[str], where: object) -> None:
+        if not paths:
+            raise MissingFrameError("no picture matches", where=where)
+        self.paths = tuple(sorted(paths, key=natural_key))
+        first = self._read(self.paths[0])
+        self.height, self.width = first.shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @staticmethod
+    def _read(path: str) -> Image:
+        try:
+            if os.path.getsize(path) > _MAX_PICTURE_BYTES:
+                raise BadImageError("is too large for a picture", where=path, expected=f"≤ {_MAX_PICTURE_BYTES} bytes")
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise MissingFrameError("picture is missing", where=path) from None
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
+        return decode_image(data, path)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        for i in indices:
+            picture = self._read(self.paths[i])
+            if picture.shape[:2] != (self.height, self.width):
+                raise BadImageError(
+                    "has another size than the first picture of its view",
+                    where=self.paths[i],
+                    expected=f"{self.width}x{self.height}",
+                    found=f"{picture.shape[1]}x{picture.shape[0]}",
+                )
+            yield picture
+
+
+class HDF5Frames:
+    """Pictures in one data set of an HDF5 file: ``(T, H, W, 3)`` uint8 RGB, or encoded, one a row.
+
+    Raises:
+        WrongFormatError: The data set holds neither.
+        BadImageError: A row cannot be decoded.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        with hdf5.open_hdf5(path) as file:
+            found = hdf5.dataset(file, name)
+            self.encoded = found.dtype.kind in "SO" or found.ndim in (1, 2)
+            rgb = found.ndim == 4 and found.shape[3] == 3 and found.dtype == np.uint8
+            if rgb and not sensible_size(int(found.shape[2]), int(found.shape[1])):
+                raise BadImageError("states an impossible size", where=f"{path}#{name}", found=found.shape)
+            if not (rgb or self.encoded) or found.shape in (None, ()) or len(found) == 0:
+                raise WrongFormatError(
+                    "does not hold pictures",
+                    where=f"{path}#{name}",
+                    expected="(T, H, W, 3) uint8, or encoded pictures",
+                    found=f"{found.shape} {found.dtype}",
+                )
+            self.count = len(found)
+            if rgb:
+                self.height, self.width = int(found.shape[1]), int(found.shape[2])
+            else:
+                self.height, self.width = self._decode(self._row(found, 0), 0).shape[:2]
+
+    def _row(self, found: Any, index: int) -> Any:
+        try:
+            return found[index]
+        except hdf5.DAMAGED as error:
+            raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{index}]") from None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _decode(self, row: object, index: int) -> Image:
+        # Fixed-length rows are padded with zeros behind the picture.
+        data = row if isinstance(row, bytes) else np.asarray(row).tobytes().rstrip(b"\0")
+        return decode_image(data, f"{self.path}#{self.name}[{index}]")
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        with hdf5.open_hdf5(self.path) as file:
+            found = hdf5.dataset(file, self.name)
+            for i in indices:
+                row = self._row(found, i)
+                picture = self._decode(row, i) if self.encoded else np.asarray(row)
+                if picture.shape[:2] != (self.height, self.width):
+                    raise BadImageError("has another size than the first", where=f"{self.path}#{self.name}[{i}]")
+                yield picture
+
+
+class HDF5Depth:
+    """Depth in metres in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.PlaneSource`.
+
+    Raises:
+        WrongFormatError: The data set holds no such numbers.
+    """
+
+    def __init__(self, path: Path, name: str, flipped: bool = False) -> None:
+        self.path, self.name, self.flipped = path, name, flipped
+        with hdf5.open_hdf5(path) as file:
+            found = hdf5.dataset(file, name)
+            shape = tuple(map(int, found.shape))
+            if found.dtype.kind != "f" or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
+                raise WrongFormatError(
+                    "does not hold depth in metres",
+                    where=f"{path}#{name}",
+                    expected="(T, H, W) or (T, H, W, 1) of a float type",
+                    found=f"{shape} {found.dtype}",
+                )
+            self.count, self.height, self.width = shape[:3]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def planes(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16]]:
+        """Depth ``(H, W)`` in millimetres at ``indices``."""
+        with hdf5.open_hdf5(self.path) as file:
+            found = hdf5.dataset(file, self.name)
+            for i in indices:
+                try:
+                    metres = np.asarray(found[i]).reshape(self.height, self.width)
+                except (OSError, RuntimeError) as error:
+                    raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+                yield np.ascontiguousarray(millimetres(metres[::-1] if self.flipped else metres))
+
+
+class ZarrFrames:
+    """Pictures in one zarr array, ``(T, H, W, 3)`` uint8 RGB.
+
+    Raises:
+        WrongFormatError: There is no such array, or it holds no pictures.
+        BadImageError: A chunk cannot be decoded, e.g. for lack of its codec.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        array = self._array()
+        shape = tuple(map(int, array.shape))
+        if len(shape) != 4 or shape[3] != 3 or array.dtype != np.uint8 or shape[0] == 0:
+            raise WrongFormatError(
+                "does not hold pictures",
+                where=f"{path}#{name}",
+                expected="(T, H, W, 3) uint8",
+                found=f"{shape} {array.dtype}",
+            )
+        self.count, self.height, self.width = shape[:3]
+        if not sensible_size(self.width, self.height):
+            raise BadImageError("states an impossible size", where=f"{path}#{name}", found=shape)
+        tables.check_zarr_array(array, f"{path}#{name}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _array(self) -> Any:
+        arrays = tables.zarr_arrays(tables.open_zarr(self.path))
+        if self.name not in arrays:
+            raise WrongFormatError("has no such array", where=self.path, expected=" | ".join(arrays), found=self.name)
+        return arrays[self.name]
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        array = self._array()
+        for i in indices:
+            try:
+                picture = np.asarray(array[i])
+            except ActionImgError:
+                raise
+            except tables.ZARR_DAMAGED as error:
+                raise BadImageError(f"cannot be read: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+            yield picture

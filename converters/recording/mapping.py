@@ -1,0 +1,301 @@
+"""Mapping files: read, checked, and applied to the parts that all kinds of logs have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cameras import files as calibration
+from ...cameras.files import CalibratedCamera
+from ...errors import (
+    AmbiguousSourceError,
+    InvalidSpecError,
+    InvalidTextError,
+    MissingCalibrationError,
+    SourceNotFoundError,
+    UnsafeFileError,
+    WrongFormatError,
+)
+from ...schemas import mapping as schema
+from ...schemas.camera_file import Transform
+from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
+from ...untrusted import text as _text
+from ..base import Converter, ConverterOptions
+from ..kit.mjcf import robot_files
+from ..kit.tables import Table
+from . import streams
+from .episode import Arm
+from .sync import PoseSamples, ScalarSamples
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LoadedMapping:
+    """A mapping and where it was read."""
+
+    mapping: Mapping
+    path: Path
+    fingerprint: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the mapping file; camera and robot files may lie beside it."""
+        return self.path.parent
+
+
+def format_of(path: str | Path) -> str | None:
+    """What a mapping file says under ``format``, read before anything else of it is checked.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        UnsafeFileError: Tags, anchors or aliases.
+    """
+    value = _text.load_yaml(Path(path))
+    found = value.get("format") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping:
+    """The mapping in a YAML file.
+
+    Raises:
+        AmbiguousSourceError: No file is given, or fields are still to be filled in.
+        SourceNotFoundError: No such file.
+        UnsafeFileError: Tags, anchors or aliases.
+        WrongFormatError: A field that cannot be; its name, and what was expected.
+    """
+    if path is None:
+        raise AmbiguousSourceError(
+            "needs a mapping file: units, frames and polarities cannot be known from the log",
+            field="mapping",
+            expected="--mapping FILE.yaml",
+            hint="Draft one with: actionimg inspect SOURCE --propose mapping.yaml",
+        )
+    path = Path(path).absolute()
+    value = _text.load_yaml(path)
+    if not isinstance(value, dict):
+        raise WrongFormatError(
+            "is not a mapping file", where=path, expected="keys and values", found=type(value).__name__
+        )
+    open_fields = list(_unknown(value, ""))
+    if open_fields:
+        raise AmbiguousSourceError(
+            f"{len(open_fields)} fields are still to be filled in",
+            where=path,
+            field=", ".join(open_fields[:12]),
+            expected="what only you can know",
+            found=UNKNOWN,
+        )
+    mapping = _text.parse(Mapping, value, path)
+    if mapping.format != expected_format:
+        raise WrongFormatError(
+            "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
+        )
+    return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+
+
+class MappedConverter(Converter):
+    """Base of the converters that a mapping file explains; their options name it ``mapping``."""
+
+    def __init__(self, options: ConverterOptions | None = None) -> None:
+        super().__init__(options)
+        self._loaded: LoadedMapping | None = None
+
+    def remote_headers(self) -> tuple[str, ...]:
+        """Calibrations, instructions, and what describes bags, LeRobot data sets and zarr groups."""
+        small = ("*.json", "*.jsonl", "*.yaml", "*.yml", "*.txt")
+        return (*small, "meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
+
+    def mapping(self) -> LoadedMapping:
+        """The mapping of the options, read once."""
+        if self._loaded is None:
+            self._loaded = load_mapping(self.options.mapping, self.name)
+        return self._loaded
+
+
+def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
+    """What changes when the mapping, or a calibration, robot or instruction file that it names, changes.
+
+    Args:
+        loaded: The mapping.
+        folders: Where the files are looked for, in this order.
+    """
+    mapping = loaded.mapping
+    names = [view.camera.file for view in mapping.views.values()]
+    names.append(mapping.instruction.file if mapping.instruction is not None else None)
+    digest = hashlib.sha256(loaded.fingerprint.encode())
+    for name in dict.fromkeys(n for n in names if n is not None):
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        digest.update(b"\0" if path is None else path.read_bytes())
+    robots = [arm.pose.joints.robot for arm in mapping.arms.values() if arm.pose.joints is not None]
+    for name in dict.fromkeys(robots):
+        for path in robot_files(loaded.folder / name):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def recorded_arms(
+    mapping: Mapping, streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]]
+) -> dict[str, Any]:
+    """The fields of a `Recording` that are about its grippers.
+
+    Args:
+        mapping: What says which there are.
+        streams_of: Reads the poses and the openness of one; its second argument is the field's prefix for errors.
+    """
+    arms: dict[str, Arm] = {}
+    for name, arm in mapping.arms.items():
+        poses, openness = streams_of(arm, f"grippers.{name}." if name else "")
+        tool_from_gripper, world_from_frame = tool_transforms(arm.pose)
+        arms[name] = Arm(poses, openness, tool_from_gripper, world_from_frame, arm.pose.rotation)
+    first, *others = arms
+    return {**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}}
+
+
+def _unknown(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _unknown(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _unknown(inner, f"{place}[{i}]")
+    elif isinstance(value, str) and UNKNOWN in value:
+        yield place
+
+
+def inside(folder: Path, relative: str, field: str) -> Path:
+    """The file ``relative`` to ``folder``; `UnsafeFileError` where that leaves the folder."""
+    path = folder / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise UnsafeFileError("a file outside the recording is refused", where=folder, field=field, found=relative)
+    return path
+
+
+def find_beside(relative: str, folders: tuple[Path, ...], field: str) -> Path:
+    """The file ``relative`` to the first of ``folders`` that has it.
+
+    Raises:
+        SourceNotFoundError: None has it.
+        UnsafeFileError: It would lie outside of them.
+    """
+    for folder in folders:
+        path = inside(folder, relative, field)
+        if path.is_file():
+            return path
+    raise SourceNotFoundError("no such file", where=folders[0] / relative, field=field)
+
+
+def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -> CalibratedCamera:
+    """A view's calibration from its file or the mapping itself, with the poses that the mapping adds.
+
+    Raises:
+        MissingCalibrationError: The file has no such camera.
+        SourceNotFoundError: No such file.
+    """
+    if camera.file is not None:
+        path = find_beside(camera.file, folders, f"views.{name}.camera.file")
+        cameras = calibration.load_cameras(path)
+        chosen = camera.name if camera.name is not None else (name if name in cameras else None)
+        found = calibration.pick(cameras, chosen, path)
+    elif camera.entry is not None:
+        found = calibration.from_entry(camera.entry)
+    else:
+        raise MissingCalibrationError("has no calibration file", field=f"views.{name}.camera")
+    return with_pose(found, camera)
+
+
+def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
+    """The camera with the pose that a mapping gives to it, if it does; of a chain the pose is its first camera's."""
+    given = camera.world_from_camera if camera.world_from_camera is not None else camera.tool_from_camera
+    if given is None:
+        return found
+    pose = _rigid(given, "camera")
+    if found.reference_from_camera is not None:
+        pose = pose @ found.reference_from_camera
+    if camera.world_from_camera is not None:
+        return replace(found, world_from_camera=pose, tool_from_camera=None)
+    return replace(found, world_from_camera=None, tool_from_camera=pose)
+
+
+def stamps(table: Table, source: TimeSource | None, count: int, where: object) -> tuple[FloatArray, bool]:
+    """Stamps ``(count,)`` in seconds with the offset applied, and whether they are made up from a rate.
+
+    Raises:
+        AmbiguousSourceError: The mapping does not say whose stamps the stream has.
+    """
+    if source is not None and source.fps is not None:
+        return source.start_s + source.offset_s + np.arange(count) / source.fps, True
+    if source is None or source.column is None or source.unit is None:
+        raise AmbiguousSourceError("has no stamps", where=where, field="time", expected="column and unit, or fps")
+    values = table.column(source.column)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise WrongFormatError("is not a column of stamps", where=table.where, field=source.column, found=values.dtype)
+    return streams.seconds(values, source.unit, source.offset_s), False
+
+
+def tool_transforms(pose: ToolPose) -> tuple[FloatArray, FloatArray]:
+    """``tool_from_gripper`` and ``world_from_frame`` ``(4, 4)`` of a mapping."""
+    world = np.eye(4)
+    if pose.world_from_frame is not None:
+        world = _rigid(pose.world_from_frame, "pose.world_from_frame")
+    return _rigid(pose.tool_from_gripper, "pose.tool_from_gripper"), world
+
+
+def _rigid(value: Transform, field: str) -> FloatArray:
+    try:
+        return calibration.transform_matrix(value)
+    except InvalidSpecError as error:
+        raise error.at(f"mapping: {field}") from None
+
+
+def gripper_samples(table: Table, gripper: Gripper, times: FloatArray) -> ScalarSamples:
+    """Openness over time from a table's columns."""
+    values = table.numbers(gripper.columns, len(gripper.columns))
+    if len(values) != len(times):
+        raise WrongFormatError(
+            "gripper and its stamps differ in number", where=table.where, expected=len(times), found=len(values)
+        )
+    openness = streams.openness_from_columns(values, gripper, table.where)
+    return ScalarSamples(times, openness, hold=gripper.kind == "command")
+
+
+def instruction_from_file(path: Path, key: str | None) -> str:
+    """Instruction in a text file, or under ``key`` (dots go deeper) in a JSON file.
+
+    Raises:
+        InvalidTextError: No text there.
+    """
+    if key is None:
+        return _text.read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
+    value = _text.load_json(path)
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if not isinstance(value, str):
+        raise InvalidTextError("has no text", where=path, field=key, found=type(value).__name__)
+    return value.strip()
+
+
+__all__ = [
+    "LoadedMapping",
+    "PoseSamples",
+    "find_beside",
+    "gripper_samples",
+    "inside",
+    "instruction_from_file",
+    "load_calibration",
+    "load_mapping",
+    "recorded_arms",
+    "stamps",
+    "state_of",
+    "tool_transforms",
+    "with_pose",
+]

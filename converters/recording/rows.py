@@ -1,0 +1,267 @@
+"""What logs without stamps have in common: row i of every stream belongs to picture i, and the user states the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...cameras import files as calibration
+from ...cameras.files import CalibratedCamera
+from ...errors import (
+    AmbiguousSourceError,
+    FrameCountError,
+    InvalidSpecError,
+    InvalidTextError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
+from ...schemas.mapping import Gripper
+from ..base import Converter, ConverterOptions
+from ..droid import _file, parse_transform
+from ..kit import hdf5
+from ..kit import tree as _tree
+
+FloatArray = NDArray[np.float64]
+
+
+class RowOptions(ConverterOptions):
+    """Options that all converters of logs without stamps share."""
+
+    fps: float | None = Field(None, gt=0, le=1000, description="rows per second, where the log does not say")
+    instruction: str | None = Field(
+        None, description="what the demonstrations do, in words, where the log does not say"
+    )
+    tool_from_gripper: str | None = Field(
+        None,
+        description="the gripper (origin between the fingertips, +z approach, fingers open along +-y) in the frame "
+        "that the poses are of, where it is not known: a YAML file, '{translation: [x, y, z], euler_xyz_deg: "
+        "[r, p, y]}', identity, 'x y z qx qy qz qw', or 16 numbers",
+    )
+    camera_file: str | None = Field(
+        None, description="camera file by view (docs/mapping.md), used before all other calibration"
+    )
+    only_views: tuple[str, ...] = Field((), description="views to read (default: all)")
+    poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
+
+
+class RowConverter(Converter):
+    """Base of the converters of such logs."""
+
+    def __init__(self, options: ConverterOptions | None = None) -> None:
+        super().__init__(options)
+        self._cameras: dict[str, CalibratedCamera] | None = None
+
+    def remote_headers(self) -> tuple[str, ...]:
+        """What stands beside the logs; HDF5 and zarr files are fetched, or read in ranges, as they are opened."""
+        return ("*.json", "*.yaml", "*.yml", "*.txt")
+
+    def given_cameras(self) -> Mapping[str, CalibratedCamera]:
+        """The cameras of the user's camera file, read once; empty without one."""
+        if self._cameras is None:
+            path = self.options.camera_file
+            self._cameras = {} if path is None else calibration.load_cameras(Path(path))
+        return self._cameras
+
+    def option_files(self) -> list[Path]:
+        """Files that options name, whose contents are part of an episode's fingerprint."""
+        named = [self.options.camera_file, _file(self.options.tool_from_gripper)]
+        return [Path(name) for name in named if name is not None]
+
+    def stamp(self) -> str:
+        """What changes when a file that an option names does."""
+        digest = hashlib.sha256()
+        for path in self.option_files():
+            digest.update(path.read_bytes() if path.is_file() else b"\0")
+        return digest.hexdigest()
+
+    def tool(self, known: FloatArray | None, where: object, why: str) -> FloatArray:
+        """``tool_from_gripper``: the user's, else the known one.
+
+        Raises:
+            AmbiguousSourceError: Neither; ``why`` says what would have had to be known.
+        """
+        if self.options.tool_from_gripper is not None:
+            return parse_transform(self.options.tool_from_gripper, "tool_from_gripper")
+        if known is None:
+            raise AmbiguousSourceError(
+                why,
+                where=where,
+                field="tool_from_gripper",
+                expected="--tool-from-gripper FILE.yaml or '{translation: [...], euler_xyz_deg: [...]}'",
+                hint="Check it by looking: actionimg render SOURCE.",
+            )
+        return known
+
+    def fps(self, known: object, where: object, hint: str) -> float:
+        """Rows per second: the user's, else what the log says.
+
+        Raises:
+            AmbiguousSourceError: Neither.
+        """
+        if self.options.fps is not None:
+            return float(self.options.fps)
+        if isinstance(known, (int, float)) and not isinstance(known, bool) and np.isfinite(known) and known > 0:
+            return float(known)
+        raise AmbiguousSourceError(
+            "does not say how many rows a second has", where=where, field="fps", expected="--fps RATE", hint=hint
+        )
+
+    def instructions(self, known: Sequence[str], where: object) -> tuple[str, ...]:
+        """The user's instruction, else those of the log.
+
+        Raises:
+            InvalidTextError: Neither.
+        """
+        texts = [self.options.instruction] if self.options.instruction is not None else list(known)
+        texts = [" ".join(t.split()) for t in texts if t and t.strip()]
+        if not texts:
+            raise InvalidTextError(
+                "has no instruction", where=where, field="instruction", expected="--instruction TEXT"
+            )
+        return tuple(dict.fromkeys(texts))
+
+    def open_questions(self, **known: bool) -> list[str]:
+        """The options that have still to be given: those of ``known`` that the log does not answer, nor the user."""
+        asked = [name for name, answered in known.items() if not answered and not getattr(self.options, name)]
+        asked = [name for name in asked if name != "camera_file" or not self.options.poses_only]
+        return ["--" + name.replace("_", "-") for name in asked]
+
+    def chosen_views(self, found: Sequence[str], where: object) -> list[str]:
+        """The views asked for; all that were found where none are.
+
+        Raises:
+            WrongFormatError: One that does not exist, or no view at all.
+        """
+        wanted = list(self.options.only_views) or list(found)
+        missing = [name for name in wanted if name not in found]
+        if missing or not wanted:
+            raise WrongFormatError(
+                "has no such view" if missing else "has no pictures",
+                where=where,
+                field="views",
+                expected=" | ".join(found) or "pictures",
+                found=", ".join(missing) or None,
+            )
+        return wanted
+
+
+def parse_gripper(text: str) -> Gripper:
+    """What ``--gripper`` says: ``COLUMN CLOSED OPEN``, or ``COLUMN-COLUMN CLOSED OPEN`` for a difference.
+
+    Raises:
+        InvalidSpecError: It is not of that form.
+    """
+    parts = text.split()
+    columns = parts[0].split("-") if parts else []
+    try:
+        closed, opened = (float(p) for p in parts[1:])
+        if not 1 <= len(columns) <= 2 or any(int(c) < 0 for c in columns) or closed == opened:
+            raise ValueError
+        return Gripper(
+            columns=tuple(columns),
+            combine="difference" if len(columns) == 2 else None,
+            closed=closed,
+            open=opened,
+            kind="measured",
+            tolerance=0.1,
+        )
+    except ValueError:
+        raise InvalidSpecError(
+            "is not a gripper",
+            field="gripper",
+            expected="COLUMN CLOSED OPEN, or COLUMN-COLUMN CLOSED OPEN, e.g. '0-1 0 0.08'",
+            found=text,
+        ) from None
+
+
+def gripper_values(values: FloatArray, gripper: Gripper, where: object, field: str) -> FloatArray:
+    """``(T, 1 or 2)`` the columns of ``values`` ``(T, k)`` that a gripper names by number."""
+    numbers = [int(c) for c in gripper.columns]
+    if max(numbers) >= values.shape[1]:
+        raise WrongFormatError(
+            "has no such column", where=where, field=field, expected=f"0 … {values.shape[1] - 1}", found=max(numbers)
+        )
+    return values[:, numbers]
+
+
+def log_files(source: str, endings: Sequence[str], found_by: str) -> tuple[Path, list[Path]]:
+    """The folder of a source and the files with one of the endings at or below it, in natural order.
+
+    Raises:
+        SourceNotFoundError: Nothing there.
+        WrongFormatError: No such file.
+    """
+    root = Path(source).absolute()
+    if not root.exists():
+        raise SourceNotFoundError("no such file or folder", where=source)
+    if root.is_file() or root.name.endswith(tuple(endings)):
+        if not root.name.lower().endswith(tuple(endings)):
+            raise WrongFormatError(f"is not {found_by}", where=root, expected=" ".join(endings), found=root.name)
+        return root.parent, [root]
+    paths = [p for p in _tree.some_files(root, "", 100_000) if p.name.lower().endswith(tuple(endings))]
+    if not paths:
+        raise WrongFormatError(f"holds no {found_by}", where=root, expected=" ".join(f"*{e}" for e in endings))
+    return root, sorted(paths, key=lambda p: _tree.natural_key(p.relative_to(root).as_posix()))
+
+
+def numbers(group: h5py.Group, name: str, where: object, width: int | None = None) -> FloatArray:
+    """``(T, k)`` float64 of a data set; ``width`` is the k that it must have.
+
+    Raises:
+        WrongFormatError: It does not exist, or has another shape.
+    """
+    if name not in group:
+        raise WrongFormatError("has no such data set", where=where, field=name, expected=" | ".join(sorted(group)))
+    values = hdf5.read_numbers(group.file, f"{group.name}/{name}".lstrip("/")).astype(np.float64)
+    values = values[:, None] if values.ndim == 1 and width == 1 else values
+    if values.ndim != 2 or (width is not None and values.shape[1] != width):
+        raise WrongFormatError(
+            "has the wrong shape",
+            where=where,
+            field=name,
+            expected=f"(T, {width or 'k'})",
+            found=str(values.shape),
+        )
+    return values
+
+
+def row_count(group: h5py.Group, name: str, where: object) -> int:
+    """Rows of a data set.
+
+    Raises:
+        WrongFormatError: It does not exist, or is a single value.
+    """
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset) or found.ndim == 0:
+        raise WrongFormatError(
+            "has no such data set",
+            where=where,
+            field=name,
+            expected=" | ".join(sorted(group)),
+            found=type(found).__name__,
+        )
+    return len(found)
+
+
+def check_rows(counts: Mapping[str, int], expected: int, of: str, where: object) -> None:
+    """Refuse streams that differ in length.
+
+    Raises:
+        FrameCountError: The first that does.
+    """
+    for name, count in counts.items():
+        if count != expected:
+            raise FrameCountError(
+                "rows differ in number", where=where, field=name, expected=f"{expected}, as {of}", found=count
+            )
+
+
+def plain_view(name: str) -> str:
+    """A camera's name as a view's: ``[a-z0-9_-]+``."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name.lower())

@@ -1,0 +1,283 @@
+"""ROS bags: topics mapped by a file to poses, openness, pictures and calibration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..cameras.files import CalibratedCamera
+from ..errors import ActionImgError, AmbiguousSourceError, MissingExtraError, SourceNotFoundError, WrongFormatError
+from ..model import Episode, EpisodeRef
+from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera
+from .base import ConverterOptions, Detection
+from .folder import TeleopOptions
+from .kit import bag
+from .kit import tree as _tree
+from .kit.bag import BagFrames, Messages, TfTree
+from .recording import streams
+from .recording.episode import Recording, ViewInput, assemble
+from .recording.mapping import (
+    LoadedMapping,
+    MappedConverter,
+    gripper_samples,
+    load_calibration,
+    recorded_arms,
+    state_of,
+    with_pose,
+)
+from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
+
+FloatArray = NDArray[np.float64]
+
+
+class RosbagOptions(TeleopOptions):
+    """Options of the rosbag converter."""
+
+    mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+
+
+class RosbagConverter(MappedConverter):
+    """ROS 1 and ROS 2 bags and MCAP files, each an episode; no ROS is needed."""
+
+    name: ClassVar[str] = "rosbag"
+    summary: ClassVar[str] = "ROS 1 / ROS 2 bags and MCAP, explained by a mapping file; no ROS needed"
+    Options: ClassVar[type[ConverterOptions]] = RosbagOptions
+
+    @classmethod
+    def detect(cls, source: str) -> Detection | None:
+        """Whether there are bags at ``source``, by their names; none is opened."""
+        try:
+            root = Path(source)
+            found = next(bag.find_bags(root, max_folders=50), None) if root.exists() else None
+        except (OSError, ActionImgError):
+            return None
+        return None if found is None else Detection("ROS bag", found.name)
+
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """One reference for each bag at or below ``source``."""
+        loaded = self.mapping()
+        root = _source(source)
+        found = False
+        for path in bag.find_bags(root):
+            relative = path.relative_to(root).as_posix()
+            if loaded.mapping.episodes is not None and not fnmatch(relative, loaded.mapping.episodes):
+                continue
+            found = True
+            stem = path.name if relative == "." else relative
+            stem = stem[: -len(path.suffix)] if path.suffix.lower() in bag.SUFFIXES else stem
+            files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
+            sizes = [(file.name, _tree.file_stamp(file)) for file in files]
+            state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
+            yield EpisodeRef(
+                _tree._plain_id(stem),
+                {"source": str(root), "path": relative},
+                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+            )
+        if not found:
+            raise WrongFormatError(
+                "no bag found",
+                where=root,
+                expected=" ".join(bag.SUFFIXES)
+                + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
+            )
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One bag; its pictures are decoded when they are asked for."""
+        return assemble(self.recording(ref), self.options.time_offset)
+
+    def recording(self, ref: EpisodeRef) -> Recording:
+        """Everything that the bag and the mapping say, before streams are brought together."""
+        loaded = self.mapping()
+        mapping = loaded.mapping
+        path = Path(ref.location["source"]) / ref.location["path"]
+        if mapping.sync.mode == "rows":
+            raise WrongFormatError(
+                "bags have stamps", where=loaded.path, field="sync.mode", expected="stamps", found="rows"
+            )
+        messages = bag.read_topics(path, _needed(loaded, path))
+        reading = _Reading(path, loaded, messages)
+
+        def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
+            gripper = arm.gripper
+            if gripper.topic is None:
+                raise WrongFormatError("does not say its topic", where=loaded.path, field=f"{prefix}gripper.topic")
+            times = reading.times(gripper.topic, gripper.time, f"{prefix}gripper")
+            table = bag.table_of(messages[gripper.topic], f"{path}: {gripper.topic}")
+            return reading.poses(arm.pose, f"{prefix}pose"), gripper_samples(table, gripper, times)
+
+        arms = recorded_arms(mapping, arm)
+        views = {}
+        for name, view in mapping.views.items():
+            topic = str(view.topic)
+            frames = BagFrames.open(path, topic, messages[topic])
+            camera, camera_poses, frame = reading.camera(view.camera, name)
+            views[name] = ViewInput(
+                frames,
+                reading.times(topic, view.time, f"views.{name}"),
+                camera,
+                camera_poses,
+                view.flip,
+                view.camera.scaled,
+                frame=frame,
+                arm=view.camera.gripper or "",
+            )
+        return Recording(
+            **arms,
+            id=ref.id,
+            views=views,
+            instructions=(reading.instruction(mapping.instruction),),
+            master=mapping.sync.master,
+            limits=SyncLimits(mapping.sync.max_pose_gap_s, mapping.sync.max_frame_gap_s),
+            task=mapping.task,
+            provenance={
+                "format": "rosbag",
+                "path": ref.location["path"],
+                "mapping": loaded.fingerprint,
+                "stamps": reading.whose,
+                "header_to_log_ms": reading.latency,
+            },
+        )
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        """Bags, and the topics of the first with types, counts and rates."""
+        from .look.inspection import bag_streams, inspect_converter
+
+        if self.options.mapping is not None:
+            return inspect_converter(self, source)
+        root = _source(source)
+        paths = list(bag.find_bags(root))
+        if not paths:
+            raise WrongFormatError("no bag found", where=root, expected=" ".join(bag.SUFFIXES))
+        bags: dict[str, Any] = {}
+        for path in paths:
+            name = path.name if path == root else path.relative_to(root).as_posix()
+            try:
+                with bag.open_bag(path) as reader:
+                    bags[name] = {
+                        "duration_s": round(reader.duration * 1e-9, 3) if reader.message_count else 0.0,
+                        "topics": {t.name: f"{t.type} × {t.count}" for t in bag.list_topics(reader).values()},
+                    }
+            except MissingExtraError:
+                raise
+            except ActionImgError as error:
+                bags[name] = {"error": str(error)}
+        good = [p for p, b in zip(paths, bags.values(), strict=True) if "error" not in b]
+        streams = bag_streams(good[0])["streams"] if good else {}
+        return {"format": self.name, "episodes": len(paths), "bags": bags, "streams": streams}
+
+
+class _Reading:
+    """One bag's messages, read as the mapping says."""
+
+    def __init__(self, path: Path, loaded: LoadedMapping, messages: dict[str, Messages]) -> None:
+        self.path, self.loaded, self.messages = path, loaded, messages
+        self.whose: dict[str, str] = {}
+        self.latency: dict[str, float] = {}
+        self._tf: TfTree | None = None
+
+    def times(self, topic: str, source: TimeSource | None, field: str) -> FloatArray:
+        messages = self.messages[topic]
+        if source is not None and (source.column is not None or source.fps is not None):
+            raise AmbiguousSourceError(
+                "a bag's stamps are header or log",
+                where=self.loaded.path,
+                field=f"{field}.time",
+                expected="stamp: header | log",
+            )
+        offset = 0.0 if source is None else source.offset_s
+        which = None if source is None else source.stamp
+        times, whose = bag.stamps(messages, which, offset, f"{self.path}: {topic}")
+        self.whose[topic] = whose
+        if messages.has_header:
+            late = np.asarray(messages.log, dtype=np.int64) - np.asarray(messages.header, dtype=np.int64)
+            self.latency[topic] = round(float(np.median(late)) * 1e-6, 3)
+        return times
+
+    def tf(self) -> TfTree:
+        if self._tf is None:
+            tf = {n: m for n, m in self.messages.items() if m.type in bag.TF_TYPES}
+            if not tf:
+                raise WrongFormatError("has no tf", where=self.path, expected="/tf, /tf_static")
+            self._tf = TfTree(tf, self.path)
+        return self._tf
+
+    def poses(self, stream: PoseStream, field: str) -> PoseSamples:
+        if stream.tf is not None:
+            offset = 0.0 if stream.time is None else stream.time.offset_s
+            chain = self.tf().chain(stream.tf.parent, stream.tf.child)
+            if not isinstance(chain, PoseSamples):
+                raise WrongFormatError(
+                    "nothing moves between these frames",
+                    where=self.path,
+                    field=field,
+                    found=f"{stream.tf.parent} and {stream.tf.child}",
+                )
+            samples = PoseSamples(chain.times + offset, chain.position, chain.quaternion_xyzw)
+        elif stream.topic is None:
+            raise WrongFormatError("does not say its topic", where=self.loaded.path, field=f"{field}.topic")
+        else:
+            times = self.times(stream.topic, stream.time, field)
+            where = f"{self.path}: {stream.topic}"
+            if stream.position is not None or stream.matrix is not None or stream.joints is not None:
+                table = bag.table_of(self.messages[stream.topic], where)
+                return streams.poses_from_table(table, stream, times, self.loaded.folder)
+            samples = bag.poses_of(self.messages[stream.topic], times, where)
+        return streams.inverted(samples) if stream.inverse else samples
+
+    def camera(self, camera: ViewCamera, name: str) -> tuple[CalibratedCamera, PoseSamples | None, str]:
+        """Intrinsics, the camera's own poses where it moves, and which frame its pose is in."""
+        if camera.camera_info is not None:
+            found = bag.camera_of(
+                self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
+            )
+            posed = with_pose(found, camera)
+        else:
+            posed = load_calibration(camera, (self.loaded.folder, Path(self.path).parent), name)
+        if camera.poses is not None:
+            return posed, self.poses(camera.poses, f"views.{name}.camera.poses"), "world"
+        if camera.tf is not None:
+            chain = self.tf().chain(camera.tf.parent, camera.tf.child)
+            if isinstance(chain, PoseSamples):
+                return posed, chain, "pose"
+            return replace(posed, world_from_camera=chain, tool_from_camera=None), None, "pose"
+        return posed, None, "world"
+
+    def instruction(self, instruction: Instruction | None) -> str:
+        if instruction is not None and instruction.text is not None:
+            return instruction.text
+        if instruction is None or instruction.topic is None:
+            raise WrongFormatError("must be text or a topic", where=self.loaded.path, field="instruction")
+        return str(getattr(self.messages[instruction.topic].values[0], "data", "")).strip()
+
+
+def _needed(loaded: LoadedMapping, path: Path) -> list[str]:
+    """Topics that the mapping uses; tf topics by their type, where a chain is asked for."""
+    mapping = loaded.mapping
+    poses = [
+        *(arm.pose for arm in mapping.arms.values()),
+        *(v.camera.poses for v in mapping.views.values() if v.camera.poses is not None),
+    ]
+    names = [s.topic for s in poses] + [arm.gripper.topic for arm in mapping.arms.values()]
+    for view in mapping.views.values():
+        names += [view.topic, view.camera.camera_info]
+    if mapping.instruction is not None:
+        names.append(mapping.instruction.topic)
+    if any(s.tf is not None for s in poses) or any(v.camera.tf is not None for v in mapping.views.values()):
+        with bag.open_bag(path) as reader:
+            names += [t.name for t in bag.list_topics(reader).values() if t.type in bag.TF_TYPES and t.count]
+    return list(dict.fromkeys(n for n in names if n is not None))
+
+
+def _source(source: str) -> Path:
+    path = Path(source).absolute()
+    if not path.exists():
+        raise SourceNotFoundError("no such file or folder", where=source)
+    return path
