@@ -118,6 +118,8 @@ class BlobFit(NamedTuple):
     """``(N,)`` root mean square of the residual per bin, in units of intensity."""
     valid: Array
     """``(N,)`` whether this is a blob."""
+    structure: Array
+    """``(N,)`` how many times larger the residual's clusters are than those of white noise would be, at least 1."""
 
 
 def find(coarse: Array, layout: Layout) -> Array:
@@ -433,7 +435,8 @@ def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layo
         & (spread < (0.5 * layout.sigma) ** 2)
     )
     rms = xp.sqrt(at.variance)
-    return BlobFit(state[:, :2], covariance, state[:, 2], rms, valid)
+    structure = xp.sqrt(variance / at.variance)
+    return BlobFit(state[:, :2], covariance, state[:, 2], rms, valid, structure)
 
 
 def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) -> tuple[Array, Array]:
