@@ -148,6 +148,7 @@ def perfect_measurements(trajectory, cameras, spec, rng, noise):
             residual=np.zeros((frames, 3)),
             pedestal=spec.pedestal * trajectory.openness,
             pedestal_samples=np.full(frames, 100),
+            ground=np.zeros(frames),
             another=np.zeros((frames, 2), bool),
             structure=np.ones((frames, 3)),
             odd=np.zeros(frames, bool),

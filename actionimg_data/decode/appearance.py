@@ -47,6 +47,8 @@ SURVEYED = 24
 """Frames of a clip, about, that tell how its channels are mixed."""
 LEAST_EXPLAINED = 0.8
 """Least share of the variance near its centre that a blob must explain."""
+LEAST_BLOBS = 0.4
+"""Least share of a view's bright spots that are blobs, or none is one."""
 BACKGROUND_PULL = 1.4
 """Sigmas by which a background that changes by a blob's height over a sigma moves the fit (RADIUS 1.1)."""
 LEAST_SHARE = 0.003
@@ -96,6 +98,8 @@ class Start(NamedTuple):
     """``(T, 3)`` change of the background over a sigma, root mean square."""
     seen: Array
     """``(T, 3, K)`` whether a spot looks like a blob at all."""
+    bright: Array
+    """``(T, 3)`` whether a plane has a bright spot of any kind."""
 
 
 def survey(binned: Array, layout: Layout, count: int = CANDIDATES) -> tuple[Appearance, Start]:
@@ -119,7 +123,9 @@ def survey(binned: Array, layout: Layout, count: int = CANDIDATES) -> tuple[Appe
     part = xp.arange(0, t, max(1, t // SURVEYED), device=binned.device)
     for last in (False, False, False, True):
         taken = pictures if last else pictures[part, ...]
-        spots, rough_fit, seen, opened = _rough_fit(taken, lit if last else lit[part], layout, count if last else 1)
+        spots, rough_fit, seen, opened, bright = _rough_fit(
+            taken, lit if last else lit[part], layout, count if last else 1
+        )
         ellipse, peak, peak_spread = _shape_of_clip(xp, rough_fit, seen[..., 0])
         if last:
             break
@@ -129,11 +135,14 @@ def survey(binned: Array, layout: Layout, count: int = CANDIDATES) -> tuple[Appe
             pictures = xp.reshape(xp.linalg.inv(mixing) @ xp.reshape(raw, (t, 3, h * w)), (t, 3, h, w))
     found = Appearance(mixing, ellipse, peak, peak_spread, ground, opened)
     rough = _roughness(xp, pictures, rough_fit.uv, seen, ellipse, layout)
-    return found, Start(pictures, spots, rough_fit.uv, rough, seen)
+    return found, Start(pictures, spots, rough_fit.uv, rough, seen, bright)
 
 
-def _rough_fit(pictures: Array, lit: Array, layout: Layout, count: int) -> tuple[Array, _Quadratic, Array, Array]:
-    """Spots ``(T, 3, K, 2)``, their `quadratic` fits, whether these look like blobs, and whether blue is open ``(T,)``.
+def _rough_fit(
+    pictures: Array, lit: Array, layout: Layout, count: int
+) -> tuple[Array, _Quadratic, Array, Array, Array]:
+    """Spots ``(T, 3, K, 2)``, their `quadratic` fits, whether these look like blobs, whether blue is open ``(T,)``, and
+    whether a plane shows anything bright ``(T, 3)``.
 
     ``pictures`` are those over their ground, ``lit (T,)`` is how much brighter blue's ground is than the others'.
     """
@@ -159,7 +168,7 @@ def _rough_fit(pictures: Array, lit: Array, layout: Layout, count: int) -> tuple
     fit = _Quadratic(*(xp.reshape(v, (t, 3, count, *v.shape[1:])) for v in fit))
     spots, heights = xp.reshape(spots, (t, 3, count, 2)), xp.reshape(heights, (t, 3, count))
     seen = fit.valid & plausible(fit.ellipse) & (heights > LEAST_CONTRAST) & (heights > SECOND * heights[..., :1])
-    return spots, fit, seen, opened
+    return spots, fit, seen, opened, heights[..., 0] > LEAST_CONTRAST
 
 
 def _shape_of_clip(xp: Any, fit: _Quadratic, seen: Array) -> tuple[Array, Array, Array]:
@@ -252,6 +261,10 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         & xp.all(xp.isfinite(uv), axis=-1)
     )
     whole = (t, 3, count)
+    # Where most of what is bright is no blob, what looks like one is chance.
+    blobs = xp.sum(xp.astype(xp.reshape(valid, whole)[..., 0], xp.int64))
+    if int(blobs) < LEAST_BLOBS * int(xp.sum(xp.astype(start.bright, xp.int64))):
+        valid = valid & ~valid
     return Candidates(
         xp.reshape(uv, (*whole, 2)),
         xp.reshape(covariance, (*whole, 2, 2)),

@@ -92,6 +92,8 @@ class BlobMeasurements:
     """``(T,)`` median intensity of the blue channel away from its blob."""
     pedestal_samples: NDArray[np.int64]
     """``(T,)`` number of samples behind ``pedestal``."""
+    ground: FloatArray
+    """``(T,)`` median intensity of red and green away from their blobs, averaged."""
     another: NDArray[np.bool_]
     """``(T, 2)`` whether red and green show a second blob apart from the one that is measured."""
     structure: FloatArray
@@ -214,6 +216,9 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
     where = full.uv.reshape(frames, 3, 2)[:, :2].reshape(frames * 2, 2)
     another = blobs.another(plain, where, layout).reshape(frames, 2) & shown[:, :2]
     level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
+    # Red and green stand on nothing; where they do stand on something, it is light that blue has as well.
+    under, _ = blobs.pedestal_level(plain, where, shown[:, :2].reshape(-1), layout)
+    ground = under.reshape(frames, 2).mean(axis=1)
     missing = ~full.valid
     for value in (full.uv, full.covariance, full.amplitude, full.residual, full.structure):
         value[missing] = np.nan
@@ -225,6 +230,7 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
         residual=full.residual.reshape(frames, 3),
         pedestal=level.astype(np.float64),
         pedestal_samples=count.astype(np.int64),
+        ground=ground.astype(np.float64),
         another=another,
         structure=full.structure.reshape(frames, 3),
         odd=np.zeros(frames, bool),
