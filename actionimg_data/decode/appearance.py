@@ -346,7 +346,8 @@ def quadratic(window: Array, x: Array, y: Array, spots: Array, high: Array, layo
 
     Args:
         window: ``(N, n, m)``.
-        x, y: ``(N, m)``, ``(N, n)`` pixels.
+        x: ``(N, m)`` pixels of its columns.
+        y: ``(N, n)`` pixels of its rows.
         spots: ``(N, 2)`` bins of the brightest.
         high: ``(N,)`` bins at least so high are fitted.
         layout: The sampling.
@@ -473,11 +474,13 @@ def center_fit(
 
     Args:
         window: ``(N, n, m)``.
-        x, y: ``(N, m)``, ``(N, n)`` pixels.
+        x: ``(N, m)`` pixels of its columns.
+        y: ``(N, n)`` pixels of its rows.
         uv: ``(N, 2)`` start.
         ellipse: ``(N, 2, 2)`` over sigma squared.
         priors: Expected amplitude and its spread, expected offset and its spread, ``(N,)`` each.
         layout: The sampling.
+        steps: Of Gauss-Newton.
 
     Returns:
         uv ``(N, 2)``, covariance ``(N, 2, 2)``, amplitude, and the share of the variance that is explained ``(N,)``.

@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 
 from ..schemas import ActionImageSpec
 from . import continuity, evidence, pose, trust
-from .blobs import at_least
+from .blobs import at_least, within
 
 Array = Any
 
@@ -35,8 +35,12 @@ LAG_GAIN = 0.5
 LEAST_LAG = 0.1
 """Frames of lag that are worth saying."""
 _COMBINATIONS = 64
+LEAP = 0.5
+"""Radians, and four times what the clip usually turns, by which a pose of few blobs may differ from its neighbours."""
 HIDDEN_STRUCTURE = 2.5
+"""Share of the variance that is hidden, per `BlobMeasurements.structure` over 1."""
 HIDDEN_FREE = 1.3
+"""Factor on the variance of poses from free blobs."""
 
 
 class Free(NamedTuple):
@@ -109,7 +113,7 @@ def settle(
     weighed = first._replace(covariance=weights)
     level = evidence.quantile(xp, found.level, xp.isfinite(found.level) & (found.level > 0), 0.25)
     if level > CONTRADICTION * sigma:
-        bad = (found.misfit > 1.0) & (found.level > 0)
+        bad = xp.isfinite(found.level) & (found.level > 0.5 * CONTRADICTION * sigma)
         exact = first._replace(covariance=_floored(xp, first.covariance, (CONTRADICTION * sigma / 4) ** 2))
         again, mended = pose.leave_wrong_out(
             exact, pose.estimate(exact, axis_length), bad, axis_length, FAR * sigma, whole=True
@@ -305,7 +309,9 @@ def judge(
         view = xp.arange(views, device=choice.device)[None, :, None, None] == lag[0]
         extra = xp.reshape(xp.where(view, -lag[1] * speed, 0 * speed), (t, 6 * views))
     spread = evidence.uncertainty(at, found & at.determined, extra)
-    covariance = settled.hidden * spread.covariance + pose.alternatives(candidates, choice)
+    others, elsewhere = pose.alternatives(candidates, choice)
+    own = settled.hidden * spread.covariance
+    covariance = own + others
     measured_here = measured.mask & found[:, None, None]
     _, _, wide = pose.final_pose(
         measured._replace(covariance=settled.weights, mask=measured_here), rotation, translation, axis_length, 0
@@ -314,7 +320,7 @@ def judge(
     # A position that could be half a metre off (for a triangle of 0.1 m) is none.
     variance = covariance[..., 0, 0] + covariance[..., 1, 1] + covariance[..., 2, 2]
     determined = found & at.determined & wide.in_front & (variance < (5 * axis_length) ** 2)
-    probability = trust.probability_right(covariance, axis_length)
+    probability = (1 - elsewhere) * trust.probability_right(own, axis_length)
     count = xp.sum(xp.astype(used, rotation.dtype), axis=(-2, -1))
     rms = xp.sqrt(
         xp.sum(xp.where(used[..., None], wide.residual, 0 * wide.residual) ** 2, axis=(-3, -2, -1))
@@ -347,21 +353,23 @@ def _flips(xp: Any, rotation: Array, good: Array, count: Array) -> Array:
     sure = good & (count >= 5)
     if t < 3 or not bool(xp.any(good & (count < 5))) or not bool(xp.any(sure)):
         return leaps
-    places = [int(i) for i in xp.nonzero(sure)[0]]
-    cosines = 0.5 * (xp.sum(rotation[:, None, ...] * rotation[None, ...], axis=(-2, -1)) - 1)
-    turns = [
-        float(xp.acos(at_least(xp, -at_least(xp, -cosines[a, b], -1.0), -1.0))) / (b - a)
-        for a, b in itertools.pairwise(places)
-    ]
-    usual = sorted(turns)[len(turns) // 2] if turns else 0.2
-    for i in range(t):
-        if not bool(good[i]) or float(count[i]) >= 5:
-            continue
-        nearest = min(places, key=lambda p: abs(p - i))
-        turn = float(xp.acos(at_least(xp, -at_least(xp, -cosines[i, nearest], -1.0), -1.0)))
-        if turn > 0.5 + 4 * usual * abs(nearest - i):
-            leaps[i] = True
+    places = xp.nonzero(sure)[0]
+    steps = xp.astype(places[1:] - places[:-1], rotation.dtype)
+    turns = _angle(xp, rotation[places[:-1], ...], rotation[places[1:], ...]) / at_least(xp, steps, 1.0)
+    usual = float(xp.sort(turns)[turns.shape[0] // 2]) if turns.shape[0] else 0.2
+    few = xp.nonzero(good & (count < 5))[0]
+    after = within(xp, xp.searchsorted(places, few), 0, places.shape[0] - 1)
+    before = at_least(xp, after - 1, 0)
+    nearest = xp.where(xp.abs(places[after] - few) < xp.abs(places[before] - few), places[after], places[before])
+    turn = _angle(xp, rotation[few, ...], rotation[nearest, ...])
+    away = xp.astype(xp.abs(nearest - few), rotation.dtype)
+    leaps[few] = turn > LEAP + 4 * usual * away
     return leaps
+
+
+def _angle(xp: Any, a: Array, b: Array) -> Array:
+    """Radians between rotations ``(N, 3, 3)``."""
+    return xp.acos(within(xp, 0.5 * (xp.sum(a * b, axis=(-2, -1)) - 1), -1.0, 1.0))
 
 
 def find_lag(measured: pose.Measured, axis_length: float, sigma: float) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..geometry import rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
 from . import consensus, openness, pose
-from .diagnosis import Diagnosis, diagnose
+from .diagnosis import Diagnosis, Finding, diagnose
 from .measure import BlobMeasurements, check_video, measure_views
 
 FloatArray = NDArray[np.float64]
@@ -31,11 +31,13 @@ class Reason(str, Enum):
     TOO_FEW_KEYPOINTS = "too-few-keypoints"
     """What is visible does not determine a pose."""
     VIEWS_DISAGREE = "views-disagree"
-    """The views contradict each other so far that the pose is probably off by a tenth of the axis length or 5 degrees."""
+    """The views contradict each other so far that the pose may be off by a tenth of the axis length or 5 degrees."""
     VIEW_LATE = "view-late"
     """The same, and a lag of one view explains it."""
     FLIPS = "flips"
     """The pose rests on few blobs and is turned away from all its neighbours."""
+    TOO_UNCERTAIN = "too-uncertain"
+    """The pose is less certain than was asked for."""
     SEVERAL_GRIPPERS = "several-grippers"
     """More than one choice of blobs makes a gripper: which of them belong together is not known."""
 
@@ -82,6 +84,27 @@ class DecodedTrajectory:
 
     def __len__(self) -> int:
         return len(self.valid)
+
+    def restricted(self, keep: NDArray[np.bool_]) -> DecodedTrajectory:
+        """Without the poses that are not in ``keep`` ``(T,)``; their reason is `Reason.TOO_UNCERTAIN`."""
+        drop = self.valid & ~np.asarray(keep)
+        t = self.trajectory
+        return replace(
+            self,
+            trajectory=GripperTrajectory(
+                np.where(drop[:, None], np.nan, t.position),
+                np.where(drop[:, None], np.nan, t.quaternion_xyzw),
+                t.openness,
+                t.times,
+                allow_missing=True,
+            ),
+            valid=self.valid & ~drop,
+            reason=np.where(drop, Reason.TOO_UNCERTAIN.value, self.reason),
+            covariance=np.where(drop[:, None, None], np.nan, self.covariance),
+            keypoint_used=self.keypoint_used & ~drop[None, :, None],
+            residual=np.where(drop[None, :, None, None], np.nan, self.residual),
+            trust=np.where(drop, 0.0, self.trust),
+        )
 
     def cause(self, frame: int) -> str:
         """Why a frame has no pose, in a sentence with what the clip shows; empty where it has one."""
@@ -164,9 +187,23 @@ def decode(
     for name, view in zip(names, checked, strict=True):
         if len(view) != len(checked[0]):
             raise FrameCountError("views differ in length", where=str(name), expected=len(checked[0]), found=len(view))
-    return solve(
-        measure_views(checked, spec), listed, spec, times=times, fps=fps, names=[str(n) for n in names], fix_lag=fix_lag
-    )
+    labels = [str(n) for n in names]
+    decoded = solve(measure_views(checked, spec), listed, spec, times=times, fps=fps, names=labels, fix_lag=fix_lag)
+    notes = [note for name, view in zip(labels, checked, strict=True) for note in _not_finite(name, view)]
+    if not notes:
+        return decoded
+    findings = (*decoded.diagnosis.findings, *notes)
+    return replace(decoded, diagnosis=replace(decoded.diagnosis, findings=findings))
+
+
+def _not_finite(name: str, video: NDArray[Any]) -> list[Finding]:
+    if video.dtype == np.uint8:
+        return []
+    bad = ~np.isfinite(video).all(axis=(1, 2, 3))
+    if not bad.any():
+        return []
+    text = f"{name}: {bad.sum()} frames hold values that are not finite; these count as black"
+    return [Finding("not-finite", text, name)]
 
 
 def solve(
@@ -219,7 +256,7 @@ def solve(
     reason[found.determined & ~ok] = late.value
     reason[found.flips] = Reason.FLIPS.value
     reason[~found.determined] = Reason.TOO_FEW_KEYPOINTS.value
-    reason[settled.several] = Reason.SEVERAL_GRIPPERS.value
+    reason[settled.several | (another & ~ok)] = Reason.SEVERAL_GRIPPERS.value
     reason[~valid.any(axis=(0, 2))] = Reason.NO_KEYPOINTS.value
     opened = openness.openness_of_clip(
         np.stack([m.pedestal for m in views]),
@@ -227,6 +264,7 @@ def solve(
         np.stack([m.ground for m in views]),
         np.array([_blue_height(m) for m in views]),
         valid.any(axis=-1),
+        valid[..., 2],
         spec,
     )
     trajectory = GripperTrajectory(
@@ -270,6 +308,7 @@ _CAUSES = {
     Reason.VIEWS_DISAGREE: "the views contradict each other too far",
     Reason.VIEW_LATE: "one view is late",
     Reason.FLIPS: "the pose would leap away from its neighbours",
+    Reason.TOO_UNCERTAIN: "the pose is less certain than was asked for",
     Reason.SEVERAL_GRIPPERS: "more than one choice of blobs makes a gripper",
 }
 

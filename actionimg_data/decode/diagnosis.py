@@ -217,14 +217,16 @@ def _between_findings(names: Sequence[str], verdict: Verdict, beyond: float, spe
 
     if verdict.lag is not None:
         view, lag = names[verdict.lag[0]], verdict.lag[1]
-        text = f"view {view} is {abs(lag):.2g} frames {'late' if lag > 0 else 'early'} against {names[0]}"
+        frames = f"{abs(lag):.2g} frame{'' if abs(lag) == 1 else 's'}"
+        text = f"{view} is {frames} {'late' if lag > 0 else 'early'} against {names[0]}"
         return [Finding("lag", text, view, fatal=True)]
+    unexplained = beyond > 10 * CONTRADICTION * spec.sigma_px
     for cause in verdict.judged.systematic:
-        if significant(cause, spec.sigma_px):
+        if significant(cause, spec.sigma_px) and not unexplained:
             view = names[cause.view]
             value = [float(v) for v in cause.value]
             if cause.kind == "lag":
-                return [Finding("lag", f"view {view} seems {value[0]:+.2g} frames late against {names[0]}", view, True)]
+                return [Finding("lag", f"{view} seems {value[0]:+.2g} frames late against {names[0]}", view, True)]
             parts = [f"moved by {math.hypot(*value[:2]):.2g} px"]
             reach = min(spec.height, spec.width) / 4
             roll, zoom = math.degrees(value[2] / reach), 100 * value[3] / reach
@@ -233,6 +235,6 @@ def _between_findings(names: Sequence[str], verdict: Verdict, beyond: float, spe
             return [Finding("disagreement", text, view, fatal=True)]
     if beyond > 2 * CONTRADICTION * spec.sigma_px:
         kind = "together" if verdict.judged.spread.common > verdict.judged.spread.single else "each by itself"
-        text = f"views disagree by {beyond:.2g} px a keypoint, {kind}, without a lag or a move that explains it"
+        text = f"views disagree by {beyond:.2g} px a keypoint, {kind}, and no lag or move explains it"
         return [Finding("disagreement", text, fatal=True)]
     return []

@@ -16,6 +16,8 @@ from . import appearance, blobs
 
 FloatArray = NDArray[np.float64]
 
+OVERSHOOT = 0.25
+"""Floats beyond [0, 1] by more are scaled otherwise."""
 MIN_SIDE = 8
 """Pixels; in a smaller picture a blob of the usual width has no extent."""
 ODD_STRUCTURE = 1.75
@@ -177,6 +179,8 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             expected=f"{spec.height}x{spec.width}",
             found=f"{video.shape[1]}x{video.shape[2]}",
         )
+    if video.dtype != np.uint8:
+        _check_range(video, where)
     if min(spec.height, spec.width) < MIN_SIDE:
         raise DecodeError(
             "pictures are too small to find blobs in",
@@ -185,6 +189,20 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             found=f"{spec.height}x{spec.width}",
         )
     return video
+
+
+def _check_range(video: NDArray[Any], where: str) -> None:
+    """Refuse floats that are scaled otherwise than to [0, 1]; a little beyond is a filter's overshoot."""
+    finite = np.isfinite(video)
+    low, high = (float(f(video, where=finite, initial=0.0)) for f in (np.min, np.max))
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise DecodeError(
+            "is not scaled to [0, 1]",
+            where=where,
+            expected="floats in [0, 1]",
+            found=f"{low:.4g} to {high:.4g}",
+            hint="Divide by 255, or map [-1, 1] by (x + 1) / 2.",
+        )
 
 
 def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobMeasurements]:

@@ -37,7 +37,7 @@ class Openness(NamedTuple):
 
 
 def openness_of_clip(
-    level: Array, samples: Array, ground: Array, peak: Array, shown: Array, spec: ActionImageSpec
+    level: Array, samples: Array, ground: Array, peak: Array, shown: Array, blue: Array, spec: ActionImageSpec
 ) -> Openness:
     """Openness from the pedestals of all views.
 
@@ -51,18 +51,21 @@ def openness_of_clip(
         ground: ``(V, T)`` the same of red and green.
         peak: ``(V,)`` height of blue blobs; 1 where unknown.
         shown: ``(V, T)`` bool, whether the view shows any blob.
+        blue: ``(V, T)`` bool, whether it shows the blue one.
         spec: Whose pedestal and kind of openness these are.
     """
     xp = array_namespace(level)
     under = xp.where(ground > SNAP_GROUND, ground, xp.zeros_like(ground))
     height = xp.where(xp.abs(peak - 1) <= SNAP_PEAK, xp.ones_like(peak), peak)
     relative = (level - under) / (spec.pedestal * height[:, None])
-    tells = (samples >= LEAST_SAMPLES) & (shown | (relative > 0.5))
+    # A view that shows other blobs but no blue one may have lost all of blue.
+    best = blue | (shown & ~xp.any(blue, axis=0)[None, :])
+    tells = (samples >= LEAST_SAMPLES) & (best | (relative > 0.5))
     weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
     total = xp.sum(weight, axis=0)
     known = total > 0
     mean = xp.sum(weight * relative, axis=0) / xp.where(known, total, xp.ones_like(total))
-    low, high, spread = _two_levels([float(v) for v in mean[known]])
+    low, high, spread = _two_levels(mean[known].tolist())
     middle = 0.5 * (low + high)
     binary = spec.openness == "binary"
     z = (mean - (middle if binary else 0.5)) / spread
@@ -80,7 +83,7 @@ def openness_of_clip(
 
 
 def _two_levels(values: list[float]) -> tuple[float, float, float]:
-    """Closed and open, as found in a clip, and the standard deviation about them; 0 and 1 if the clip shows only one."""
+    """Closed and open as found in a clip, and the standard deviation about them; 0 and 1 if the clip shows only one."""
     low, high = 0.0, 1.0
     if len(values) >= 4:
         a, b = min(values), max(values)

@@ -318,7 +318,10 @@ def leave_wrong_out(
             found = _solve(thinned, axis_length)
             changed = xp.sum(xp.astype(full & ~thinned.mask, xp.int64), axis=(-2, -1)) == left_out
             if size == 2:
-                changed = changed & _far_off(trial._replace(mask=full), found, axis_length, far)
+                apart = xp.reshape(_far_off(trial._replace(mask=full), found, axis_length, far), (n, m))
+                if whole:
+                    apart = (2 * xp.sum(xp.astype(apart, xp.int64), axis=0) > n)[None, :] & (apart | ~apart)
+                changed = changed & xp.reshape(apart, (n * m,))
             rms = xp.reshape(xp.where(changed, found.misfit, xp.full_like(found.misfit, xp.inf)), (n, m))
             if whole:
                 middle = xp.sort(rms, axis=0)[n // 2, :]
@@ -379,13 +382,13 @@ def final_pose(
     )
 
 
-def alternatives(candidates: Candidates, choice: Array) -> Array:
-    """What the other poses that look the same add to the covariance ``(N, 6, 6)``."""
+def alternatives(candidates: Candidates, choice: Array) -> tuple[Array, Array]:
+    """What other poses that look the same add to the covariance ``(N, 6, 6)``, and how probable they are ``(N,)``."""
     xp = array_namespace(candidates.rotation)
     every = xp.arange(choice.shape[0], device=choice.device)
     rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
     if not bool(xp.any(candidates.possible[:, 1:])):
-        return xp.zeros_like(rotation[:, :1, :1])
+        return xp.zeros_like(rotation[:, :1, :1]), xp.zeros_like(rotation[:, 0, 0])
     turn = rotations.rotation_vector_from_matrix(candidates.rotation @ xp.matrix_transpose(rotation)[:, None, ...])
     step = xp.concat([candidates.translation - translation[:, None, :], turn], axis=-1)
     number = xp.arange(NUM_CANDIDATES, device=choice.device)
@@ -397,4 +400,4 @@ def alternatives(candidates: Candidates, choice: Array) -> Array:
     likely = xp.where(other, xp.exp(-0.5 * worse), zero)
     count = xp.sum(xp.astype(other, step.dtype), axis=-1, keepdims=True)
     share = ALTERNATIVE_SHARE * likely / xp.where(count > 0, count, xp.ones_like(count))
-    return xp.matrix_transpose(step * share[..., None]) @ step
+    return xp.matrix_transpose(step * share[..., None]) @ step, xp.sum(share, axis=-1)
