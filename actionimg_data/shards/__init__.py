@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .manifest import finalize, read_manifest
+from .manifest import assemble, read_manifest
 from .plan import Plan, make_plan
+from .prepare import Recipe
 from .read import Dataset, Sample, open_dataset
 from .sample import read_cameras_npz
 from .write import write_shard
@@ -11,8 +12,9 @@ from .write import write_shard
 __all__ = [
     "Dataset",
     "Plan",
+    "Recipe",
     "Sample",
-    "finalize",
+    "assemble",
     "make_plan",
     "open_dataset",
     "read_cameras_npz",
