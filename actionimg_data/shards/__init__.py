@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from ..cameras.tracks import read_cameras_npz
 from .manifest import finalize, read_manifest
 from .plan import Plan, make_plan
 from .read import Dataset, Sample, open_dataset
-from .sample import read_cameras_npz
+from .window import Window
 from .write import write_shard
 
 __all__ = [
     "Dataset",
     "Plan",
     "Sample",
+    "Window",
     "finalize",
     "make_plan",
     "open_dataset",
