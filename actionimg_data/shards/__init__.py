@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..cameras.tracks import read_cameras_npz
 from .manifest import assemble, read_manifest
 from .plan import Plan, make_plan
 from .prepare import Recipe
 from .read import Dataset, Sample, open_dataset
-from .sample import read_cameras_npz
+from .window import Window
 from .write import write_shard
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "Sample",
+    "Window",
     "assemble",
     "make_plan",
     "open_dataset",
