@@ -14,6 +14,7 @@ from .encode import (
     mask_pictures,
     plane_encoding,
     rgb_encoding,
+    x264_build,
 )
 from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
@@ -35,4 +36,5 @@ __all__ = [
     "read_frames",
     "read_planes",
     "rgb_encoding",
+    "x264_build",
 ]
