@@ -14,7 +14,7 @@ from synthetic_converter import SyntheticConverter, SyntheticOptions, write_sour
 from actionimg_data import engine
 from actionimg_data.errors import OutputError
 from actionimg_data.schemas import ConvertOptions, PlanRow, ShardSidecar
-from actionimg_data.shards import layout, storage, write_shard
+from actionimg_data.shards import Recipe, layout, storage, write_shard
 from actionimg_data.shards.manifest import read_sidecar
 
 OPTIONS = ConvertOptions.parse(height=64, width=64, episodes_per_shard=2)
@@ -38,7 +38,7 @@ def shard(out: Path, source: str, brightness: int, plan: str | None = None) -> S
     with pytest.MonkeyPatch.context() as patch:
         # Temporary names are those of a process: each runner is one.
         patch.setattr(os, "getpid", lambda: 4_000_000 + brightness)
-        return write_shard(out, row, plan or of, reader, ("front", "side"), OPTIONS)
+        return write_shard(out, row, plan or of, reader, Recipe(("front", "side"), (), OPTIONS))
 
 
 def whole(out: Path) -> bool:

@@ -16,13 +16,14 @@ from .encode import (
     rgb_encoding,
     x264_build,
 )
-from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
+from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
     "ENDINGS",
     "GOP",
     "Codec",
     "Encoding",
+    "FrameIndex",
     "VideoFrames",
     "VideoInfo",
     "action_encoding",
