@@ -284,8 +284,9 @@ def test_a_damaged_npz_is_an_error_or_equal(data: st.DataObject) -> None:
 
 def test_no_temporary_file_is_left_and_the_sidecar_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    real = os.replace
+    real, real_link = os.replace, os.link
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), real(a, b))[1])
+    monkeypatch.setattr(os, "link", lambda a, b: (order.append(Path(b).name), real_link(a, b))[1])
     out = convert(tmp_path, "out", {"episodes": 1})
     assert (
         order.index("000000.tar")
