@@ -32,9 +32,9 @@ from ..geometry import exact, transforms
 from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
 from ..model.episode import Image
 from ..schemas.mapping import Gripper
+from ..untrusted import hdf5
 from .base import ConverterOptions, Detection
 from .droid import _file, parse_transform
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Frames
 from .kit.kinematics import Chain

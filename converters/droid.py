@@ -36,10 +36,10 @@ from ..errors import (
 from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.camera_file import Transform
+from ..untrusted import hdf5
 from ..untrusted import text as _text
 from .base import Converter, ConverterOptions, Detection
 from .folder import TeleopOptions
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import CroppedFrames
 from .recording.episode import Recording, ViewInput, assemble

@@ -35,6 +35,7 @@ from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
+from ..untrusted.files import register_opener
 
 if TYPE_CHECKING:
     from .base import Converter
@@ -593,3 +594,14 @@ class _Blocks(io.RawIOBase):
             if len(self._kept) > _BLOCKS:
                 self._kept.popitem(last=False)
         return part
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """An object in ranges; None for any other path, which is a file once it is fetched."""
+    file = range_file(path)
+    if file is None:
+        fetched(path)
+    return file
+
+
+register_opener(_opened)

@@ -41,10 +41,10 @@ from ..errors import (
 from ..geometry import exact, transforms
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Gripper
+from ..untrusted import hdf5
 from ..untrusted import text as _text
 from ..untrusted.text import parse_json
 from .base import ConverterOptions, Detection
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Depth, HDF5Frames
 from .kit.mjcf import MAX_BYTES, Scene, cameras_in

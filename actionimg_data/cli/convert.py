@@ -340,11 +340,12 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     from pathlib import Path
 
     from ..calibrate.files import read_camera_file
+    from ..untrusted.files import read_bytes
 
     read_camera_file(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
-        "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "refined_cameras_sha256": hashlib.sha256(read_bytes(path)).hexdigest(),
     }
 
 

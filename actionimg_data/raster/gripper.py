@@ -27,6 +27,7 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import rotations, transforms
+from ..untrusted.files import read_bytes
 
 if TYPE_CHECKING:
     import trimesh
@@ -484,10 +485,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def _urdf_root(path: Path) -> ElementTree.Element:
-    if path.stat().st_size > MAX_URDF_BYTES:
-        raise UnsafeFileError("is too large for a URDF", where=path, expected=f"≤ {MAX_URDF_BYTES} bytes")
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+        root = ElementTree.fromstring(read_bytes(path, MAX_URDF_BYTES), ElementTree.XMLParser(target=_NoDoctype()))
     except UnsafeFileError as error:
         raise error.at(path) from None
     except ElementTree.ParseError as error:

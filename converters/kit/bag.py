@@ -28,6 +28,7 @@ from ...errors import (
 )
 from ...geometry import exact, rotations, transforms
 from ...untrusted import pictures
+from ...untrusted.files import open_plain
 from ..recording.streams import seconds
 from ..recording.sync import PoseSamples, ordered
 from . import tree as _tree
@@ -79,7 +80,7 @@ _CHANNELS = {
 def is_bag_folder(folder: Path) -> bool:
     """Whether a folder is a ROS 2 bag: others have a ``metadata.yaml`` too."""
     try:
-        with open(folder / "metadata.yaml", "rb") as file:
+        with open_plain(folder / "metadata.yaml") as file:
             return b"rosbag2_bagfile_information" in file.read(256)
     except OSError:
         return False

@@ -22,11 +22,11 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...untrusted import hdf5
 from ...untrusted.arrays import load_npy
 from ...untrusted.text import parse_json
 from ...untrusted.unpack import MAX_ARRAY_BYTES, unzip
 from ..remote import fetched
-from . import hdf5
 
 FloatArray = NDArray[np.float64]
 MAX_ZIP_BYTES = 8 << 30

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...errors import ActionImgError, SourceNotFoundError, WrongFormatError
+from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
 from ..folder import VIDEO_SUFFIXES
-from ..kit import bag, hdf5, tables
+from ..kit import bag, tables
 from ..kit import tree as _tree
 from ..recording.sync import statistics
 

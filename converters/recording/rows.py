@@ -22,9 +22,9 @@ from ...errors import (
     WrongFormatError,
 )
 from ...schemas.mapping import Gripper
+from ...untrusted import hdf5
 from ..base import Converter, ConverterOptions
 from ..droid import _file, parse_transform
-from ..kit import hdf5
 from ..kit import tree as _tree
 
 FloatArray = NDArray[np.float64]
