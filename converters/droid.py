@@ -38,6 +38,7 @@ from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.camera_file import Transform
 from ..untrusted import hdf5
 from ..untrusted import text as _text
+from ..untrusted.files import read_bytes
 from .base import Converter, ConverterOptions, Detection
 from .folder import TeleopOptions
 from .kit import tree as _tree
@@ -243,7 +244,7 @@ class DroidConverter(Converter):
         paths = [Path(p) for p in (self.options.camera_file, _file(self.options.tool_from_gripper)) if p is not None]
         paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
-            options.update(path.read_bytes() if path.is_file() else b"")
+            options.update(read_bytes(path) if path.is_file() else b"")
         count = others = 0
         for folder in _episodes(root):
             outcome = next((p for p in reversed(folder.parts) if p in ("success", "failure")), None)

@@ -21,7 +21,6 @@ import io
 import os
 import re
 import shutil
-import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
-from ..untrusted.files import register_opener
+from ..untrusted.files import open_plain, register_opener
 
 if TYPE_CHECKING:
     from .base import Converter
@@ -512,13 +511,9 @@ class Ranges:
         self._remote: RemotePath | None = None
         self._descriptor = -1
         if found is None:
-            # Without O_NONBLOCK a pipe would be waited for until somebody writes into it.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = os.open(path, flags)
+            with open_plain(path, 0) as file:
+                self._descriptor = os.dup(file.fileno())
             status = os.fstat(self._descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                self.close()
-                raise FileNotFoundError(2, "not a file", str(path))
             self.size = status.st_size
             self.key, self.version = os.path.abspath(path), str(status.st_mtime_ns)
         else:

@@ -22,6 +22,7 @@ from ..geometry import exact, rotations, transforms
 from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
 from ..untrusted import text as _text
+from ..untrusted.files import plain, read_head
 from .tracks import is_cameras_npz, read_cameras_npz
 
 FloatArray = NDArray[np.float64]
@@ -161,7 +162,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """
     if is_cameras_npz(path):
         return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
-    head = _text.read_head(path, 64).lstrip()
+    head = read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
     value = _text.load_any(path)
@@ -208,7 +209,7 @@ def _opencv(path: Path) -> CalibratedCamera:
     import cv2
 
     try:
-        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+        storage = cv2.FileStorage(plain(str(path)), cv2.FILE_STORAGE_READ)
     except (cv2.error, SystemError) as error:
         raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
     try:

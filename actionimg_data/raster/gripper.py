@@ -27,7 +27,7 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import rotations, transforms
-from ..untrusted.files import read_bytes
+from ..untrusted.files import check_plain, read_bytes
 
 if TYPE_CHECKING:
     import trimesh
@@ -458,9 +458,10 @@ def _load_file(path: Path) -> list[tuple[str, Any]]:
                 "reading this format needs another package", where=path, hint=f"pip install {_NEEDS[kind]}"
             )
         raise WrongFormatError("is not a mesh file", where=path, expected=" ".join(sorted(readable)), found=path.suffix)
+    check_plain(path)
     try:
         # Unprocessed: processing would drop vertices that are not finite without a word.
-        loaded = trimesh.load_scene(str(path), process=False)
+        loaded = trimesh.load_scene(str(path), process=False, resolver=_resolver(trimesh, path))
         pieces = [
             (str(name), loaded.geometry[geometry].copy().apply_transform(pose))
             for name in loaded.graph.nodes_geometry
@@ -475,6 +476,19 @@ def _load_file(path: Path) -> list[tuple[str, Any]]:
     if not pieces:
         raise InvalidArrayError("mesh has no faces", where=path, field="faces", expected="≥ 1", found=0)
     return pieces
+
+
+def _resolver(trimesh: Any, path: Path) -> Any:
+    """What gives a mesh the materials and textures beside it, which are files of unknown origin as well."""
+
+    class Plain(trimesh.resolvers.FilePathResolver):  # type: ignore[misc]
+        def get(self, name: str) -> Any:
+            beside = Path(self.parent) / name.strip()
+            if beside.exists():
+                check_plain(beside)
+            return super().get(name)
+
+    return Plain(str(path))
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

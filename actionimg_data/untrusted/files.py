@@ -74,6 +74,18 @@ def check_plain(path: str | os.PathLike[str]) -> None:
         raise unreadable(error, path) from None
 
 
+def check_all_plain(path: Path) -> None:
+    """`check_plain` of a file, or of everything right in a folder that is no folder itself.
+
+    Raises:
+        SourceNotFoundError: There is nothing of that name.
+        BadFileError: Something cannot be opened, or is not a plain file.
+    """
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if not file.is_dir():
+            check_plain(file)
+
+
 def unreadable(error: OSError, path: object) -> BadFileError | SourceNotFoundError:
     """What an operating system's refusal to open ``path`` means to a user."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):

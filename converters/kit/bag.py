@@ -28,7 +28,7 @@ from ...errors import (
 )
 from ...geometry import exact, rotations, transforms
 from ...untrusted import pictures
-from ...untrusted.files import open_plain
+from ...untrusted.files import check_all_plain, open_plain
 from ..recording.streams import seconds
 from ..recording.sync import PoseSamples, ordered
 from . import tree as _tree
@@ -129,6 +129,8 @@ def open_bag(path: Path) -> Iterator[Any]:
         ) from None
     if not path.exists():
         raise SourceNotFoundError("no such bag", where=path)
+    # rosbags opens files by their names.
+    check_all_plain(path)
     # Older ROS 2 bags do not hold their message definitions; those of the standard messages have not changed since.
     _unpack.bound()
     store = get_typestore(Stores.ROS1_NOETIC if path.suffix == ".bag" else Stores.ROS2_HUMBLE)

@@ -24,6 +24,7 @@ from ...errors import (
 )
 from ...untrusted import hdf5
 from ...untrusted.arrays import load_npy
+from ...untrusted.files import open_plain, plain
 from ...untrusted.text import parse_json
 from ...untrusted.unpack import MAX_ARRAY_BYTES, unzip
 from ..remote import fetched
@@ -196,7 +197,7 @@ def _parquet(path: Path) -> Table:
 
     def load(name: str) -> NDArray[Any]:
         try:
-            column = parquet.read_table(path, columns=[name], partitioning=None).column(0)
+            column = parquet.read_table(plain(path), columns=[name], partitioning=None).column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
         return _arrow_values(column, path, name)
@@ -214,7 +215,7 @@ def parquet_names(path: Path) -> list[str]:
     """
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(plain(path)) as file:
         metadata, totals = file.metadata, dict[str, int]()
         for group in range(metadata.num_row_groups):
             for index in range(metadata.num_columns):
@@ -250,7 +251,7 @@ def _jsonl(path: Path) -> Table:
     rows: list[dict[str, Any]] = []
     if path.stat().st_size > MAX_ARRAY_BYTES:
         raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {MAX_ARRAY_BYTES} bytes")
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -290,7 +291,7 @@ def check_zip(path: Path) -> list[str]:
         BadFileError: Not a zip file, or truncated.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(plain(path)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise BadFileError(f"is not a zip file: {error}", where=path) from None
@@ -312,7 +313,7 @@ def _npz(path: Path) -> Table:
 
     def load(name: str) -> NDArray[Any]:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(plain(path)) as archive:
                 return load_npy(unzip(archive, archive.getinfo(f"{name}.npy"), path), path, name)
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             if isinstance(error, ActionImgError):

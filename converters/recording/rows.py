@@ -23,6 +23,7 @@ from ...errors import (
 )
 from ...schemas.mapping import Gripper
 from ...untrusted import hdf5
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
 from ..droid import _file, parse_transform
 from ..kit import tree as _tree
@@ -77,7 +78,7 @@ class RowConverter(Converter):
         """What changes when a file that an option names does."""
         digest = hashlib.sha256()
         for path in self.option_files():
-            digest.update(path.read_bytes() if path.is_file() else b"\0")
+            digest.update(read_bytes(path) if path.is_file() else b"\0")
         return digest.hexdigest()
 
     def tool(self, known: FloatArray | None, where: object, why: str) -> FloatArray:

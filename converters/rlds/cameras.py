@@ -22,6 +22,7 @@ from ...model import Camera, CameraTrack, FrameSource
 from ...schemas.camera_file import CameraEntry
 from ...schemas.rlds_registry import FeatureCamera, RldsCameraFile, RldsEntry
 from ...untrusted import text as _text
+from ...untrusted.files import read_head
 from .reader import Record
 from .registry import feature_key
 
@@ -71,7 +72,7 @@ def load_user_cameras(path: Path) -> UserCameras:
         UnsafeFileError: YAML with tags.
     """
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        head = _text.read_head(path, 16).lstrip()
+        head = read_head(path, 16).lstrip()
         value = None if head.startswith(b"%YAML") else _text.load_any(path)
         if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
             parsed = _text.parse(RldsCameraFile, value, path)
