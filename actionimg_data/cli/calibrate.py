@@ -293,13 +293,15 @@ def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionIm
         data = open_dataset(source)
         readers = ((key, lambda i=i: episode_of(data[i])) for i, key in enumerate(data.keys()))  # type: ignore[misc]
     else:
-        converter = make_converter(source, given["format_name"], options)
-        readers = ((ref.id, lambda ref=ref: converter.read(ref)) for ref in converter.discover(source))  # type: ignore[misc]
+        from ..converters.remote import SourceReader
+
+        reader = SourceReader(make_converter(source, given["format_name"], options))
+        readers = ((ref.id, lambda ref=ref: reader.read(ref)) for ref in reader.discover(source))  # type: ignore[misc]
     cameras = None
     if given["camera_file"] is not None:
-        from ..calibrate.files import read_camera_file
+        from ..cameras.files import load_user_cameras
 
-        cameras = read_camera_file(Path(given["camera_file"]))
+        cameras = load_user_cameras(Path(given["camera_file"]))
     count = 0
     for number, (name, read) in enumerate(readers):
         if wanted and not wanted & {name, str(number)}:

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..converters import base
 from ..converters.base import Converter
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
@@ -87,14 +88,15 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     source = os.path.abspath(source) if "://" not in source else source
     if converter.poses_only:
         options = options.without_cameras()
-    refs = iter(converter.discover(source))
+    reader = SourceReader(converter)
+    refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
     def probes() -> Iterator[tuple[EpisodeRef, Episode | ActionImgError]]:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, converter.read(ref)
+                yield ref, reader.read(ref)
             except StorageError:
                 raise
             except ActionImgError as error:
@@ -110,7 +112,7 @@ def _plugin_version(converter: Converter) -> dict[str, str]:
     """The version of a converter that is not ours: it decides the bytes as well."""
     if type(converter).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return {}
-    entry = base._entry_points().get(converter.name)
+    entry = base.entry_points().get(converter.name)
     package = getattr(entry, "dist", None)
     return {} if package is None else {f"converter {package.name}": package.version}
 

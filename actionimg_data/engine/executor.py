@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Final, Literal, Protocol
 
 from ..converters.base import Converter, ConverterOptions
+from ..converters.remote import SourceReader
 from ..schemas import ConvertOptions, PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
@@ -68,7 +69,7 @@ class Job:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
         """
-        reader = self.converter(self.converter_options)
+        reader = SourceReader(self.converter(self.converter_options))
         return write_shard(
             self.out, row, self.plan, reader, self.views, self.options, report, skip, crew, self.grippers
         )
