@@ -117,6 +117,7 @@ class RemotePath:
 
     @classmethod
     def at(cls, url: str) -> RemotePath:
+        """The place of a URL that is known to be one: nothing of it is checked."""
         path = cls.__new__(cls)
         path.url = url
         return path

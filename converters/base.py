@@ -95,6 +95,10 @@ class Converter(ABC):
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A converter goes to another process as its class and its options: what it keeps open stays here."""
+        return type(self), (self.options,)
+
     @property
     def poses_only(self) -> bool:
         """Whether the user asked for pictures and trajectory alone: views then have no camera."""

@@ -38,7 +38,7 @@ from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
-from .base import Converter, ConverterOptions
+from .base import Converter
 
 Item = TypeVar("Item")
 CACHE_VARIABLE: Final = "ACTIONIMG_CACHE_DIR"
@@ -426,8 +426,8 @@ class SourceReader:
         self._own: _Tree | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It goes to another process as its converter's class and options, and fetches there what it needs there."""
-        return _reader_of, (type(self.converter), self.converter.options)
+        """It goes to another process as its converter, and fetches there what it needs there."""
+        return SourceReader, (self.converter,)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`, of a folder, a file or a URL."""
@@ -487,10 +487,6 @@ class SourceReader:
         return self._own
 
 
-def _reader_of(kind: type[Converter], options: ConverterOptions) -> SourceReader:
-    return SourceReader(kind(options))
-
-
 @dataclass(frozen=True)
 class _Pictures:
     """Pictures, depth or masks of objects in a tree; their errors name the objects."""
@@ -507,10 +503,6 @@ class _Pictures:
     def frames(self, indices: Sequence[int]) -> Iterator[Any]:
         """As the source's own."""
         return self.tree.steps(self.inner.frames(indices))
-
-    def planes(self, indices: Sequence[int]) -> Iterator[Any]:
-        """As the source's own."""
-        return self.tree.steps(self.inner.planes(indices))
 
 
 # What readers of large files do with one that may be in a store.

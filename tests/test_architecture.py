@@ -124,9 +124,10 @@ def trespasses(module: str) -> Iterator[str]:
             yield f"{module} imports {target}{f'.{name}' if name else ''}"
         foreign[here] = target
     for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and private(node.attr):
-            if node.value.id in foreign:
-                yield f"{module}:{node.lineno} uses {node.value.id}.{node.attr} of {foreign[node.value.id]}"
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        if private(node.attr) and node.value.id in foreign:
+            yield f"{module}:{node.lineno} uses {node.value.id}.{node.attr} of {foreign[node.value.id]}"
 
 
 def test_every_file_is_looked_at() -> None:

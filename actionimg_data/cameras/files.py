@@ -24,6 +24,7 @@ from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile
 from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
+from .tracks import is_cameras_npz, read_cameras_npz
 from .transforms import transform_from_xyz_euler, transform_matrix
 
 FloatArray = NDArray[np.float64]
@@ -111,17 +112,19 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
 def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """The cameras of a calibration file, by name.
 
-    Four kinds are told apart by what is in them: the project's camera file (JSON or YAML), an OpenCV
-    ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last three the pose in the
-    world is not in the file.
+    Five kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's
+    ``.cameras.npz``, an OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last
+    three the pose in the world is not in the file.
 
     Raises:
         SourceNotFoundError: No such file.
-        WrongFormatError: None of the four, or a field that cannot be.
+        WrongFormatError: None of the five, or a field that cannot be.
         UnsafeFileError: YAML with tags.
         InvalidCameraError: A distortion model that is not supported.
         InvalidSpecError: A pose that is not rigid.
     """
+    if is_cameras_npz(path):
+        return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
     head = _text.read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
@@ -208,6 +211,13 @@ def load_user_cameras(path: Path) -> UserCameras:
                 {pattern: table(t) for pattern, t in parsed.episodes.items()},
             )
     return UserCameras(path, load_cameras(path))
+
+
+def _of_track(track: CameraTrack, where: object) -> CalibratedCamera:
+    if (track.K[0] != track.K).any():
+        raise InvalidCameraError("zooms, which a calibration cannot say", where=where, field="K")
+    pose = track.world_from_camera[0] if track.is_static else track.world_from_camera
+    return CalibratedCamera(track.K[0], track.width, track.height, world_from_camera=pose)
 
 
 def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:

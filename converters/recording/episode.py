@@ -24,9 +24,7 @@ from ...model import (
     Episode,
     FrameSource,
     GripperTrajectory,
-    PlaneSource,
     SelectedFrames,
-    SelectedPlanes,
     View,
 )
 from ..kit.frames import FlippedFrames
@@ -248,8 +246,8 @@ def _chosen(view: ViewInput, index: sync.IntArray) -> FrameSource:
     return frames if view.flip == "none" else FlippedFrames(frames, view.flip)
 
 
-def _chosen_depth(view: ViewInput, index: sync.IntArray) -> PlaneSource | None:
+def _chosen_depth(view: ViewInput, index: sync.IntArray) -> FrameSource | None:
     """Depth at the common times; whoever reads it turns it the right way round."""
     if view.depth is None or _contiguous(index, len(view.depth)):
         return view.depth
-    return SelectedPlanes(view.depth, index)
+    return SelectedFrames(view.depth, index)

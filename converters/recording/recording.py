@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...cameras.files import CalibratedCamera
 from ...errors import MissingCalibrationError
-from ...model import FrameSource, PlaneSource
+from ...model import FrameSource
 from ...schemas.mapping import Rotation
 from .sync import PoseSamples, ScalarSamples, SyncLimits
 
@@ -49,7 +49,7 @@ class ViewInput:
     wanted: NDArray[np.bool_] | None = None
     frame: str = "world"
     arm: str = ""
-    depth: PlaneSource | None = None
+    depth: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
     pinhole_K: FloatArray | None = None
 
