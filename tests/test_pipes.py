@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from actionimg_data.calibrate.files import read_camera_file
-from actionimg_data.cameras.files import load_cameras
+from actionimg_data.cameras.files import load_cameras, load_user_cameras
 from actionimg_data.cli import main
 from actionimg_data.cli._inputs import load_spec
 from actionimg_data.converters import detect
@@ -102,7 +101,7 @@ READERS: dict[str, tuple[str, Read]] = {
     "hdf5": ("x.hdf5", lambda p: open_hdf5(p).__enter__()),
     **{f"trajectory{s}": (f"x{s}", lambda p: read_trajectory(p, 20)) for s in (".csv", ".npz", ".npy", ".json")},
     **{f"cameras{s}": (f"x{s}", load_cameras) for s in (".json", ".yaml", ".xml", ".npz")},
-    "camera file": ("x.json", read_camera_file),
+    "camera file": ("x.json", load_user_cameras),
     "mapping": ("x.yaml", lambda p: load_mapping(str(p), "folder")),
     "spec": ("x.json", lambda p: load_spec(str(p), None)),
     **{
