@@ -47,7 +47,6 @@ from actionimg_data.training import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore:video models do not take such windows"),
 ]
 
 FRAMES = (23, 24, 9, 25, 26, 27, 28)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...cameras.files import CalibratedCamera
+from ...cameras.transforms import transform_matrix
 from ...errors import (
     AmbiguousSourceError,
     InvalidSpecError,
@@ -22,6 +23,7 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...geometry import exact
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
@@ -30,7 +32,7 @@ from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
 from ..kit.tables import Table
 from . import streams
-from .episode import Arm
+from .recording import Arm
 from .sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
@@ -143,8 +145,8 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
 
 def recorded_arms(
     mapping: Mapping, streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]]
-) -> dict[str, Any]:
-    """The fields of a `Recording` that are about its grippers.
+) -> dict[str, Arm]:
+    """The grippers of a `Recording`, by name.
 
     Args:
         mapping: What says which there are.
@@ -155,8 +157,7 @@ def recorded_arms(
         poses, openness = streams_of(arm, f"grippers.{name}." if name else "")
         tool_from_gripper, world_from_frame = tool_transforms(arm.pose)
         arms[name] = Arm(poses, openness, tool_from_gripper, world_from_frame, arm.pose.rotation)
-    first, *others = arms
-    return {**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}}
+    return arms
 
 
 def _unknown(value: Any, place: str) -> Iterator[str]:
@@ -218,7 +219,7 @@ def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
         return found
     pose = _rigid(given, "camera")
     if found.reference_from_camera is not None:
-        pose = pose @ found.reference_from_camera
+        pose = np.asarray(exact.matmul(pose, found.reference_from_camera))
     if camera.world_from_camera is not None:
         return replace(found, world_from_camera=pose, tool_from_camera=None)
     return replace(found, world_from_camera=None, tool_from_camera=pose)
@@ -252,7 +253,7 @@ def tool_transforms(pose: ToolPose) -> tuple[FloatArray, FloatArray]:
 
 def _rigid(value: Transform, field: str) -> FloatArray:
     try:
-        return calibration.transform_matrix(value)
+        return transform_matrix(value)
     except InvalidSpecError as error:
         raise error.at(f"mapping: {field}") from None
 
