@@ -33,7 +33,7 @@ ALLOWED = {
     ("actionimg_data/cli/__init__.py", "invoke"): "writes to the null device",
     ("actionimg_data/objectstore.py", "read_text"): "an object's own method",
     ("actionimg_data/objectstore.py", "write"): "uploads a file that this process has written",
-    ("actionimg_data/report/html.py", "_file"): "a template of the package",
+    ("actionimg_data/report/page.py", "asset"): "a template of the package",
     ("actionimg_data/scratch.py", "__init__"): "makes the lock of a private folder",
     ("actionimg_data/scratch.py", "alone"): "makes the lock of a private folder",
     ("actionimg_data/scratch.py", "_sweep"): "the lock of a folder that was private to a process which is gone",
