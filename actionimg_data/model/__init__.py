@@ -18,6 +18,7 @@ from .episode import (
     millimetres,
     view_planes,
 )
+from .recorded import Recorded, StreamSamples
 from .trajectory import GripperTrajectory
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "FrameSource",
     "GripperTrajectory",
     "PlaneSource",
+    "Recorded",
     "SelectedFrames",
     "SelectedPlanes",
+    "StreamSamples",
     "View",
     "millimetres",
     "view_planes",

@@ -15,6 +15,7 @@ from ...errors import (
     AmbiguousSourceError,
     BadImageError,
     FrameCountError,
+    ImplausibleError,
     InvalidCameraError,
     MissingCalibrationError,
 )
@@ -26,17 +27,22 @@ from ...model import (
     FrameSource,
     GripperTrajectory,
     PlaneSource,
+    Recorded,
     SelectedFrames,
     SelectedPlanes,
+    StreamSamples,
     View,
 )
+from ...plausibility.examine import examine_streams
 from ...schemas.mapping import Rotation
+from ...schemas.plausibility import Finding, Limits
 from ..kit.frames import FlippedFrames
 from . import streams, sync
 from .sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
 MAX_OFFSET_S = 0.5
+_ABOUT_STAMPS = ("coarse-stamps", "equal-stamps", "zero-stamps", "clock-offset")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,7 @@ class ViewInput:
         depth_range_m: The least and largest depth that the source can tell.
         pinhole_K: ``(3, 3)`` of the pictures without distortion that are made where the lens distorts; None: the
             largest without empty corners.
+        assumed: The stamps were made from a stated rate.
 
     ``camera`` is None where the user wants pictures and poses alone.
     """
@@ -73,6 +80,7 @@ class ViewInput:
     depth: PlaneSource | None = None
     depth_range_m: tuple[float, float] | None = None
     pinhole_K: FloatArray | None = None
+    assumed: bool = False
 
     @property
     def known(self) -> CalibratedCamera:
@@ -114,6 +122,7 @@ class Recording:
         provenance: For the record.
         name: Of the arm that the fields above are of, where there are several.
         others: The further arms by name.
+        findings: What cannot be true, as far as only the converter can tell.
     """
 
     id: str
@@ -132,6 +141,7 @@ class Recording:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     others: Mapping[str, Arm] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -168,7 +178,46 @@ def assemble(recording: Recording, time_offset: str = "none") -> Episode:
     try:
         return _assemble(recording, time_offset)
     except ActionImgError as error:
+        # Where streams cannot be brought together, what is wrong with them says more than that they do not fit.
+        streams_found = examine_streams(dict(recorded(recording).streams), Limits(), recording.id)
+        found = [f for f in streams_found if f.kind in _ABOUT_STAMPS]
+        if found and not isinstance(error, AmbiguousSourceError):
+            raise ImplausibleError(
+                f"{found[0].kind}: {found[0].found}",
+                where=recording.id,
+                field=found[0].stream,
+                expected=found[0].expected,
+                hint=f"So its streams cannot be brought together: {error.message}.",
+                findings=found,
+            ) from None
         raise error.at(recording.id) from None
+
+
+def recorded(recording: Recording) -> Recorded:
+    """The streams as they were logged, to be looked at for what cannot be true."""
+    streams: dict[str, StreamSamples] = {}
+    made_up = recording.rows_fps is not None
+    findings = list(recording.findings)
+    for name, arm in recording.arms.items():
+        of = f" of {name}" if name else ""
+        streams[f"pose{of}"] = _logged(arm.poses, made_up)
+        streams[f"gripper{of}"] = StreamSamples(
+            "gripper", arm.openness.times, values=arm.openness.values, made_up=made_up
+        )
+        findings += arm.poses.findings
+    for name, view in recording.views.items():
+        if view.times is not None:
+            streams[name] = StreamSamples("pictures", view.times, made_up=made_up or view.assumed)
+        if view.poses is not None:
+            streams[f"pose of the camera {name}"] = _logged(view.poses, made_up)
+            findings += view.poses.findings
+    tools = {name: float(np.linalg.norm(arm.tool_from_gripper[:3, 3])) for name, arm in recording.arms.items()}
+    placed = tuple(f.model_copy(update={"episode": recording.id}) for f in findings)
+    return Recorded(streams, placed, tools)
+
+
+def _logged(poses: PoseSamples, made_up: bool) -> StreamSamples:
+    return StreamSamples("pose", poses.times, poses.position, poses.quaternion_xyzw, made_up=made_up)
 
 
 def _assemble(recording: Recording, time_offset: str) -> Episode:
@@ -244,6 +293,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         sync="assumed" if recording.assumed or recording.rows_fps is not None else "measured",
         sync_residual_s=synced.residual_s,
         provenance=provenance,
+        recorded=recorded(recording),
     )
 
 
