@@ -110,6 +110,20 @@ def read_bytes(path: Place) -> bytes:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
 
+def check_index(table: pa.Table, manifest: DatasetManifest, where: object) -> None:
+    """Refuse an index that names a shard which the manifest does not: its names become the names of files.
+
+    Raises:
+        CorruptDatasetError: It does.
+    """
+    known = {record.path.removesuffix(".tar") for record in manifest.shards}
+    strange = [name for name in table["shard"].unique().to_pylist() if name not in known]
+    if strange:
+        raise CorruptDatasetError(
+            "names a shard that the manifest does not", where=where, field="shard", found=printable(str(strange[0]), 60)
+        )
+
+
 def read_plan(out: Place) -> PlanRows:
     """The rows of ``plan.jsonl``; each is parsed, and checked, when it is asked for."""
     path = out / layout.PLAN

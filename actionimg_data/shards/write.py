@@ -34,7 +34,7 @@ from ..errors import (
     WrongFormatError,
     printable,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, PlaneSource, view_planes
+from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, view_planes
 from ..raster import render_merged
 from ..schemas import (
     ActionImageSpec,
@@ -382,11 +382,11 @@ def _pictures(
 
 
 def _planes(
-    source: PlaneSource, kind: str, expected: int, options: ConvertOptions, where: str, view: str
+    source: FrameSource, kind: str, expected: int, options: ConvertOptions, where: str, view: str
 ) -> Generator[NDArray[Any], None, None]:
     """A view's depth or masks at the data set's size, masks as pictures; exactly as many as promised."""
     count = 0
-    read = source.planes(range(expected))
+    read = source.frames(range(expected))
     try:
         planes = resized_planes(read, kind, source.height, source.width, options.height, options.width)
         for plane in planes if kind == "depth" else mask_pictures(planes):
