@@ -281,7 +281,7 @@ def index_bytes(
     return writer.close()
 
 
-def finalize(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
+def assemble(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
     """Assemble index, quarantine and manifest from the sidecars, whoever wrote them.
 
     Everything is a function of the sidecars: two that do it at once write the same bytes.
