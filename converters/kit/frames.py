@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
 from ...model import DerivedFrames, FrameSource, millimetres
-from ...untrusted.pictures import picture_size, sensible_size
+from ...untrusted import pictures
+from ...untrusted.pictures import sensible_size
 from . import hdf5, tables
 from .names import ordered_names
 
@@ -89,40 +89,6 @@ class TurnedFrames(DerivedFrames):
             yield turned(picture, self.degrees)
 
 
-def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object, oriented: bool = True) -> Image:
-    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, WebP, BMP).
-
-    Args:
-        data: The encoded picture.
-        where: For errors.
-        oriented: Turn it as its EXIF orientation says, as OpenCV and browsers do.
-
-    Raises:
-        BadImageError: It cannot be decoded, states a size that no camera has, or a JPEG or PNG ends early.
-    """
-    raw = np.frombuffer(data, np.uint8)
-    picture_size(raw.tobytes(), where)
-    head = raw[:4].tobytes()
-    # Some cameras pad what they send with zeros.
-    end = raw.tobytes().rstrip(b"\0")[-64:]
-    # OpenCV fills a truncated JPEG with grey and says nothing.
-    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in end:
-        raise BadImageError("JPEG is truncated", where=where, found=f"{len(raw)} bytes")
-    if head == b"\x89PNG" and b"IEND" not in end:
-        raise BadImageError("PNG is truncated", where=where, found=f"{len(raw)} bytes")
-    try:
-        picture = (
-            cv2.imdecode(raw, cv2.IMREAD_COLOR | (0 if oriented else cv2.IMREAD_IGNORE_ORIENTATION))
-            if len(raw)
-            else None
-        )
-    except cv2.error as error:
-        raise BadImageError(f"cannot be decoded: {error.err}", where=where) from None
-    if picture is None:
-        raise BadImageError("cannot be decoded", where=where, found=f"{len(raw)} bytes")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-
-
 class ImageFiles:
     """Pictures in files, one a frame, in the order that their names say (`names.ordered_names`).
 
@@ -151,8 +117,7 @@ class ImageFiles:
     @property
     def turned(self) -> bool:
         """Whether the first picture's EXIF orientation turns it, applied or not."""
-        data = Path(self.paths[0]).read_bytes()
-        return not np.array_equal(decode_image(data, self.paths[0]), decode_image(data, self.paths[0], False))
+        return pictures.orientation(Path(self.paths[0]).read_bytes()) != 1
 
     def _read(self, path: str) -> Image:
         try:
@@ -163,7 +128,7 @@ class ImageFiles:
             raise MissingFrameError("picture is missing", where=path) from None
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
-        return decode_image(data, path, self.oriented)
+        return pictures.decode(data, path, oriented=self.oriented)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""
@@ -220,7 +185,7 @@ class HDF5Frames:
     def _decode(self, row: object, index: int) -> Image:
         # Fixed-length rows are padded with zeros behind the picture.
         data = row if isinstance(row, bytes) else np.asarray(row).tobytes().rstrip(b"\0")
-        return decode_image(data, f"{self.path}#{self.name}[{index}]")
+        return pictures.decode(data, f"{self.path}#{self.name}[{index}]", oriented=True)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""
