@@ -429,7 +429,8 @@ def test_joints_that_are_not_the_chains_are_named(tmp_path: Path) -> None:
 
 
 def test_every_field_of_the_schema_is_explained_in_the_docs() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "mapping.md").read_text()
+    docs = Path(__file__).parents[1] / "docs"
+    text = "".join((docs / name).read_text() for name in ("mapping.md", "plausibility.md"))
     schema = Mapping.model_json_schema()
     fields = {name for model in [schema, *schema["$defs"].values()] for name in model.get("properties", {})}
     missing = sorted(name for name in fields if not re.search(f"`{name}[`:]", text))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..schemas.plausibility import KINDS, Finding, FindingKind, Limits
 from .examine import examine, refuse, taken
-from .pictures import PictureWatch
+from .pictures import PictureWatch, examine_pictures
 from .sight import in_view, why_out_of_view
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "PictureWatch",
     "examine",
+    "examine_pictures",
     "in_view",
     "refuse",
     "taken",

@@ -70,7 +70,7 @@ def _beside(position: FloatArray, first: int, last: int) -> float:
 
 def _zero_rows(position: FloatArray, limits: Limits) -> NDArray[np.bool_]:
     """Rows at the very origin that the next pose is far from: a log that begins there moves away step by step."""
-    zero = (position == 0).all(-1)
+    zero: NDArray[np.bool_] = np.asarray((position == 0).all(-1))
     if zero.all() or not zero.any():
         return np.zeros(len(position), bool)
     for first, last in runs_of(zero):

@@ -188,5 +188,20 @@ class PictureWatch:
                 )
 
 
+def examine_pictures(episode: Episode, limits: Limits | None = None) -> list[Finding]:
+    """What cannot be true of an episode's pictures; all of them are read.
+
+    Raises:
+        ActionImgError: A picture cannot be read.
+    """
+    found: list[Finding] = []
+    for name, view in episode.views.items():
+        watch = PictureWatch(episode, name, limits or Limits())
+        for picture in view.frames.frames(range(len(episode))):
+            watch.see(picture)
+        found += watch.findings()
+    return found
+
+
 def _flat(picture: NDArray[Any]) -> bool:
     return bool((picture.max(axis=(0, 1)).astype(int) - picture.min(axis=(0, 1)) <= _UNIFORM).all())
