@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
+from .evaluation import Evaluation, PredictionRow
 from .plausibility import Finding, FindingKind, Limits
 from .spec import ActionImageSpec
 
@@ -524,7 +525,9 @@ def index_schema(grippers: bool = False, calibration: bool = False, allow: tuple
 EXPORTED: Final[dict[str, type[BaseModel]]] = {
     "action-image-spec": ActionImageSpec,
     "dataset": DatasetManifest,
+    "evaluation": Evaluation,
     "plan-row": PlanRow,
+    "prediction": PredictionRow,
     "quarantine-row": QuarantineRow,
     "sample": SampleMeta,
     "shard": ShardSidecar,
