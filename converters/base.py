@@ -76,6 +76,12 @@ class Converter(ABC):
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are given a folder (see
     `actionimg_data.converters.remote`)."""
 
+    wanted_views: tuple[str, ...] = ()
+    """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
+
+    allowed: frozenset[str] = frozenset()
+    """Findings about recordings that the user takes as they are (``--allow``), e.g. ``cut-recording``."""
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 

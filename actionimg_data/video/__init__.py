@@ -15,6 +15,7 @@ from .encode import (
     plane_encoding,
     rgb_encoding,
 )
+from .packets import PacketIndex, PacketScan, codec_named, decode_packets
 from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
@@ -23,9 +24,13 @@ __all__ = [
     "Codec",
     "Encoding",
     "FrameIndex",
+    "PacketIndex",
+    "PacketScan",
     "VideoFrames",
     "VideoInfo",
     "action_encoding",
+    "codec_named",
+    "decode_packets",
     "encode",
     "encode_bytes",
     "iter_chunks",

@@ -233,6 +233,18 @@ class VideoFrames:
             yield from video.frames(indices)
 
 
+def rgb_picture(reformatter: av.video.reformatter.VideoReformatter, frame: av.VideoFrame) -> Image:
+    """RGB uint8 ``(H, W, 3)`` of a decoded frame, by the colours that it states."""
+    rgb = reformatter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=frame.colorspace,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        interpolation=INTERPOLATION,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)
+
+
 def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
     previous = -1
     for index in indices:
@@ -415,14 +427,7 @@ class _AvReader(VideoReader):
         return frame
 
     def _rgb(self, frame: av.VideoFrame) -> Image:
-        rgb = self._convert.reformat(
-            self._sized(frame),
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
-            interpolation=INTERPOLATION,
-        )
-        return np.asarray(rgb.to_ndarray(), np.uint8)
+        return rgb_picture(self._convert, self._sized(frame))
 
     def close(self) -> None:
         self._container.close()

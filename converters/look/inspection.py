@@ -11,8 +11,9 @@ from ...errors import ActionImgError, UnsupportedSourceError, WrongFormatError
 from ..base import Converter, ConverterOptions
 from ..droid import TRAJECTORY, DroidConverter, DroidOptions, _episodes, droid_streams
 from ..folder import FolderConverter, FolderOptions
-from ..kit import bag
 from ..kit import tree as _tree
+from ..kit.bags.messages import read_readable
+from ..kit.bags.reader import Access, find_bags, open_bag
 from ..lerobot import Dataset, LeRobotConverter, LeRobotOptions
 from ..recording.episode import Recording
 from ..recording.offset import estimate_offset
@@ -76,8 +77,8 @@ def stream_statistics(source: str, options: ConverterOptions | None = None) -> d
         ref = next(iter(converter.discover(source)))
         return _named(ref.id, _recorded_streams(converter.recording(ref)))
     if kind is RosbagConverter:
-        path = next(iter(bag.find_bags(Path(source).absolute())))
-        return bag_streams(path)
+        path = next(iter(find_bags(Path(source).absolute())))
+        return bag_streams(path, kind(options).access() if options is not None else None)
     return _unmapped_streams(source)
 
 
@@ -117,12 +118,12 @@ def _recorded_streams(recording: Recording) -> dict[str, dict[str, Any]]:
     return streams
 
 
-def bag_streams(path: Path) -> dict[str, Any]:
+def bag_streams(path: Path, access: Access | None = None) -> dict[str, Any]:
     """`stream_statistics` of a bag's topics, by their own stamps where they have them, else by the log's."""
-    with bag.open_bag(path) as reader:
-        names = [t.name for t in bag.list_topics(reader).values() if t.count]
+    with open_bag(path, access) as bag:
+        names = [t.name for t in bag.topics().values() if t.count]
     streams: dict[str, dict[str, Any]] = {}
-    read, wrong = bag.read_readable(path, names)
+    read, wrong = read_readable(path, names, access)
     streams.update({name: {"error": why, "times": []} for name, why in wrong.items()})
     for name, messages in read.items():
         own = messages.has_header
