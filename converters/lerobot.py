@@ -24,6 +24,7 @@ from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
     BadFileError,
+    BadImageError,
     BadVideoError,
     FrameCountError,
     InvalidTextError,
@@ -36,11 +37,9 @@ from ..errors import (
 )
 from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from ..schemas.mapping import Arm
-from ..untrusted import text as _text
-from ..untrusted.text import parse_json
+from ..untrusted import pictures, text
 from .base import ConverterOptions, Detection
 from .kit import tree as _tree
-from .kit.frames import decode_image
 from .kit.tables import Table, _arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import Recording, ViewInput, assemble
@@ -86,7 +85,7 @@ class Dataset:
             WrongFormatError: A field is missing or cannot be.
         """
         path = root / INFO
-        info = _text.load_json(path, limit=1 << 26)
+        info = text.load_json(path, limit=1 << 26)
         if not isinstance(info, dict):
             raise WrongFormatError("is not LeRobot's info.json", where=path, found=type(info).__name__)
         version = str(info.get("codebase_version", ""))
@@ -215,10 +214,10 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(_text.read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(text.read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
-        value = parse_json(line, path, f"line {number}")
+        value = text.parse_json(line, path, f"line {number}")
         if not isinstance(value, dict):
             raise WrongFormatError("is not an object", where=path, field=f"line {number}")
         rows.append(value)
@@ -268,7 +267,7 @@ class ParquetImages:
         data = first._encoded()
         if not data:
             raise BadFileError("has no pictures", where=path, field=column)
-        picture = decode_image(data[0], f"{path}: {column}[0]")
+        picture = pictures.decode(data[0], f"{path}: {column}[0]")
         return replace(first, count=len(data), width=picture.shape[1], height=picture.shape[0])
 
     def _encoded(self) -> list[bytes]:
@@ -288,7 +287,16 @@ class ParquetImages:
         """The pictures at ``indices``."""
         data = self._encoded()
         for i in indices:
-            yield decode_image(data[i], f"{self.path}: {self.column}[{i}]")
+            where = f"{self.path}: {self.column}[{i}]"
+            picture = pictures.decode(data[i], where)
+            if picture.shape[:2] != (self.height, self.width):
+                raise BadImageError(
+                    "has another size than the first",
+                    where=where,
+                    expected=f"{self.width}x{self.height}",
+                    found=f"{picture.shape[1]}x{picture.shape[0]}",
+                )
+            yield picture
 
 
 class LeRobotConverter(MappedConverter):
@@ -407,10 +415,10 @@ class LeRobotConverter(MappedConverter):
 
         index, count = int(row["episode_index"]), int(row["length"])
         feature = dataset.features.get(key)
-        pictures = sorted(k for k, f in dataset.features.items() if f.get("dtype") in ("video", "image"))
-        if feature is None or key not in pictures:
+        keys = sorted(k for k, f in dataset.features.items() if f.get("dtype") in ("video", "image"))
+        if feature is None or key not in keys:
             raise WrongFormatError(
-                "has no such pictures", where=dataset.root, field=key, expected=" | ".join(pictures), found=key
+                "has no such pictures", where=dataset.root, field=key, expected=" | ".join(keys), found=key
             )
         if feature["dtype"] == "image":
             return ParquetImages.open(dataset.data_file(row), key, index)

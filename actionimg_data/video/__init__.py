@@ -14,6 +14,7 @@ from .encode import (
     mask_pictures,
     plane_encoding,
     rgb_encoding,
+    x264_build,
 )
 from .packets import PacketIndex, PacketScan, codec_named, decode_packets
 from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
@@ -41,4 +42,5 @@ __all__ = [
     "read_frames",
     "read_planes",
     "rgb_encoding",
+    "x264_build",
 ]

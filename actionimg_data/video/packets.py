@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadVideoError
-from ..untrusted.pictures import SIZES, sensible_size
+from ..untrusted.sizes import SIZES, sensible_size
 from ..untrusted.videos import DECODER_OPTIONS
 from .read import rgb_picture
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import BadFileError, BadImageError, UnsupportedSourceError, WrongFormatError
+from ....untrusted import pictures
 from ....video.packets import PacketIndex, decode_packets
-from ..frames import decode_image
 from .messages import IMAGE_TYPES, Messages
 from .reader import WHOLE, Access, open_bag
 from .record import payload
@@ -60,7 +60,7 @@ def decode_message(message: Any, where: object) -> Image:
     if hasattr(message, "format"):
         if "compressedDepth" in str(message.format):
             raise UnsupportedSourceError("holds depth, not colours", where=where, found=message.format)
-        return decode_image(payload(message, where), where)
+        return pictures.decode(payload(message, where), where)
     encoding = str(message.encoding).lower()
     if encoding != "rgb8" and encoding not in _CONVERSIONS:
         raise UnsupportedSourceError(
