@@ -132,10 +132,10 @@ def test_own_stamps_and_the_times_of_logging_are_told_apart(log: TeleopLog, tmp_
 
 
 def test_stamps_that_were_never_set_are_asked_about() -> None:
-    messages = messages.Messages("sensor_msgs/msg/Image", log=[10**18, 10**18 + 1], header=[0, 0])
+    found = messages.Messages("sensor_msgs/msg/Image", log=[10**18, 10**18 + 1], header=[0, 0])
     with pytest.raises(AmbiguousSourceError, match="stamp: log"):
-        messages.stamps(messages, None, 0.0, "bag")
-    times, whose = messages.stamps(messages, "log", 0.0, "bag")
+        messages.stamps(found, None, 0.0, "bag")
+    times, whose = messages.stamps(found, "log", 0.0, "bag")
     assert whose == "log"
     assert times[0] == 1e9
 
@@ -324,7 +324,7 @@ def test_a_truncated_bag_is_refused(log: TeleopLog, tmp_path: Path, storage: str
         for view in episode.views.values():
             list(view.frames.frames(range(len(episode))))
 
-    with pytest.raises(BadFileError, match="is damaged, or no bag"):
+    with pytest.raises(BadFileError, match=r"was cut off|is damaged, or no bag"):
         read_all()
 
 

@@ -20,7 +20,7 @@ from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
-from ..shards.prepare import Recipe, read_episode, refined_cameras
+from ..shards.prepare import Recipe, read_episode, refined_cameras, tell
 from ..shards.write import Progress
 from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
@@ -88,6 +88,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     if converter.poses_only:
         options = options.without_cameras()
     cameras = refined_cameras(options)
+    tell(converter, options.views or (), options)
     refs = iter(converter.discover(source))
     head: list[EpisodeRef] = []
 

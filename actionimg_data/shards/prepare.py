@@ -30,7 +30,10 @@ from .plan import check_planes
 
 
 class Reader(Protocol):
-    """The half of a converter that a shard needs."""
+    """The half of a converter that a shard needs; the attributes are told to it by `tell`."""
+
+    wanted_views: tuple[str, ...]
+    allowed: frozenset[str]
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode."""
@@ -77,9 +80,16 @@ def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
     ref = EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
+    tell(reader, recipe.views, recipe.options)
     source = read_episode(ref, reader, refined_cameras(recipe.options))
     episode = selected(source, recipe)
     return Prepared(episode, *checked(source, recipe))
+
+
+def tell(reader: Reader, views: Sequence[str], options: ConvertOptions) -> None:
+    """Let a converter know which views will be used (none named: all), and what the user takes as it is."""
+    reader.wanted_views = tuple(views)
+    reader.allowed = frozenset(getattr(options, "allow", ()))
 
 
 def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:

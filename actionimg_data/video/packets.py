@@ -29,6 +29,7 @@ _NAMES: Final = (
     (re.compile(r"av1"), "av1"),
     (re.compile(r"vp9"), "vp9"),
 )
+_DECODERS: Final = {"av1": "libdav1d"}
 _MAX_DELAY: Final = 32
 """Packets after a picture's own until it must have come out of the decoder: H.264 and H.265 keep at most 16 back."""
 
@@ -142,7 +143,7 @@ class PacketScan:
 def decode_packets(
     index: PacketIndex, read: Callable[[int], Iterator[bytes]], wanted: Sequence[int], where: object
 ) -> Iterator[NDArray[np.uint8]]:
-    """RGB pictures ``(H, W, 3)`` of the packets with the numbers ``wanted`` (increasing).
+    """RGB pictures ``(H, W, 3)`` of the packets with the numbers ``wanted``, in the order in which they are shown.
 
     Decoding begins at the key frame before the first of them, and again at a later one where that is nearer.
 
@@ -156,27 +157,36 @@ def decode_packets(
         BadVideoError: A packet is damaged, or missing.
     """
     run: _Run | None = None
+    left = set(wanted)
     for number in wanted:
         at = int(np.searchsorted(index.keys, number, side="right")) - 1
         if run is None or index.keys[at] > run.fed:
-            run = _Run(index, at, read, where)
+            run = _Run(index, at, read, left, where)
         picture = run.until(number)
         # A picture that is shown before its key frame may need ones of the key frame before that.
         while picture is None and run.at > 0:
-            run = _Run(index, min(at, run.at) - 1, read, where)
+            run = _Run(index, min(at, run.at) - 1, read, left, where)
             picture = run.until(number)
         if picture is None:
             raise BadVideoError("has no picture for a packet", where=where, field=f"packet {number}")
+        left.discard(number)
         yield picture
 
 
 class _Run:
     """Decoding from one key frame on."""
 
-    def __init__(self, index: PacketIndex, at: int, read: Callable[[int], Iterator[bytes]], where: object) -> None:
-        self.at, self.where = at, where
+    def __init__(
+        self,
+        index: PacketIndex,
+        at: int,
+        read: Callable[[int], Iterator[bytes]],
+        left: set[int],
+        where: object,
+    ) -> None:
+        self.at, self.where, self._left = at, where, left
         self.fed = int(index.keys[at])
-        self._context: Any = av.CodecContext.create(index.codec, "r")
+        self._context: Any = av.CodecContext.create(_DECODERS.get(index.codec, index.codec), "r")
         self._context.thread_count = 1
         self._context.options = DECODER_OPTIONS
         self._packets = read(self.fed)
@@ -196,8 +206,7 @@ class _Run:
                 raise BadVideoError(
                     f"cannot be decoded: {error}", where=self.where, field=f"packet {self.fed - 1}"
                 ) from None
-            self._ready = {n: f for n, f in self._ready.items() if n >= number}
-            self._ready.update({f.pts: f for f in frames if f.pts is not None and f.pts >= number})
+            self._ready.update({f.pts: f for f in frames if f.pts in self._left})
         frame = self._ready.pop(number)
         if not sensible_size(frame.width, frame.height):
             raise BadVideoError(

@@ -124,7 +124,7 @@ class MappedConverter(Converter):
         """The mapping's views that will be used, and the one whose pictures set the times; the others stay closed."""
         mapping = self.mapping().mapping
         wanted = {*self.wanted_views, *([mapping.sync.master] if mapping.sync.master else [])}
-        if not set(self.wanted_views) & set(mapping.views):
+        if not self.wanted_views or not set(self.wanted_views) <= set(mapping.views):
             return dict(mapping.views)
         return {name: view for name, view in mapping.views.items() if name in wanted}
 

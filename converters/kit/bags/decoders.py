@@ -72,7 +72,7 @@ class Decoders:
         except ActionImgError as error:
             raise _of_topic(error, channel.topic) from None
         except (*_WRONG, *_library_errors()) as error:
-            why = f"does not hold a {channel.type or 'message'}: {error or type(error).__name__}"
+            why = f"does not hold a {channel.type or 'message'}: {_said(error)}"
             raise BadFileError(why, field=channel.topic) from None
 
     def problem(self, channel: Channel) -> str:
@@ -82,7 +82,9 @@ class Decoders:
         except MissingExtraError:
             raise
         except ActionImgError as error:
-            return f"{error.message}{f': {error.found}' if error.found else ''}. {error.hint or ''}".strip()
+            about = [f"expected {error.expected}" if error.expected else "", f"found {error.found}" if error.found else ""]
+            details = ", ".join(part for part in about if part)
+            return f"{error.message}{f' ({details})' if details else ''}. {error.hint or ''}".strip()
         return ""
 
     def decoder(self, channel: Channel) -> Decode:
@@ -97,7 +99,7 @@ class Decoders:
         except ActionImgError as error:
             raise _of_topic(error, channel.topic) from None
         except (*_WRONG, *_library_errors()) as error:
-            why = f"has a definition of {channel.type} that makes no sense: {error or type(error).__name__}"
+            why = f"has a definition of {channel.type} that makes no sense: {_said(error)}"
             raise BadFileError(why, field=channel.topic) from None
 
     def _made(self, channel: Channel) -> Decode:
@@ -127,6 +129,8 @@ class Decoders:
         ros1 = channel.encoding == "ros1"
         name = _ros_name(channel.type)
         types = _defined(channel, name)
+        # The library calls the messages of services and actions messages, too.
+        name = next((n for n in (name, re.sub("/(srv|action)/", "/msg/", name)) if n in types), name)
         standard = _standard(ros1).fielddefs
         todo = [name]
         wanted: dict[str, Any] = {}
@@ -165,7 +169,12 @@ class Decoders:
         try:
             return dict(get_types_from_msg(text, name))
         except _library_errors() as error:
-            raise BadFileError(f"is no definition of a message: {error}", where=path) from None
+            raise BadFileError(f"is no definition of a message: {_said(error)}", where=path) from None
+
+
+def _said(error: Exception) -> str:
+    """What a library says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _of_topic(error: ActionImgError, topic: str) -> ActionImgError:
@@ -287,6 +296,8 @@ def _from_protobuf(message: Any, depth: int) -> Any:
             # A part that was not sent has its defaults; of types that hold themselves that has no end.
             there = depth < 8 or message.HasField(about.name)
             value = _from_protobuf(value, depth + 1) if there else None
+        elif about.has_presence and not message.HasField(about.name):
+            value = None
         setattr(found, about.name, value)
     return found
 

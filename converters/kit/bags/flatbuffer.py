@@ -39,7 +39,7 @@ class _Field:
     kind: _Kind
     number: int
     offset: int
-    default: float
+    default: float | None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def _field(buffer: _Buffer, at: int) -> _Field:
         _Kind(base, element, scalar(kind, 2, "<i4", -1), scalar(kind, 3, "<u2", 0)),
         scalar(at, 2, "<u2", 0),
         scalar(at, 3, "<u2", 0),
-        scalar(at, 5, "<f8", 0.0) if real else scalar(at, 4, "<i8", 0),
+        # A scalar that may be left out has no default.
+        None if scalar(at, 11, "?", False) else scalar(at, 5, "<f8", 0.0) if real else scalar(at, 4, "<i8", 0),
     )
 
 
@@ -177,7 +178,7 @@ def _value(buffer: _Buffer, at: int, objects: list[_Object], field: _Field, dept
     kind = field.kind
     if kind.base in _SCALARS:
         if at == 0:
-            return bool(field.default) if kind.base == 2 else field.default
+            return bool(field.default) if kind.base == 2 and field.default is not None else field.default
         return buffer.number(_SCALARS[kind.base], at)
     if at == 0:
         return _empty(kind)

@@ -169,7 +169,7 @@ class McapFile:
         entries = np.concatenate(parts)
         if start is not None:
             entries = entries[entries["log"] >= start]
-        return entries[np.argsort(entries["log"], kind="stable")]
+        return entries[np.lexsort((entries["offset"], entries["chunk"], entries["log"]))]
 
     def _indexed(self, offset: int, channel: int, number: int) -> Entries:
         self._file.seek(offset)
@@ -295,11 +295,10 @@ def _summary(data: bytes, size: int) -> Contents | None:
             contents.counts = dict(told.channel_message_counts)
             contents.first, contents.last = told.message_start_time, told.message_end_time
             messages = told.message_count
-    if messages and not contents.chunks:
+    if not contents.chunks and (messages or contents.counts is None):
         return None
-    if contents.chunks and not contents.channels:
-        return None
-    if contents.counts is not None and not set(contents.counts) <= set(contents.channels):
+    named = {*(contents.counts or ()), *(channel for chunk in contents.chunks for channel in chunk.index or ())}
+    if not named <= set(contents.channels) or (contents.chunks and not contents.channels):
         return None
     # An index that names no channel at all was not written: its chunk is gone through when it is needed.
     for chunk in contents.chunks:

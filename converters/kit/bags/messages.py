@@ -40,6 +40,7 @@ POSE_TYPES = (
     "geometry_msgs/msg/TransformStamped",
     "nav_msgs/msg/Odometry",
     "foxglove.PoseInFrame",
+    "foxglove.Odometry",
 )
 TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage", "foxglove.FrameTransform", "foxglove.FrameTransforms")
 CAMERA_TYPES = ("sensor_msgs/msg/CameraInfo", "foxglove.CameraCalibration")

@@ -89,7 +89,7 @@ class BagFrames:
         path: The bag.
         topic: The topic.
         log: ``(N,)`` nanoseconds at which each message was logged, in the bag's order.
-        rows: ``(M,)`` the messages that hold pictures, in order.
+        rows: ``(M,)`` the messages that hold pictures, in the order in which these were taken.
         width: Picture width in pixels.
         height: Picture height in pixels.
         packets: Of a video: where decoding can begin.
@@ -123,7 +123,11 @@ class BagFrames:
             )
         log = np.asarray(messages.log, dtype=np.int64)
         packets = None if messages.packets is None else messages.packets.index(f"{path}: {topic}")
-        rows = np.arange(len(log)) if packets is None else packets.pictures
+        rows = np.arange(len(log))
+        if packets is not None:
+            # Packets come in the order of decoding, which is not that of the pictures where some look ahead.
+            header = np.asarray(messages.header, dtype=np.int64)[packets.pictures]
+            rows = packets.pictures[np.argsort(header, kind="stable")]
         found = cls(str(path), topic, log, rows, 0, 0, packets, access or WHOLE)
         first = next(found._decoded([0]))
         return cls(str(path), topic, log, rows, first.shape[1], first.shape[0], packets, access or WHOLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +133,7 @@ class Bag:
         """Channels of the named topics."""
         return [c for c in self.channels if c.topic in names]
 
-    def messages(self, channels: Sequence[Channel], start: int | None = None) -> Iterator[tuple[Channel, int, bytes]]:
+    def messages(self, channels: Collection[Channel], start: int | None = None) -> Iterator[tuple[Channel, int, bytes]]:
         """Channel, log time in nanoseconds and bytes of messages from ``start`` on, in order of their log times."""
         return self._reader.messages(channels, start)
 
