@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError, suggestion
+from ..errors import InvalidSpecError, MissingExtraError, UnsupportedSourceError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
-from ..objectstore import is_url
 
 ENTRY_POINT_GROUP = "actionimg.converters"
 
@@ -59,6 +60,21 @@ class Detection:
     general: bool = False
 
 
+@dataclass(frozen=True)
+class Streams:
+    """The streams of a source's first episode: poses, gripper and pictures, each with stamps of its own.
+
+    Args:
+        episode: Its id, or its name where it has none yet.
+        statistics: By stream what is known of it, as JSON values.
+        times: By stream ``(N,)`` its stamps in seconds, in the order in which they were logged.
+    """
+
+    episode: str
+    statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    times: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
 class Converter(ABC):
     """Reads one format.
 
@@ -73,8 +89,8 @@ class Converter(ABC):
     """Commands that ``actionimg convert NAME --help`` shows, each on a line of its own."""
 
     reads_urls: ClassVar[bool] = False
-    """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are given a folder (see
-    `actionimg_data.converters.remote`)."""
+    """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
+    in which the objects of a store appear as files."""
 
     wanted_views: tuple[str, ...] = ()
     """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
@@ -82,20 +98,16 @@ class Converter(ABC):
     allowed: frozenset[str] = frozenset()
     """Findings about recordings that the user takes as they are (``--allow``), e.g. ``cut-recording``."""
 
+    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+        """Take in which views will be used (none named: all), and what the user takes as it is."""
+        self.wanted_views, self.allowed = tuple(views), frozenset(allowed)
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A converter goes to another process as its class and its options: what it keeps open stays here."""
         return type(self), (self.options,)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # Every subclass takes URLs, whether its author has thought of them or not.
-        if "discover" in cls.__dict__:
-            cls.discover = _of_urls(cls.discover)  # type: ignore[method-assign]
-        if "read" in cls.__dict__:
-            cls.read = _of_remote_refs(cls.read)  # type: ignore[method-assign]
 
     @property
     def poses_only(self) -> bool:
@@ -141,9 +153,26 @@ class Converter(ABC):
         Args:
             location: As `discover` gave it.
         """
-        from .remote import local_files
+        source, path = location.get("source"), location.get("path")
+        if not isinstance(source, str):
+            return [Path(v) for v in location.values() if isinstance(v, str) and os.path.isabs(v)]
+        return [Path(source) / path] if isinstance(path, str) else [Path(source)]
 
-        return local_files(location)
+    @property
+    def blind(self) -> bool:
+        """Whether nothing explains the source yet, so that only a survey of its files can be shown of it."""
+        return False
+
+    def streams(self, source: str) -> Streams:
+        """The stamps of a source's first episode, stream by stream, and what they say of rates, jitter and gaps.
+
+        Raises:
+            UnsupportedSourceError: The format has no stamps: its rows are a constant rate apart.
+            ActionImgError: The first episode cannot be read.
+        """
+        raise UnsupportedSourceError(
+            "has no stamps to draw: its rows are a constant rate apart", where=source, field="format", found=self.name
+        )
 
     @classmethod
     def explain(cls) -> str:
@@ -177,44 +206,21 @@ class Converter(ABC):
         }
 
 
-def _of_urls(inner: Callable[..., Iterator[EpisodeRef]]) -> Callable[..., Iterator[EpisodeRef]]:
-    @functools.wraps(inner)
-    def discover(self: Converter, source: str) -> Iterator[EpisodeRef]:
-        if self.reads_urls or not is_url(source):
-            return inner(self, source)
-        from . import remote
-
-        return remote.discover(self, source, inner)
-
-    return discover
-
-
-def _of_remote_refs(inner: Callable[..., Episode]) -> Callable[..., Episode]:
-    @functools.wraps(inner)
-    def read(self: Converter, ref: EpisodeRef) -> Episode:
-        if self.reads_urls or "remote" not in ref.location:
-            return inner(self, ref)
-        from . import remote
-
-        return remote.read(self, ref, inner)
-
-    return read
-
-
 @cache
-def _entry_points() -> dict[str, metadata.EntryPoint]:
+def entry_points() -> dict[str, metadata.EntryPoint]:
+    """The entry points of all installed converters, by name."""
     return {e.name: e for e in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name)}
 
 
 def names() -> list[str]:
     """Names of all installed converters, ours and third parties'."""
-    return list(_entry_points())
+    return list(entry_points())
 
 
 def converter_class(name: str) -> type[Converter]:
     """The converter class registered under ``name``; imported only now."""
     try:
-        entry = _entry_points()[name]
+        entry = entry_points()[name]
     except KeyError:
         raise WrongFormatError(
             "no such converter",

@@ -288,9 +288,11 @@ def read_episode(converter: Converter, source: str, wanted: str | None) -> Episo
     Raises:
         WrongFormatError: There is no such episode; some that there are get named.
     """
-    ids = []
-    for number, ref in enumerate(converter.discover(source)):
+    from ..converters.remote import SourceReader
+
+    reader, ids = SourceReader(converter), []
+    for number, ref in enumerate(reader.discover(source)):
         if wanted is None or wanted in (ref.id, str(number)):
-            return converter.read(ref)
+            return reader.read(ref)
         ids.append(ref.id)
     raise no_such("episode", source, wanted, ids)

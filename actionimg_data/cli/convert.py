@@ -339,9 +339,9 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     import hashlib
     from pathlib import Path
 
-    from ..calibrate.files import read_camera_file
+    from ..cameras.files import load_user_cameras
 
-    read_camera_file(Path(path))
+    load_user_cameras(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
         "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),

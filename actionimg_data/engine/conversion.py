@@ -13,6 +13,7 @@ from typing import Final
 
 from ..converters import base
 from ..converters.base import Converter
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
@@ -20,7 +21,7 @@ from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
-from ..shards.prepare import Recipe, read_episode, refined_cameras, tell
+from ..shards.prepare import Recipe, read_episode, refined_cameras
 from ..shards.write import Progress
 from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
@@ -88,21 +89,23 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     if converter.poses_only:
         options = options.without_cameras()
     cameras = refined_cameras(options)
-    tell(converter, options.views or (), options)
-    refs = iter(converter.discover(source))
+    reader = SourceReader(converter)
+    reader.tell(options.views or (), getattr(options, "allow", ()))
+    refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
     def probes() -> Iterator[tuple[EpisodeRef, Episode | ActionImgError]]:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, read_episode(ref, converter, cameras)
+                yield ref, read_episode(ref, reader, cameras)
             except StorageError:
                 raise
             except ActionImgError as error:
                 yield ref, error
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
+    reader.tell(views, getattr(options, "allow", ()))
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     every = itertools.chain(head, refs)
     return make_plan(record, source, every, views, options, _plugin_version(converter), grippers)
@@ -112,7 +115,7 @@ def _plugin_version(converter: Converter) -> dict[str, str]:
     """The version of a converter that is not ours: it decides the bytes as well."""
     if type(converter).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return {}
-    entry = base._entry_points().get(converter.name)
+    entry = base.entry_points().get(converter.name)
     package = getattr(entry, "dist", None)
     return {} if package is None else {f"converter {package.name}": package.version}
 
@@ -175,7 +178,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(place, fingerprint_, converter, Recipe.of(manifest))
+            job = Job(place, fingerprint_, SourceReader(converter), Recipe.of(manifest))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:

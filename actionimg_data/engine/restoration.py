@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..converters.base import Converter, converter_class
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, CorruptDatasetError, OutputError
 from ..schemas import (
     DatasetManifest,
@@ -162,7 +163,9 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
-    return cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter.tell(manifest.views, getattr(manifest.options, "allow", ()))
+    return converter
 
 
 def _from_source(manifest: DatasetManifest) -> Plan:
@@ -366,7 +369,7 @@ def _shards_again(
     converter = _converter(manifest)
     with executor, _scratch(out) as scratch:
         for of, numbers in groups.items():
-            job = Job(scratch, of, converter, Recipe.of(manifest))
+            job = Job(scratch, of, SourceReader(converter), Recipe.of(manifest))
 
             def made(sidecar: ShardSidecar) -> None:
                 record = next(r for r in manifest.shards if r.path == f"{sidecar.shard}.tar")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ..calibrate import CameraCheck, GripperShape, check_view
-from ..calibrate.files import read_camera_file, with_cameras
-from ..converters.rlds.cameras import UserCameras
+from ..calibrate.files import with_cameras
+from ..cameras.files import UserCameras, load_user_cameras
 from ..errors import (
     BadFileError,
     CalibrationOffError,
@@ -30,10 +30,7 @@ from .plan import check_planes
 
 
 class Reader(Protocol):
-    """The half of a converter that a shard needs; the attributes are told to it by `tell`."""
-
-    wanted_views: tuple[str, ...]
-    allowed: frozenset[str]
+    """The half of a converter that a shard needs."""
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode."""
@@ -80,16 +77,9 @@ def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
     ref = EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
-    tell(reader, recipe.views, recipe.options)
     source = read_episode(ref, reader, refined_cameras(recipe.options))
     episode = selected(source, recipe)
     return Prepared(episode, *checked(source, recipe))
-
-
-def tell(reader: Reader, views: Sequence[str], options: ConvertOptions) -> None:
-    """Let a converter know which views will be used (none named: all), and what the user takes as it is."""
-    reader.wanted_views = tuple(views)
-    reader.allowed = frozenset(getattr(options, "allow", ()))
 
 
 def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:
@@ -124,7 +114,7 @@ def _cameras(path: str, sha256: str | None) -> UserCameras:
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise BadFileError("is not the camera file that this data set was planned with", where=path, found=found)
-    return read_camera_file(Path(path))
+    return load_user_cameras(Path(path))
 
 
 def selected(episode: Episode, recipe: Recipe) -> Episode:

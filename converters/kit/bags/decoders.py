@@ -71,7 +71,7 @@ class Decoders:
             return found(data)
         except ActionImgError as error:
             raise _of_topic(error, channel.topic) from None
-        except (*_WRONG, *_library_errors()) as error:
+        except _wrong() as error:
             why = f"does not hold a {channel.type or 'message'}: {_said(error)}"
             raise BadFileError(why, field=channel.topic) from None
 
@@ -82,8 +82,8 @@ class Decoders:
         except MissingExtraError:
             raise
         except ActionImgError as error:
-            about = [f"expected {error.expected}" if error.expected else "", f"found {error.found}" if error.found else ""]
-            details = ", ".join(part for part in about if part)
+            about = (("expected", error.expected), ("found", error.found))
+            details = ", ".join(f"{what} {value}" for what, value in about if value)
             return f"{error.message}{f' ({details})' if details else ''}. {error.hint or ''}".strip()
         return ""
 
@@ -98,7 +98,7 @@ class Decoders:
             return _renamed(self._made(channel), canonical(channel.type))
         except ActionImgError as error:
             raise _of_topic(error, channel.topic) from None
-        except (*_WRONG, *_library_errors()) as error:
+        except _wrong() as error:
             why = f"has a definition of {channel.type} that makes no sense: {_said(error)}"
             raise BadFileError(why, field=channel.topic) from None
 
@@ -129,8 +129,9 @@ class Decoders:
         ros1 = channel.encoding == "ros1"
         name = _ros_name(channel.type)
         types = _defined(channel, name)
-        # The library calls the messages of services and actions messages, too.
-        name = next((n for n in (name, re.sub("/(srv|action)/", "/msg/", name)) if n in types), name)
+        if name not in types:
+            # The library has a name of its own for the messages of services and actions: pkg/srv/msg/Name.
+            name = next((n for n in types if n.rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]), name)
         standard = _standard(ros1).fielddefs
         todo = [name]
         wanted: dict[str, Any] = {}
@@ -330,6 +331,12 @@ def _joints(message: Any) -> Any:
         if any(v is not None for v in values):
             setattr(found, key, np.asarray([np.nan if v is None else float(v) for v in values]))
     return found
+
+
+@cache
+def _wrong() -> tuple[type[Exception], ...]:
+    """What bytes, and definitions, that make no sense make Python and the libraries raise."""
+    return (*_WRONG, *_library_errors())
 
 
 @cache

@@ -118,7 +118,7 @@ class BagFolder:
         except BaseException:
             self.close()
             raise
-        keys: dict[tuple[Any, ...], int] = {}
+        keys: dict[tuple[str, str, str, str, bytes], int] = {}
         self._own: list[dict[int, Channel]] = []
         totals: dict[int, int] = {}
         for reader in self._readers:
@@ -129,7 +129,10 @@ class BagFolder:
                 totals[number] = totals.get(number, 0) + c.count
                 own[number] = c
             self._own.append(own)
-        self.channels = tuple(Channel(number, *key, totals[number]) for key, number in keys.items())
+        self.channels = tuple(
+            Channel(number, topic, kind, encoding, schema_encoding, schema, totals[number])
+            for (topic, kind, encoding, schema_encoding, schema), number in keys.items()
+        )
 
     def _named(self) -> list[str]:
         found = load_yaml(self.path / "metadata.yaml")
