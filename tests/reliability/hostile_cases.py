@@ -912,7 +912,7 @@ def bag_case(name: str, change: Callable[[Path], None], storage: str = "mcap", h
         change(folder)
 
     def open_it(folder: Path) -> None:
-        path = folder / ("run.bag" if storage == "ros1" else "run")
+        path = next(p for p in (folder / "run.bag", folder / "run.mcap", folder / "run") if p.exists())
         with open_bag(path) as bag:
             for channel, _, data in bag.messages(bag.channels):
                 bag.decode(channel, data)
@@ -932,7 +932,6 @@ def _mcap(*records: tuple[int, bytes]) -> Callable[[Path], None]:
             other.rename(folder / "x.mcap")
         (folder / "run").rmdir()
         (folder / "x.mcap").rename(folder / "run.mcap")
-        (folder / "run").symlink_to(folder / "run.mcap")
 
     return change
 
