@@ -218,7 +218,12 @@ def names() -> list[str]:
 
 
 def converter_class(name: str) -> type[Converter]:
-    """The converter class registered under ``name``; imported only now."""
+    """The converter class registered under ``name``; imported only now.
+
+    Raises:
+        WrongFormatError: There is no such converter, or it is none: what a plug-in raises is told.
+        MissingExtraError: It needs a package that is not installed.
+    """
     try:
         entry = entry_points()[name]
     except KeyError:
@@ -229,28 +234,55 @@ def converter_class(name: str) -> type[Converter]:
             found=name,
             hint=suggestion(name, names()),
         ) from None
+    where = f"{name} = {entry.value}"
     try:
         loaded = entry.load()
     except ImportError as error:
-        raise MissingExtraError("converter cannot be imported", where=f"{name} = {entry.value}", found=error) from error
+        raise MissingExtraError("converter cannot be imported", where=where, found=error) from error
+    except Exception as error:
+        raise WrongFormatError(
+            "converter cannot be imported", where=where, found=f"{type(error).__name__}: {error}"
+        ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Converter)):
-        raise WrongFormatError("entry point is not a Converter class", where=entry.value, found=loaded)
+        raise WrongFormatError("entry point is not a Converter class", where=where, found=loaded)
+    lacking = [field for field in ("name", "summary") if not isinstance(getattr(loaded, field, None), str)]
+    lacking += sorted(loaded.__abstractmethods__)
+    if lacking:
+        raise WrongFormatError("Converter class is not whole", where=where, expected=", ".join(lacking))
     return loaded
+
+
+class PluginWarning(UserWarning):
+    """A converter that cannot be used; it is passed over, and the others go on."""
+
+
+def installed() -> dict[str, type[Converter]]:
+    """All converters that can be used, by name; one that cannot be loaded is named in a warning and left out."""
+    found = {}
+    for name in names():
+        try:
+            found[name] = converter_class(name)
+        except (MissingExtraError, WrongFormatError) as error:
+            warnings.warn(f"converter {name!r} is passed over: {error}", PluginWarning, stacklevel=2)
+    return found
 
 
 def detect(source: str) -> dict[str, Detection]:
     """Every installed converter that recognises ``source``, with why.
 
-    A plug-in that cannot be imported is warned of and passed over: it must not take the others down with it.
+    A plug-in that cannot be loaded, or whose ``detect`` raises whatever exception, is named in a warning and passed
+    over: it must not take the others down with it.
     """
     found = {}
-    for name in names():
+    for name, cls in installed().items():
         try:
-            cls = converter_class(name)
-        except MissingExtraError as error:
-            warnings.warn(str(error), stacklevel=2)
+            detection = cls.detect(source)
+            if not isinstance(detection, Detection | None):
+                raise TypeError(f"{detection!r} is neither a Detection nor None")
+        except Exception as error:  # noqa: BLE001 - see above
+            what = f"its detect() raises {type(error).__name__}: {error}"
+            warnings.warn(f"converter {name!r} is passed over: {what}", PluginWarning, stacklevel=2)
             continue
-        detection = cls.detect(source)
         if detection is not None:
             found[name] = detection
     return found
