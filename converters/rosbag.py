@@ -72,7 +72,8 @@ class RosbagConverter(MappedConverter):
 
     def access(self) -> Access:
         """With what bags are opened."""
-        return Access("cut-recording" in self.allowed, self.options.msg_path)
+        meant = self.allow if self.options.mapping is not None else ()
+        return Access("cut-recording" in (*self.allowed, *meant), self.options.msg_path)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each bag at or below ``source``."""

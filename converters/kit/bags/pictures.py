@@ -60,7 +60,7 @@ def decode_message(message: Any, where: object) -> Image:
     if hasattr(message, "format"):
         if "compressedDepth" in str(message.format):
             raise UnsupportedSourceError("holds depth, not colours", where=where, found=message.format)
-        return pictures.decode(payload(message, where), where)
+        return pictures.decode(payload(message, where), where, oriented=True)
     encoding = str(message.encoding).lower()
     if encoding != "rgb8" and encoding not in _CONVERSIONS:
         raise UnsupportedSourceError(
