@@ -21,7 +21,8 @@ from actionimg_data.cameras.files import load_cameras, load_user_cameras
 from actionimg_data.cli import main
 from actionimg_data.cli._inputs import load_spec
 from actionimg_data.converters import detect
-from actionimg_data.converters.kit import bag, tables
+from actionimg_data.converters.kit import tables
+from actionimg_data.converters.kit.bags.reader import open_bag
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
 from actionimg_data.converters.kit.pictures import PngFrames, png_size
 from actionimg_data.converters.lerobot import LeRobotConverter
@@ -117,8 +118,8 @@ READERS: dict[str, tuple[str, Read]] = {
     "png": ("0.png", lambda p: png_size(str(p))),
     "numbered pngs": ("0.png", lambda p: next(PngFrames(str(p.parent), 1, 4, 4).frames([0]))),
     "pictures in hdf5": ("x.hdf5", lambda p: HDF5Frames(p, "rgb")),
-    **{f"bag{s}": (f"x{s}", lambda p: bag.open_bag(p).__enter__()) for s in (".mcap", ".db3", ".bag")},
-    "bag's metadata": ("bag/metadata.yaml", lambda p: bag.open_bag(p.parent).__enter__()),
+    **{f"bag{s}": (f"x{s}", lambda p: open_bag(p).__enter__()) for s in (".mcap", ".db3", ".bag")},
+    "bag's metadata": ("bag/metadata.yaml", lambda p: open_bag(p.parent).__enter__()),
     "urdf": ("x.urdf", load_mesh),
     "mesh": ("x.stl", load_mesh),
     "obj": ("x.obj", load_mesh),

@@ -43,6 +43,10 @@ ALLOWED = {
     ("actionimg_data/shards/read.py", "scan_tar"): "tarfile over a file that `open_place` opened",
     ("actionimg_data/video/read.py", "_open"): "PyAV, given bytes, or a path that was found plain a line before",
     ("actionimg_data/video/read.py", "__init__"): "a zip of pictures: bytes, or a path that is found plain",
+    (
+        "converters/kit/bags/rosbag_file.py",
+        "__init__",
+    ): "sqlite and rosbags, on paths that were found plain",
     ("converters/remote.py", "_stub"): "makes a file that stands for an object",
     ("converters/rlds/index.py", "_load_entry"): "numpy over a file that `open_plain` opened",
 }
