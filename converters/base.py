@@ -92,6 +92,9 @@ class Converter(ABC):
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
     in which the objects of a store appear as files."""
 
+    views_field: ClassVar[str | None] = None
+    """Name of the option that says which views are read; on the command line it is ``--views``."""
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 

@@ -75,6 +75,7 @@ class RLBenchConverter(Converter):
     """RLBench demos in the layouts of stepjam/RLBench, PerAct and Colosseum."""
 
     name: ClassVar[str] = "rlbench"
+    views_field = "cameras"
     summary: ClassVar[str] = "RLBench demos (stepjam, PerAct and Colosseum layouts)"
     Options: ClassVar[type[ConverterOptions]] = RLBenchOptions
     options: RLBenchOptions
@@ -221,7 +222,7 @@ class RLBenchConverter(Converter):
             raise WrongFormatError(
                 "has no pictures of this camera",
                 where=path,
-                field="cameras",
+                field="views",
                 expected=" | ".join(found) or "a folder CAMERA_rgb",
                 found=" ".join(missing),
             )

@@ -52,6 +52,8 @@ class RowOptions(ConverterOptions):
 class RowConverter(Converter):
     """Base of the converters of such logs."""
 
+    views_field = "only_views"
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
         self._cameras: dict[str, CalibratedCamera] | None = None
