@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InvalidSpecError, MissingExtraError, UnsupportedSourceError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
+from ..schemas.plausibility import FindingKind, Limits
 
 ENTRY_POINT_GROUP = "actionimg.converters"
 
@@ -106,6 +107,16 @@ class Converter(ABC):
     def poses_only(self) -> bool:
         """Whether the user asked for pictures and trajectory alone: views then have no camera."""
         return bool(getattr(self.options, "poses_only", False))
+
+    @property
+    def allow(self) -> tuple[FindingKind, ...]:
+        """Kinds of findings that the user's own files say are meant; see docs/plausibility.md."""
+        return ()
+
+    @property
+    def limits(self) -> Limits:
+        """Where plausible ends, as the user's own files say."""
+        return Limits()
 
     @classmethod
     @abstractmethod

@@ -15,7 +15,7 @@ import click
 
 from ..errors import human_bytes
 from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
-from ._inputs import SIZE, load_spec, option_type, split_names
+from ._inputs import SIZE, allowed_kinds, load_spec, option_type, plausible_limits, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,18 @@ def _shared_options() -> list[click.Option]:
             multiple=True,
             metavar="NAME=VALUE",
             help="What --check-calibration looks for: a size in metres, mesh=FILE, link=NAME, model_error=MM.",
+        ),
+        click.Option(
+            ["--allow"],
+            multiple=True,
+            metavar="KIND",
+            help="Take episodes in which something of this kind cannot be true: it is meant (docs/plausibility.md).",
+        ),
+        click.Option(
+            ["--limit", "limits"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Where plausible ends, e.g. max_speed_m_s=8 (docs/plausibility.md).",
         ),
         click.Option(
             ["--episodes-per-shard"],
@@ -275,6 +287,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         check_calibration=given["check_calibration"],
         **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),
+        allow=allowed_kinds(given["allow"]),
+        limits=plausible_limits(given["limits"]),
     )
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):

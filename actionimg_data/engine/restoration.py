@@ -450,7 +450,7 @@ def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result:
             if hashlib.sha256(path.read_bytes()).hexdigest() == files.get(name):
                 continue
         if name == layout.INDEX:
-            data = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
+            data = index_bytes(sidecars(), **manifest.index_columns)
         else:
             data = b"".join(to_line(q) for sidecar in sidecars() for q in sidecar.quarantined)
         digest = hashlib.sha256(data).hexdigest()

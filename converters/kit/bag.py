@@ -497,7 +497,7 @@ def decode_message(message: Any, where: object) -> Image:
     if hasattr(message, "format"):
         if "compressedDepth" in message.format:
             raise UnsupportedSourceError("holds depth, not colours", where=where, found=message.format)
-        return pictures.decode(np.asarray(message.data), where)
+        return pictures.decode(np.asarray(message.data), where, oriented=True)
     encoding = message.encoding.lower()
     if encoding != "rgb8" and encoding not in _CONVERSIONS:
         raise UnsupportedSourceError(
