@@ -38,6 +38,7 @@ from ..errors import (
     MissingFrameError,
     UnsupportedSourceError,
     WrongFormatError,
+    suggestion,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
 from ..untrusted import pickles as _safe_pickle
@@ -225,6 +226,7 @@ class RLBenchConverter(Converter):
                 field="views",
                 expected=" | ".join(found) or "a folder CAMERA_rgb",
                 found=" ".join(missing),
+                hint=suggestion(missing[0], list(found)),
             )
         names = wanted or tuple(found)
         if not names:

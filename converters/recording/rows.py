@@ -21,6 +21,7 @@ from ...errors import (
     InvalidTextError,
     SourceNotFoundError,
     WrongFormatError,
+    suggestion,
 )
 from ...schemas.mapping import Gripper
 from ..base import Converter, ConverterOptions
@@ -148,6 +149,7 @@ class RowConverter(Converter):
                 field="views",
                 expected=" | ".join(found) or "pictures",
                 found=", ".join(missing) or None,
+                hint=suggestion(missing[0], list(found)) if missing else None,
             )
         return wanted
 
