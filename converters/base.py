@@ -93,6 +93,9 @@ class Converter(ABC):
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
     in which the objects of a store appear as files."""
 
+    views_field: ClassVar[str | None] = None
+    """Name of the option that says which views are read; on the command line it is ``--views``."""
+
     wanted_views: tuple[str, ...] = ()
     """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
 
