@@ -257,7 +257,7 @@ class _Reading:
             where = f"{self.path}: {stream.topic}"
             if stream.position is not None or stream.matrix is not None or stream.joints is not None:
                 table = bag.table_of(self.messages[stream.topic], where)
-                return streams.poses_from_table(table, stream, times, self.loaded.folder)
+                return streams.poses_from_table(table, stream, times, self.loaded.folder, self.loaded.mapping.limits)
             samples = bag.poses_of(self.messages[stream.topic], times, where)
         return streams.inverted(samples) if stream.inverse else samples
 
