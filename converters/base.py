@@ -6,7 +6,7 @@ import inspect
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -92,6 +92,16 @@ class Converter(ABC):
     reads_urls: ClassVar[bool] = False
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
     in which the objects of a store appear as files."""
+
+    wanted_views: tuple[str, ...] = ()
+    """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
+
+    allowed: frozenset[str] = frozenset()
+    """Findings about recordings that the user takes as they are (``--allow``), e.g. ``cut-recording``."""
+
+    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+        """Take in which views will be used (none named: all), and what the user takes as it is."""
+        self.wanted_views, self.allowed = tuple(views), frozenset(allowed)
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options

@@ -42,6 +42,7 @@ from ..untrusted import pictures, text
 from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
 from .kit.frame_times import frames_at
+from .kit.frames import TurnedFrames
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
@@ -452,7 +453,8 @@ class LeRobotConverter(MappedConverter):
         beside = (dataset.root, loaded.folder)
         views = {}
         for name, view in mapping.views.items():
-            frames = self._frames(dataset, row, str(view.feature))
+            frames = self._frames(dataset, row, str(view.feature), view.rotation == "applied")
+            frames = TurnedFrames(frames, view.rotate) if view.rotate else frames
             camera_poses = None
             if view.camera.poses is not None:
                 camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
@@ -478,7 +480,7 @@ class LeRobotConverter(MappedConverter):
             },
         )
 
-    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str) -> FrameSource:
+    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str, oriented: bool = True) -> FrameSource:
         from ..video import VideoFrames
 
         index, count = int(row["episode_index"]), int(row["length"])
@@ -498,7 +500,7 @@ class LeRobotConverter(MappedConverter):
             chunk_index=int(row.get(f"videos/{key}/chunk_index") or 0),
             file_index=int(row.get(f"videos/{key}/file_index") or 0),
         )
-        video = VideoFrames(path)
+        video = VideoFrames(path, oriented=oriented)
         if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
             raise BadVideoError(
                 "runs at another rate than the data set",

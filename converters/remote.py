@@ -25,7 +25,7 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -428,6 +428,10 @@ class SourceReader:
     def __reduce__(self) -> tuple[Any, ...]:
         """It goes to another process as its converter, and fetches there what it needs there."""
         return SourceReader, (self.converter,)
+
+    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+        """As `Converter.tell`."""
+        self.converter.tell(views, allowed)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`, of a folder, a file or a URL."""

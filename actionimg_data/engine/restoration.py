@@ -163,7 +163,9 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
-    return cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter.tell(manifest.views, manifest.options.allow)
+    return converter
 
 
 def _from_source(manifest: DatasetManifest) -> Plan:

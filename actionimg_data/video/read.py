@@ -263,6 +263,18 @@ class VideoFrames:
             yield from video.frames(indices)
 
 
+def rgb_picture(reformatter: av.video.reformatter.VideoReformatter, frame: av.VideoFrame) -> Image:
+    """RGB uint8 ``(H, W, 3)`` of a decoded frame, by the colours that it states."""
+    rgb = reformatter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=frame.colorspace,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        interpolation=INTERPOLATION,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)
+
+
 def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
     previous = -1
     for index in indices:
@@ -463,14 +475,7 @@ class _AvReader(VideoReader):
         return frame
 
     def _rgb(self, frame: av.VideoFrame) -> Image:
-        rgb = self._convert.reformat(
-            self._sized(frame),
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
-            interpolation=INTERPOLATION,
-        )
-        picture = np.asarray(rgb.to_ndarray(), np.uint8)
+        picture = rgb_picture(self._convert, self._sized(frame))
         return np.ascontiguousarray(np.rot90(picture, -self.index.turn // 90)) if self.index.turn else picture
 
     def close(self) -> None:

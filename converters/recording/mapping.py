@@ -26,7 +26,7 @@ from ...errors import (
 from ...geometry import exact
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
-from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
+from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera, ViewSource
 from ...schemas.plausibility import FindingKind, Limits
 from ...untrusted import text as _text
 from ..base import Converter, ConverterOptions
@@ -121,6 +121,14 @@ class MappedConverter(Converter):
         if self._loaded is None:
             self._loaded = load_mapping(self.options.mapping, self.name)
         return self._loaded
+
+    def chosen_views(self) -> dict[str, ViewSource]:
+        """The mapping's views that will be used, and the one whose pictures set the times; the others stay closed."""
+        mapping = self.mapping().mapping
+        wanted = {*self.wanted_views, *([mapping.sync.master] if mapping.sync.master else [])}
+        if not self.wanted_views or not set(self.wanted_views) <= set(mapping.views):
+            return dict(mapping.views)
+        return {name: view for name, view in mapping.views.items() if name in wanted}
 
     @property
     def allow(self) -> tuple[FindingKind, ...]:
