@@ -285,8 +285,10 @@ def _flags(converter: Converter, options: Sequence[str]) -> list[str]:
     words = []
     for text in options:
         name, _, value = text.partition("=")
-        name = name.strip().replace("_", "-")
-        if converter.Options.model_fields[name.replace("-", "_")].annotation is bool:
+        name = name.strip().replace("-", "_")
+        whole = converter.Options.model_fields[name].annotation is bool
+        name = "views" if name == converter.views_field else name.replace("_", "-")
+        if whole:
             words.append(f"--{name}" if value.lower() in ("1", "true", "yes", "on") else f"--no-{name}")
         else:
             words += [f"--{name}", value]
