@@ -39,6 +39,7 @@ from ..errors import (
 from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
+from ..untrusted.files import plain, read_bytes
 from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
 from .kit.frame_times import frames_at
@@ -272,14 +273,14 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
 
     filters = [("episode_index", "=", episode)] if "episode_index" in names else None
     try:
-        return parquet.read_table(path, columns=[name], filters=filters, partitioning=None).column(0)
+        return parquet.read_table(plain(path), columns=[name], filters=filters, partitioning=None).column(0)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(text.read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
         value = text.parse_json(line, path, f"line {number}")
@@ -306,7 +307,7 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
         try:
             # Statistics of every feature lie beside what is needed here, and are large.
             names = [n for n in parquet_names(path) if not n.startswith("stats/")]
-            rows.extend(parquet.read_table(path, columns=names, partitioning=None).to_pylist())
+            rows.extend(parquet.read_table(plain(path), columns=names, partitioning=None).to_pylist())
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, ActionImgError):
                 raise
@@ -338,7 +339,7 @@ class ParquetImages:
     def _encoded(self) -> list[bytes]:
         from pyarrow import parquet
 
-        values = _column(self.path, self.column, self.episode, parquet.read_schema(self.path).names).to_pylist()
+        values = _column(self.path, self.column, self.episode, parquet.read_schema(plain(self.path)).names).to_pylist()
         data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
         encoded = [d for d in data if isinstance(d, bytes)]
         if len(encoded) != len(data):
@@ -382,8 +383,8 @@ class LeRobotConverter(MappedConverter):
         """Whether ``source`` holds LeRobot's ``meta/info.json``."""
         path = Path(source) / INFO
         try:
-            info = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 26 else None
-        except (OSError, ValueError):
+            info = text.load_json(path, limit=1 << 26) if path.is_file() else None
+        except ActionImgError:
             return None
         if not isinstance(info, dict) or "codebase_version" not in info:
             return None

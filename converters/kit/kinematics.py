@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnsupportedSourceError, WrongFormatError
 from ...geometry import exact, rotations, transforms
-from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 from . import mjcf
 
 FloatArray = NDArray[np.float64]
@@ -85,7 +85,7 @@ class Chain:
             UnsupportedSourceError: A joint with several degrees of freedom.
             MissingExtraError: An MJCF file, and MuJoCo is not installed.
         """
-        root = mjcf.parse_xml(_text.read_bytes(path, mjcf.MAX_BYTES), path)
+        root = mjcf.parse_xml(read_bytes(path, mjcf.MAX_BYTES), path)
         if root.tag == "robot":
             return _urdf_chain(root, path, base, tip)
         if root.tag in ("mujoco", "mujocoinclude"):
