@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..cameras.files import CalibratedCamera
+from ..cameras.transforms import parse_transform, transform_file
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -28,19 +29,20 @@ from ..errors import (
     MissingCalibrationError,
     WrongFormatError,
 )
-from ..geometry import transforms
+from ..geometry import exact, transforms
 from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
 from ..model.episode import Image
 from ..schemas.mapping import Gripper
+from ..untrusted import hdf5
+from ..untrusted.files import read_bytes
 from .base import ConverterOptions, Detection
-from .droid import _file, parse_transform
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Frames
 from .kit.kinematics import Chain
 from .kit.mjcf import Scene, parse_xml, robot_files
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import RowConverter, RowOptions, check_rows, log_files, numbers, plain_view, row_count
 from .recording.sync import PoseSamples, ScalarSamples
 
@@ -152,7 +154,7 @@ class AlohaConverter(RowConverter):
         files = super().option_files()
         for name in self._by_arm("robot", required=False).values():
             files += robot_files(Path(name))
-        files += [Path(f) for t in self._by_arm("world_from_base", required=False).values() if (f := _file(t))]
+        files += [Path(f) for t in self._by_arm("world_from_base", required=False).values() if (f := transform_file(t))]
         return files
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
@@ -170,7 +172,7 @@ class AlohaConverter(RowConverter):
             relative = path.relative_to(root).as_posix()
             state = f"{stamp} {_tree.file_stamp(path)} {rows}"
             yield EpisodeRef(
-                _tree._plain_id(relative.rsplit(".", 1)[0]),
+                _tree.plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},
                 num_frames=max(rows - self._shift, 0),
                 fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
@@ -278,10 +280,9 @@ class AlohaConverter(RowConverter):
         views = {
             name: self._view(path, name, names[name], arms, simulated) for name in self.chosen_views(list(names), where)
         }
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions((), where),
             rows_fps=fps,
@@ -332,7 +333,7 @@ class AlohaConverter(RowConverter):
                 tip = scene.find(tips[name])
                 if scene.carriers(*key) == scene.carriers(*tip):
                     still = scene.poses([key, tip])
-                    pose = np.asarray(transforms.invert(still[tip][0])) @ still[key][0]
+                    pose = np.asarray(exact.matmul(transforms.invert(still[tip][0]), still[key][0]))
                     arm = name if len(self.options.arms) > 1 else ""
                     return CalibratedCamera(K, width, height, tool_from_camera=pose), arm
             why = "is in no camera file, and not fixed to the world or a hand in the robot file"
@@ -342,7 +343,7 @@ class AlohaConverter(RowConverter):
 
     def _scene(self, path: Path) -> Scene | None:
         if path not in self._scenes:
-            if parse_xml(path.read_bytes(), path).tag == "robot":
+            if parse_xml(read_bytes(path), path).tag == "robot":
                 return None
             self._scenes[path] = Scene.from_file(path)
         return self._scenes[path]

@@ -38,18 +38,19 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..geometry import transforms
+from ..geometry import exact, transforms
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Gripper
-from ..untrusted import text as _text
+from ..untrusted import hdf5
+from ..untrusted.files import read_bytes
 from ..untrusted.text import parse_json
 from .base import ConverterOptions, Detection
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Depth, HDF5Frames
 from .kit.mjcf import MAX_BYTES, Scene, cameras_in
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import (
     RowConverter,
     RowOptions,
@@ -184,7 +185,7 @@ def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = N
     env = parse_json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
     model = hdf5.text(group.attrs.get("model_file"))
     if model is None and model_file is not None:
-        model = _text.read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
+        model = read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
     return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts, model)
 
 
@@ -270,7 +271,7 @@ class RobosuiteConverter(RowConverter):
             for name, length in rows.items():
                 count += 1
                 yield EpisodeRef(
-                    _tree._plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
+                    _tree.plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
                     {"source": str(root), "path": relative, "demo": name},
                     num_frames=length,
                     fingerprint=state,
@@ -306,10 +307,9 @@ class RobosuiteConverter(RowConverter):
         views = {
             name: self._view(demo, path, name, *pictures, names, arms) for name, pictures in self._views(demo).items()
         }
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions(self._texts(demo), demo.where),
             rows_fps=fps,
@@ -479,7 +479,7 @@ class RobosuiteConverter(RowConverter):
                 tool = still[site if arm.of_site else hand][0].copy()
                 tool[:3, 3] = still[site][0, :3, 3]
                 return CalibratedCamera(
-                    K, width, height, tool_from_camera=np.asarray(transforms.invert(tool)) @ still[key][0]
+                    K, width, height, tool_from_camera=np.asarray(exact.matmul(transforms.invert(tool), still[key][0]))
                 ), name
         if self.state_shift != 0:
             raise UnsupportedSourceError(

@@ -30,6 +30,7 @@ from actionimg_data.schemas.dataset import json_schemas, parse, to_bytes, to_lin
 from actionimg_data.shards import npz
 from actionimg_data.shards.manifest import read_manifest, read_sidecar
 from actionimg_data.shards.plan import default_episodes_per_shard, episode_key, make_plan
+from actionimg_data.shards.prepare import Recipe
 from actionimg_data.shards.tar import TarWriter
 from actionimg_data.shards.write import write_shard
 
@@ -283,15 +284,13 @@ def test_a_damaged_npz_is_an_error_or_equal(data: st.DataObject) -> None:
 
 def test_no_temporary_file_is_left_and_the_sidecar_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    real = os.replace
+    real, real_link = os.replace, os.link
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), real(a, b))[1])
+    monkeypatch.setattr(os, "link", lambda a, b: (order.append(Path(b).name), real_link(a, b))[1])
     out = convert(tmp_path, "out", {"episodes": 1})
-    assert (
-        order.index("000000.tar")
-        < order.index("000000.json")
-        < order.index("index.parquet")
-        < order.index("dataset.json")
-    )
+    # The manifest is there from the beginning, and complete at the end.
+    last = {name: i for i, name in enumerate(order)}
+    assert last["000000.tar"] < last["000000.json"] < last["index.parquet"] < last["dataset.json"]
     assert not list(out.rglob("*.tmp"))
 
 
@@ -419,9 +418,8 @@ def test_write_shard_reports_every_frame_of_every_view(tmp_path: Path) -> None:
         made.rows[0],
         made.manifest.plan,
         SyntheticConverter(),
-        made.manifest.views,
-        made.manifest.options,
-        events.append,
+        Recipe.of(made.manifest),
+        report=events.append,
     )
     assert sum(e.frames for e in events) == 12
     assert [(e.episode, e.code) for e in events if e.ended] == [("task/ep_000", None), ("task/ep_001", "wrong-format")]

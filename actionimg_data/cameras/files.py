@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from ..errors import (
     SourceNotFoundError,
     WrongFormatError,
 )
-from ..geometry import rotations, transforms
+from ..geometry import exact, transforms
 from ..model import Camera, CameraTrack
-from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
+from ..schemas.camera_file import CameraEntry, CameraFile
+from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
+from ..untrusted.files import plain, read_head
+from .tracks import is_cameras_npz, read_cameras_npz
+from .transforms import transform_from_xyz_euler, transform_matrix
 
 FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _NO_DISTORTION = 1e-12
-_WRITTEN_TOLERANCE = 2e-3
 _MAX_MATRIX = 1000
 
 
@@ -80,44 +84,6 @@ class CalibratedCamera:
         return CameraTrack(np.broadcast_to(self.K, (n, 3, 3)), self.world_from_camera, self.width, self.height)
 
 
-def transform_matrix(value: Transform) -> FloatArray:
-    """The rigid 4x4 matrix of a transform as users write it, with the rounding of a few digits removed.
-
-    Raises:
-        InvalidSpecError: It is not rigid.
-    """
-    matrix = _as_written(value)
-    error = float(np.asarray(rotations.orthonormality_error(matrix[:3, :3])))
-    if error > _WRITTEN_TOLERANCE or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 0:
-        raise InvalidSpecError(
-            "is not a rigid transform",
-            expected="a rotation and a translation, last row 0 0 0 1",
-            found="a reflection" if error >= 2 else f"max |RᵀR − I| = {error:.3g}, last row {matrix[3].tolist()}",
-        )
-    matrix[:3, :3] = rotations.nearest_rotation(matrix[:3, :3])
-    return matrix
-
-
-def _as_written(value: Transform) -> FloatArray:
-    if not isinstance(value, PoseParts):
-        return np.array(value, dtype=np.float64)
-    if value.quaternion_xyzw is not None:
-        rotation = rotations.matrix_from_quaternion(np.asarray(value.quaternion_xyzw))
-    elif value.euler_xyz_deg is not None:
-        rotation = rotations.matrix_from_euler(np.deg2rad(np.asarray(value.euler_xyz_deg)))
-    elif value.rotation is not None:
-        rotation = np.asarray(value.rotation)
-    else:
-        rotation = np.eye(3)
-    return np.array(transforms.make_transform(rotation, np.asarray(value.translation)))
-
-
-def transform_from_xyz_euler(values: Any) -> FloatArray:
-    """Transforms ``(..., 4, 4)`` of ``(..., 6)``: x y z in metres and extrinsic "xyz" Euler angles in radians."""
-    v = np.asarray(values, dtype=np.float64)
-    return np.asarray(transforms.make_transform(rotations.matrix_from_euler(v[..., 3:6]), v[..., :3]))
-
-
 def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
     """A `CalibratedCamera` of a camera file's entry, in OpenCV axes."""
     to_opencv = OPENCV_FROM_OPENGL if (entry.axes or axes) == "opengl" else np.eye(4)
@@ -138,8 +104,8 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         K=np.asarray(entry.K, dtype=np.float64),
         width=entry.width,
         height=entry.height,
-        world_from_camera=None if pose is None else pose @ to_opencv,
-        tool_from_camera=None if tool is None else tool @ to_opencv,
+        world_from_camera=None if pose is None else np.asarray(exact.matmul(pose, to_opencv)),
+        tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
     )
 
@@ -147,18 +113,20 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
 def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """The cameras of a calibration file, by name.
 
-    Four kinds are told apart by what is in them: the project's camera file (JSON or YAML), an OpenCV
-    ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last three the pose in the
-    world is not in the file.
+    Five kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's
+    ``.cameras.npz``, an OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last
+    three the pose in the world is not in the file.
 
     Raises:
         SourceNotFoundError: No such file.
-        WrongFormatError: None of the four, or a field that cannot be.
+        WrongFormatError: None of the five, or a field that cannot be.
         UnsafeFileError: YAML with tags.
         InvalidCameraError: A distortion model that is not supported.
         InvalidSpecError: A pose that is not rigid.
     """
-    head = _text.read_head(path, 64).lstrip()
+    if is_cameras_npz(path):
+        return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
+    head = read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
     value = _text.load_any(path)
@@ -183,6 +151,76 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     return found
 
 
+@dataclass(frozen=True)
+class UserCameras:
+    """A user's camera file: for the data set, by scene, or by episode.
+
+    Args:
+        path: The file.
+        everywhere: Cameras by view, for all episodes.
+        scene_key: What of an episode names its scene, or None.
+        scenes: Cameras by view, by a pattern of scenes.
+        episodes: Cameras by view, by an episode's id or a pattern of ids.
+    """
+
+    path: Path
+    everywhere: Mapping[str, CalibratedCamera]
+    scene_key: str | None = None
+    scenes: Mapping[str, Mapping[str, CalibratedCamera]] = field(default_factory=dict)
+    episodes: Mapping[str, Mapping[str, CalibratedCamera]] = field(default_factory=dict)
+
+    def camera(self, view: str, episode: str, scene: Callable[[str], str] | None = None) -> CalibratedCamera | None:
+        """The camera of a view in an episode: the episode's own, its scene's, or the one for all; None for none.
+
+        Args:
+            view: Of the episode.
+            episode: Its id; cameras under the id itself come before those under a pattern.
+            scene: Gives the episode's scene by `scene_key`; without it sections by scene are passed over.
+        """
+        tables = [self.episodes.get(episode, {}), *_matching(self.episodes, episode)]
+        if self.scene_key is not None and scene is not None and self.scenes:
+            tables += _matching(self.scenes, scene(self.scene_key))
+        return next((t[view] for t in (*tables, self.everywhere) if view in t), None)
+
+
+def _matching(tables: Mapping[str, Mapping[str, CalibratedCamera]], name: str) -> list[Mapping[str, CalibratedCamera]]:
+    return [table for pattern, table in tables.items() if fnmatch.fnmatchcase(name, pattern)]
+
+
+def load_user_cameras(path: Path) -> UserCameras:
+    """A camera file, with or without sections by scene and by episode.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        WrongFormatError: Not a camera file; the field is named.
+        UnsafeFileError: YAML with tags.
+    """
+    if path.suffix.lower() in (".json", ".yaml", ".yml"):
+        head = read_head(path, 16).lstrip()
+        value = None if head.startswith(b"%YAML") else _text.load_any(path)
+        if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
+            parsed = _text.parse(RldsCameraFile, value, path)
+
+            def table(entries: Mapping[str, CameraEntry]) -> dict[str, CalibratedCamera]:
+                return {name: from_entry(entry, parsed.axes) for name, entry in entries.items()}
+
+            return UserCameras(
+                path,
+                table(parsed.cameras),
+                parsed.scene_key,
+                {pattern: table(t) for pattern, t in parsed.scenes.items()},
+                {pattern: table(t) for pattern, t in parsed.episodes.items()},
+            )
+    return UserCameras(path, load_cameras(path))
+
+
+def _of_track(track: CameraTrack, where: object) -> CalibratedCamera:
+    if (track.K[0] != track.K).any():
+        raise InvalidCameraError("zooms, which a calibration cannot say", where=where, field="K")
+    pose = track.world_from_camera[0] if track.is_static else track.world_from_camera
+    return CalibratedCamera(track.K[0], track.width, track.height, world_from_camera=pose)
+
+
 def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:
     """The camera called ``name``, or the only one."""
     if name is None:
@@ -198,7 +236,7 @@ def _opencv(path: Path) -> CalibratedCamera:
     import cv2
 
     try:
-        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+        storage = cv2.FileStorage(plain(str(path)), cv2.FILE_STORAGE_READ)
     except (cv2.error, SystemError) as error:
         raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
     try:
@@ -310,9 +348,8 @@ def _kalibr(value: Mapping[str, Any], path: Path) -> dict[str, CalibratedCamera]
             chain = entry.get("T_cn_cnm1")
             if chain is not None:
                 # Kalibr: T_cn_cnm1 takes points of the previous camera to this one.
-                reference_from_previous = reference_from_previous @ transforms.invert(
-                    np.asarray(chain, dtype=np.float64).reshape(4, 4)
-                )
+                previous_from_camera = transforms.invert(np.asarray(chain, dtype=np.float64).reshape(4, 4))
+                reference_from_previous = exact.matmul(reference_from_previous, previous_from_camera)
             model, coefficients = str(entry.get("distortion_model", "none")), entry.get("distortion_coeffs", [])
         except (KeyError, TypeError, ValueError) as error:
             raise WrongFormatError("is not a Kalibr camera", where=path, field=name, found=repr(error)) from None
@@ -451,4 +488,4 @@ def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) 
             found=f"{width}x{height}",
             hint="The pictures were cropped; give a calibration of the cropped pictures.",
         )
-    return replace(camera, K=np.diag([sx, sy, 1.0]) @ camera.K, width=width, height=height)
+    return replace(camera, K=camera.K * np.array([[sx], [sy], [1.0]]), width=width, height=height)

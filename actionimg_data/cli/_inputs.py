@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..converters import Converter
     from ..model import Camera, CameraTrack, Episode
     from ..schemas import ActionImageSpec
+    from ..schemas.plausibility import Limits
     from ..shards import Sample
 
 
@@ -54,17 +56,70 @@ def split_names(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
 
 
+def allowed_kinds(values: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of findings of ``--allow``, in the order in which they are documented.
+
+    Raises:
+        InvalidSpecError: There is no such kind.
+    """
+    from ..schemas.plausibility import KINDS
+
+    names = split_names(values)
+    unknown = next((name for name in names if name not in KINDS), None)
+    if unknown is not None:
+        raise InvalidSpecError(
+            "no such kind of finding",
+            where="--allow",
+            expected=" | ".join(KINDS),
+            found=unknown,
+            hint=suggestion(unknown, KINDS),
+        )
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def plausible_limits(values: Sequence[str]) -> Limits:
+    """The limits of ``--limit NAME=VALUE``.
+
+    Raises:
+        InvalidSpecError: There is no such limit, or its value cannot be.
+    """
+    from pydantic import ValidationError
+
+    from ..schemas.plausibility import Limits
+
+    given = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in Limits.model_fields:
+            raise InvalidSpecError(
+                "no such limit",
+                where="--limit",
+                expected="NAME=VALUE, NAME one of " + " ".join(Limits.model_fields),
+                found=text,
+                hint=suggestion(name, Limits.model_fields),
+            )
+        given[name] = value
+    try:
+        return Limits(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidSpecError(
+            first["msg"], where="--limit", field=str(first["loc"][0]), found=first.get("input")
+        ) from None
+
+
 def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec:
     """The spec of a JSON file (a spec alone, or a data set's ``dataset.json``), at ``size`` where given."""
     import json
 
     from ..schemas import ActionImageSpec
-    from ..shards.layout import place
+    from ..shards.layout import place, read_place
 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = json.loads(place(path).read_bytes())
+            content = json.loads(read_place(place(path)))
         except FileNotFoundError:
             raise SourceNotFoundError("no such spec file", where=path) from None
         except StorageError:
@@ -84,7 +139,7 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
     """Pinhole cameras by view name, from a camera file, or those of one sample of a data set.
 
     Args:
-        path: A camera file, or the folder of a data set.
+        path: A camera file, a sample's ``.cameras.npz``, or the folder of a data set.
         sample: Key or number of the sample, for a data set.
 
     Raises:
@@ -97,7 +152,10 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
     if sample is not None:
         raise InvalidSpecError("a camera file has no samples", where=path, field="--sample", found=sample)
     from ..cameras.files import load_cameras as load
+    from ..cameras.tracks import is_cameras_npz, read_cameras_npz
 
+    if is_cameras_npz(Path(path)):
+        return dict(read_cameras_npz(path))
     cameras: dict[str, Camera | CameraTrack] = {}
     for name, camera in load(Path(path)).items():
         if camera.distortion is not None and not camera.distortion.is_zero:
@@ -183,21 +241,47 @@ def episode_of(sample: Sample) -> Episode:
 
 
 def fit_cameras(
-    cameras: Mapping[str, Camera | CameraTrack], height: int, width: int, where: str
+    cameras: Mapping[str, Camera | CameraTrack], height: int, width: int, where: str, crop: str = "none"
 ) -> dict[str, Camera | CameraTrack]:
-    """The cameras at a picture size of the same aspect; another aspect is refused, not cropped."""
+    """The cameras of pictures that were brought to a size.
+
+    Args:
+        cameras: Of the pictures as they were.
+        height: Of the pictures as they are.
+        width: Of the pictures as they are.
+        where: What to call the cameras' file in an error.
+        crop: ``none``: they were scaled whole, and another aspect is refused; ``center``: they were first
+            centre-cropped to the new aspect, as the training loader does.
+
+    Raises:
+        InvalidCameraError: The aspect is another, and nothing was cropped.
+    """
     fitted = {}
     for name, camera in cameras.items():
-        if camera.width * height != camera.height * width:
+        if crop == "none" and camera.width * height != camera.height * width:
             raise InvalidCameraError(
                 "camera and pictures differ in aspect",
                 where=where,
                 field=name,
                 expected=f"{height}x{width} (HxW)",
                 found=f"{camera.height}x{camera.width}",
+                hint="--crop center: the pictures are the centre of the camera's, scaled.",
             )
         fitted[name] = camera.resized(height, width)
     return fitted
+
+
+def option_type(annotation: Any) -> tuple[Any, bool]:
+    """click's type for a field of a converter's options, and whether it takes several values."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return option_type(next(a for a in args if a is not type(None)))
+    if origin in (tuple, list):
+        # Values may be comma-separated, so they are split before pydantic sees them as what they are.
+        return str, True
+    if origin is Literal:
+        return click.Choice([str(a) for a in args]), False
+    return (annotation if annotation in (int, float, bool) else str), False
 
 
 def make_converter(source: str, format_name: str | None, options: Sequence[str]) -> Converter:
@@ -251,7 +335,7 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
                 found=text,
                 hint=suggestion(key, cls.Options.model_fields),
             )
-        many = "tuple" in str(cls.Options.model_fields[key].annotation)
+        _, many = option_type(cls.Options.model_fields[key].annotation)
         values[key] = tuple(value.split(",")) if many else value
     return cls(cls.Options.parse(values, format_name))
 
@@ -272,9 +356,11 @@ def read_episode(converter: Converter, source: str, wanted: str | None) -> Episo
     Raises:
         WrongFormatError: There is no such episode; some that there are get named.
     """
-    ids = []
-    for number, ref in enumerate(converter.discover(source)):
+    from ..converters.remote import SourceReader
+
+    reader, ids = SourceReader(converter), []
+    for number, ref in enumerate(reader.discover(source)):
         if wanted is None or wanted in (ref.id, str(number)):
-            return converter.read(ref)
+            return reader.read(ref)
         ids.append(ref.id)
     raise no_such("episode", source, wanted, ids)

@@ -6,36 +6,36 @@ import os
 import signal
 import sys
 import time
-import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import human_bytes
 from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
-from ._inputs import SIZE, load_spec, split_names
+from ._inputs import SIZE, allowed_kinds, load_spec, option_type, plausible_limits, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
 
+    from ..converters.cache import CacheSettings
     from ..engine import Observer
     from ..shards.plan import Plan
 
 
-def _shared_options(aliases: bool) -> list[click.Option]:
+def _shared_options() -> list[click.Option]:
     choice = click.Choice
-    views = ("--views", "--cameras") if aliases else ("--views",)
     return [
         click.Option(["--size"], type=SIZE, default="512", show_default=True, help="Picture size, N or HxW, even."),
         click.Option(
-            [*views, "views"],
+            ["--views"],
             multiple=True,
-            help="Views to convert, comma-separated, in order.  [default: the calibrated views of the first episode]",
+            help="Views to convert, comma-separated, in order; others are not read.  [default: the calibrated views of "
+            "the first episode]",
         ),
         click.Option(["--stride"], type=click.IntRange(1), default=1, show_default=True, help="Take each N-th frame."),
         click.Option(
@@ -79,6 +79,18 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             multiple=True,
             metavar="NAME=VALUE",
             help="What --check-calibration looks for: a size in metres, mesh=FILE, link=NAME, model_error=MM.",
+        ),
+        click.Option(
+            ["--allow"],
+            multiple=True,
+            metavar="KIND",
+            help="Take episodes in which something of this kind cannot be true: it is meant (docs/plausibility.md).",
+        ),
+        click.Option(
+            ["--limit", "limits"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Where plausible ends, e.g. max_speed_m_s=8 (docs/plausibility.md).",
         ),
         click.Option(
             ["--episodes-per-shard"],
@@ -155,7 +167,7 @@ def _shared_options(aliases: bool) -> list[click.Option]:
 
 def _converter_option(name: str, field: FieldInfo) -> click.Option:
     """An option of the command line for one of the converter's own fields."""
-    kind, many = _click_type(field.annotation)
+    kind, many = option_type(field.annotation)
     flag = f"--{name.replace('_', '-')}"
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
@@ -165,18 +177,6 @@ def _converter_option(name: str, field: FieldInfo) -> click.Option:
     if default not in (None, (), [], "") and "default" not in text:
         text += f"  [default: {default}]"
     return click.Option([flag, f"own_{name}"], type=kind, multiple=many, required=required, default=None, help=text)
-
-
-def _click_type(annotation: Any) -> tuple[Any, bool]:
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return _click_type(next(a for a in args if a is not type(None)))
-    if origin in (tuple, list):
-        # Values may be comma-separated, so they are split before pydantic sees them as what they are.
-        return str, True
-    if origin is Literal:
-        return click.Choice([str(a) for a in args]), False
-    return (annotation if annotation in (int, float, bool) else str), False
 
 
 class _Formats(click.Group):
@@ -197,7 +197,7 @@ class _Formats(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from ..converters import base
 
-        rows = [(name, base.converter_class(name).summary) for name in base.names()]
+        rows = [(name, cls.summary) for name, cls in base.installed().items()]
         if rows:
             with formatter.section("Formats"):
                 formatter.write_dl(rows)
@@ -244,16 +244,13 @@ def _command(name: str) -> click.Command:
     cls = base.converter_class(name)
     fields = cls.Options.model_fields
     taken = {f.replace("_", "-") for f in fields}
-    shared = [
-        option
-        for option in _shared_options(aliases="cameras" not in taken)
-        if not taken & {text.lstrip("-") for text in option.opts}
-    ]
-    own = [_converter_option(field, info) for field, info in fields.items()]
+    shared = [option for option in _shared_options() if not taken & {text.lstrip("-") for text in option.opts}]
+    # Which views are read is said once, by --views.
+    own = [_converter_option(field, info) for field, info in fields.items() if field != cls.views_field]
     arguments = [click.Argument(["source"], metavar="SRC"), click.Argument(["out"], metavar="OUT")]
 
     def callback(**given: Any) -> None:
-        with _cache_settings(given["cache_dir"], given["cache_size"]):
+        with _cache(given["cache_dir"], given["cache_size"]).used():
             _convert(name, given)
 
     return click.Command(
@@ -274,7 +271,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     cls = base.converter_class(name)
     values: dict[str, Any] = {}
     for field in cls.Options.model_fields:
-        value = given[f"own_{field}"]
+        value = given["views"] if field == cls.views_field else given[f"own_{field}"]
         if value is None or value == ():
             continue
         values[field] = tuple(split_names(value)) if isinstance(value, tuple) else value
@@ -290,6 +287,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         check_calibration=given["check_calibration"],
         **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),
+        allow=allowed_kinds(given["allow"]),
+        limits=plausible_limits(given["limits"]),
     )
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
@@ -339,12 +338,13 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     import hashlib
     from pathlib import Path
 
-    from ..calibrate.files import read_camera_file
+    from ..cameras.files import load_user_cameras
+    from ..untrusted.files import read_bytes
 
-    read_camera_file(Path(path))
+    load_user_cameras(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
-        "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "refined_cameras_sha256": hashlib.sha256(read_bytes(path)).hexdigest(),
     }
 
 
@@ -357,23 +357,13 @@ def _gripper_words(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("mesh=" + os.path.abspath(w[5:]) if w.startswith("mesh=") else w for w in words)
 
 
-@contextmanager
-def _cache_settings(folder: str | None, size: str | None) -> Iterator[None]:
-    """Options of the cache, for this process and all that it starts: none of them decides any byte."""
-    from ..converters import remote
+def _cache(folder: str | None, size: str | None) -> CacheSettings:
+    from pathlib import Path
 
-    if size is not None:
-        remote.parse_size(size, "--cache-size")
-    settings = {remote.CACHE_VARIABLE: folder and os.path.abspath(folder), remote.SIZE_VARIABLE: size}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update({name: value for name, value in settings.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    from ..converters.cache import CacheSettings, parse_size
+
+    kept = None if folder is None else Path(os.path.abspath(folder))
+    return CacheSettings(kept, None if size is None else parse_size(size, "--cache-size"))
 
 
 def _part(given: dict[str, Any]) -> tuple[int, int]:

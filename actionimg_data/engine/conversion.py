@@ -13,16 +13,26 @@ from typing import Final
 
 from ..converters import base
 from ..converters.base import Converter
-from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
+from ..converters.remote import SourceReader
+from ..errors import (
+    ActionImgError,
+    InvalidSpecError,
+    OutputError,
+    StorageError,
+    TooManyBadEpisodesError,
+    human_bytes,
+    printable,
+)
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
+from ..schemas.plausibility import KINDS, Limits
 from ..shards import layout, storage
 from ..shards.layout import Place
-from ..shards.manifest import finalize as assemble
-from ..shards.manifest import published, read_manifest, remove_leftovers
+from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
+from ..shards.prepare import Recipe, read_episode, refined_cameras
 from ..shards.write import Progress
-from . import local
+from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
 from .opening import open_output, own_rows, planned
@@ -87,30 +97,45 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     source = os.path.abspath(source) if "://" not in source else source
     if converter.poses_only:
         options = options.without_cameras()
-    refs = iter(converter.discover(source))
+    options = _with_own(options, converter)
+    cameras = refined_cameras(options)
+    reader = SourceReader(converter)
+    reader.tell(options.views or (), options.allow)
+    refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
     def probes() -> Iterator[tuple[EpisodeRef, Episode | ActionImgError]]:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, converter.read(ref)
+                yield ref, read_episode(ref, reader, cameras)
             except StorageError:
                 raise
             except ActionImgError as error:
                 yield ref, error
+            except Exception as error:  # noqa: BLE001
+                # What is wrong with one episode, of whatever kind, is for the quarantine: the others convert.
+                yield ref, ActionImgError(f"{type(error).__name__}: {printable(str(error), 400)}", where=ref.id)
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
+    reader.tell(views, options.allow)
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     every = itertools.chain(head, refs)
     return make_plan(record, source, every, views, options, _plugin_version(converter), grippers)
+
+
+def _with_own(options: ConvertOptions, converter: Converter) -> ConvertOptions:
+    """The options with what the converter's own files say is plausible; what is given here comes first."""
+    limits = {**converter.limits.model_dump(exclude_defaults=True), **options.limits.model_dump(exclude_defaults=True)}
+    allow = tuple(kind for kind in KINDS if kind in (*options.allow, *converter.allow))
+    return options.model_copy(update={"allow": allow, "limits": Limits(**limits)})
 
 
 def _plugin_version(converter: Converter) -> dict[str, str]:
     """The version of a converter that is not ours: it decides the bytes as well."""
     if type(converter).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return {}
-    entry = base._entry_points().get(converter.name)
+    entry = base.entry_points().get(converter.name)
     package = getattr(entry, "dist", None)
     return {} if package is None else {f"converter {package.name}": package.version}
 
@@ -163,7 +188,7 @@ def convert(
     options = options or ConvertOptions.parse()
     _check(num_workers, shard_index, num_shards, max_bad_fraction, overwrite, extend, retry_quarantined)
     watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers)
-    with executor or local.Workers(num_workers) as workers:
+    with executor or make_executor("local", num_workers) as workers:
         made = plan(converter, source, options)
         made = open_output(place, made, options, overwrite=overwrite, extend=extend, retry=retry_quarantined)
         work = _Work(place, made, range(shard_index, len(made.rows), num_shards), retry_quarantined, watch)
@@ -173,15 +198,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(
-                place,
-                fingerprint_,
-                type(converter),
-                converter.options,
-                manifest.views,
-                manifest.options,
-                manifest.grippers,
-            )
+            job = Job(place, fingerprint_, SourceReader(converter), Recipe.of(manifest))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:
@@ -200,7 +217,7 @@ def convert(
     if done is not None and done.counts is not None:
         bad, total = done.counts.quarantined, done.counts.episodes
         # A data set without a single sample is a failure whatever is allowed.
-        _judge(bad, total, max_bad_fraction if bad < total else 0.0, place)
+        _refuse_too_many(bad, total, max_bad_fraction if bad < total else 0.0, place)
     return result
 
 
@@ -310,7 +327,7 @@ class _Watch:
         self.ended += event.ended
         self.bad += event.code is not None
         if event.ended and self.ended >= _EARLY:
-            _judge(self.bad, self.ended, self.max_bad_fraction, event.episode)
+            _refuse_too_many(self.bad, self.ended, self.max_bad_fraction, event.episode)
 
     def shard(self, sidecar: ShardSidecar) -> None:
         self.frames += sidecar.frames
@@ -334,7 +351,7 @@ def _leave_room(out: Place, needed: int) -> None:
         )
 
 
-def _judge(bad: int, total: int, allowed: float, where: object) -> None:
+def _refuse_too_many(bad: int, total: int, allowed: float, where: object) -> None:
     if bad > allowed * total:
         raise TooManyBadEpisodesError(
             "too many episodes cannot be converted",

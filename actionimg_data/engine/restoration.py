@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..converters.base import Converter, converter_class
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, CorruptDatasetError, OutputError
 from ..schemas import (
     DatasetManifest,
@@ -41,13 +42,14 @@ from ..shards.manifest import (
     remove_leftovers,
 )
 from ..shards.plan import Plan, changes, fingerprint, tool_versions
+from ..shards.prepare import Recipe
 from ..shards.read import Sample, scan_tar
 from ..shards.rows import PlanRows
 from ..shards.tar import BLOCK
 from ..shards.write import Progress
+from .choice import make_executor
 from .conversion import plan
 from .executor import Executor, Job
-from .local import Workers
 
 SCRATCH = f"repair{layout.TEMPORARY}"
 """Folder within a local data set in which shards are made again; it may be left by a repair that was killed."""
@@ -112,7 +114,8 @@ def repair(
     if rows is None:
         return result
     if manifest.complete:
-        _complete(place, manifest, rows, executor or Workers(num_workers), result, on_start, on_shard, on_progress)
+        executor = executor or make_executor("local", num_workers)
+        _complete(place, manifest, rows, executor, result, on_start, on_shard, on_progress)
     else:
         _incomplete(place, manifest, rows, result, on_start, on_shard)
     return result
@@ -160,7 +163,9 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
-    return cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter.tell(manifest.views, manifest.options.allow)
+    return converter
 
 
 def _from_source(manifest: DatasetManifest) -> Plan:
@@ -230,7 +235,7 @@ def _complete(
 def _good_sidecar(out: Place, record: ShardRecord, row: PlanRow) -> ShardSidecar | None:
     path = out / f"{row.shard}.json"
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
         good = hashlib.sha256(data).hexdigest() == record.sidecar_sha256
         return parse(ShardSidecar, data, path) if good else None
     except (FileNotFoundError, IsADirectoryError, CorruptDatasetError):
@@ -258,7 +263,7 @@ def _quarantine_rows(out: Place, manifest: DatasetManifest) -> dict[str, Sequenc
     """The quarantine by shard, of all shards that have one; empty where it is broken."""
     path = out / layout.QUARANTINE
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
         if hashlib.sha256(data).hexdigest() != manifest.files.get(layout.QUARANTINE):
             return {}
         rows: dict[str, list[QuarantineRow]] = {r.path.removesuffix(".tar"): [] for r in manifest.shards}
@@ -305,7 +310,7 @@ def _sample_rows(tar: Place, manifest: DatasetManifest) -> Iterator[SampleRow]:
         sample = Sample(key, tar, members, manifest.options.spec)
         meta: SampleMeta = sample.meta
         listed = []
-        with tar.open("rb") as file:
+        with layout.open_place(tar) as file:
             for name, (start, size) in members.items():
                 file.seek(start)
                 listed.append(
@@ -364,15 +369,7 @@ def _shards_again(
     converter = _converter(manifest)
     with executor, _scratch(out) as scratch:
         for of, numbers in groups.items():
-            job = Job(
-                scratch,
-                of,
-                type(converter),
-                converter.options,
-                manifest.views,
-                manifest.options,
-                manifest.grippers,
-            )
+            job = Job(scratch, of, SourceReader(converter), Recipe.of(manifest))
 
             def made(sidecar: ShardSidecar) -> None:
                 record = next(r for r in manifest.shards if r.path == f"{sidecar.shard}.tar")
@@ -452,10 +449,10 @@ def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result:
     for name in (layout.QUARANTINE, layout.INDEX):
         path = out / name
         with contextlib.suppress(OSError):
-            if hashlib.sha256(path.read_bytes()).hexdigest() == files.get(name):
+            if hashlib.sha256(layout.read_place(path)).hexdigest() == files.get(name):
                 continue
         if name == layout.INDEX:
-            data = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
+            data = index_bytes(sidecars(), **manifest.index_columns)
         else:
             data = b"".join(to_line(q) for sidecar in sidecars() for q in sidecar.quarantined)
         digest = hashlib.sha256(data).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import math
 import signal
@@ -34,6 +33,7 @@ from ..shards.manifest import (
 )
 from ..shards.plan import fingerprint
 from ..shards.verify import Failure, RoundTrip, ShardReport, verify_shard
+from ..untrusted.parquet import load_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -206,7 +206,7 @@ def verify(
         report.failures += shard.failures
     if not any(shard.corrupt for shard in report.shards):
         report.failures += _index(out, rows, manifest)
-    report.failures += _judge(report)
+    report.failures += _beyond_tolerance(report)
     return report
 
 
@@ -257,25 +257,24 @@ def _files(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> It
 
 def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> Iterator[Failure]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = out / layout.INDEX
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = load_parquet(layout.read_place(path))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
-        wanted = index_table(sidecars, bool(manifest.grippers), manifest.options.checks_calibration)
+        wanted = index_table(sidecars, **manifest.index_columns)
     except StorageError:
         raise
     except (OSError, pa.ArrowException, ActionImgError) as error:
         yield Failure(None, None, f"{path}: cannot be read: {error}")
         return
-    schema = index_schema(bool(manifest.grippers), manifest.options.checks_calibration)
+    schema = index_schema(**manifest.index_columns)
     kept = [name for name in schema.names if name not in _DECODE_COLUMNS]
     if table.schema != schema or not table.select(kept).equals(wanted.select(kept)):
         yield Failure(None, None, f"{path}: is not the index of these shards")
 
 
-def _judge(report: Report) -> Iterator[Failure]:
+def _beyond_tolerance(report: Report) -> Iterator[Failure]:
     """What the round trips say, sample by sample and over all of them."""
     limits = report.tolerance
     for shard, trip in report.round_trips:
@@ -359,7 +358,6 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         OutputError: The data set cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     out = layout.place(out)
     trips: dict[str, list[RoundTrip]] = {}
@@ -367,7 +365,7 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         trips.setdefault(trip.key, []).append(trip)
     if not report.ok or not trips:
         raise CorruptDatasetError("only a data set that was decoded without a failure is recorded", where=out)
-    table: pa.Table = pq.read_table(io.BytesIO(read_bytes(out / layout.INDEX)))
+    table: pa.Table = load_parquet(read_bytes(out / layout.INDEX))
     rows = [trips[key] for key in table["key"].to_pylist()]
     columns: dict[str, list[float | int | None]] = {
         "decode_position_p95_mm": [_p95(np.concatenate([t.position_mm for t in own])) for own in rows],
@@ -375,7 +373,7 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         "decode_openness_accuracy": [_accuracy(own) for own in rows],
         "undecodable_frames": [sum(t.undecodable for t in own) for own in rows],
     }
-    schema = index_schema(bool(report.manifest.grippers), report.manifest.options.checks_calibration)
+    schema = index_schema(**report.manifest.index_columns)
     for name, values in columns.items():
         place = schema.get_field_index(name)
         table = table.set_column(place, schema.field(name), pa.array(values, schema.field(name).type))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 from ..conventions import DEFAULT_NEAR
-from . import transforms
+from . import exact, transforms
 
 Array = Any
 
@@ -45,7 +47,7 @@ def project_camera_points(points_camera: Array, K: Array, near: float = DEFAULT_
     valid = finite & (depth > near)
     safe = xp.where(valid[..., None], points_camera, xp.ones_like(points_camera))
     rays = safe / safe[..., 2:]
-    uv = (rays @ xp.matrix_transpose(K))[..., :2]
+    uv = exact.matmul(rays, xp.matrix_transpose(K))[..., :2]
     return xp.where(valid[..., None], uv, xp.zeros_like(uv)), depth, valid
 
 
@@ -53,10 +55,20 @@ def unproject(uv: Array, depth: Array, K: Array, world_from_camera: Array) -> Ar
     """World points ``(..., N, 3)`` seen at pixels ``(..., N, 2)`` at ``depth (..., N)`` along the optical axis."""
     xp = array_namespace(uv, depth, K)
     homogeneous = xp.concat([uv, xp.ones_like(uv[..., :1])], axis=-1)
-    rays = homogeneous @ xp.matrix_transpose(xp.linalg.inv(K))
+    rays = exact.matmul(homogeneous, xp.matrix_transpose(exact.inv3(K)))
     return transforms.apply(world_from_camera, rays * depth[..., None])
+
+
+def intrinsics(focal_px: float, width: int, height: int) -> NDArray[np.float64]:
+    """``K (3, 3)`` of a camera with square pixels whose axis goes through the middle of ``[0, W] x [0, H]``."""
+    return np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
+
+
+def focal_of(fov_deg: float, pixels: int) -> float:
+    """Focal length in pixels of a field of view over so many pixels: ``n / 2 / tan(fov / 2)``."""
+    return float(pixels / 2 / exact.tan(np.radians(fov_deg) / 2))
 
 
 def projection_matrix(K: Array, world_from_camera: Array) -> Array:
     """Projection matrices ``P (..., 3, 4) = K [R | t]`` that take homogeneous world points to pixels."""
-    return K @ transforms.invert(world_from_camera)[..., :3, :]
+    return exact.matmul(K, transforms.invert(world_from_camera)[..., :3, :])

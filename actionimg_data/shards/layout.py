@@ -13,6 +13,7 @@ from typing import IO, Final, TypeAlias
 
 from ..errors import OutputError, StorageError
 from ..objectstore import RemotePath, is_url
+from ..untrusted.files import open_plain
 
 Place: TypeAlias = Path | RemotePath
 """Where a data set, or a file of it, is: a local path, or an object in a store."""
@@ -77,9 +78,29 @@ def read_range(path: Place, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes of a file or an object; fewer where it ends before."""
     if isinstance(path, RemotePath):
         return path.read_range(offset, size)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         file.seek(offset)
         return file.read(size)
+
+
+def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
+    """A file or an object, open for reading; a pipe or a device in a data set's place is not waited on.
+
+    Raises:
+        OSError: It cannot be opened, or is not a plain file.
+        StorageError: The store does not answer.
+    """
+    if isinstance(path, RemotePath):
+        return path.open("rb") if buffering < 0 else path.open("rb", buffering)
+    return open_plain(path, buffering)
+
+
+def read_place(path: Place) -> bytes:
+    """All of a file or an object; raises as `open_place`."""
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open_plain(path) as file:
+        return file.read()
 
 
 def listing(folder: Place) -> dict[str, int]:
@@ -160,18 +181,38 @@ def publish_if_absent(target: Place, data: bytes) -> bool:
     if isinstance(target, RemotePath):
         with output_errors(target):
             return target.create(data)
-    with _part(target, data) as part:
-        try:
-            os.link(part, target)
-        except FileExistsError:
+    for tries_left in (1, 0):
+        with _part(target, data) as part:
+            try:
+                if not link_if_absent(part, target):
+                    return False
+            except FileNotFoundError:
+                # As in `publish`.
+                if not tries_left:
+                    raise
+                continue
+            sync_folder(target.parent)
+            break
+    return True
+
+
+def link_if_absent(part: Path, target: Path) -> bool:
+    """Give a file its place, unless there is one already; returns whether it did. Of two at once one wins.
+
+    ``part`` stays where it is, but for file systems without hard links: there it is renamed, and two at the very same
+    instant may both win.
+    """
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if target.exists():
             return False
-        except OSError:
-            # A file system without hard links.
-            if target.exists():
-                return False
-            os.replace(part, target)
-        sync_folder(target.parent)
-        return True
+        os.replace(part, target)
+    return True
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from ..objectstore import RemotePath
 from ..raster import render_view
 from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, ShardSidecar, index_schema
 from ..schemas.dataset import parse
+from ..untrusted.parquet import load_parquet
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
@@ -437,17 +437,16 @@ def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
 
 def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     where = path / layout.INDEX
     data = read_bytes(where)
     if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
         raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
     try:
-        table = pq.read_table(io.BytesIO(data)).combine_chunks()
+        table = load_parquet(data).combine_chunks()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
+    if not table.schema.equals(index_schema(**manifest.index_columns)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
     check_index(table, manifest, where)
     return table
@@ -477,7 +476,7 @@ def scan_tar(tar: Place) -> dict[str, dict[str, tuple[int, int]]]:
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tar.open("rb", buffering=1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with layout.open_place(tar, 1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 key, dot, member = info.name.partition(".")
                 if not info.isreg() or not dot or not key or "/" in info.name:

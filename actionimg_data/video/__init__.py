@@ -14,17 +14,24 @@ from .encode import (
     mask_pictures,
     plane_encoding,
     rgb_encoding,
+    x264_build,
 )
-from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
+from .packets import PacketIndex, PacketScan, codec_named, decode_packets
+from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
     "ENDINGS",
     "GOP",
     "Codec",
     "Encoding",
+    "FrameIndex",
+    "PacketIndex",
+    "PacketScan",
     "VideoFrames",
     "VideoInfo",
     "action_encoding",
+    "codec_named",
+    "decode_packets",
     "encode",
     "encode_bytes",
     "iter_chunks",
@@ -35,4 +42,5 @@ __all__ = [
     "read_frames",
     "read_planes",
     "rgb_encoding",
+    "x264_build",
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 import av.video.reformatter
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,9 @@ from ..errors import (
     SourceNotFoundError,
     UnsafeFileError,
 )
-from ..untrusted.pictures import SIZES, picture_size, sensible_size
+from ..untrusted import pictures
+from ..untrusted.files import open_plain, plain
+from ..untrusted.pictures import SIZES, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
 from .encode import INTERPOLATION, mask_ids
@@ -34,6 +37,8 @@ Image = NDArray[np.uint8]
 Source = bytes | str | Path
 
 _LIMITED, _FULL = 1, 2
+_SOUGHT = ("mov", "matroska", "avi")
+"""Containers with a table of keyframes; in others a search by time may end between two of them."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,40 @@ class VideoInfo:
     codec: str
 
 
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """Where the frames of a video are, found without decoding one.
+
+    Args:
+        count: Number of frames.
+        stamps: ``(count,)`` their time stamps in the order in which they are shown, in the stream's time base. None
+            where the file has none that say which frame is which: frames are then counted as they are decoded.
+        keys: Numbers of the frames at which decoding can begin.
+        fps: Frames per second, 0 where the file does not say.
+        second: Units of the time base in a second.
+        turn: Degrees clockwise, a multiple of 90, by which frames are turned: as the file says they are to be shown.
+    """
+
+    count: int
+    stamps: NDArray[np.int64] | None
+    keys: NDArray[np.int64]
+    fps: float
+    second: Fraction = Fraction(1)
+    turn: int = 0
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """``(count,)`` seconds at which the file says that each frame is shown, or None where it does not."""
+        if self.stamps is None:
+            return None
+        return np.array([float(Fraction(int(stamp)) / self.second) for stamp in self.stamps])
+
+
 class VideoReader(ABC):
     """Frames of one open video, RGB uint8 ``(H, W, 3)``."""
 
     info: VideoInfo
+    index: FrameIndex | None = None
 
     @abstractmethod
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
@@ -71,16 +106,27 @@ class VideoReader(ABC):
         self.close()
 
 
-def open_video(source: Source, name: object = None) -> VideoReader:
+def open_video(
+    source: Source,
+    name: object = None,
+    *,
+    counted: bool = False,
+    index: FrameIndex | None = None,
+    oriented: bool = False,
+) -> VideoReader:
     """Open a video, or a zip of PNG pictures.
 
     Args:
         source: The bytes of a video, or a path.
         name: What to call it in an error, where ``source`` is bytes.
+        counted: Take frames whose time stamps repeat in the order in which they are decoded.
+        index: What was found when the same video was open before; it is not counted again.
+        oriented: Turn frames as the file says that they are to be shown (its display matrix), as OpenCV and browsers
+            do.
 
     Raises:
         SourceNotFoundError: The path does not exist.
-        BadVideoError: Not a video, or none that can be read.
+        BadVideoError: Not a video, or none that can be read, or one whose time stamps repeat.
     """
     where = str(source) if not isinstance(source, bytes) else name
     if isinstance(source, bytes):
@@ -88,12 +134,14 @@ def open_video(source: Source, name: object = None) -> VideoReader:
         head = source[:4]
     else:
         try:
-            with open(source, "rb") as probe:
+            with open_plain(source) as probe:
                 head = probe.read(4)
+        except FileNotFoundError:
+            raise SourceNotFoundError("no such file", where=where) from None
         except OSError as error:
-            raise SourceNotFoundError(error.strerror or str(error), where=where) from None
+            raise BadVideoError(f"cannot be opened: {error.strerror or error}", where=where) from None
         file = str(source)
-    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where)
+    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where, counted, index, oriented)
 
 
 def read_frames(source: Source, indices: Sequence[int] | None = None, name: object = None) -> Image:
@@ -152,12 +200,35 @@ def iter_chunks(source: Source, size: int, name: object = None) -> Iterator[Imag
 
 
 class VideoFrames:
-    """A `FrameSource` over a video file, opened when its frames are asked for."""
+    """A `FrameSource` over a video file; picklable, counted once, and open only while its frames are read.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: The file.
+        counted: Take the pictures in the order in which they are decoded where the file's own time stamps repeat,
+            instead of refusing it: for recordings whose pictures have their times elsewhere.
+        oriented: Turn pictures as the file says that they are to be shown; else they are as they are stored.
+
+    Attributes:
+        turn: Degrees clockwise by which the file says that pictures are to be turned, whether they are or not.
+        times: ``(N,)`` seconds of the file's own time stamps, or None where it has none.
+
+    Raises:
+        SourceNotFoundError: The file does not exist.
+        BadVideoError: It is no video, has no frames, cannot be read, or its time stamps repeat.
+    """
+
+    def __init__(self, path: str | Path, counted: bool = False, oriented: bool = True) -> None:
         self.path = str(path)
-        with open_video(self.path) as video:
+        with open_video(self.path, counted=counted, oriented=True) as video:
             self.info = video.info
+            self._index = video.index
+        self.turn = 0 if self._index is None else self._index.turn
+        self.times = None if self._index is None else self._index.times
+        if self._index is not None and self.turn and not oriented:
+            self._index = replace(self._index, turn=0)
+            if self.turn % 180:
+                self.info = replace(self.info, width=self.info.height, height=self.info.width)
+        self._size = os.path.getsize(self.path)
 
     @property
     def width(self) -> int:
@@ -169,13 +240,39 @@ class VideoFrames:
         """Picture height in pixels."""
         return self.info.height
 
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, or None where the file does not say."""
+        return self.info.fps or None
+
     def __len__(self) -> int:
         return self.info.frames
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """RGB pictures ``(H, W, 3)`` at ``indices`` (increasing), one at a time."""
-        with open_video(self.path) as video:
+        """RGB pictures ``(H, W, 3)`` at ``indices`` (increasing), one at a time, from the keyframe before the first.
+
+        Raises:
+            MissingFrameError: An index past the end.
+            BadVideoError: The video is damaged, ends before the frames it announces, or is no longer the one counted.
+        """
+        if len(indices) == 0:
+            return
+        with open_video(self.path, index=self._index) as video:
+            if os.path.getsize(self.path) != self._size:
+                raise BadVideoError("has changed", where=self.path, expected=f"{self._size} bytes")
             yield from video.frames(indices)
+
+
+def rgb_picture(reformatter: av.video.reformatter.VideoReformatter, frame: av.VideoFrame) -> Image:
+    """RGB uint8 ``(H, W, 3)`` of a decoded frame, by the colours that it states."""
+    rgb = reformatter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=frame.colorspace,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        interpolation=INTERPOLATION,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)
 
 
 def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
@@ -194,54 +291,100 @@ def _check_size(width: int, height: int, where: object) -> None:
 
 
 class _AvReader(VideoReader):
-    def __init__(self, file: Any, where: object) -> None:
-        self._where = where
+    index: FrameIndex
+
+    def __init__(self, file: Any, where: object, counted: bool, index: FrameIndex | None, oriented: bool) -> None:
+        self._file, self._where = file, where
+        self._convert = av.video.reformatter.VideoReformatter()
         try:
             check_mp4(file.getvalue() if isinstance(file, io.BytesIO) else file, where)
-            self._container = av.open(file, options=VIDEO_OPTIONS)
-        except BadVideoError:
-            raise
+        except OSError as error:
+            raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
+        self._open()
+        try:
+            context = self._stream.codec_context
+            self.index = self._find(counted) if index is None else index
+            if index is None and oriented:
+                self.index = replace(self.index, turn=self._turn())
+                context = self._stream.codec_context
+            self._stored = (context.width, context.height)
+            _check_size(*self._stored, where)
+        except (av.error.FFmpegError, BadVideoError) as error:
+            self.close()
+            if isinstance(error, BadVideoError):
+                raise
+            raise BadVideoError(f"cannot be read: {error}", where=where) from None
+        width, height = self._stored[::-1] if self.index.turn % 180 else self._stored
+        self.info = VideoInfo(width, height, self.index.count, self.index.fps, context.codec.name)
+
+    def _open(self) -> None:
+        """Open the container at its beginning."""
+        where = self._where
+        try:
+            if isinstance(self._file, io.BytesIO):
+                self._file.seek(0)
+            else:
+                plain(self._file)
+            self._container = av.open(self._file, options=VIDEO_OPTIONS)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
         if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
             self.close()
             raise BadVideoError("has no video stream that can be decoded", where=where)
         self._stream = self._container.streams.video[0]
-        context = self._stream.codec_context
-        context.thread_count = 1
-        context.options = DECODER_OPTIONS
-        try:
-            self._index()
-        except (av.error.FFmpegError, BadVideoError) as error:
-            self.close()
-            if isinstance(error, BadVideoError):
-                raise
-            raise BadVideoError(f"cannot be read: {error}", where=where) from None
-        _check_size(context.width, context.height, where)
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.info = VideoInfo(
-            context.width, context.height, len(self._pts), float(rate) if rate else 0.0, context.codec.name
-        )
-        self._convert = av.video.reformatter.VideoReformatter()
+        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.options = DECODER_OPTIONS
 
-    def _index(self) -> None:
-        """Time stamps of all frames in display order and which are keyframes; nothing is decoded."""
-        stamps: list[int] = []
+    def _find(self, counted: bool) -> FrameIndex:
+        stamps: list[int | None] = []
         keys: list[int] = []
         for packet in self._container.demux(self._stream):
-            if packet.size == 0 or packet.pts is None or packet.is_discard:
+            if packet.size == 0 or packet.is_discard:
                 continue
             if len(stamps) >= MAX_VIDEO_FRAMES:
                 raise BadVideoError("too many frames", where=self._where, expected=f"≤ {MAX_VIDEO_FRAMES}")
-            stamps.append(packet.pts)
             if packet.is_keyframe:
-                keys.append(packet.pts)
+                keys.append(len(stamps))
+            stamps.append(packet.pts)
         if not stamps:
             raise BadVideoError("has no frames", where=self._where)
-        self._pts = np.unique(np.array(stamps, np.int64))
-        if len(self._pts) != len(stamps):
-            raise BadVideoError("has frames with equal time stamps", where=self._where)
-        self._keys = np.searchsorted(self._pts, np.unique(np.array(keys, np.int64)))
+        # For a stream without a container ffmpeg makes a rate up.
+        stated = any(stamp is not None for stamp in stamps)
+        rate = (self._stream.average_rate or self._stream.guessed_rate) if stated else None
+        second = 1 / Fraction(self._stream.time_base) if self._stream.time_base else Fraction(1)
+        found = FrameIndex(len(stamps), None, np.zeros(1, np.int64), float(rate) if rate else 0.0, second)
+        known = [stamp for stamp in stamps if stamp is not None]
+        # AVI states no time at which a frame is shown; with frames that are decoded before others they are guessed.
+        guessed = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        if guessed or len(known) < len(stamps):
+            return found
+        decoded = np.array(known, np.int64)
+        shown = np.unique(decoded)
+        if len(shown) == len(stamps):
+            return replace(found, stamps=shown, keys=np.searchsorted(shown, np.unique(decoded[keys])))
+        if counted:
+            return found
+        seen: set[int] = set()
+        again = next(i for i, stamp in enumerate(known) if stamp in seen or seen.add(stamp))  # type: ignore[func-returns-value]
+        raise BadVideoError(
+            "frames have equal time stamps, so it cannot be told which is shown when",
+            where=self._where,
+            field=f"frame {again}",
+            found=f"{float(known[again] * self._stream.time_base):g} s again",
+            hint="A mapping file that takes the pictures' times from a column, or pairs rows and pictures, reads it.",
+        )
+
+    def _turn(self) -> int:
+        """Degrees clockwise by which frames are to be turned; each carries the display matrix of the file."""
+        self._restart()
+        first = next(self._container.decode(self._stream), None)
+        # ffmpeg counts counter-clockwise.
+        degrees = 0 if first is None else -int(first.rotation) % 360
+        if degrees % 90:
+            raise BadVideoError(
+                "is to be shown at an angle", where=self._where, expected="0 | 90 | 180 | 270", found=degrees
+            )
+        return degrees
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         return self._decoded(indices, self._rgb)
@@ -258,50 +401,84 @@ class _AvReader(VideoReader):
 
     def _decoded(self, indices: Sequence[int], picture: Callable[[av.VideoFrame], Any]) -> Iterator[Any]:
         _check_indices(indices, self.info.frames, self._where)
-        decoded: Iterator[av.VideoFrame] | None = None
+        numbered: Iterator[tuple[int, av.VideoFrame]] | None = None
         position = -1  # the frame decoded last
         try:
             for index in indices:
-                before = self._keys[self._keys <= index]
+                before = self.index.keys[self.index.keys <= index]
                 key = int(before[-1]) if len(before) else 0
-                if decoded is None or key > position + 1:
-                    self._container.seek(int(self._pts[key]), stream=self._stream, backward=True)
-                    decoded = self._container.decode(self._stream)
-                target = self._pts[index]
-                for frame in decoded:
-                    if frame.pts is None or frame.pts < target:
-                        continue
-                    if frame.pts > target:
-                        raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {index}")
-                    position = index
-                    yield picture(frame)
-                    break
+                if numbered is None or key > position + 1:
+                    numbered = self._numbered(key)
+                for position, frame in numbered:
+                    if position == index:
+                        yield picture(frame)
+                        break
                 else:
                     raise BadVideoError(
                         "ends early", where=self._where, expected=f"{self.info.frames} frames", found=f"{index}"
                     )
+            if numbered is not None and position == self.info.frames - 1 and self.index.stamps is None:
+                self._check_end(numbered)
         except av.error.FFmpegError as error:
             raise BadVideoError(f"cannot be decoded: {error}", where=self._where) from None
 
+    def _check_end(self, numbered: Iterator[tuple[int, av.VideoFrame]]) -> None:
+        """Frames that are only counted have to be as many as the file has parts."""
+        if next(numbered, None) is not None:
+            raise BadVideoError("holds more frames than it states", where=self._where, expected=self.info.frames)
+
+    def _numbered(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decoded frames with their numbers, from the keyframe ``key`` on; each has the stamp that comes next."""
+        stamps = self.index.stamps
+        if stamps is None:
+            self._restart()
+            yield from enumerate(self._container.decode(self._stream))
+            return
+        number = key
+        begun = False
+        for frame in self._from(int(stamps[key])):
+            if not begun and (frame.pts is None or frame.pts < stamps[key]):
+                continue
+            begun = True
+            if number >= len(stamps) or frame.pts != stamps[number]:
+                raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {number}")
+            yield number, frame
+            number += 1
+
+    def _from(self, stamp: int) -> Iterator[av.VideoFrame]:
+        """Decoded frames from one at or before ``stamp`` on."""
+        if self._container.format.name.split(",")[0] in _SOUGHT:
+            try:
+                self._container.seek(stamp, stream=self._stream, backward=True)
+                decoded = self._container.decode(self._stream)
+                first = next(decoded, None)
+            except av.error.FFmpegError:
+                first = None
+            # Containers look for the time of decoding, which may lead to a later keyframe.
+            if first is not None and first.pts is not None and first.pts <= stamp:
+                yield first
+                yield from decoded
+                return
+        self._restart()
+        yield from self._container.decode(self._stream)
+
+    def _restart(self) -> None:
+        self._container.close()
+        self._open()
+
     def _sized(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if (frame.width, frame.height) != (self.info.width, self.info.height):
+        if (frame.width, frame.height) != self._stored:
             raise BadVideoError(
                 "picture size changes",
                 where=self._where,
-                expected=f"{self.info.width}x{self.info.height}",
+                expected=f"{self._stored[0]}x{self._stored[1]}",
                 found=f"{frame.width}x{frame.height}",
             )
         return frame
 
     def _rgb(self, frame: av.VideoFrame) -> Image:
-        rgb = self._convert.reformat(
-            self._sized(frame),
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
-            interpolation=INTERPOLATION,
-        )
-        return np.asarray(rgb.to_ndarray(), np.uint8)
+        picture = rgb_picture(self._convert, self._sized(frame))
+        return np.ascontiguousarray(np.rot90(picture, -self.index.turn // 90)) if self.index.turn else picture
 
     def close(self) -> None:
         self._container.close()
@@ -311,7 +488,7 @@ class _ZipReader(VideoReader):
     def __init__(self, file: Any, where: object) -> None:
         self._where = where
         try:
-            self._archive = zipfile.ZipFile(file)
+            self._archive = zipfile.ZipFile(file if isinstance(file, io.BytesIO) else plain(file))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadVideoError(f"cannot be opened as a zip of pictures: {error}", where=where) from None
         entries = self._archive.infolist()
@@ -324,7 +501,8 @@ class _ZipReader(VideoReader):
         if bad is not None:
             self.close()
             raise BadVideoError("pictures must be stored, not compressed again", where=where, field=bad.filename)
-        self._size = _png_size(self._read("000000.png"), where)
+        first = _png_header(self._read("000000.png"), where)
+        self._size = (first.width, first.height)
         self.info = VideoInfo(*self._size, len(names), 0.0, "png")
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
@@ -332,15 +510,13 @@ class _ZipReader(VideoReader):
         for index in indices:
             name = f"{index:06d}.png"
             data = self._read(name)
-            if _png_size(data, self._where) != self._size:
+            head = _png_header(data, self._where)
+            if (head.width, head.height) != self._size:
                 raise BadVideoError("picture size changes", where=self._where, field=name)
             try:
-                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error as error:
-                raise BadVideoError(f"cannot be decoded: {error.err}", where=self._where, field=name) from None
-            if picture is None:
-                raise BadVideoError("cannot be decoded", where=self._where, field=name)
-            yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+                yield pictures.decode(data, self._where, head=head)
+            except BadImageError as error:
+                raise BadVideoError(error.message, where=self._where, field=name) from None
 
     def planes(self, kind: str, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise BadVideoError(f"holds no {kind}", where=self._where, expected="a video", found="a zip of pictures")
@@ -355,12 +531,12 @@ class _ZipReader(VideoReader):
         self._archive.close()
 
 
-def _png_size(data: bytes, where: object) -> tuple[int, int]:
-    """Width and height from a PNG's header, before anything is allocated for it."""
+def _png_header(data: bytes, where: object) -> pictures.PictureHeader:
+    """What a PNG states, before anything is allocated for it."""
     try:
-        kind, height, width = picture_size(data, where)
+        head = pictures.picture_header(data, where)
     except BadImageError as error:
         raise BadVideoError(error.message, where=where, expected=error.expected, found=error.found) from None
-    if kind != "png":
-        raise BadVideoError("holds a picture that is no PNG", where=where, found=kind)
-    return width, height
+    if head.kind != "png":
+        raise BadVideoError("holds a picture that is no PNG", where=where, found=head.kind)
+    return head

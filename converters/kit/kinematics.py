@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedSourceError, WrongFormatError
-from ...geometry import rotations, transforms
-from ...untrusted import text as _text
+from ...geometry import exact, rotations, transforms
+from ...untrusted.files import read_bytes
 from . import mjcf
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +37,8 @@ class Motion:
         zero: Value at which the joint does not move anything (MJCF's ``ref``).
         multiplier: Of a joint that mimics another: its value is this times the other's, plus `offset`.
         offset: In radians or metres.
+        low: Least value that the robot file allows, in radians or metres.
+        high: Largest value.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Motion:
     zero: float = 0.0
     multiplier: float = 1.0
     offset: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class Chain:
             UnsupportedSourceError: A joint with several degrees of freedom.
             MissingExtraError: An MJCF file, and MuJoCo is not installed.
         """
-        root = mjcf.parse_xml(_text.read_bytes(path, mjcf.MAX_BYTES), path)
+        root = mjcf.parse_xml(read_bytes(path, mjcf.MAX_BYTES), path)
         if root.tag == "robot":
             return _urdf_chain(root, path, base, tip)
         if root.tag in ("mujoco", "mujocoinclude"):
@@ -94,6 +98,16 @@ class Chain:
     def names(self) -> tuple[str, ...]:
         """Names of the joints that have values of their own, in order."""
         return tuple(dict.fromkeys(m.name for m in self.motions))
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest value of each joint that moves by a value of its own; infinite where none is stated."""
+        return {m.name: (m.low, m.high) for m in self.motions if (m.multiplier, m.offset) == (1.0, 0.0)}
+
+    @property
+    def turning(self) -> frozenset[str]:
+        """Names of the joints whose values are angles."""
+        return frozenset(m.name for m in self.motions if m.kind == "turn")
 
     def poses(self, names: Sequence[str], values: FloatArray, angle_unit: float = 1.0) -> FloatArray:
         """Poses ``(N, 4, 4)`` of the tip in the base.
@@ -126,34 +140,37 @@ class Chain:
         for motion in self.motions:
             axis_from_z = np.eye(4)
             axis_from_z[:3, :3] = _z_to(motion.axis)
-            rotation, position = _moved(rotation, position, turned.T @ motion.before @ axis_from_z)
+            rotation, position = _moved(rotation, position, exact.product(turned.T, motion.before, axis_from_z))
             turned = axis_from_z
             value = values[:, list(names).index(motion.name)]
             value = value * angle_unit if motion.kind == "turn" else value
             value = (motion.multiplier * value + motion.offset - motion.zero)[:, None]
             if motion.kind == "turn":
                 x, y = rotation[:, :, 0], rotation[:, :, 1]
-                cosine, sine = np.cos(value), np.sin(value)
+                cosine, sine = exact.cos(value), exact.sin(value)
                 rotation = np.stack([cosine * x + sine * y, cosine * y - sine * x, rotation[:, :, 2]], axis=-1)
             else:
                 position = position + value * rotation[:, :, 2]
-        rotation, position = _moved(rotation, position, turned.T @ self.end)
+        rotation, position = _moved(rotation, position, exact.matmul(turned.T, self.end))
         return np.asarray(transforms.make_transform(rotation, position))
 
 
 def _moved(rotation: FloatArray, position: FloatArray, step: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Poses ``(N, 3, 3)``, ``(N, 3)`` times one rigid transform ``(4, 4)``."""
     rows = rotation.reshape(-1, 3)
-    return (rows @ step[:3, :3]).reshape(-1, 3, 3), position + (rows @ step[:3, 3]).reshape(-1, 3)
+    return (
+        exact.matmul(rows, step[:3, :3]).reshape(-1, 3, 3),
+        position + exact.matvec(rows, step[:3, 3]).reshape(-1, 3),
+    )
 
 
 def _z_to(axis: FloatArray) -> FloatArray:
     """A rotation ``(3, 3)`` that takes z to a unit vector."""
     turn = np.cross([0.0, 0.0, 1.0], axis)
-    size = np.linalg.norm(turn)
+    size = exact.norm(turn)
     if size == 0:
         return np.eye(3) if axis[2] > 0 else np.diag([1.0, -1.0, -1.0])
-    return np.asarray(rotations.matrix_from_rotation_vector(turn / size * np.arctan2(size, axis[2])))
+    return np.asarray(rotations.matrix_from_rotation_vector(turn / size * exact.atan2(size, axis[2])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +184,8 @@ class _Joint:
     parent_from_joint: FloatArray
     axis: FloatArray
     mimic: tuple[str, float, float] | None
+    low: float
+    high: float
 
 
 def _urdf_chain(root: ElementTree.Element, path: Path, base: str | None, tip: str) -> Chain:
@@ -192,11 +211,11 @@ def _urdf_chain(root: ElementTree.Element, path: Path, base: str | None, tip: st
     motions: list[Motion] = []
     before = np.eye(4)
     for joint in reversed(chain):
-        before = before @ joint.parent_from_joint
+        before = exact.matmul(before, joint.parent_from_joint)
         if joint.kind in _MOVING:
             name, multiplier, offset = joint.mimic or (joint.name, 1.0, 0.0)
             kind: Literal["turn", "slide"] = "slide" if joint.kind == "prismatic" else "turn"
-            motions.append(Motion(name, kind, before, joint.axis, 0.0, multiplier, offset))
+            motions.append(Motion(name, kind, before, joint.axis, 0.0, multiplier, offset, joint.low, joint.high))
             before = np.eye(4)
     return Chain(tuple(motions), before, str(path))
 
@@ -226,6 +245,12 @@ def _joint(element: ElementTree.Element, path: Path) -> _Joint:
     axis = numbers(None if axis_element is None else axis_element.get("xyz"), "1 0 0")
     if np.linalg.norm(axis) == 0:
         raise WrongFormatError("axis is zero", where=path, field=name)
+    limit = element.find("limit")
+    bounds = (-np.inf, np.inf)
+    # A limit of 0 to 0 is what tools write who know of none.
+    if limit is not None and kind != "continuous":
+        low, high = (float(numbers(limit.get(k), "0", 1)[0]) for k in ("lower", "upper"))
+        bounds = (low, high) if low < high else bounds
     follows = None
     if mimic is not None:
         multiplier, offset = (float(numbers(mimic.get(k), d, 1)[0]) for k, d in (("multiplier", "1"), ("offset", "0")))
@@ -238,6 +263,7 @@ def _joint(element: ElementTree.Element, path: Path) -> _Joint:
         np.asarray(transforms.make_transform(rotations.matrix_from_euler(rpy), xyz)),
         np.asarray(rotations.normalize(axis)),
         follows,
+        *bounds,
     )
 
 
@@ -264,7 +290,7 @@ def scene_chain(scene: mjcf.Scene, base: str | None, tip: str) -> Chain:
     motions: list[Motion] = []
     before = np.asarray(transforms.invert(scene.in_body(base_kind, base_index)))
     for b in reversed(above[: above.index(base_body)]):
-        before = before @ mjcf.pose_of(model.body_pos[b], model.body_quat[b])
+        before = exact.matmul(before, mjcf.pose_of(model.body_pos[b], model.body_quat[b]))
         first = int(model.body_jntadr[b])
         names = scene.joint_names_of(b)
         for name, j in zip(names, range(first, first + len(names)), strict=True):
@@ -281,6 +307,8 @@ def scene_chain(scene: mjcf.Scene, base: str | None, tip: str) -> Chain:
             turn = joint_kind == int(types.mjJNT_HINGE)
             axis = np.array(model.jnt_axis[j], dtype=np.float64)
             zero = float(model.qpos0[int(model.jnt_qposadr[j])])
-            motions.append(Motion(name, "turn" if turn else "slide", before @ anchor, axis, zero))
+            low, high = map(float, model.jnt_range[j]) if model.jnt_limited[j] else (-np.inf, np.inf)
+            way: Literal["turn", "slide"] = "turn" if turn else "slide"
+            motions.append(Motion(name, way, exact.matmul(before, anchor), axis, zero, low=low, high=high))
             before = np.asarray(transforms.invert(anchor))
-    return Chain(tuple(motions), before @ scene.in_body(kind, index), scene.where)
+    return Chain(tuple(motions), exact.matmul(before, scene.in_body(kind, index)), scene.where)

@@ -27,8 +27,8 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ...geometry import rotations, transforms
-from ...untrusted import text as _text
+from ...geometry import exact, rotations, transforms
+from ...untrusted.files import read_bytes
 
 FloatArray = NDArray[np.float64]
 MAX_BYTES = 32 << 20
@@ -79,7 +79,7 @@ def robot_files(path: Path) -> list[Path]:
         if file in files or not file.is_file():
             continue
         files.append(file)
-        root = parse_xml(_text.read_bytes(file, MAX_BYTES), file)
+        root = parse_xml(read_bytes(file, MAX_BYTES), file)
         pending += [_beside(str(e.get("file")), file, path) for e in root.iter("include")]
     return files
 
@@ -103,7 +103,7 @@ def _included(root: ElementTree.Element, file: Path | None, main: Path | None, w
             read.append(other)
             if len(read) > MAX_INCLUDES:
                 raise BadFileError("files include each other", where=where, expected=f"≤ {MAX_INCLUDES} includes")
-            inner = parse_xml(_text.read_bytes(other, MAX_BYTES), other)
+            inner = parse_xml(read_bytes(other, MAX_BYTES), other)
             _included(inner, other, main, other, read)
             parent[place : place + 1] = list(inner)
 
@@ -218,7 +218,7 @@ class Scene:
             MissingExtraError: MuJoCo is not installed.
             WrongFormatError: Not MJCF.
         """
-        root = parse_xml(_text.read_bytes(path, MAX_BYTES), path)
+        root = parse_xml(read_bytes(path, MAX_BYTES), path)
         _included(root, path, path, path, [])
         return cls._compiled(root, path)
 
@@ -369,7 +369,7 @@ class Scene:
                 position, rotation = sources[kind]
                 poses[t, :3, 3] = getattr(data, position)[index]
                 poses[t, :3, :3] = getattr(data, rotation)[index].reshape(3, 3)
-        return {k: v @ OPENCV_FROM_OPENGL if k[0] == "camera" else v for k, v in out.items()}
+        return {k: np.asarray(exact.matmul(v, OPENCV_FROM_OPENGL)) if k[0] == "camera" else v for k, v in out.items()}
 
     def check_camera(self, index: int) -> None:
         """Refuse cameras whose place depends on masses, or whose lens is not given by ``fovy`` alone.
@@ -397,7 +397,7 @@ class Scene:
     def camera_K(self, index: int, width: int, height: int) -> FloatArray:
         """``(3, 3)`` intrinsics of a camera's pictures: f = H / 2 / tan(fovy / 2), square pixels, centred."""
         self.check_camera(index)
-        f = 0.5 * height / np.tan(0.5 * np.radians(float(self.model.cam_fovy[index])))
+        f = 0.5 * height / float(exact.tan(0.5 * np.radians(float(self.model.cam_fovy[index]))))
         return np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
 
 

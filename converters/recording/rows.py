@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ...cameras import files as calibration
 from ...cameras.files import CalibratedCamera
+from ...cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file
 from ...errors import (
     AmbiguousSourceError,
     FrameCountError,
@@ -20,11 +21,12 @@ from ...errors import (
     InvalidTextError,
     SourceNotFoundError,
     WrongFormatError,
+    suggestion,
 )
 from ...schemas.mapping import Gripper
+from ...untrusted import hdf5
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
-from ..droid import _file, parse_transform
-from ..kit import hdf5
 from ..kit import tree as _tree
 
 FloatArray = NDArray[np.float64]
@@ -40,8 +42,7 @@ class RowOptions(ConverterOptions):
     tool_from_gripper: str | None = Field(
         None,
         description="the gripper (origin between the fingertips, +z approach, fingers open along +-y) in the frame "
-        "that the poses are of, where it is not known: a YAML file, '{translation: [x, y, z], euler_xyz_deg: "
-        "[r, p, y]}', identity, 'x y z qx qy qz qw', or 16 numbers",
+        f"that the poses are of, where it is not known: {TRANSFORM_FORMS}",
     )
     camera_file: str | None = Field(
         None, description="camera file by view (docs/mapping.md), used before all other calibration"
@@ -52,6 +53,8 @@ class RowOptions(ConverterOptions):
 
 class RowConverter(Converter):
     """Base of the converters of such logs."""
+
+    views_field = "only_views"
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
@@ -70,14 +73,14 @@ class RowConverter(Converter):
 
     def option_files(self) -> list[Path]:
         """Files that options name, whose contents are part of an episode's fingerprint."""
-        named = [self.options.camera_file, _file(self.options.tool_from_gripper)]
+        named = [self.options.camera_file, transform_file(self.options.tool_from_gripper)]
         return [Path(name) for name in named if name is not None]
 
     def stamp(self) -> str:
         """What changes when a file that an option names does."""
         digest = hashlib.sha256()
         for path in self.option_files():
-            digest.update(path.read_bytes() if path.is_file() else b"\0")
+            digest.update(read_bytes(path) if path.is_file() else b"\0")
         return digest.hexdigest()
 
     def tool(self, known: FloatArray | None, where: object, why: str) -> FloatArray:
@@ -147,6 +150,7 @@ class RowConverter(Converter):
                 field="views",
                 expected=" | ".join(found) or "pictures",
                 found=", ".join(missing) or None,
+                hint=suggestion(missing[0], list(found)) if missing else None,
             )
         return wanted
 

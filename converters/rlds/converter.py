@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ...cameras.transforms import TRANSFORM_FORMS, transform_file
 from ...cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from ...errors import (
     ActionImgError,
@@ -25,9 +26,11 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
+from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
 from ...schemas.rlds_registry import RldsEntry, RldsView
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
 from ..kit.kinematics import Chain
@@ -52,7 +55,7 @@ class RLDSOptions(ConverterOptions):
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
     tool_from_gripper: str | None = Field(
         None,
-        description="the canonical gripper frame in the reported one: identity, 'x y z qx qy qz qw', or 16 numbers",
+        description=f"the canonical gripper frame in the reported one, where it is not known: {TRANSFORM_FORMS}",
     )
     robot: str | None = Field(
         None, description="robot file, URDF or MJCF: poses from the joints, not from the entry's pose (with --tip)"
@@ -176,6 +179,7 @@ class RLDSConverter(Converter):
     """RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them, read without TensorFlow."""
 
     name: ClassVar[str] = "rlds"
+    views_field = "only_views"
     summary: ClassVar[str] = "RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them"
     Options: ClassVar[type[ConverterOptions]] = RLDSOptions
     options: RLDSOptions
@@ -264,9 +268,7 @@ class RLDSConverter(Converter):
     def _views(self, entry: RldsEntry) -> list[str]:
         unknown = [v for v in self.options.only_views if v not in entry.views]
         if unknown:
-            raise InvalidSpecError(
-                "no such view", field="only_views", expected=" | ".join(entry.views), found=unknown[0]
-            )
+            raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
 
     def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
@@ -294,9 +296,11 @@ class RLDSConverter(Converter):
         """What changes when a file that the user gave does."""
         parts = [entry_name]
         robots = [] if self.options.robot is None else robot_files(Path(self.options.robot))
-        for path in (self.options.config, self.options.camera_file, *robots):
+        tool = transform_file(self.options.tool_from_gripper)
+        given = (self.options.config, self.options.camera_file, *robots, None if tool is None else Path(tool))
+        for path in given:
             if path is not None and path.is_file():
-                parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                parts.append(hashlib.sha256(read_bytes(path)).hexdigest())
         folder = self.options.droid_calibration
         if folder is not None and folder.is_dir():
             parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]
@@ -329,7 +333,9 @@ class RLDSConverter(Converter):
         world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
         tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         trajectory = GripperTrajectory.from_transforms(
-            world_from_tool @ tool_from_gripper, motion.openness(record, entry.gripper), np.arange(steps) / fps
+            exact.matmul(world_from_tool, tool_from_gripper),
+            motion.openness(record, entry.gripper),
+            np.arange(steps) / fps,
         )
         given = cameras.Sources() if self.options.poses_only else self._calibration()
         views: dict[str, View] = {}
