@@ -96,7 +96,9 @@ class Diagnosis:
             "bleed from others"
         ]
         for c in self.channels:
-            bleed = " ".join(f"{name} {_figure(100 * share, '.1f')} %" for name, share in c.bleed.items())
+            bleed = ", ".join(f"{name} {_figure(100 * share, '.1f')} %" for name, share in c.bleed.items())
+            if not c.bleed:
+                bleed = "as the spec says" if c.shown else "no blob"
             lines.append(
                 f"{c.view:12.12} {c.channel:7} {100 * c.shown:5.0f}% {_figure(c.width, '6.2f')} "
                 f"{_figure(c.elongation, '6.2f')} {_figure(c.peak, '6.2f')} {_figure(c.ground, '6.2f')}  {bleed}"
