@@ -107,7 +107,7 @@ class Converter(ABC):
         self.options: Any = self.Options() if options is None else options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A converter goes to another process as its class, its options and what it was told: what is open stays here."""
+        """To another process goes its class, its options and what it was told; what it keeps open stays here."""
         return type(self), (self.options,), {"wanted_views": self.wanted_views, "allowed": self.allowed}
 
     @property
