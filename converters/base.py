@@ -93,6 +93,9 @@ class Converter(ABC):
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
     in which the objects of a store appear as files."""
 
+    views_field: ClassVar[str | None] = None
+    """Name of the option that says which views are read; on the command line it is ``--views``."""
+
     wanted_views: tuple[str, ...] = ()
     """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
 
@@ -107,7 +110,10 @@ class Converter(ABC):
         self.options: Any = self.Options() if options is None else options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process goes its class, its options and what it was told; what it keeps open stays here."""
+        """A converter goes to another process as its class, its options and what it was told.
+
+        What it keeps open stays here.
+        """
         return type(self), (self.options,), {"wanted_views": self.wanted_views, "allowed": self.allowed}
 
     @property

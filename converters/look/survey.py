@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...errors import ActionImgError, SourceNotFoundError, WrongFormatError
+from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
 from ..folder import VIDEO_SUFFIXES
-from ..kit import hdf5, tables
+from ..kit import tables
 from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
