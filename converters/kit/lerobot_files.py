@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadFileError, InvalidTextError, SourceNotFoundError, WrongFormatError
 from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 from . import tree as _tree
 from .tables import parquet_names
 
@@ -25,7 +26,8 @@ def data_sets(root: Path) -> list[Path]:
     """The data sets at ``root``: itself, or those in folders below, e.g. ``train`` and ``val``, in natural order."""
     if (root / INFO).is_file():
         return [root]
-    found, level = [], [root]
+    found: list[Path] = []
+    level = [root]
     for _ in range(_MAX_DEPTH):
         inside = [folder for above in level for folder in _tree.subfolders(above)][:_MAX_FOLDERS]
         found.extend(folder for folder in inside if (folder / INFO).is_file())
@@ -113,7 +115,8 @@ def _packed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
 
     try:
         names = parquet_names(path)
-        texts = [n for n in ("task", "__index_level_0__") if n in names] or [n for n in names if n != "task_index"]
+        usual = ("task", "__index_level_0__")
+        texts = sorted((n for n in names if n != "task_index"), key=lambda n: usual.index(n) if n in usual else 2)
         if "task_index" not in names or not texts:
             raise WrongFormatError("has no such column", where=path, field="task_index, task", found=" ".join(names))
         table = parquet.read_table(path, columns=["task_index", texts[0]], partitioning=None)
@@ -125,7 +128,7 @@ def _packed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _listed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
-    for number, line in enumerate(_text.read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
         if line.strip():
             value = _text.parse_json(line, path, f"line {number}")
             if not isinstance(value, dict):
