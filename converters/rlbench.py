@@ -375,9 +375,7 @@ def _misc(observations: list[pickles.Record]) -> list[dict[str, Any]]:
     return [m if isinstance(m, dict) else {} for m in found]
 
 
-def _camera_track(
-    observations: list[pickles.Record], name: str, frames: PngFrames, where: str
-) -> CameraTrack | None:
+def _camera_track(observations: list[pickles.Record], name: str, frames: PngFrames, where: str) -> CameraTrack | None:
     """The camera over time, or None where the demo carries no calibration of it."""
     misc = _misc(observations)
     keys = (f"{name}_camera_intrinsics", f"{name}_camera_extrinsics")
