@@ -439,6 +439,18 @@ def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layo
     return BlobFit(state[:, :2], covariance, state[:, 2], rms, valid, structure)
 
 
+def ground_level(coarse: Array) -> Array:
+    """Median intensity ``(T,)`` of red and green in coarse samples ``(T, 3, h, w)``: they stand on nothing.
+
+    Their blobs cover a twentieth of the picture, so that they need not be left out.
+    """
+    xp = array_namespace(coarse)
+    step = max(1, math.ceil(math.sqrt(coarse.shape[2] * coarse.shape[3] / 100)))
+    plain = coarse[:, :2, ::step, ::step]
+    ordered = xp.sort(xp.reshape(plain, (coarse.shape[0], 2, -1)), axis=-1)
+    return xp.mean(ordered[..., ordered.shape[-1] // 2], axis=-1)
+
+
 def pedestal_level(coarse: Array, uv: Array, found: Array, layout: Layout) -> tuple[Array, Array]:
     """Median intensity of planes away from their blob.
 

@@ -313,19 +313,17 @@ def judge(
     own = settled.hidden * spread.covariance
     covariance = own + others
     measured_here = measured.mask & found[:, None, None]
-    _, _, wide = pose.final_pose(
-        measured._replace(covariance=settled.weights, mask=measured_here), rotation, translation, axis_length, 0
-    )
-    residual = xp.where(measured_here[..., None], wide.residual, xp.full_like(wide.residual, xp.nan))
+    left = xp.reshape(at.residual, (t, views, 3, 2))
+    if bool(xp.any(measured_here & ~used)):
+        everything = measured._replace(covariance=settled.weights, mask=measured_here)
+        left = pose.final_pose(everything, rotation, translation, axis_length, 0)[2].residual
+    residual = xp.where(measured_here[..., None], left, xp.full_like(left, xp.nan))
     # A position that could be half a metre off (for a triangle of 0.1 m) is none.
     variance = covariance[..., 0, 0] + covariance[..., 1, 1] + covariance[..., 2, 2]
-    determined = found & at.determined & wide.in_front & (variance < (5 * axis_length) ** 2)
+    determined = found & at.determined & (variance < (5 * axis_length) ** 2)
     probability = (1 - elsewhere) * trust.probability_right(own, axis_length)
     count = xp.sum(xp.astype(used, rotation.dtype), axis=(-2, -1))
-    rms = xp.sqrt(
-        xp.sum(xp.where(used[..., None], wide.residual, 0 * wide.residual) ** 2, axis=(-3, -2, -1))
-        / at_least(xp, count, 1.0)
-    )
+    rms = xp.sqrt(xp.sum(xp.where(used[..., None], left, 0 * left) ** 2, axis=(-3, -2, -1)) / at_least(xp, count, 1.0))
     several_views = xp.sum(xp.astype(xp.any(used, axis=-1), xp.int64), axis=-1) > 1
     agree = (rms <= FAR * sigma) & ((probability >= LEAST_TRUST) | ~several_views)
     flips = determined & _flips(xp, rotation, determined & agree, count)

@@ -160,14 +160,15 @@ def diagnose(
 
 def _channel(name: str, view: BlobMeasurements, c: int) -> ChannelDiagnosis:
     free = view.free
-    surveyed = np.isfinite(free.ground[:, c])
-    odd = bool(view.odd.any()) and bool(surveyed.any())
+    odd = bool(view.odd.any())
     shown = view.valid[:, c] | free.valid[:, c, 0]
     heights = free.amplitude[:, c] if odd else view.amplitude[:, c]
-    peak = float(np.nanmedian(heights)) if np.isfinite(heights).any() else math.nan
+    known = np.sort(heights[np.isfinite(heights)])
+    peak = float(known[len(known) // 2]) if len(known) else math.nan
     width = elongation = ground = math.nan
     bleed = {}
     if odd:
+        surveyed = np.isfinite(free.ground[:, c])
         values = np.linalg.eigvalsh(free.ellipse[surveyed][:, c])
         width = float(np.median(np.prod(values, axis=-1) ** 0.25))
         elongation = float(np.median(np.sqrt(values[:, 1] / values[:, 0])))

@@ -153,12 +153,10 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
     # Weighed by the inverse of the statement, and by plain pixels, and by the views' means.
     precision = 1 / at_least(xp, xp.sum(at.stated * eye, axis=-1), 1e-12)
     tests = [eye * (precision * at.mask)[:, :, None], parts[1], parts[2]]
-    table = np.zeros((3, 3))
-    found = np.zeros(3)
-    for i, test in enumerate(tests):
-        found[i] = float(xp.sum(use * _trace(xp, test, outer)))
-        for j, part in enumerate(moved):
-            table[i, j] = float(xp.sum(use * _trace(xp, test, part)))
+    weighed = xp.stack([xp.reshape(test * use[:, None, None], (-1,)) for test in tests])
+    columns = xp.stack([xp.reshape(part, (-1,)) for part in (*moved, outer)], axis=-1)
+    numbers = np.asarray((weighed @ columns).tolist())
+    table, found = numbers[:, :3], numbers[:, 3]
     freedom = float(xp.sum(use * left_over))
     factor, single, common = _non_negative(table, found, freedom)
     total = factor * parts[0] + single * parts[1] + common * parts[2]
@@ -209,14 +207,17 @@ def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple
     rows = np.vstack([rows, [prior * scale[0], 0, 0], [0, 1e-3, 0], [0, 0, 1e-3]])
     values = np.array([1.0, 1.0, 1.0, prior, 0.0, 0.0])
     best, least = np.zeros(3), np.inf
-    for subset in range(1, 8):
-        chosen = [k for k in range(3) if subset >> k & 1]
-        x = np.linalg.lstsq(rows[:, chosen], values, rcond=None)[0]
+    # Of the subsets of the three, the whole first: nearly always it is the answer.
+    for chosen in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        some = rows[:, chosen]
+        x = np.linalg.solve(some.T @ some, some.T @ values)
         if (x >= 0).all():
-            rest = float(((rows[:, chosen] @ x - values) ** 2).sum())
-            if rest < least - 1e-12:
+            rest = float(((some @ x - values) ** 2).sum())
+            if rest < least:
                 best, least = np.zeros(3), rest
                 best[chosen] = x
+            if len(chosen) == 3:
+                break
     factor, single, common = best * scale
     return float(factor), float(single), float(common)
 

@@ -127,7 +127,8 @@ class BlobMeasurements:
         """Measurements of successive chunks as one; refuses none at all."""
         if not parts:
             raise DecodeError("no measurements to join", expected="at least 1 chunk", found="0")
-        return _combine(list(parts), np.concatenate)
+        joined: BlobMeasurements = _combine(list(parts), np.concatenate)
+        return joined
 
 
 def _combine(parts: list[Any], how: Any) -> Any:
@@ -235,8 +236,7 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
     another = blobs.another(plain, where, layout).reshape(frames, 2) & shown[:, :2]
     level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
     # Red and green stand on nothing; where they do stand on something, it is light that blue has as well.
-    under, _ = blobs.pedestal_level(plain, where, shown[:, :2].reshape(-1), layout)
-    ground = under.reshape(frames, 2).mean(axis=1)
+    ground = blobs.ground_level(coarse)
     missing = ~full.valid
     for value in (full.uv, full.covariance, full.amplitude, full.residual, full.structure):
         value[missing] = np.nan
@@ -272,16 +272,14 @@ def unlike_spec(structure: Any, residual: Any, valid: Any, present: Any) -> bool
     Noise and codecs leave residuals whose clusters are 1 to 1.7 times those of white noise; other widths, bleeding
     channels, backgrounds that shine through and smooth noise leave more than twice.
     """
-    for channel in range(3):
-        fitted, seen = np.asarray(valid[:, channel]), np.asarray(present[:, channel])
-        if (seen & ~fitted).sum() > ODD_SHARE * seen.sum():
-            return True
-        if fitted.any():
-            median = np.median(np.asarray(structure[:, channel])[fitted])
-            left = np.median(np.asarray(residual[:, channel])[fitted])
-            if median > ODD_STRUCTURE and left > ODD_RESIDUAL:
-                return True
-    return False
+    if ((present & ~valid).sum(axis=0) > ODD_SHARE * present.sum(axis=0)).any():
+        return True
+    # NaN, where there is no blob, comes last.
+    middle = np.maximum(valid.sum(axis=0) - 1, 0) // 2, np.arange(3)
+    with np.errstate(invalid="ignore"):
+        structured = np.sort(structure, axis=0)[middle] > ODD_STRUCTURE
+        large = np.sort(residual, axis=0)[middle] > ODD_RESIDUAL
+    return bool((structured & large).any())
 
 
 def _measure_free(video: NDArray[Any], layout: blobs.Layout) -> FreeBlobs:

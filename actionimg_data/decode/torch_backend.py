@@ -138,13 +138,9 @@ def _decode_clip(
     rotation, translation, _ = pose.final_pose(
         chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
     )
+    shown = mask.movedim(1, 0)
     opened = openness_of_clip(
-        seen.pedestal,
-        seen.samples,
-        seen.ground.detach(),
-        seen.peak.detach(),
-        *(m.movedim(1, 0) for m in (mask.any(-1), mask[..., 2])),
-        spec,
+        seen.pedestal, seen.samples, seen.ground.detach(), seen.peak.detach(), shown.any(-1), shown[..., 2], spec
     )
     nan = torch.nan
     by_view = [
@@ -227,8 +223,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
         seen_plain = valid.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         another = blobs.another(plain, where, layout) & seen_plain
         another = another.unflatten(0, (views, frames, 2))
-        under, _ = blobs.pedestal_level(plain.double(), where, seen_plain, layout)
-        ground = under.unflatten(0, (views, frames, 2)).mean(-1)
+        ground = blobs.ground_level(coarse.double().unflatten(0, (views * frames, 3))).unflatten(0, (views, frames))
     level, samples = blobs.pedestal_level(coarse[2::3].double(), uv[2::3].detach(), valid[2::3], layout)
     by_plane = valid.unflatten(0, by_view)
     present = near.present.unflatten(0, by_view)
