@@ -113,7 +113,7 @@ def load(
         if size > max_bytes:
             raise UnsafeFileError("is too large", where=where, expected=f"at most {max_bytes} bytes", found=f"{size}")
         with open_plain(where) as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(min(size, max_bytes) + 1)
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=where) from None
     except OSError as error:
