@@ -7,6 +7,7 @@ version 3 many episodes share a file, and ``meta/episodes`` says which part of e
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import string
@@ -38,8 +39,11 @@ from ..errors import (
 from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
+from ..untrusted.files import plain, read_bytes
 from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
+from .kit.frame_times import frames_at
+from .kit.frames import TurnedFrames
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
@@ -75,6 +79,7 @@ class Dataset:
     video_path: str
     chunk_size: int
     total: int
+    total_frames: int | None = None
 
     @classmethod
     def load(cls, root: Path) -> Dataset:
@@ -114,6 +119,7 @@ class Dataset:
                 str(info.get("video_path") or ""),
                 chunk_size,
                 int(info["total_episodes"]),
+                None if info.get("total_frames") is None else int(info["total_frames"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WrongFormatError("is not LeRobot's info.json", where=path, found=repr(error)) from None
@@ -168,7 +174,66 @@ class Dataset:
                     where=self.root / "meta",
                     found=json.dumps(row, default=str),
                 )
-        return sorted(rows, key=lambda row: int(row["episode_index"]))
+        rows = sorted(rows, key=lambda row: int(row["episode_index"]))
+        self._check_totals(rows)
+        return rows
+
+    def _check_totals(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hold what ``meta/`` says more than once against itself.
+
+        Raises:
+            WrongFormatError: An episode is listed twice, or the totals are others.
+        """
+        where = self.root / "meta"
+        indices = [int(row["episode_index"]) for row in rows]
+        twice = next((a for a, b in itertools.pairwise(indices) if a == b), None)
+        if twice is not None:
+            raise WrongFormatError("lists an episode twice", where=where, field="episode_index", found=twice)
+        frames = sum(int(row["length"]) for row in rows)
+        for name, stated, found in (
+            ("total_episodes", self.total, len(rows)),
+            ("total_frames", self.total_frames, frames),
+        ):
+            if stated is not None and stated != found:
+                raise WrongFormatError(
+                    "is not what the episodes add up to",
+                    where=self.root / INFO,
+                    field=name,
+                    expected=f"{found}, as meta/episodes has it",
+                    found=stated,
+                    hint="Was the data set cut, joined or interrupted? LeRobot's own tools mend its metadata.",
+                )
+
+    def conflicts(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, WrongFormatError]:
+        """Episodes whose places, in rows and in videos, are not as long as they are, or overlap; with what is wrong."""
+        wrong: dict[int, WrongFormatError] = {}
+        kinds: list[tuple[str, str, float, tuple[str, ...]]] = [("dataset_from_index", "dataset_to_index", 1.0, ())]
+        for key in (k for k, f in self.features.items() if f.get("dtype") == "video"):
+            prefix = f"videos/{key}"
+            own = (f"{prefix}/chunk_index", f"{prefix}/file_index")
+            kinds.append((f"{prefix}/from_timestamp", f"{prefix}/to_timestamp", 1 / self.fps, own))
+        for first, last, unit, files in kinds:
+            places: dict[tuple[Any, ...], list[tuple[float, float, int]]] = {}
+            for row in rows:
+                start, end, index = row.get(first), row.get(last), int(row["episode_index"])
+                if not isinstance(start, (int, float)) or not isinstance(end, (int, float)):
+                    continue
+                length = int(row["length"]) * unit
+                if abs(end - start - length) > 0.5 * unit:
+                    wrong[index] = self._conflict("is not as long as the episode", index, first, length, end - start)
+                places.setdefault(tuple(row.get(name) for name in files), []).append((start, end, index))
+            for found_places in places.values():
+                for (a, b, one), (c, d, other) in itertools.pairwise(sorted(found_places)):
+                    if min(b, d) - c > 0.5 * unit:
+                        for index, theirs in ((one, other), (other, one)):
+                            found = f"{a:g} … {b:g} and {c:g} … {d:g}"
+                            text = f"overlaps episode {theirs}"
+                            wrong[index] = self._conflict(text, index, first, "places of their own", found)
+        return wrong
+
+    def _conflict(self, what: str, index: int, name: str, expected: object, found: object) -> WrongFormatError:
+        place = f"episode {index}: {name}"
+        return WrongFormatError(what, where=self.root / "meta/episodes", field=place, expected=expected, found=found)
 
     def data_file(self, row: Mapping[str, Any]) -> Path:
         """The Parquet file that holds an episode's rows."""
@@ -208,14 +273,14 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
 
     filters = [("episode_index", "=", episode)] if "episode_index" in names else None
     try:
-        return parquet.read_table(path, columns=[name], filters=filters, partitioning=None).column(0)
+        return parquet.read_table(plain(path), columns=[name], filters=filters, partitioning=None).column(0)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(text.read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
         value = text.parse_json(line, path, f"line {number}")
@@ -242,7 +307,7 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
         try:
             # Statistics of every feature lie beside what is needed here, and are large.
             names = [n for n in parquet_names(path) if not n.startswith("stats/")]
-            rows.extend(parquet.read_table(path, columns=names, partitioning=None).to_pylist())
+            rows.extend(parquet.read_table(plain(path), columns=names, partitioning=None).to_pylist())
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, ActionImgError):
                 raise
@@ -274,7 +339,7 @@ class ParquetImages:
     def _encoded(self) -> list[bytes]:
         from pyarrow import parquet
 
-        values = _column(self.path, self.column, self.episode, parquet.read_schema(self.path).names).to_pylist()
+        values = _column(self.path, self.column, self.episode, parquet.read_schema(plain(self.path)).names).to_pylist()
         data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
         encoded = [d for d in data if isinstance(d, bytes)]
         if len(encoded) != len(data):
@@ -311,14 +376,15 @@ class LeRobotConverter(MappedConverter):
         super().__init__(options)
         self._dataset: Dataset | None = None
         self._rows: dict[int, dict[str, Any]] = {}
+        self._conflicts: dict[int, WrongFormatError] = {}
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether ``source`` holds LeRobot's ``meta/info.json``."""
         path = Path(source) / INFO
         try:
-            info = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 26 else None
-        except (OSError, ValueError):
+            info = text.load_json(path, limit=1 << 26) if path.is_file() else None
+        except ActionImgError:
             return None
         if not isinstance(info, dict) or "codebase_version" not in info:
             return None
@@ -328,6 +394,7 @@ class LeRobotConverter(MappedConverter):
         if self._dataset is None or self._dataset.root != root:
             self._dataset = Dataset.load(root)
             self._rows = {int(row["episode_index"]): row for row in self._dataset.episodes()}
+            self._conflicts = self._dataset.conflicts(list(self._rows.values()))
         return self._dataset, self._rows
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
@@ -365,6 +432,8 @@ class LeRobotConverter(MappedConverter):
         mapping = loaded.mapping
         dataset, rows = self._open(Path(ref.location["source"]))
         row = rows[int(ref.location["index"])]
+        if (conflict := self._conflicts.get(int(row["episode_index"]))) is not None:
+            raise conflict
         table = dataset.table(row)
         count = int(row["length"])
         if mapping.sync.mode == "rows" and abs((mapping.sync.fps or 0) / dataset.fps - 1) > 1e-3:
@@ -379,16 +448,17 @@ class LeRobotConverter(MappedConverter):
         _check_stamps(table, times, count, dataset.fps)
 
         def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
-            poses = streams.poses_from_table(table, arm.pose, times, loaded.folder)
+            poses = streams.poses_from_table(table, arm.pose, times, loaded.folder, mapping.limits)
             return poses, gripper_samples(table, arm.gripper, times)
 
         beside = (dataset.root, loaded.folder)
         views = {}
         for name, view in mapping.views.items():
-            frames = self._frames(dataset, row, str(view.feature))
+            frames = self._frames(dataset, row, str(view.feature), view.rotation == "applied")
+            frames = TurnedFrames(frames, view.rotate) if view.rotate else frames
             camera_poses = None
             if view.camera.poses is not None:
-                camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder)
+                camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
             if view.camera.K_columns is not None:
                 K = _constant_K(table.numbers(view.camera.K_columns, 9), table.where, name)
                 camera = CalibratedCamera(K, frames.width, frames.height)
@@ -411,7 +481,7 @@ class LeRobotConverter(MappedConverter):
             },
         )
 
-    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str) -> FrameSource:
+    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str, oriented: bool = True) -> FrameSource:
         from ..video import VideoFrames
 
         index, count = int(row["episode_index"]), int(row["length"])
@@ -431,7 +501,7 @@ class LeRobotConverter(MappedConverter):
             chunk_index=int(row.get(f"videos/{key}/chunk_index") or 0),
             file_index=int(row.get(f"videos/{key}/file_index") or 0),
         )
-        video = VideoFrames(path)
+        video = VideoFrames(path, oriented=oriented)
         if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
             raise BadVideoError(
                 "runs at another rate than the data set",
@@ -439,27 +509,34 @@ class LeRobotConverter(MappedConverter):
                 expected=f"{dataset.fps:g}",
                 found=f"{video.fps:g}",
             )
-        if not dataset.packed:
-            if len(video) != count:
-                raise FrameCountError(
-                    "video and rows differ in number", where=path, expected=f"{count} pictures", found=len(video)
-                )
-            return video
-        start_s = row.get(f"videos/{key}/from_timestamp")
-        if not isinstance(start_s, (int, float)):
-            raise WrongFormatError(
-                "does not say where the episode begins in its video", where=dataset.root / "meta/episodes", field=key
+        if not dataset.packed and len(video) != count:
+            raise FrameCountError(
+                "video and rows differ in number", where=path, expected=f"{count} pictures", found=len(video)
             )
-        start = round(float(start_s) * dataset.fps)
-        if start + count > len(video):
+        start_s: object = 0.0
+        if dataset.packed:
+            start_s = row.get(f"videos/{key}/from_timestamp")
+            if not isinstance(start_s, (int, float)):
+                raise WrongFormatError(
+                    "does not say where the episode begins in its video",
+                    where=dataset.root / "meta/episodes",
+                    field=key,
+                )
+        if video.times is None:
+            raise BadVideoError("has no time stamps, by which an episode's pictures are found", where=path)
+        # A file of one episode begins with it, whatever its first stamp; in one of many, places are times.
+        stamps = video.times if dataset.packed else video.times - video.times[0]
+        wanted = float(start_s) + np.arange(count) / dataset.fps  # type: ignore[arg-type]
+        if count and wanted[-1] > stamps[-1] + 0.5 / dataset.fps:
             raise FrameCountError(
                 "video ends before the episode",
                 where=path,
                 field=f"episode {index}",
-                expected=f"{start + count} pictures",
-                found=len(video),
+                expected=f"pictures up to {wanted[-1]:.3f} s",
+                found=f"{stamps[-1]:.3f} s",
             )
-        return SelectedFrames(video, np.arange(start, start + count))
+        chosen = frames_at(stamps, wanted, 1 / dataset.fps, f"{path}: episode {index}")
+        return SelectedFrames(video, chosen) if dataset.packed else video
 
     def _instructions(self, dataset: Dataset, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
         instruction = self.mapping().mapping.instruction
@@ -517,6 +594,17 @@ def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: flo
     """Rows and pictures belong together one by one only while no row is missing."""
     if "timestamp" not in table.names:
         return
+    if "frame_index" in table.names:
+        numbers = table.column("frame_index").reshape(-1)
+        if len(numbers) == count and not np.array_equal(numbers, np.arange(count)):
+            wrong = int(np.flatnonzero(numbers != np.arange(count))[0])
+            raise InvalidTrajectoryError(
+                "rows are not those of the episode in order",
+                where=table.where,
+                field=f"frame_index[{wrong}]",
+                expected=wrong,
+                found=numbers[wrong],
+            )
     stamps = table.column("timestamp").reshape(-1).astype(np.float64)
     if len(stamps) != count:
         raise FrameCountError("rows and the stated length differ", where=table.where, expected=count, found=len(stamps))

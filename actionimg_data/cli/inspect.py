@@ -285,8 +285,10 @@ def _flags(converter: Converter, options: Sequence[str]) -> list[str]:
     words = []
     for text in options:
         name, _, value = text.partition("=")
-        name = name.strip().replace("_", "-")
-        if converter.Options.model_fields[name.replace("-", "_")].annotation is bool:
+        name = name.strip().replace("-", "_")
+        whole = converter.Options.model_fields[name].annotation is bool
+        name = "views" if name == converter.views_field else name.replace("_", "-")
+        if whole:
             words.append(f"--{name}" if value.lower() in ("1", "true", "yes", "on") else f"--no-{name}")
         else:
             words += [f"--{name}", value]
@@ -363,6 +365,7 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
 
 def _shard(path: Place) -> dict[str, Any]:
     from ..shards import open_dataset
+    from ..shards.layout import read_place
     from ..shards.storage import place_sha256
 
     dataset = open_dataset(path)
@@ -371,7 +374,7 @@ def _shard(path: Place) -> dict[str, Any]:
     first = metas[0] if metas else None
     rates = sorted({meta.fps for meta in metas})
     sidecar = path.with_suffix(".json")
-    promised = json.loads(sidecar.read_bytes()).get("sha256") if sidecar.is_file() else None
+    promised = json.loads(read_place(sidecar)).get("sha256") if sidecar.is_file() else None
     return {
         "samples": len(metas),
         "frames": sum(meta.frames for meta in metas),

@@ -8,6 +8,7 @@ or options that its converter needs, so that all of them have to give the same `
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from ..geometry import transforms
 from ..model import Camera, GripperTrajectory
+from ..untrusted import text
+from ..untrusted.files import open_plain, plain
 from .scene import SceneRenderer, make_cameras, make_motion
 
 FloatArray = NDArray[np.float64]
@@ -153,16 +156,16 @@ def make_log(
 
 def read_panda_log(folder: Path, views: Sequence[str] | None = None) -> TeleopLog:
     """A recording of the sample data (``teleop/episode_N``): a Panda in a physics simulator."""
-    with open(folder / "poses.csv", newline="") as file:
+    with io.TextIOWrapper(open_plain(folder / "poses.csv"), newline="") as file:
         rows = [[float(v) for v in row.values()] for row in csv.DictReader(file)]
     poses = np.array(rows)
-    with open(folder / "frame_times.csv", newline="") as file:
+    with io.TextIOWrapper(open_plain(folder / "frame_times.csv"), newline="") as file:
         frame_times = np.array([float(row["time_s"]) for row in csv.DictReader(file)])
-    calibration = json.loads((folder / "calibration.json").read_text())
+    calibration = text.load_json(folder / "calibration.json")
     logged = {}
     for name in views or calibration["cameras"]:
         camera = calibration["cameras"][name]
-        with av.open(str(folder / f"{name}.mp4")) as container:
+        with av.open(plain(str(folder / f"{name}.mp4"))) as container:
             pictures = np.stack([np.asarray(f.to_ndarray(format="rgb24"), np.uint8) for f in container.decode(video=0)])
         logged[name] = LoggedView(pictures, np.array(camera["intrinsics"]), np.array(camera["camera_to_world"]))
     pose = transforms.make_transform(Rotation.from_quat(poses[:, 4:8]).as_matrix(), poses[:, 1:4])

@@ -100,6 +100,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     options = _with_own(options, converter)
     cameras = refined_cameras(options)
     reader = SourceReader(converter)
+    reader.tell(options.views or (), options.allow)
     refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
@@ -117,6 +118,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
                 yield ref, ActionImgError(f"{type(error).__name__}: {printable(str(error), 400)}", where=ref.id)
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
+    reader.tell(views, options.allow)
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     every = itertools.chain(head, refs)
     return make_plan(record, source, every, views, options, _plugin_version(converter), grippers)

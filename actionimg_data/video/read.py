@@ -27,7 +27,7 @@ from ..errors import (
     UnsafeFileError,
 )
 from ..untrusted import pictures
-from ..untrusted.files import open_plain
+from ..untrusted.files import open_plain, plain
 from ..untrusted.pictures import SIZES, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
@@ -263,6 +263,18 @@ class VideoFrames:
             yield from video.frames(indices)
 
 
+def rgb_picture(reformatter: av.video.reformatter.VideoReformatter, frame: av.VideoFrame) -> Image:
+    """RGB uint8 ``(H, W, 3)`` of a decoded frame, by the colours that it states."""
+    rgb = reformatter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=frame.colorspace,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        interpolation=INTERPOLATION,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)
+
+
 def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
     previous = -1
     for index in indices:
@@ -311,6 +323,8 @@ class _AvReader(VideoReader):
         try:
             if isinstance(self._file, io.BytesIO):
                 self._file.seek(0)
+            else:
+                plain(self._file)
             self._container = av.open(self._file, options=VIDEO_OPTIONS)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
@@ -463,14 +477,7 @@ class _AvReader(VideoReader):
         return frame
 
     def _rgb(self, frame: av.VideoFrame) -> Image:
-        rgb = self._convert.reformat(
-            self._sized(frame),
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
-            interpolation=INTERPOLATION,
-        )
-        picture = np.asarray(rgb.to_ndarray(), np.uint8)
+        picture = rgb_picture(self._convert, self._sized(frame))
         return np.ascontiguousarray(np.rot90(picture, -self.index.turn // 90)) if self.index.turn else picture
 
     def close(self) -> None:
@@ -481,7 +488,7 @@ class _ZipReader(VideoReader):
     def __init__(self, file: Any, where: object) -> None:
         self._where = where
         try:
-            self._archive = zipfile.ZipFile(file)
+            self._archive = zipfile.ZipFile(file if isinstance(file, io.BytesIO) else plain(file))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadVideoError(f"cannot be opened as a zip of pictures: {error}", where=where) from None
         entries = self._archive.infolist()
