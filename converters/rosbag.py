@@ -25,12 +25,14 @@ from .kit.bags.pictures import BagFrames
 from .kit.bags.reader import SUFFIXES, Access, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
+from .kit.frames import TurnedFrames
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
+    clocked,
     gripper_samples,
     load_calibration,
     recorded_arms,
@@ -137,8 +139,9 @@ class RosbagConverter(MappedConverter):
             if frames.before_first_key:
                 left_out[name] = frames.before_first_key
             camera, camera_poses, frame = reading.camera(view.camera, name)
+            source = TurnedFrames(frames, view.rotate) if view.rotate else frames
             views[name] = ViewInput(
-                frames,
+                source,
                 reading.times(topic, view.time, f"views.{name}")[frames.rows],
                 camera,
                 camera_poses,
@@ -240,14 +243,13 @@ class _Reading:
                 field=f"{field}.time",
                 expected="stamp: header | log",
             )
-        offset = 0.0 if source is None else source.offset_s
         which = None if source is None else source.stamp
-        times, whose = _messages.stamps(messages, which, offset, f"{self.path}: {topic}")
+        times, whose = _messages.stamps(messages, which, 0.0, f"{self.path}: {topic}")
         self.whose[topic] = whose
         if messages.has_header:
             late = np.asarray(messages.log, dtype=np.int64) - np.asarray(messages.header, dtype=np.int64)
             self.latency[topic] = round(float(np.median(late)) * 1e-6, 3)
-        return times
+        return clocked(times, source)
 
     def tf(self) -> TfTree:
         if self._tf is None:
@@ -259,7 +261,6 @@ class _Reading:
 
     def poses(self, stream: PoseStream, field: str) -> PoseSamples:
         if stream.tf is not None:
-            offset = 0.0 if stream.time is None else stream.time.offset_s
             chain = self.tf().chain(stream.tf.parent, stream.tf.child)
             if not isinstance(chain, PoseSamples):
                 raise WrongFormatError(
@@ -268,7 +269,7 @@ class _Reading:
                     field=field,
                     found=f"{stream.tf.parent} and {stream.tf.child}",
                 )
-            samples = PoseSamples(chain.times + offset, chain.position, chain.quaternion_xyzw)
+            samples = PoseSamples(clocked(chain.times, stream.time), chain.position, chain.quaternion_xyzw)
         elif stream.topic is None:
             raise WrongFormatError("does not say its topic", where=self.loaded.path, field=f"{field}.topic")
         else:
@@ -276,7 +277,7 @@ class _Reading:
             where = f"{self.path}: {stream.topic}"
             if stream.position is not None or stream.matrix is not None or stream.joints is not None:
                 table = _messages.table_of(self.messages[stream.topic], where)
-                return streams.poses_from_table(table, stream, times, self.loaded.folder)
+                return streams.poses_from_table(table, stream, times, self.loaded.folder, self.loaded.mapping.limits)
             samples = _messages.poses_of(self.messages[stream.topic], times, where)
         return streams.inverted(samples) if stream.inverse else samples
 

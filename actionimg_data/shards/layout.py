@@ -96,6 +96,26 @@ def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None
         return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
 
 
+def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
+    """A file or an object, open for reading; a pipe or a device in a data set's place is not waited on.
+
+    Raises:
+        OSError: It cannot be opened, or is not a plain file.
+        StorageError: The store does not answer.
+    """
+    if isinstance(path, RemotePath):
+        return path.open("rb") if buffering < 0 else path.open("rb", buffering)
+    return open_plain(path, buffering)
+
+
+def read_place(path: Place) -> bytes:
+    """All of a file or an object; raises as `open_place`."""
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open_plain(path) as file:
+        return file.read()
+
+
 def listing(folder: Place) -> dict[str, int]:
     """Names and sizes of the files right in a folder, sorted; empty where there is none. One call of a store.
 

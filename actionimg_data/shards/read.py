@@ -400,7 +400,7 @@ def scan_tar(tar: Place) -> dict[str, dict[str, tuple[int, int]]]:
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tar.open("rb", buffering=1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with layout.open_place(tar, 1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 key, dot, member = info.name.partition(".")
                 if not info.isreg() or not dot or not key or "/" in info.name:

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
-from ....untrusted.text import parse_json, read_bytes
+from ....untrusted.files import read_bytes
+from ....untrusted.text import parse_json
 from . import flatbuffer
 from .channels import Channel
 from .record import Record, record_of

@@ -227,6 +227,17 @@ def unit_quaternions(q: FloatArray) -> FloatArray:
     return np.where(good, q / np.where(good, norm, 1.0), np.nan)
 
 
+_CONSTANTS = ("k", "d", "p", "distortion_model", "width", "height", "binning_x", "binning_y", "roi")
+"""What a CameraInfo says of a camera and its pictures; none of it may change."""
+
+
+def _constant(info: Any, name: str) -> Any:
+    value = getattr(info, name, 0)
+    if name == "roi":
+        return [float(getattr(value, part, 0)) for part in ("x_offset", "y_offset", "height", "width", "do_rectify")]
+    return str(value) if isinstance(value, str) else value
+
+
 def camera_of(messages: Messages, rectified: bool, where: object) -> CalibratedCamera:
     """Intrinsics of a CameraInfo topic, the same in every message.
 
@@ -248,8 +259,18 @@ def camera_of(messages: Messages, rectified: bool, where: object) -> CalibratedC
         # Foxglove's calibrations may leave out the projection of rectified pictures.
         if values.size != count and (name == "k" or rectified):
             raise InvalidCameraError("is incomplete", where=where, field=name, expected=count, found=values.size)
-    if any(not np.array_equal(read(info, "k"), K) for info in messages.values):
-        raise InvalidCameraError("intrinsics change within the bag", where=where, field="k")
+    for name in _CONSTANTS:
+        before = read(first, name) if name in "kdp" else _constant(first, name)
+        for number, info in enumerate(messages.values):
+            now = read(info, name) if name in "kdp" else _constant(info, name)
+            if not np.array_equal(now, before):
+                raise InvalidCameraError(
+                    "the camera changes within the bag",
+                    where=where,
+                    field=f"{name}, message {number}",
+                    expected=f"{np.asarray(before).tolist()}, as in the first",
+                    found=np.asarray(now).tolist(),
+                )
     K = K.reshape(3, 3)
     if K[0, 0] == 0:
         raise InvalidCameraError("the camera is not calibrated", where=where, field="k", expected="fx > 0", found="0")

@@ -16,7 +16,8 @@ from .messages import Messages, unit_quaternions
 from .record import stamp_of
 
 FloatArray = NDArray[np.float64]
-_STATIC_M = 1e-9
+_STATIC = 1e-6
+"""Largest change, in metres and of a quaternion, of a frame that stands still and is published again and again."""
 
 
 def transforms_of(message: Any) -> Iterator[tuple[str, str, int, Any, Any]]:
@@ -30,15 +31,25 @@ def transforms_of(message: Any) -> Iterator[tuple[str, str, int, Any, Any]]:
             yield one.header.frame_id, one.child_frame_id, stamp_of(one), of.translation, of.rotation
 
 
+def _is_static(topic: str) -> bool:
+    return topic.rstrip("/").rpartition("/")[2] == "tf_static"
+
+
 class TfTree:
-    """The transforms of ``/tf`` and ``/tf_static``: for each child frame its parent and poses over time."""
+    """The transforms of ``/tf`` and ``/tf_static``: for each child frame its parent and poses over time.
+
+    What is published as static has no time: of several messages about a frame the last one holds, as in tf2.
+    """
 
     def __init__(self, streams: Mapping[str, Messages], where: object) -> None:
         self.where = where
         self.parent: dict[str, str] = {}
         self._poses: dict[str, PoseSamples] = {}
         raw: dict[str, list[tuple[int, Any, Any]]] = {}
-        for messages in streams.values():
+        self._fixed: set[str] = set()
+        # Static ones last, so that they replace what was said of their frames before.
+        topics = sorted(streams.items(), key=lambda item: _is_static(item[0]))
+        for topic, messages in topics:
             for message in messages.values:
                 for above, below, stamp, translation, rotation in transforms_of(message):
                     child, parent = str(below).lstrip("/"), str(above).lstrip("/")
@@ -49,7 +60,15 @@ class TfTree:
                             field=child,
                             found=f"{self.parent[child]} and {parent}",
                         )
-                    raw.setdefault(child, []).append((stamp, translation, rotation))
+                    if _is_static(topic):
+                        if child in raw and child not in self._fixed:
+                            raise WrongFormatError(
+                                "a frame is published as static and as moving", where=where, field=child
+                            )
+                        self._fixed.add(child)
+                        raw[child] = [(stamp, translation, rotation)]
+                    else:
+                        raw.setdefault(child, []).append((stamp, translation, rotation))
         for child, samples in raw.items():
             at = [s[1] for s in samples]
             turn = [s[2] for s in samples]
@@ -117,9 +136,8 @@ class TfTree:
 
     def _static(self, frame: str) -> bool:
         poses = self._poses[frame]
-        return bool(
-            np.ptp(poses.position, axis=0).max() < _STATIC_M and np.ptp(poses.quaternion_xyzw, axis=0).max() < _STATIC_M
-        )
+        changes = (np.ptp(poses.position, axis=0).max(), np.ptp(poses.quaternion_xyzw, axis=0).max())
+        return frame in self._fixed or bool(max(changes) < _STATIC)
 
     def _matrix(self, frame: str) -> FloatArray:
         poses = self._poses[frame]
