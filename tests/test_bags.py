@@ -453,6 +453,64 @@ def test_key_frames_of_av1_and_vp9_are_seen() -> None:
         assert np.abs(np.stack(got).astype(int) - scene[[5, 8]]).mean() < 6
 
 
+# What is shown.
+
+
+def test_forty_bags_of_foreign_kinds_are_shown_and_none_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    profiles = ("", "ros1", "px4", "x-foreign")
+    kinds = [
+        ("json", "jsonschema", b"{}", b'{"transforms": [{"odd": 1}], "x": [1, "a", null], "pose": 3}'),
+        ("cbor", "", b"", b"\xa1axx"),
+        ("protobuf", "protobuf", b"\0\1\2", b"\xff"),
+        ("flatbuffer", "flatbuffer", b"\0" * 40, b"\0" * 8),
+        ("cdr", "omgidl", b"struct X {", b"\0\1\0\0"),
+        ("ros1", "ros1msg", b"int32 a\nnone/Such b", b"1234"),
+        ("", "", b"", b""),
+        ("cdr", "ros2msg", "float64 é".encode(), b"\0\1\0\0"),
+    ]
+    names = ["foxglove.FrameTransforms", "sensor_msgs/msg/Image", "foxglove.PoseInFrame", "odd/Type/of/all", ""]
+    forms = list(FORMS.values())
+    for number in range(40):
+        encoding, schema_encoding, schema, data = kinds[number % len(kinds)]
+        channels = {
+            "/odd": (names[number % len(names)], encoding, schema_encoding, schema),
+            "/plain": ("", "json", "", b""),
+            "/empty": ("foxglove.CompressedVideo", "json", "jsonschema", b"{}"),
+        }
+        sent = [
+            (10**18 + i, topic, data if topic == "/odd" else b'{"x": 1}')
+            for i in range(3)
+            for topic in ("/odd", "/plain")
+        ]
+        path = tmp_path / f"bags/{number:02d}.mcap"
+        bag_data.write_mcap(path, sent, channels, profile=profiles[number % 4], **forms[number % len(forms)])
+    shown = RosbagConverter().inspect(str(tmp_path / "bags"))
+    assert len(shown["bags"]) == 40
+    for name, bag in shown["bags"].items():
+        assert "error" not in bag, name
+        assert bag["topics"]["/plain"] == "json × 3"
+    for path in sorted((tmp_path / "bags").iterdir()):
+        assert 'topic: "???"' in propose_mapping(str(path))
+
+
+def test_a_bag_that_was_cut_off_is_shown_as_far_as_it_goes(log: TeleopLog, tmp_path: Path) -> None:
+    bag_data.write_json(log, tmp_path / "bags/run.mcap")
+    path = tmp_path / "bags/run.mcap"
+    path.write_bytes(path.read_bytes()[:-100])
+    shown = RosbagConverter().inspect(str(tmp_path / "bags"))["bags"]["run.mcap"]
+    assert "--allow cut-recording" in shown["cut"]
+    assert shown["topics"]["/ee_pose"].startswith("foxglove.PoseInFrame")
+    assert "--allow cut-recording" in propose_mapping(str(path))
+
+
+def test_a_calibration_is_proposed_for_its_own_pictures(log: TeleopLog, tmp_path: Path) -> None:
+    bag_data.write_json(log, tmp_path / "run.mcap")
+    draft = propose_mapping(str(tmp_path / "run.mcap"))
+    for name in log.views:
+        assert f'camera_info: "/{name}/calib"' in draft
+
+
 # What is opened.
 
 
