@@ -136,8 +136,9 @@ class RosbagConverter(MappedConverter):
         for name, view in chosen.items():
             topic = str(view.topic)
             frames = BagFrames.open(path, topic, messages[topic], access)
-            if frames.before_first_key:
-                left_out[name] = frames.before_first_key
+            counted = {"before_first_key_frame": frames.before_first_key, "behind_lost_packets": frames.behind_gaps}
+            if any(counted.values()):
+                left_out[name] = {why: count for why, count in counted.items() if count}
             camera, camera_poses, frame = reading.camera(view.camera, name)
             source = TurnedFrames(frames, view.rotate) if view.rotate else frames
             views[name] = ViewInput(
@@ -164,7 +165,7 @@ class RosbagConverter(MappedConverter):
                 "mapping": loaded.fingerprint,
                 "stamps": reading.whose,
                 "header_to_log_ms": reading.latency,
-                **({"before_first_key_frame": left_out} if left_out else {}),
+                **({"left_out": left_out} if left_out else {}),
             },
         )
 

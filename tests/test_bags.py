@@ -358,7 +358,7 @@ def test_a_topic_of_video_is_a_view(log: TeleopLog, tmp_path: Path, codec: str) 
     for window in ([5], [2, 9], [7, 8], [0]):
         got = np.stack(list(episode.views["front"].frames.frames(window)))
         np.testing.assert_array_equal(got, whole[window])
-    assert "before_first_key_frame" not in episode.provenance
+    assert "left_out" not in episode.provenance
     assert f"topic: {json.dumps('/front/image')}" in propose_mapping(str(tmp_path / "bags/run.mcap"))
 
 
@@ -367,7 +367,7 @@ def test_pictures_before_the_first_key_frame_are_left_out_and_counted(log: Teleo
     mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent[2:])
     mapping["sync"] = {"master": "front"}
     episode = read(tmp_path, mapping)
-    assert episode.provenance["before_first_key_frame"] == {"front": 2}
+    assert episode.provenance["left_out"] == {"front": {"before_first_key_frame": 2}}
     np.testing.assert_allclose(episode.trajectory.position, log.truth().position[4:], atol=1e-6)
     off = np.abs(pictures(episode, "front").astype(int) - log.views["front"].pictures[4:])
     assert off.mean() < 4
@@ -411,9 +411,43 @@ def test_pictures_that_are_sent_out_of_order_keep_their_stamps(log: TeleopLog, t
         assert distance[i] == min(distance)
 
 
+@pytest.mark.parametrize("profile", ["baseline", "main", "high", "high444"])
+def test_pictures_that_build_upon_a_lost_one_are_left_out_and_counted(
+    log: TeleopLog, tmp_path: Path, profile: str
+) -> None:
+    sent = video(log, profile=profile)
+    del sent[5]
+    mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent)
+    mapping["sync"] = {"master": "front"}
+    episode = read(tmp_path, mapping)
+    # Of 4 5 6 7, begun by a key frame, 5 was lost, and the next key frame is 8.
+    assert episode.provenance["left_out"] == {"front": {"behind_lost_packets": 2}}
+    kept = [0, 1, 2, 3, 4, 8, 9]
+    off = np.abs(pictures(episode, "front").astype(int) - log.views["front"].pictures[kept])
+    assert off.mean() < 4
+
+
+def test_b_frames_that_nothing_builds_upon_may_be_lost() -> None:
+    from actionimg_data.video import PacketScan
+
+    scene = list(make_log(frames=12, size=64, views=("front",)).views["front"].pictures)
+    sent = list(
+        bag_data.packets(scene, "libx264", g="12", bf="2", b_strategy="0", sc_threshold="0", **{"b-pyramid": "none"})
+    )
+    for lost, behind in ((None, 0), (2, 0), (4, 7)):
+        scan = PacketScan("h264")
+        for position, (_, data) in enumerate(sent):
+            if position != lost:
+                scan.add(data)
+        found = scan.index("x")
+        assert found.behind_gaps == behind, lost
+        assert len(found.pictures) + behind == len(sent) - (lost is not None)
+
+
 def test_a_damaged_packet_is_named(log: TeleopLog, tmp_path: Path) -> None:
     sent = video(log)
-    sent[5] = (5, sent[5][1][:6] + bytes([255]) * 40)
+    # Its header stays, by which its number is known.
+    sent[5] = (5, sent[5][1][: len(sent[5][1]) // 2])
     mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent)
     episode = read(tmp_path, mapping)
     list(episode.views["front"].frames.frames([0, 1, 2, 3]))

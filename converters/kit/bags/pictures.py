@@ -140,6 +140,11 @@ class BagFrames:
         """Pictures of a video that were left out, since what they build upon was not recorded."""
         return 0 if self.packets is None else self.packets.before_first_key
 
+    @property
+    def behind_gaps(self) -> int:
+        """Pictures of a video that were left out, since one that they build upon was lost."""
+        return 0 if self.packets is None else self.packets.behind_gaps
+
     def __len__(self) -> int:
         return len(self.rows)
 
