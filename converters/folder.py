@@ -174,7 +174,7 @@ class FolderConverter(MappedConverter):
         views = {}
         findings: list[Finding] = []
         shown: dict[str, Any] = {}
-        for name, view in mapping.views.items():
+        for name, view in self.chosen_views().items():
             # A column, or rows, say when each picture was taken; a stated rate does not say that none is missing.
             counted = rows_fps is not None or (view.time is not None and view.time.column is not None)
             frames = open_frames(view, folder, name, group, str(ref.location["file"]), counted)

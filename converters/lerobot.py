@@ -28,7 +28,6 @@ from ..errors import (
     BadImageError,
     BadVideoError,
     FrameCountError,
-    InvalidTextError,
     InvalidTrajectoryError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -36,7 +35,7 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
+from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames, instruction_spans
 from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
 from ..untrusted.files import plain, read_bytes
@@ -44,6 +43,7 @@ from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
 from .kit.frame_times import frames_at
 from .kit.frames import TurnedFrames
+from .kit.lerobot_files import INFO, data_sets, rows_file, task_names, texts_of_rows
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
@@ -52,7 +52,6 @@ from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 Image = NDArray[np.uint8]
-INFO = "meta/info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _WIDTH = re.compile(r"0?\d{0,2}d?\Z")
 _MAX_TEMPLATE = 1000
@@ -64,6 +63,9 @@ class LeRobotOptions(ConverterOptions):
     """Options of the LeRobot converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+    split_by_task: bool = Field(
+        False, description="make an episode of each part in which the task stays the same, where an episode has several"
+    )
     episodes: tuple[int, ...] = Field((), description="only these episode indices (default: all)")
 
 
@@ -246,13 +248,33 @@ class Dataset:
             file_index=int(row.get("data/file_index") or 0),
         )
 
+    def rows_file(self, row: Mapping[str, Any]) -> Path:
+        """The Parquet file in which an episode's rows are found: the stated one, or one beside it."""
+        path = self.data_file(row)
+        if not self.packed:
+            if not path.is_file():
+                raise SourceNotFoundError("no such file", where=path)
+            return path
+        chunk, number = int(row.get("data/chunk_index") or 0), int(row.get("data/file_index") or 0)
+        # A chunk holds ``chunk_size`` files; then the next begins.
+        beside = [(chunk, number + 1), (chunk + 1, 0), (chunk, number - 1), (chunk - 1, self.chunk_size - 1)]
+        places = [
+            {"data/chunk_index": c, "data/file_index": n, "episode_index": row["episode_index"]}
+            for c, n in beside
+            if c >= 0 and n >= 0
+        ]
+        return rows_file(path, [self.data_file(place) for place in places], int(row["episode_index"]))
+
+    def texts(self, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+        """The instruction of each row of an episode, or one for all of them; see `lerobot_files.texts_of_rows`."""
+        indices = table.column("task_index").reshape(-1) if "task_index" in table.names else None
+        return texts_of_rows(row, indices, task_names(self.root), self.root / "meta")
+
     def table(self, row: Mapping[str, Any]) -> Table:
         """An episode's rows."""
         import pyarrow as pa
 
-        path, index = self.data_file(row), int(row["episode_index"])
-        if not path.is_file():
-            raise SourceNotFoundError("no such file", where=path)
+        path, index = self.rows_file(row), int(row["episode_index"])
         try:
             names = parquet_names(path)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -380,15 +402,18 @@ class LeRobotConverter(MappedConverter):
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
-        """Whether ``source`` holds LeRobot's ``meta/info.json``."""
-        path = Path(source) / INFO
+        """Whether ``source`` holds LeRobot's ``meta/info.json``, or folders right below it do."""
         try:
+            root = Path(source)
+            sets = data_sets(root) if root.is_dir() else []
+            path = sets[0] / INFO if sets else root / INFO
             info = text.load_json(path, limit=1 << 26) if path.is_file() else None
-        except ActionImgError:
+        except (ActionImgError, OSError):
             return None
         if not isinstance(info, dict) or "codebase_version" not in info:
             return None
-        return Detection("LeRobot", f"{info['codebase_version']}, {info.get('total_episodes', '?')} episodes")
+        several = f"{len(sets)} data sets, the first of " if len(sets) > 1 else ""
+        return Detection("LeRobot", f"{several}{info['codebase_version']}, {info.get('total_episodes', '?')} episodes")
 
     def _open(self, root: Path) -> tuple[Dataset, dict[int, dict[str, Any]]]:
         if self._dataset is None or self._dataset.root != root:
@@ -398,9 +423,15 @@ class LeRobotConverter(MappedConverter):
         return self._dataset, self._rows
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each episode that ``meta/`` lists, in order of their indices."""
+        """One reference for each episode that ``meta/`` lists, in order of their indices, set by set."""
+        top = _tree.source_folder(source)
+        for root in _sets(top):
+            name = root.relative_to(top).as_posix()
+            for ref in self._discover(root):
+                yield ref if name == "." else replace(ref, id=f"{_tree.plain_id(name)}/{ref.id}")
+
+    def _discover(self, root: Path) -> Iterator[EpisodeRef]:
         loaded = self.mapping()
-        root = _tree.source_folder(source)
         dataset, rows = self._open(root)
         wanted = self.options.episodes or tuple(rows)
         missing = [i for i in wanted if i not in rows]
@@ -415,16 +446,44 @@ class LeRobotConverter(MappedConverter):
             if path not in stamps:
                 stamps[path] = _tree.file_stamp(path) if path.is_file() else "-1"
             state = f"{content} {stamps[path]} {json.dumps(rows[index], sort_keys=True, default=str)}"
-            yield EpisodeRef(
+            whole = EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},
                 num_frames=int(rows[index]["length"]),
                 fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
             )
+            yield from self._parts(dataset, rows[index], whole) if self.options.split_by_task else [whole]
+
+    def _parts(self, dataset: Dataset, row: Mapping[str, Any], whole: EpisodeRef) -> Iterator[EpisodeRef]:
+        """An episode's reference, or one for each part in which its task stays the same."""
+        try:
+            spans = instruction_spans(self._texts(dataset, row, dataset.table(row)))
+        except ActionImgError:
+            # Its own reason is found again, and told, when it is read.
+            spans = ()
+        if not spans:
+            yield whole
+        for number, span in enumerate(spans):
+            place = {**whole.location, "start": span.start, "end": span.end}
+            yield replace(whole, id=f"{whole.id}_part_{number}", location=place, num_frames=span.end - span.start)
+
+    def remote_headers(self) -> tuple[str, ...]:
+        """What is read to list the episodes; split by task, they are listed by their rows."""
+        return (*super().remote_headers(), *(("data/*", "*/data/*") if self.options.split_by_task else ()))
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its videos are counted, not decoded."""
-        return assemble(self.recording(ref))
+        episode = assemble(self.recording(ref))
+        if "start" not in ref.location:
+            return episode
+        start, end = int(ref.location["start"]), int(ref.location["end"])
+        if not 0 <= start < end <= len(episode):
+            raise WrongFormatError("has changed", where=ref.id, expected=f"{start} … {end}", found=len(episode))
+        part = episode.select(range(start, end))
+        first = float(part.times[0])
+        grippers = {name: replace(g, times=g.times - first) for name, g in part.grippers.items()}
+        about = {**part.provenance, "frames": [start, end]}
+        return replace(part, grippers=grippers, provenance=about)
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the episode's rows and the mapping say."""
@@ -446,6 +505,7 @@ class LeRobotConverter(MappedConverter):
             )
         times = np.arange(count) / dataset.fps
         _check_stamps(table, times, count, dataset.fps)
+        texts = self._texts(dataset, row, table)
 
         def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
             poses = streams.poses_from_table(table, arm.pose, times, loaded.folder, mapping.limits)
@@ -453,7 +513,7 @@ class LeRobotConverter(MappedConverter):
 
         beside = (dataset.root, loaded.folder)
         views = {}
-        for name, view in mapping.views.items():
+        for name, view in self.chosen_views().items():
             frames = self._frames(dataset, row, str(view.feature), view.rotation == "applied")
             frames = TurnedFrames(frames, view.rotate) if view.rotate else frames
             camera_poses = None
@@ -470,7 +530,8 @@ class LeRobotConverter(MappedConverter):
             id=ref.id,
             arms=recorded_arms(mapping, arm),
             views=views,
-            instructions=self._instructions(dataset, row, table),
+            instructions=tuple(dict.fromkeys(texts)),
+            texts=texts if len(texts) > 1 else (),
             rows_fps=dataset.fps,
             task=mapping.task,
             provenance={
@@ -492,7 +553,7 @@ class LeRobotConverter(MappedConverter):
                 "has no such pictures", where=dataset.root, field=key, expected=" | ".join(keys), found=key
             )
         if feature["dtype"] == "image":
-            return ParquetImages.open(dataset.data_file(row), key, index)
+            return ParquetImages.open(dataset.rows_file(row), key, index)
         path = dataset.path(
             dataset.video_path,
             episode_index=index,
@@ -540,29 +601,25 @@ class LeRobotConverter(MappedConverter):
         chosen = frames_at(stamps, wanted, 1 / dataset.fps, f"{path}: episode {index}")
         return SelectedFrames(video, chosen) if dataset.packed else video
 
-    def _instructions(self, dataset: Dataset, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+    def _texts(self, dataset: Dataset, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+        """The instruction of each row, or one for all of them."""
         instruction = self.mapping().mapping.instruction
-        if instruction is not None and instruction.text is not None:
+        if instruction is None:
+            return dataset.texts(row, table)
+        if instruction.text is not None:
             return (instruction.text,)
-        if instruction is not None and instruction.column is not None:
-            return (str(table.column(instruction.column)[0]),)
-        if instruction is not None:
-            raise AmbiguousSourceError(
-                "LeRobot has instructions of its own",
-                where=self.mapping().path,
-                field="instruction",
-                expected="text | column",
-            )
-        tasks = row.get("tasks")
-        texts = [str(t).strip() for t in ([tasks] if isinstance(tasks, str) else tasks or [])]
-        texts = [t for t in texts if t]
-        if not texts:
-            raise InvalidTextError("has no task", where=dataset.root / "meta", field=f"episode {row['episode_index']}")
-        return tuple(dict.fromkeys(texts))
+        if instruction.column is not None:
+            return tuple(str(text).strip() for text in table.column(instruction.column).reshape(-1))
+        raise AmbiguousSourceError(
+            "LeRobot has instructions of its own",
+            where=self.mapping().path,
+            field="instruction",
+            expected="text | column",
+        )
 
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's rows."""
-        dataset, rows = self._open(_tree.source_folder(source))
+        dataset, rows = self._open(_sets(_tree.source_folder(source))[0])
         first = min(rows)
         table = dataset.table(rows[first])
         if "timestamp" not in table.names:
@@ -572,8 +629,9 @@ class LeRobotConverter(MappedConverter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Features with shapes and names, episodes, and the first one's stamps."""
-        root = _tree.source_folder(source)
-        dataset, rows = self._open(root)
+        top = _tree.source_folder(source)
+        sets = _sets(top)
+        dataset, rows = self._open(sets[0])
         first = rows[min(rows)]
         table = dataset.table(first)
         found: dict[str, Any] = {
@@ -587,9 +645,23 @@ class LeRobotConverter(MappedConverter):
                 for key, f in dataset.features.items()
             },
         }
+        if len(sets) > 1:
+            found["data_sets"] = [path.relative_to(top).as_posix() for path in sets]
         if "timestamp" in table.names:
             found["streams"] = {"rows": statistics(table.column("timestamp").reshape(-1)).to_json()}
         return found
+
+
+def _sets(root: Path) -> list[Path]:
+    """The data sets at a source.
+
+    Raises:
+        SourceNotFoundError: None.
+    """
+    found = data_sets(root)
+    if not found:
+        raise SourceNotFoundError("no such file", where=root / INFO)
+    return found
 
 
 def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: float) -> None:

@@ -473,6 +473,31 @@ def test_views_that_are_not_wanted_stay_closed(log: TeleopLog, tmp_path: Path) -
         reader.read(ref)
 
 
+def test_a_conversion_is_told_what_is_allowed_and_wanted(log: TeleopLog, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from actionimg_data.cli import main
+
+    mapping = bag_data.write_json(log, tmp_path / "bags/run.mcap")
+    mapping["views"]["wrist"]["topic"] = "/nothing"
+    write_yaml(tmp_path / "m.yaml", mapping)
+    path = tmp_path / "bags/run.mcap"
+    path.write_bytes(path.read_bytes()[:-100])
+    command = [
+        "convert",
+        "rosbag",
+        str(tmp_path / "bags"),
+        str(tmp_path / "out"),
+        "--mapping",
+        str(tmp_path / "m.yaml"),
+    ]
+    command += ["--size", "32", "--views", "front", "--num-workers", "1"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 1
+    done = CliRunner().invoke(main, [*command, "--overwrite", "--allow", "cut-recording"])
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.realdata
 def test_the_sample_bags_are_read_whole(sample_data: Path, tmp_path: Path) -> None:
     root = sample_data / "mcap"

@@ -23,6 +23,7 @@ from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
 from ..kit.bags.reader import SUFFIXES, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
+from ..kit.lerobot_files import data_sets
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -195,8 +196,9 @@ def survey(source: str) -> Survey:
         return _survey_hdf5(root)
     if suffix in (".zarr", ".zarr.zip"):
         return _survey_zarr(root)
-    if (root / lerobot.INFO).is_file():
-        return _survey_lerobot(root)
+    sets = data_sets(root) if root.is_dir() else []
+    if sets:
+        return _survey_lerobot(sets[0])
     if root.is_file() and suffix in tables.TABLE_SUFFIXES:
         return Survey(root.parent, "folder", [_table(root.name, tables.open_table(root))])
     if root.suffix.lower() in SUFFIXES or is_bag_folder(root):

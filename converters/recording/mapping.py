@@ -115,7 +115,7 @@ class MappedConverter(Converter):
     def remote_headers(self) -> tuple[str, ...]:
         """Calibrations, instructions, and what describes bags, LeRobot data sets and zarr groups."""
         small = ("*.json", "*.jsonl", "*.yaml", "*.yml", "*.txt")
-        return (*small, "meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
+        return (*small, "meta/*", "*/meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
 
     def mapping(self) -> LoadedMapping:
         """The mapping of the options, read once."""
