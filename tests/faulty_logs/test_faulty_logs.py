@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -645,3 +646,241 @@ def test_what_can_be_known_is_read_right(name: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for sample in aid.open_dataset(tmp_path / "out"):
         assert pairing_mm(sample).max() <= within, sample.key
+
+
+def samples(out: Path) -> list[Any]:
+    return list(aid.open_dataset(out))
+
+
+def test_a_sound_log_has_no_finding(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping())
+    assert result.exit_code == 0, result.output
+    (sample,) = samples(tmp_path / "out")
+    assert sample.meta.findings == ()
+    assert pairing_mm(sample).max() < 0.01
+    assert not [c for c in aid.open_dataset(tmp_path / "out").table.column_names if c.startswith("finding_")]
+
+
+@pytest.mark.parametrize("where", ["command line", "mapping"])
+def test_what_is_meant_is_taken_and_recorded(tmp_path: Path, where: str) -> None:
+    write_log(tmp_path / "log" / "frozen", changed(numbers=[min(i, 8) for i in range(COUNT)]))
+    write_log(tmp_path / "log" / "sound")
+    given = {"allow": ["frozen-pictures"]} if where == "mapping" else {}
+    words = () if where == "mapping" else ("--allow", "frozen-pictures")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(**given), *words)
+    assert result.exit_code == 0, result.output
+    frozen, sound = samples(tmp_path / "out")
+    (finding,) = frozen.meta.findings
+    assert (finding.kind, finding.stream, finding.rows) == ("frozen-pictures", "front", (8, COUNT - 1))
+    assert sound.meta.findings == ()
+    assert aid.open_dataset(tmp_path / "out").table["finding_frozen_pictures"].to_pylist() == [True, False]
+    verified = CliRunner().invoke(main, ["verify", str(tmp_path / "out")])
+    assert verified.exit_code == 0, verified.output
+
+
+def test_the_quarantine_has_the_findings(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run", with_rows(100, 0.0))
+    write_log(tmp_path / "log" / "sound")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping())
+    assert result.exit_code == 4, result.output
+    (line,) = [json.loads(text) for text in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert line["code"] == "implausible"
+    assert (line["findings"][0]["kind"], line["findings"][0]["rows"]) == ("zero-poses", [100, 100])
+    assert len(samples(tmp_path / "out")) == 1
+
+
+def test_inspect_shows_what_convert_would_refuse(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run", changed(numbers=[min(i, 8) for i in range(COUNT)]))
+    way = str(write_yaml(tmp_path / "mapping.yaml", mapping()))
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "log"), "--mapping", way, "--json"])
+    found = json.loads(shown.stdout)
+    assert not found["convertible"]
+    assert [f["kind"] for f in found["findings"]] == ["frozen-pictures"]
+    assert found["in_view"] == {"front": 1.0}
+    table = CliRunner().invoke(main, ["inspect", str(tmp_path / "log"), "--mapping", way])
+    assert "frozen-pictures" in table.output
+    assert "--allow frozen-pictures" in table.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(("--allow", "sped"), "speed"), (("--limit", "max_speed=1"), "max_speed_m_s")]
+)
+def test_a_kind_or_limit_that_does_not_exist_is_named(tmp_path: Path, words: tuple[str, str], message: str) -> None:
+    write_log(tmp_path / "log" / "run")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(), *words)
+    assert result.exit_code != 0
+    assert message in result.output
+
+
+def test_a_limit_is_where_plausible_ends(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(), "--limit", "max_speed_m_s=0.01")
+    assert "implausible" in result.output
+    assert "speed" in result.output
+
+
+def test_render_names_a_view_that_never_shows_the_gripper(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run", changed(camera=CAMERA @ np.diag([1, -1, -1, 1])))
+    way = str(write_yaml(tmp_path / "mapping.yaml", mapping()))
+    words = ["render", str(tmp_path / "log"), "--mapping", way, "--out", str(tmp_path / "look"), "--no-video"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "the gripper is in no frame of front" in result.output
+    assert "OpenGL" in result.output
+
+
+def test_verify_says_that_one_view_proves_nothing(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "run")
+    assert convert(tmp_path / "log", tmp_path / "out", mapping(), "--action-codec", "ffv1").exit_code == 0
+    found = CliRunner().invoke(main, ["verify", str(tmp_path / "out"), "--json"])
+    summary = json.loads(found.stdout)
+    assert (summary["ok"], summary["proven"], summary["not_proven"]) == (
+        True,
+        False,
+        "there is one view, and a pose takes two",
+    )
+    shown = CliRunner().invoke(main, ["verify", str(tmp_path / "out")])
+    assert "not proven" in shown.output
+    assert "✓ verified" not in shown.output
+
+
+# Half a pixel.
+
+
+@pytest.mark.parametrize("size", [32, 64, 256, 512])
+def test_a_dot_and_the_blob_stay_together_at_every_size(tmp_path: Path, size: int) -> None:
+    """A dot that OpenCV's own projection puts into the source's picture is where the action image has its blob."""
+    source = 128
+    matrix = np.array([[150.0, 0, 63.1], [0, 150.0, 62.4], [0, 0, 1]])
+    log = changed()
+    camera_from_world = np.linalg.inv(CAMERA)
+    dots = cv2.projectPoints(
+        place(log.frame_times), cv2.Rodrigues(camera_from_world[:3, :3])[0], camera_from_world[:3, 3], matrix, None
+    )[0].reshape(-1, 2)
+    y, x = np.mgrid[:source, :source]
+
+    def draw(n: int) -> np.ndarray:
+        u, v = dots[n]
+        return np.repeat((20 + 230 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 18))[..., None], 3, -1).astype(np.uint8)
+
+    log.draw = draw
+    run = tmp_path / "log" / "run"
+    write_log(run, log, video=False)
+    write_pictures(run / "rgb", log, lambda i: f"{i:04d}")
+    camera = {"K": matrix.tolist(), "width": source, "height": source, "world_from_camera": CAMERA.tolist()}
+    (run / "cameras.json").write_text(json.dumps({"cameras": {"front": camera}}))
+    way = mapping(views__front__frames="rgb/*.png")
+    given = ["--mapping", str(write_yaml(tmp_path / "m.yaml", way)), "--size", str(size), "--action-codec", "ffv1"]
+    words = [
+        "convert",
+        "folder",
+        str(tmp_path / "log"),
+        str(tmp_path / "out"),
+        *given,
+        "--crf",
+        "4",
+        "--num-workers",
+        "1",
+    ]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    (sample,) = samples(tmp_path / "out")
+    uv = np.array([sample.cameras["front"][i].project(p[None])[0][0] for i, p in enumerate(sample.trajectory.position)])
+    grid = np.mgrid[:size, :size]
+    for number in (0, 20, COUNT - 1):
+        for drawn in (sample.rgb("front")[number], sample.action("front")[number]):
+            weight = np.clip(drawn[..., 0].astype(float) - 60, 0, None)
+            centre = [(weight * axis).sum() / weight.sum() for axis in grid[::-1]]
+            assert np.abs(centre - uv[number]).max() < 0.06 * max(1, size / 128), (number, centre, uv[number])
+
+
+# Bags: what may not change, and what has no time.
+
+
+def bag(folder: Path, statics: list[tuple[float, np.ndarray]], info: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """A ROS 2 bag of the sound log; ``statics`` are times and poses on ``/tf_static``."""
+    writer = pytest.importorskip("rosbags.rosbag2")
+    from rosbags.typesys import Stores, get_typestore
+    from scipy.spatial.transform import Rotation
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    t = store.types
+
+    def make(kind: str, *values: Any) -> Any:
+        return t[kind](*values)
+
+    def header(at: float, frame: str) -> Any:
+        ns = round((EPOCH + at) * 1e9)
+        return make("std_msgs/msg/Header", make("builtin_interfaces/msg/Time", ns // 10**9, ns % 10**9), frame)
+
+    def vector(values: Any) -> Any:
+        return make("geometry_msgs/msg/Vector3", *map(float, values))
+
+    events: list[tuple[float, str, str, Any]] = []
+    for at in TIMES:
+        pose = make("geometry_msgs/msg/Pose", make("geometry_msgs/msg/Point", *map(float, place(at))), None)
+        pose.orientation = make("geometry_msgs/msg/Quaternion", 1.0, 0.0, 0.0, 0.0)
+        stamped = make("geometry_msgs/msg/PoseStamped", header(at, "base"), pose)
+        events.append((at, "/pose", "geometry_msgs/msg/PoseStamped", stamped))
+        state = make(
+            "sensor_msgs/msg/JointState", header(at, "base"), ["w"], np.array([0.04]), np.zeros(0), np.zeros(0)
+        )
+        events.append((at, "/joints", "sensor_msgs/msg/JointState", state))
+    for at, pose in statics:
+        q = make("geometry_msgs/msg/Quaternion", *map(float, Rotation.from_matrix(pose[:3, :3]).as_quat()))
+        moved = make("geometry_msgs/msg/Transform", vector(pose[:3, 3]), q)
+        one = make("geometry_msgs/msg/TransformStamped", header(at, "base"), "cam", moved)
+        events.append((at, "/tf_static", "tf2_msgs/msg/TFMessage", make("tf2_msgs/msg/TFMessage", [one])))
+    roi = make("sensor_msgs/msg/RegionOfInterest", 0, 0, 0, 0, False)
+    for i in range(COUNT):
+        at, drawn = i / FPS, picture(i, SIZE)
+        image = make("sensor_msgs/msg/Image", header(at, "cam"), SIZE, SIZE, "rgb8", 0, SIZE * 3, drawn.ravel())
+        events.append((at, "/image", "sensor_msgs/msg/Image", image))
+        own = {"width": SIZE, "height": SIZE, "d": [0.0] * 5, "k": [75.0, 0, 31.5, 0, 75.0, 31.5, 0, 0, 1], **info(i)}
+        p = np.concatenate([np.array(own["k"]).reshape(3, 3), np.zeros((3, 1))], 1).ravel()
+        k, d = np.array(own["k"], float), np.array(own["d"], float)
+        says = ("sensor_msgs/msg/CameraInfo", header(at, "cam"), own["height"], own["width"], "plumb_bob", d, k)
+        events.append((at, "/info", "sensor_msgs/msg/CameraInfo", make(*says, np.eye(3).ravel(), p, 0, 0, roi)))
+    path = folder / "bags" / "run"
+    path.parent.mkdir(parents=True)
+    with writer.Writer(path, version=9, storage_plugin=writer.StoragePlugin.MCAP) as out:
+        topics: dict[str, Any] = {}
+        for at, topic, kind, message in sorted(events, key=lambda e: e[0]):
+            if topic not in topics:
+                topics[topic] = out.add_connection(topic, kind, typestore=store)
+            out.write(topics[topic], round((EPOCH + at + 0.03) * 1e9), store.serialize_cdr(message, kind))
+    tf = {"parent": "base", "child": "cam"}
+    return {
+        "version": 1,
+        "format": "rosbag",
+        "instruction": {"text": "push"},
+        "pose": {"topic": "/pose", "tool_from_gripper": {}},
+        "gripper": {"topic": "/joints", "columns": ["position.w"], "closed": 0.0, "open": 0.08, "kind": "measured"},
+        "views": {"front": {"topic": "/image", "camera": {"camera_info": "/info", "tf": tf}}},
+    }
+
+
+@pytest.mark.parametrize("second_at", [-0.04, 1.0, 2.5])
+def test_of_two_static_transforms_the_last_one_holds(tmp_path: Path, second_at: float) -> None:
+    nominal = CAMERA.copy()
+    nominal[0, 3] += 0.2
+    way = bag(tmp_path / "log", [(-0.05, nominal), (second_at, CAMERA)], lambda i: {})
+    result = convert(tmp_path / "log" / "bags", tmp_path / "out", way)
+    assert result.exit_code == 0, result.output
+    (sample,) = samples(tmp_path / "out")
+    assert len(sample) == COUNT
+    assert pairing_mm(sample).max() < 0.01
+    np.testing.assert_allclose(sample.cameras["front"].world_from_camera, np.tile(CAMERA, (COUNT, 1, 1)), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"d": [0.3, 0, 0, 0, 0]}, {"width": 2 * SIZE, "height": 2 * SIZE}, {"k": [76.0, 0, 31.5, 0, 75.0, 31.5, 0, 0, 1]}],
+    ids=["d", "size", "k"],
+)
+def test_a_camera_info_that_changes_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    way = bag(tmp_path / "log", [(-0.05, CAMERA)], lambda i: {} if i < 20 else change)
+    result = convert(tmp_path / "log" / "bags", tmp_path / "out", way)
+    assert result.exit_code == 1
+    assert "the camera changes within the bag" in result.output
