@@ -31,6 +31,7 @@ SAFE = {"plain", "open_plain", "open_place", "BytesIO"}
 
 ALLOWED = {
     ("actionimg_data/cli/__init__.py", "invoke"): "writes to the null device",
+    ("actionimg_data/objectstore.py", "open_read"): "an object's own method",
     ("actionimg_data/objectstore.py", "read_text"): "an object's own method",
     ("actionimg_data/objectstore.py", "write"): "uploads a file that this process has written",
     ("actionimg_data/report/page.py", "asset"): "a template of the package",
