@@ -311,7 +311,7 @@ def _bin_pictures(video: NDArray[Any], layout: blobs.Layout) -> FloatArray:
         for i in range(1, width):
             rows += down[:, i]
         across = rows.reshape(h, w, width, 3)
-        total = across[:, :, 0].astype(np.float64)
+        total: NDArray[Any] = across[:, :, 0].astype(np.float64)
         for i in range(1, width):
             total += across[:, :, i]
         into[...] = np.moveaxis(total, -1, 0)
