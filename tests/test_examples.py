@@ -202,6 +202,14 @@ def test_10_the_gripper_mesh_lies_over_every_view_of_the_demo(tmp_path: Path) ->
         assert has_colour(view, (255, 255, 0), 90) > 20
 
 
+@needs("torch", "mujoco")
+def test_12_a_simulated_robot_does_what_the_action_videos_say_and_no_nonsense(tmp_path: Path) -> None:
+    found = run("12_closed_loop", "--out", tmp_path, "--tasks", 2, "--spoil", "crf28", "--size", 128, "--no-pictures")
+    assert [task["done"] for task in found["crf28"]] == [True, True]
+    assert [task["refused"] for task in found["crf28"]] == [0, 1]
+    assert not any(task["nonsense_carried_out"] for task in found["crf28"])
+
+
 @pytest.mark.realdata
 @needs("pytorch3d")
 def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: Path) -> None:
