@@ -210,6 +210,16 @@ def test_12_a_simulated_robot_does_what_the_action_videos_say_and_no_nonsense(tm
     assert not any(task["nonsense_carried_out"] for task in found["crf28"])
 
 
+@needs("matplotlib")
+def test_13_two_runs_are_scored_and_the_later_one_is_better(tmp_path: Path) -> None:
+    found = run("13_score_generated_videos", "--out", tmp_path, "--size", 96, "--frames", 14)
+    first, second = found["epoch_10"], found["epoch_20"]
+    assert (first.samples, second.samples) == (3, 3)
+    assert 4 < second.position_error_mm.median + 2 < first.position_error_mm.median < 15
+    assert first.baselines[0].position_error_mm.median < 1
+    picture(tmp_path / "13_score_generated_videos.png")
+
+
 @pytest.mark.realdata
 @needs("pytorch3d")
 def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: Path) -> None:
