@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, suggested_path
+from ...untrusted.files import open_plain
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -66,7 +67,7 @@ def file_stamp(path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         return str(size)
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             digest = hashlib.sha256(file.read(HEAD))
             if size > HEAD:
                 file.seek(max(HEAD, size - HEAD))
