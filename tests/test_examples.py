@@ -229,7 +229,7 @@ def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: 
     assert has_colour(shown, (255, 255, 0), 90) > 100
 
 
-def test_12_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> None:
+def test_14_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> None:
     folder = EXAMPLES / "14_npz_steps"
     words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
