@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import runpy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,6 +82,11 @@ class DocsData:
             }
         dest.write_text(json.dumps({"cameras": cameras}))
 
+    def _generated(self, dest: Path) -> None:
+        example = Path(__file__).resolve().parents[1] / "examples" / "13_score_generated_videos.py"
+        made = runpy.run_path(str(example))
+        made["generate"](open_dataset(self._made("OUT")), dest, 0.1, 5, (90, 156))
+
     def _recordings(self, dest: Path) -> None:
         write_recordings(dest, 2, FRAMES, SIZE)
 
@@ -144,6 +150,8 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "front.mp4": DocsData._video,
     "wrist.mp4": DocsData._video,
     "cameras.json": DocsData._cameras,
+    "epoch_10": DocsData._generated,
+    "epoch_20": DocsData._generated,
     "recordings": DocsData._recordings,
     "tensorflow_datasets": DocsData._rlds,
     "lerobot": DocsData._lerobot,
