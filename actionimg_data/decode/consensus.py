@@ -35,6 +35,8 @@ LAG_GAIN = 0.5
 LEAST_LAG = 0.1
 """Frames of lag that are worth saying."""
 _COMBINATIONS = 64
+POLISH = 4
+"""Last Gauss-Newton steps of poses whose measurements contradict each other."""
 LEAP = 0.5
 """Radians, and four times what the clip usually turns, by which a pose of few blobs may differ from its neighbours."""
 HIDDEN_STRUCTURE = 2.5
@@ -305,6 +307,12 @@ def judge(
     found = candidates.possible[every, choice]
     used = candidates.mask & found[:, None, None]
     rests_on = measured._replace(mask=used)
+    if settled.floor > 0 or bool(xp.any(settled.source > 0)):
+        # Where residuals are not small, the last steps contract slowly.
+        weighed = rests_on._replace(covariance=settled.weights)
+        better = pose.final_pose(weighed, rotation, translation, axis_length, POLISH)
+        rotation = xp.where(found[:, None, None], better[0], rotation)
+        translation = xp.where(found[:, None], better[1], translation)
     at = evidence.linearise(rests_on, settled.weights, rotation, translation, axis_length)
     causes = evidence.systematic(at, rests_on, found, size)
     believed = [c for c in causes if significant(c, sigma)]
