@@ -119,6 +119,17 @@ class Converter(ABC):
                 under which the episode is quarantined.
         """
 
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The fingerprint that `discover` would give the episode now, from its own files alone.
+
+        It is asked for once an episode was read: where it is another one than the plan's, the source changed meanwhile,
+        and the episode is refused. None, the default, where that cannot be told without listing the whole source.
+
+        Args:
+            ref: As `discover` gave it.
+        """
+        return None
+
     def remote_headers(self) -> tuple[str, ...]:
         """Patterns of paths below a source in an object store that `discover` opens; they are fetched before.
 

@@ -21,7 +21,8 @@ from ..shards.layout import Place
 from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
 from ..shards.prepare import Recipe, read_episode, refined_cameras
-from ..shards.write import Progress
+from ..shards.source import check_source, remember
+from ..shards.write import Progress, unexpected
 from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
@@ -88,6 +89,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     if converter.poses_only:
         options = options.without_cameras()
     cameras = refined_cameras(options)
+    remember(source, again=True)
     refs = iter(converter.discover(source))
     head: list[EpisodeRef] = []
 
@@ -99,7 +101,12 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
             except StorageError:
                 raise
             except ActionImgError as error:
+                check_source(source)
                 yield ref, error
+            except Exception as error:  # noqa: BLE001
+                # A bug that one episode brings to light; its traceback is kept when the episode's turn comes.
+                check_source(source)
+                yield ref, unexpected(error, ref.id)
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
@@ -164,7 +171,7 @@ def convert(
     options = options or ConvertOptions.parse()
     _check(num_workers, shard_index, num_shards, max_bad_fraction, overwrite, extend, retry_quarantined)
     watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers)
-    with executor or make_executor("local", num_workers) as workers:
+    with executor or make_executor("local", num_workers, warn=observer.warning) as workers:
         made = plan(converter, source, options)
         made = open_output(place, made, options, overwrite=overwrite, extend=extend, retry=retry_quarantined)
         work = _Work(place, made, range(shard_index, len(made.rows), num_shards), retry_quarantined, watch)
@@ -174,7 +181,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(place, fingerprint_, converter, Recipe.of(manifest))
+            job = Job(place, fingerprint_, converter, Recipe.of(manifest), remember(manifest.sources[0]))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:

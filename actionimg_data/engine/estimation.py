@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..converters.base import Converter
-from ..errors import ActionImgError, OutputError, StorageError, human_bytes
+from ..errors import OutputError, StorageError, human_bytes
 from ..schemas import ConvertOptions, PlanEpisode
 from ..shards import layout, storage
 from ..shards.layout import Place
@@ -89,7 +89,7 @@ def estimate(
             found = measure(episode, converter, Recipe.of(made.manifest), ESTIMATE_FRAMES)
         except StorageError:
             raise
-        except ActionImgError:
+        except Exception:  # noqa: BLE001
             # It will be in the quarantine, with its reason: nothing is written of it, and its frames are not known.
             failed += 1
             sizes.append(0.0)

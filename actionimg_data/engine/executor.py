@@ -32,7 +32,7 @@ from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
 from ..shards.prepare import Recipe
-from ..shards.write import Progress, write_shard
+from ..shards.write import Progress, Skip, write_shard
 
 MAX_CRASHES: Final = 2
 """Processes an episode may kill before it is quarantined."""
@@ -49,23 +49,35 @@ class Job:
     plan: str
     converter: Converter
     recipe: Recipe
+    source: str = ""
 
     def run_shard(
-        self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
+        self, row: PlanRow, report: OnProgress, skip: Skip | None = None, crew: Crew | None = None
     ) -> ShardSidecar:
         """Convert and publish one shard.
 
         Args:
             row: The shard.
             report: Called with what was done, in the process and thread that does it.
-            skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
+            skip: Episodes to quarantine unread: those that killed the process that read them, or took too long.
             crew: Threads to encode with; the calling one alone by default.
 
         Raises:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
+            SourceGoneError: The source is not there any more.
         """
-        return write_shard(self.out, row, self.plan, self.converter, self.recipe, report=report, skip=skip, crew=crew)
+        return write_shard(
+            self.out,
+            row,
+            self.plan,
+            self.converter,
+            self.recipe,
+            report=report,
+            skip=skip,
+            crew=crew,
+            source=self.source,
+        )
 
 
 class Executor(Protocol):

@@ -37,6 +37,14 @@ class Reader(Protocol):
         ...
 
 
+class WatchedReader(Reader, Protocol):
+    """A `Reader` that can say whether an episode is still the one that was planned."""
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now; None where that is not known."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What every episode of a data set is made into; picklable.
@@ -76,10 +84,14 @@ def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
     Raises:
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
-    ref = EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
-    source = read_episode(ref, reader, refined_cameras(recipe.options))
+    source = read_episode(reference(planned), reader, refined_cameras(recipe.options))
     episode = selected(source, recipe)
     return Prepared(episode, *checked(source, recipe))
+
+
+def reference(planned: PlanEpisode) -> EpisodeRef:
+    """The reference that a converter gave when the plan was made."""
+    return EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
 
 
 def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:

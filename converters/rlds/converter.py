@@ -28,6 +28,7 @@ from ...errors import (
 from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
+from ...objectstore import is_url
 from ...schemas.rlds_registry import RldsEntry, RldsView
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
@@ -302,6 +303,15 @@ class RLDSConverter(Converter):
         if folder is not None and folder.is_dir():
             parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]
         return " ".join(parts)
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now; of TFRecords their own checksums are what is compared."""
+        location = _Location.parse(ref)
+        if is_url(location.folder):
+            return None
+        dataset = _dataset_of(location)
+        stamp = self._stamp(self._entry(dataset)[0])
+        return hashlib.sha256(f"{dataset.fingerprint(location.place())} {stamp}".encode()).hexdigest()[:16]
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are read when asked for.
