@@ -341,5 +341,6 @@ def _refuse_too_many(bad: int, total: int, allowed: float, where: object) -> Non
             where=where,
             expected=f"at most {allowed:.0%}",
             found=f"{bad} of {total}",
-            hint=f"The reasons are in {layout.QUARANTINE}, or in the shards' .json while shards are missing.",
+            hint=f"The reasons are in {layout.QUARANTINE}, or in the shards' .json while shards are missing. "
+            "After a fix give the same command with --retry-quarantined.",
         )

@@ -28,7 +28,6 @@ from ...errors import (
 from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
-from ...objectstore import is_url
 from ...schemas.rlds_registry import RldsEntry, RldsView
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
@@ -68,6 +67,10 @@ class RLDSOptions(ConverterOptions):
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
     instruction: str | None = Field(None, description="instruction of episodes that have none (else they are refused)")
     allow_missing_shards: bool = Field(False, description="go on without files that dataset_info.json lists")
+    skip_bad_shards: bool = Field(
+        False,
+        description="go on after a file that is cut or damaged: the records after the damage go into quarantine",
+    )
     allow_count_mismatch: bool = Field(
         False, description="go by the files where dataset_info.json counts other records"
     )
@@ -225,7 +228,7 @@ class RLDSConverter(Converter):
         for place in dataset.places(self.options.from_split):
             location = _Location.of(dataset, place)
             fingerprint = hashlib.sha256(f"{dataset.fingerprint(place)} {stamp}".encode()).hexdigest()[:16]
-            num_frames = len(place.records) if place.grouping else None
+            num_frames = len(place.records) or None if place.grouping else None
             yield EpisodeRef(place.id, location.to_json(), num_frames, fingerprint)
             count += 1
         if count == 0:
@@ -237,6 +240,7 @@ class RLDSConverter(Converter):
             found,
             allow_missing_shards=self.options.allow_missing_shards,
             allow_count_mismatch=self.options.allow_count_mismatch,
+            skip_bad_shards=self.options.skip_bad_shards,
         )
 
     def _entry(self, dataset: RLDSDataset) -> tuple[str, RldsEntry]:
@@ -306,9 +310,9 @@ class RLDSConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now; of TFRecords their own checksums are what is compared."""
-        location = _Location.parse(ref)
-        if is_url(location.folder):
+        if "remote" in ref.location:
             return None
+        location = _Location.parse(ref)
         dataset = _dataset_of(location)
         stamp = self._stamp(self._entry(dataset)[0])
         return hashlib.sha256(f"{dataset.fingerprint(location.place())} {stamp}".encode()).hexdigest()[:16]
