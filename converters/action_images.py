@@ -33,8 +33,8 @@ from ..errors import (
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from ..video import VideoFrames
+from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import coppelia as _coppelia
 from .kit import tree as _tree
 
 MAX_CAMERA_FILE: Final = 64 << 20
@@ -69,7 +69,7 @@ class ActionImagesConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _tree.find_episodes(root, max_folders=500):
+            for folder in _rlbench.find_episodes(root, max_folders=500):
                 if (folder.path / "actions.npy").is_file() and _views(folder.path):
                     return Detection("action-images", f"first episode {folder.id}")
         except ActionImgError:
@@ -89,7 +89,7 @@ class ActionImagesConverter(Converter):
         """
         root = _tree.source_folder(source)
         tasks = set()
-        for folder in _tree.find_episodes(root):
+        for folder in _rlbench.find_episodes(root):
             views = _views(folder.path)
             if not views and not (folder.path / "actions.npy").is_file():
                 continue
@@ -114,8 +114,8 @@ class ActionImagesConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
-        return None if "remote" in ref.location else _fingerprint(folder.path)
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        return _fingerprint(folder.path)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode at the rate of its videos; pictures are decoded when asked for.
@@ -130,7 +130,7 @@ class ActionImagesConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true.
             InvalidTrajectoryError: A pose is not finite, or its quaternion is not unit.
         """
-        folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
         views = _views(folder.path)
         if not views:
             raise EmptyEpisodeError("has no views", where=folder.path, expected="view*/rgb/video.mp4")
@@ -153,7 +153,7 @@ class ActionImagesConverter(Converter):
             trajectory = GripperTrajectory.from_action8(actions[::ratio], np.arange(len(first)) / fps)
         except InvalidTrajectoryError as error:
             raise error.at(actions_file) from None
-        instructions, instruction_source = _coppelia.instructions(folder, folder.task)
+        instructions, instruction_source = _rlbench.instructions(folder, folder.task)
         return Episode(
             id=ref.id,
             views={
@@ -281,7 +281,7 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
                 )
             target[:] = value
     try:
-        return CameraTrack(*_coppelia.opencv_camera(K, pose), video.width, video.height)
+        return CameraTrack(*_rlbench.opencv_camera(K, pose), video.width, video.height)
     except InvalidCameraError as error:
         raise error.at(path) from None
 

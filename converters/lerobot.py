@@ -38,12 +38,13 @@ from ..errors import (
 from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
-from .base import ConverterOptions, Detection
+from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
-from .kit.tables import Table, _arrow_values, parquet_names
+from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
-from .recording.episode import Recording, ViewInput, assemble
+from .recording.episode import assemble
 from .recording.mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
+from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 Image = NDArray[np.uint8]
@@ -195,7 +196,7 @@ class Dataset:
             raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
         def load(name: str) -> NDArray[Any]:
-            return _arrow_values(_column(path, name, index, names), path, name)
+            return arrow_values(_column(path, name, index, names), path, name)
 
         return Table(names, load, path, self.labels())
 
@@ -233,7 +234,8 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     folder = root / "meta" / "episodes"
-    files = sorted(folder.rglob("*.parquet"), key=lambda p: _tree.natural_key(p.as_posix()))
+    found = _tree.some_files(folder, ".parquet", 100_000) if folder.is_dir() else ()
+    files = sorted(found, key=lambda p: _tree.natural_key(p.as_posix()))
     if not files:
         raise SourceNotFoundError("no episodes are listed", where=folder, expected="*.parquet")
     rows: list[dict[str, Any]] = []
@@ -355,8 +357,6 @@ class LeRobotConverter(MappedConverter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        if "remote" in ref.location:
-            return None
         loaded = self.mapping()
         root = Path(ref.location["source"])
         dataset, rows = self._open(root)
@@ -405,8 +405,8 @@ class LeRobotConverter(MappedConverter):
             views[name] = ViewInput(frames, None, camera, camera_poses, view.flip, view.camera.scaled)
             views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
-            **recorded_arms(mapping, arm),
             id=ref.id,
+            arms=recorded_arms(mapping, arm),
             views=views,
             instructions=self._instructions(dataset, row, table),
             rows_fps=dataset.fps,
@@ -488,6 +488,16 @@ class LeRobotConverter(MappedConverter):
         if not texts:
             raise InvalidTextError("has no task", where=dataset.root / "meta", field=f"episode {row['episode_index']}")
         return tuple(dict.fromkeys(texts))
+
+    def streams(self, source: str) -> Streams:
+        """Stamps of the first episode's rows."""
+        dataset, rows = self._open(_tree.source_folder(source))
+        first = min(rows)
+        table = dataset.table(rows[first])
+        if "timestamp" not in table.names:
+            return Streams(str(first))
+        times = table.column("timestamp").reshape(-1).astype(np.float64)
+        return Streams(str(first), {"rows": statistics(times).to_json()}, {"rows": times})
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Features with shapes and names, episodes, and the first one's stamps."""

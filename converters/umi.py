@@ -38,7 +38,8 @@ from .kit import tables
 from .kit import tree as _tree
 from .kit.frames import ZarrFrames
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import RowConverter, RowOptions, check_rows, gripper_values, log_files, parse_gripper
 from .recording.sync import PoseSamples, ScalarSamples
 
@@ -124,7 +125,7 @@ class UmiConverter(RowConverter):
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 count += 1
                 yield EpisodeRef(
-                    _tree._plain_id(f"{stem}/episode_{index}"),
+                    _tree.plain_id(f"{stem}/episode_{index}"),
                     {"source": str(root), "path": relative, "start": start, "stop": stop, "index": index},
                     num_frames=stop - start,
                     fingerprint=_fingerprint(stamp, size, start, stop),
@@ -139,8 +140,6 @@ class UmiConverter(RowConverter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        if "remote" in ref.location:
-            return None
         path = Path(ref.location["source"]) / ref.location["path"]
         size = _size(path, {} if path.is_file() else _arrays(path))
         return _fingerprint(self.stamp(), size, ref.location["start"], ref.location["stop"])
@@ -166,10 +165,9 @@ class UmiConverter(RowConverter):
         arms = {robot: self._arm(arrays, robot, start, stop, times, path) for robot in robots}
         arms = arms if len(arms) > 1 else {"": next(iter(arms.values()))}
         views = {name: self._view(path, name, start, stop, arms) for name in self.chosen_views(cameras, path)}
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions((), where),
             rows_fps=fps,

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
+from .evaluation import Evaluation, PredictionRow
 from .spec import ActionImageSpec
 
 if TYPE_CHECKING:
@@ -504,7 +505,9 @@ def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema
 EXPORTED: Final[dict[str, type[BaseModel]]] = {
     "action-image-spec": ActionImageSpec,
     "dataset": DatasetManifest,
+    "evaluation": Evaluation,
     "plan-row": PlanRow,
+    "prediction": PredictionRow,
     "quarantine-row": QuarantineRow,
     "sample": SampleMeta,
     "shard": ShardSidecar,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ _COMMANDS = {
     "convert": "Convert demonstrations into action-image shards.",
     "render": "Draw action images over a source's pictures, before any conversion.",
     "decode": "Decode action videos back into a 7-DoF trajectory.",
+    "evaluate": "Score videos that a model generated against a data set.",
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
     "repair": "Make again what is broken in a data set, and only that.",
     "finalize": "Assemble a data set's manifest from its shards, whoever made them.",
@@ -28,6 +30,11 @@ _COMMANDS = {
     "demo": "Make, convert and verify a small data set of our own.",
     "doctor": "Check this machine: versions, codecs, extras.",
 }
+
+
+def _say(message: Warning | str, *about: Any, **more: Any) -> None:
+    """A warning without the place in the code, which is of no use to whoever typed the command."""
+    click.echo(f"warning: {message}", err=True)
 
 
 class _LazyGroup(click.Group):
@@ -61,7 +68,9 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say
+                return super().invoke(ctx)
         except ActionImgError as error:
             emit_error(error)
             # An option that cannot be is a mistake of usage, whoever finds it out.

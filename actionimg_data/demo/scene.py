@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSpecError
-from ..geometry import rotations, transforms
+from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, CameraTrack
 from ..raster.gripper import gripper_model
 
@@ -217,11 +217,11 @@ def make_cameras(motion: DemoMotion, size: int, names: Sequence[str] = CAMERAS) 
     for name in names:
         if name in stand:
             eye, target, degrees = stand[name]
-            cameras[name] = Camera(_intrinsics(size, degrees), _look_at(eye, target), size, size)
+            cameras[name] = Camera.looking_at(eye, target, size, size, horizontal_fov_deg=degrees)
         elif name == "wrist":
             gripper_from_camera = _wrist_mount()
             pose = motion.world_from_gripper @ gripper_from_camera
-            K = np.broadcast_to(_intrinsics(size, 60.0), (len(motion), 3, 3))
+            K = np.broadcast_to(pinhole.intrinsics(pinhole.focal_of(60.0, size), size, size), (len(motion), 3, 3))
             cameras[name] = CameraTrack(K, pose, size, size)
         else:
             raise InvalidSpecError("no such camera", field="cameras", expected=" | ".join(CAMERAS), found=name)
@@ -392,19 +392,6 @@ def _centres(layer: _Layer, samples: int) -> tuple[NDArray[np.float32], NDArray[
 def _flat(x: float, y: float, z: float, heading: float) -> FloatArray:
     turn = rotations.matrix_from_euler(np.array([0.0, 0.0, heading]))
     return np.asarray(transforms.make_transform(turn, np.array([x, y, z])))
-
-
-def _intrinsics(size: int, degrees: float) -> FloatArray:
-    f = size / 2 / np.tan(np.radians(degrees) / 2)
-    return np.array([[f, 0, size / 2], [0, f, size / 2], [0, 0, 1.0]])
-
-
-def _look_at(eye: FloatArray, target: FloatArray) -> FloatArray:
-    """world_from_camera with OpenCV axes, the picture's up being the world's."""
-    z = (target - eye) / np.linalg.norm(target - eye)
-    x = np.cross(z, [0.0, 0.0, 1.0])
-    x /= np.linalg.norm(x)
-    return np.asarray(transforms.make_transform(np.stack([x, np.cross(z, x), z], axis=1), eye))
 
 
 def _wrist_mount() -> FloatArray:

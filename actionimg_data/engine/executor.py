@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
-from ..converters.base import Converter
 from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
-from ..shards.prepare import Recipe
+from ..shards.prepare import Recipe, WatchedReader
 from ..shards.write import Progress, Skip, write_shard
 
 MAX_CRASHES: Final = 2
@@ -47,7 +46,7 @@ class Job:
 
     out: Place
     plan: str
-    converter: Converter
+    reader: WatchedReader
     recipe: Recipe
     source: str = ""
 
@@ -71,7 +70,7 @@ class Job:
             self.out,
             row,
             self.plan,
-            self.converter,
+            self.reader,
             self.recipe,
             report=report,
             skip=skip,

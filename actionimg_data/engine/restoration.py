@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..converters.base import Converter, converter_class
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, CorruptDatasetError, OutputError
 from ..schemas import (
     DatasetManifest,
@@ -385,7 +386,7 @@ def _shards_again(again: _Again, broken: Sequence[int], on_progress: Callable[[P
     converter = _converter(manifest)
     with again.executor as executor, _scratch(again.out) as scratch:
         for of, numbers in groups.items():
-            job = Job(scratch, of, converter, Recipe.of(manifest))
+            job = Job(scratch, of, SourceReader(converter), Recipe.of(manifest))
             executor.run(job, [rows[n] for n in numbers], on_progress, lambda made: _take(again, scratch, made))
 
 

@@ -1,60 +1,34 @@
-"""Finds episode folders in trees laid out as RLBench writes them: ``TASK/GROUP/episodes/episodeN``.
+"""Folders and files of a source: natural order, ids, stamps.
 
-GROUP is ``variationN`` or ``all_variations``, or is left out. Folders are visited in natural order (2 before 10).
-Links are not followed, so that a cycle of them does no harm, and names that begin with a dot are passed over.
+Links to files and folders are followed: people make subsets of a data set by linking episodes. A link to a folder that
+it lies in, however many links are between, is passed over, and one that leads nowhere is named once. So are names that
+begin with a dot, without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, suggested_path
+from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, printable, suggested_path
 
-MAX_DEPTH: Final = 8
-"""Folders below the source that are searched for episodes."""
+log = logging.getLogger(__name__)
 
-_EPISODE = re.compile(r"episode\d+\Z")
-_GROUP = re.compile(r"(all_variations|variation\d+)\Z")
 _DIGITS = re.compile(r"(\d+)")
-_MARKS = ("low_dim_obs.pkl", "actions.npy")
+_named: set[str] = set()
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts ``episode2`` before ``episode10``."""
-    return tuple((0, int(p), p) if p.isdigit() else (1, 0, p) for p in _DIGITS.split(name) if p)
-
-
-@dataclass(frozen=True)
-class EpisodeFolder:
-    """One episode's folder and what its place in the tree says."""
-
-    root: Path
-    path: Path
-    id: str
-    task: str | None
-    group: str | None
-
-    @property
-    def relative(self) -> str:
-        """Path relative to the source, with forward slashes; "." where the source is the episode itself."""
-        return self.path.relative_to(self.root).as_posix()
-
-    def location(self) -> dict[str, str | None]:
-        """What `from_location` needs, as JSON values."""
-        return {"source": str(self.root), "path": self.relative, "task": self.task, "group": self.group}
-
-    @classmethod
-    def from_location(cls, id: str, location: Mapping[str, Any]) -> EpisodeFolder:
-        """The folder of an `EpisodeRef`."""
-        root = Path(location["source"])
-        return cls(root, root / location["path"], id, location["task"], location["group"])
+    """What to sort names by so that ``episode2`` comes before ``episode10``: ``sorted(names, key=natural_key)``."""
+    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in _DIGITS.split(name) if p)
 
 
 def source_folder(source: str) -> Path:
@@ -73,10 +47,8 @@ def source_folder(source: str) -> Path:
 
 
 def files_with_sizes(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes of the regular files in ``folder``, in natural order; links and dot-files are passed over."""
-    found = [
-        (e.name, e.stat(follow_symlinks=False).st_size) for e in _entries(folder) if e.is_file(follow_symlinks=False)
-    ]
+    """Names and sizes of the regular files in ``folder``, in natural order; dot-files are passed over."""
+    found = [(e.name, e.stat().st_size) for e in _entries(folder) if e.is_file()]
     return sorted(found, key=lambda item: natural_key(item[0]))
 
 
@@ -112,8 +84,8 @@ def file_stamp(path: Path) -> str:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in ``folder``, in natural order; links and names that begin with a dot are passed over."""
-    found = [e.name for e in _entries(folder) if e.is_dir(follow_symlinks=False)]
+    """Folders in ``folder``, in natural order; names that begin with a dot are passed over."""
+    found = [e.name for e in _entries(folder) if e.is_dir() and not (e.is_symlink() and _leads_back(e.path))]
     return [folder / name for name in sorted(found, key=natural_key)]
 
 
@@ -131,58 +103,73 @@ def some_files(root: Path, ending: str, max_folders: int = 500) -> Iterator[Path
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            found = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise BadFileError(f"folder cannot be read: {error.strerror}", where=folder) from None
+    lost = [entry for entry in found if entry.is_symlink() and not os.path.exists(entry.path)]
+    for entry in lost:
+        if entry.path not in _named:
+            _named.add(entry.path)
+            log.warning("%s is a link that leads nowhere: %s", printable(entry.path), _target(entry.path))
+    return [entry for entry in found if entry not in lost] if lost else found
 
 
-def find_episodes(root: Path, max_folders: int | None = None) -> Iterator[EpisodeFolder]:
-    """Every episode folder at or under ``root``, lazily and in natural order.
-
-    Args:
-        root: Data set, task, variation, ``episodes`` or episode folder (absolute).
-        max_folders: Give up quietly after looking into so many folders (None: never).
-    """
-    if _is_episode(root):
-        yield _episode(root, root)
-        return
-    left = [max_folders if max_folders is not None else -1]
-    yield from _walk(root, root, 0, left)
+def _target(link: str) -> str:
+    try:
+        return printable(os.readlink(link))
+    except OSError as error:
+        return str(error.strerror)
 
 
-def _walk(root: Path, folder: Path, depth: int, left: list[int]) -> Iterator[EpisodeFolder]:
-    if left[0] == 0:
-        return
-    left[0] -= 1
-    for child in subfolders(folder):
-        if _EPISODE.match(child.name):
-            yield _episode(root, child)
-        elif depth < MAX_DEPTH:
-            yield from _walk(root, child, depth + 1, left)
+def _leads_back(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in, as it was come to: a walk would have no end."""
+    target = os.path.realpath(link)
+    above = os.path.dirname(os.path.abspath(link))
+    while True:
+        if os.path.realpath(above) == target:
+            return True
+        parent = os.path.dirname(above)
+        if parent == above:
+            return False
+        above = parent
 
 
-def _is_episode(folder: Path) -> bool:
-    return _EPISODE.match(folder.name) is not None or any((folder / name).is_file() for name in _MARKS)
+@dataclass
+class Links:
+    """The links of a source: how many were followed, and those that lead nowhere or back to where they lie."""
+
+    followed: int = 0
+    nowhere: list[str] = field(default_factory=list)
+    back: list[str] = field(default_factory=list)
 
 
-def _episode(root: Path, path: Path) -> EpisodeFolder:
-    task = group = None
-    base = root
-    above = path.parent
-    if above.name == "episodes":
-        above = above.parent
-        if _GROUP.match(above.name):
-            group, above = above.name, above.parent
-        task = above.name or None
-        if above == root or above in root.parents:
-            base = above.parent
-    elif root == path:
-        base = path.parent
-    parts = [p for p in path.relative_to(base).parts if p != "episodes"]
-    return EpisodeFolder(root, path, _plain_id("/".join(parts)), task, group)
+def links_below(root: Path, max_folders: int = 2000) -> Links:
+    """Count the links at or under a folder, in the folders that a search finds first; see `Links`."""
+    found = Links()
+    left = [root]
+    for _ in range(max_folders):
+        if not left:
+            break
+        folder = left.pop()
+        try:
+            with os.scandir(folder) as entries:
+                linked = [e.path for e in entries if e.is_symlink() and not e.name.startswith(".")]
+        except OSError:
+            continue
+        for link in sorted(linked, key=natural_key):
+            if not os.path.exists(link):
+                found.nowhere.append(link)
+            elif os.path.isdir(link) and _leads_back(link):
+                found.back.append(link)
+            else:
+                found.followed += 1
+        with contextlib.suppress(BadFileError):
+            left.extend(reversed(subfolders(folder)))
+    return found
 
 
-def _plain_id(text: str) -> str:
+def plain_id(text: str) -> str:
+    """An episode's id from its place in a source: letters, digits and ``. _ - /``; different places stay different."""
     plain = re.sub(r"[^A-Za-z0-9._/-]", "_", text)
     # Two names that differ only in what an id cannot hold must not become one.
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
