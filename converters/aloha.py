@@ -163,15 +163,22 @@ class AlohaConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            rows = _rows(path)
-            if rows is None:
+            rows, damaged = None, False
+            try:
+                rows = _rows(path)
+            except ActionImgError:
+                # It is refused when its turn comes; the other files are not to suffer.
+                damaged = len(paths) > 1
+                if not damaged:
+                    raise
+            if rows is None and not damaged:
                 continue
             count += 1
             relative = path.relative_to(root).as_posix()
             yield EpisodeRef(
                 _tree.plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},
-                num_frames=max(rows - self._shift, 0),
+                num_frames=None if rows is None else max(rows - self._shift, 0),
                 fingerprint=_fingerprint(stamp, path, rows),
             )
         if count == 0:

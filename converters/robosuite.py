@@ -259,7 +259,13 @@ class RobosuiteConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            rows = self._rows(path)
+            try:
+                rows = self._rows(path)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                rows = {"unreadable": None}
             relative = path.relative_to(root).as_posix()
             state = _fingerprint(stamp, path, rows)
             for name, length in rows.items():

@@ -115,13 +115,22 @@ class UmiConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            arrays = _arrays(path)
-            if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
-                continue
-            ends = _episode_ends(arrays, path)
-            size = _size(path, arrays)
             relative = path.relative_to(root).as_posix()
             stem = re.sub(r"\.zarr(\.zip)?\Z", "", relative)
+            try:
+                arrays = _arrays(path)
+                if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
+                    continue
+                ends = _episode_ends(arrays, path)
+                size = _size(path, arrays)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                count += 1
+                where = {"source": str(root), "path": relative, "start": 0, "stop": 0, "index": 0}
+                yield EpisodeRef(_tree.plain_id(f"{stem}/unreadable"), where, fingerprint=stamp[:16])
+                continue
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 count += 1
                 yield EpisodeRef(
