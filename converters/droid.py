@@ -175,6 +175,7 @@ class DroidConverter(Converter):
     """DROID's raw recordings."""
 
     name: ClassVar[str] = "droid"
+    views_field = "only_views"
     summary: ClassVar[str] = "DROID raw: trajectory.h5 + MP4s, with the published calibration"
     Options: ClassVar[type[ConverterOptions]] = DroidOptions
 
@@ -204,7 +205,7 @@ class DroidConverter(Converter):
         unknown = sorted(set(self.options.only_views) - set(ROLES))
         if unknown:
             raise WrongFormatError(
-                "has no such view", field="only_views", expected=" | ".join(ROLES), found=", ".join(unknown)
+                "has no such view", field="views", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
         root = _tree.source_folder(source)
         stamp = self._stamp()
@@ -362,7 +363,7 @@ class DroidConverter(Converter):
                     field=name,
                     expected=f"{serial or 'SERIAL'}.mp4",
                     found=", ".join(sorted(filmed)) or "no videos",
-                    hint="Choose views with --only-views.",
+                    hint="Choose views with --views.",
                 )
             found[name] = serial
         return found

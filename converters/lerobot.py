@@ -269,7 +269,7 @@ class ParquetImages:
         data = first._encoded()
         if not data:
             raise BadFileError("has no pictures", where=path, field=column)
-        picture = pictures.decode(data[0], f"{path}: {column}[0]")
+        picture = pictures.decode(data[0], f"{path}: {column}[0]", oriented=True)
         return replace(first, count=len(data), width=picture.shape[1], height=picture.shape[0])
 
     def _encoded(self) -> list[bytes]:
@@ -290,7 +290,7 @@ class ParquetImages:
         data = self._encoded()
         for i in indices:
             where = f"{self.path}: {self.column}[{i}]"
-            picture = pictures.decode(data[i], where)
+            picture = pictures.decode(data[i], where, oriented=True)
             if picture.shape[:2] != (self.height, self.width):
                 raise BadImageError(
                     "has another size than the first",

@@ -38,6 +38,7 @@ from ..errors import (
     MissingFrameError,
     UnsupportedSourceError,
     WrongFormatError,
+    suggestion,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
 from ..untrusted import pickles as _safe_pickle
@@ -75,6 +76,7 @@ class RLBenchConverter(Converter):
     """RLBench demos in the layouts of stepjam/RLBench, PerAct and Colosseum."""
 
     name: ClassVar[str] = "rlbench"
+    views_field = "cameras"
     summary: ClassVar[str] = "RLBench demos (stepjam, PerAct and Colosseum layouts)"
     Options: ClassVar[type[ConverterOptions]] = RLBenchOptions
     options: RLBenchOptions
@@ -226,9 +228,10 @@ class RLBenchConverter(Converter):
             raise WrongFormatError(
                 "has no pictures of this camera",
                 where=path,
-                field="cameras",
+                field="views",
                 expected=" | ".join(found) or "a folder CAMERA_rgb",
                 found=" ".join(missing),
+                hint=suggestion(missing[0], list(found)),
             )
         names = wanted or tuple(found)
         if not names:

@@ -24,6 +24,7 @@ from pydantic import (
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
 from .evaluation import Evaluation, PredictionRow
+from .plausibility import Finding, FindingKind, Limits
 from .spec import ActionImageSpec
 
 if TYPE_CHECKING:
@@ -112,11 +113,15 @@ class ConvertOptions(_Stored):
 
     refined_cameras: str | None = Field(None, description="camera file laid over the source's own cameras")
     refined_cameras_sha256: str | None = Field(None, pattern=SHA256_PATTERN, description="of that file")
+    allow: tuple[FindingKind, ...] = Field(
+        (), description="kinds of findings that are meant; episodes with others are refused (docs/plausibility.md)"
+    )
+    limits: Limits = Field(Limits(), description="where plausible ends")
 
     _later: ClassVar[frozenset[str]] = frozenset(
         {
             *("merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"),
-            *("refined_cameras", "refined_cameras_sha256"),
+            *("refined_cameras", "refined_cameras_sha256", "allow", "limits"),
         }
     )
 
@@ -206,6 +211,9 @@ class QuarantineRow(_Stored):
     code: str
     message: str
     traceback: str | None = None
+    findings: tuple[Finding, ...] = Field((), description="what cannot be true of it; absent where it is another fault")
+
+    _later: ClassVar[frozenset[str]] = frozenset({"findings"})
 
 
 class MemberRow(_Stored):
@@ -246,8 +254,9 @@ class SampleRow(_Stored):
     members: tuple[MemberRow, ...]
     grippers: tuple[Name, ...] = Field((), description="names of the grippers, in order; absent where there is one")
     calibration: tuple[CalibrationRow, ...] = Field((), description="of each view; absent where it was not checked")
+    findings: tuple[Finding, ...] = Field((), description="what was found and allowed; absent where nothing was")
 
-    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration"})
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration", "findings"})
 
 
 class ShardSidecar(_Stored):
@@ -315,9 +324,15 @@ class SampleMeta(_Stored):
         (), description="what the pictures of the episode say of each view's camera; absent where it was not checked"
     )
     calibration_model: str = Field("", description="the gripper model that was looked for; absent where none was")
+    findings: tuple[Finding, ...] = Field(
+        (), description="what cannot be true of the episode, and was allowed; absent where nothing was found"
+    )
 
     _later: ClassVar[frozenset[str]] = frozenset(
-        {"grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks", "calibration", "calibration_model"}
+        {
+            *("grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"),
+            *("calibration", "calibration_model", "findings"),
+        }
     )
 
     @property
@@ -406,6 +421,15 @@ class DatasetManifest(_Stored):
 
     _later: ClassVar[frozenset[str]] = frozenset({"grippers", "earlier", "remade"})
 
+    @property
+    def index_columns(self) -> dict[str, Any]:
+        """What `index_schema` has to know of this data set."""
+        return {
+            "grippers": bool(self.grippers),
+            "calibration": self.options.checks_calibration,
+            "allow": self.options.allow,
+        }
+
     def earlier_plans(self) -> dict[str, str]:
         """Shard to plan, of the shards whose sidecars name another plan than this one."""
         return {shard: earlier.plan for earlier in self.earlier for shard in earlier.shards}
@@ -464,12 +488,18 @@ def parse(
         ) from None
 
 
-def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema:
+def finding_column(kind: str) -> str:
+    """The index's column of a kind of findings that a data set allows."""
+    return f"finding_{kind.replace('-', '_')}"
+
+
+def index_schema(grippers: bool = False, calibration: bool = False, allow: tuple[str, ...] = ()) -> pa.Schema:
     """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards.
 
     Args:
         grippers: With a column of their names, as in data sets of several.
         calibration: With a column of what was found out about the cameras, as in data sets that were checked for it.
+        allow: With a column for each of these kinds of findings: whether the sample has one.
     """
     import pyarrow as pa
 
@@ -499,6 +529,7 @@ def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema
         row = [("view", pa.string()), ("verdict", pa.string())]
         row += [("displacement_px", pa.float64()), ("interval_px", pa.float64()), ("reason", pa.string())]
         fields.append(pa.field("calibration", pa.list_(pa.struct(row)), nullable=False))
+    fields += [pa.field(finding_column(kind), pa.bool_(), nullable=False) for kind in allow]
     return pa.schema(fields, metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
 
 

@@ -118,7 +118,7 @@ def make_log(
         views: Cameras of `actionimg_data.demo.scene`; ``wrist`` moves.
     """
     step = POSE_HZ // FRAME_HZ
-    motion = make_motion(frames * step + step, seed)
+    motion = make_motion(frames * step + step, seed, seconds=(frames + 1) / FRAME_HZ)
     times = np.arange(len(motion)) / POSE_HZ
     at = np.arange(frames) * step + 2
     cameras = make_cameras(motion, size, views)

@@ -23,10 +23,11 @@ An `Executor` is the middle step for many rows. What it must hold to:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol
 
+from ..converters.cache import CacheSettings, cache_settings
 from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
@@ -49,6 +50,7 @@ class Job:
     reader: WatchedReader
     recipe: Recipe
     source: str = ""
+    cache: CacheSettings = field(default_factory=cache_settings)
 
     def run_shard(
         self, row: PlanRow, report: OnProgress, skip: Skip | None = None, crew: Crew | None = None
@@ -66,17 +68,18 @@ class Job:
             CorruptDatasetError: What was read back is not what was written.
             SourceGoneError: The source is not there any more.
         """
-        return write_shard(
-            self.out,
-            row,
-            self.plan,
-            self.reader,
-            self.recipe,
-            report=report,
-            skip=skip,
-            crew=crew,
-            source=self.source,
-        )
+        with self.cache.used():
+            return write_shard(
+                self.out,
+                row,
+                self.plan,
+                self.reader,
+                self.recipe,
+                report=report,
+                skip=skip,
+                crew=crew,
+                source=self.source,
+            )
 
 
 class Executor(Protocol):

@@ -172,7 +172,9 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
-    return cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter.tell(manifest.views, manifest.options.allow)
+    return converter
 
 
 def _from_source(manifest: DatasetManifest) -> Plan:
@@ -498,7 +500,7 @@ def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result:
             if hashlib.sha256(path.read_bytes()).hexdigest() == files.get(name):
                 continue
         if name == layout.INDEX:
-            data = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
+            data = index_bytes(sidecars(), **manifest.index_columns)
         else:
             data = b"".join(to_line(q) for sidecar in sidecars() for q in sidecar.quarantined)
         digest = hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ from .episode import (
     millimetres,
     view_planes,
 )
+from .recorded import Recorded, StreamSamples
 from .trajectory import GripperTrajectory
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "EpisodeRef",
     "FrameSource",
     "GripperTrajectory",
+    "Recorded",
     "SelectedFrames",
+    "StreamSamples",
     "View",
     "millimetres",
     "view_planes",

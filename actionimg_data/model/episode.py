@@ -19,6 +19,7 @@ from ..errors import (
     suggestion,
 )
 from .camera import Camera, CameraTrack
+from .recorded import Recorded
 from .trajectory import GripperTrajectory
 
 Image = NDArray[np.uint8]
@@ -177,6 +178,7 @@ class Episode:
         provenance: Where this comes from, for the record (JSON values only).
         grippers: Several grippers instead of one ``trajectory``: name (``[a-z0-9_-]+``) to the gripper at each frame's
             time, in the order in which they are drawn and stored; all with the same times.
+        recorded: The log's own streams, where there are any: they are looked at for what cannot be true.
 
     Attributes:
         grippers: The grippers by name, in order; of an episode with one ``trajectory``, that one under the name "".
@@ -198,6 +200,7 @@ class Episode:
     sync_residual_s: NDArray[np.float64] | None
     provenance: Mapping[str, Any]
     grippers: Mapping[str, GripperTrajectory]
+    recorded: Recorded
 
     def __init__(
         self,
@@ -212,6 +215,7 @@ class Episode:
         sync_residual_s: NDArray[np.float64] | None = None,
         provenance: Mapping[str, Any] | None = None,
         grippers: Mapping[str, GripperTrajectory] | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         # dataclasses.replace(episode, trajectory=...) passes the one gripper there was along.
         if trajectory is not None and (grippers is None or tuple(grippers) == ("",)):
@@ -234,6 +238,7 @@ class Episode:
             "sync_residual_s": sync_residual_s,
             "provenance": {} if provenance is None else provenance,
             "grippers": dict(grippers),
+            "recorded": recorded or Recorded(),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -446,7 +446,7 @@ def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
         table = load_parquet(data).combine_chunks()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
+    if not table.schema.equals(index_schema(**manifest.index_columns)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
     check_index(table, manifest, where)
     return table

@@ -57,6 +57,7 @@ class Table:
         load: Gives the values ``(N,)`` or ``(N, ...)`` of a column.
         where: What to call the table in an error.
         labels: Names of the parts of columns that hold vectors: ``COLUMN.LABEL`` is then a column too.
+        zoned: Columns of dates and times that name their zone; their values are in UTC.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Table:
         load: Callable[[str], Any],
         where: object,
         labels: Mapping[str, Sequence[str]] | None = None,
+        zoned: Sequence[str] = (),
     ) -> None:
         self.names = tuple(names)
+        self.zoned = frozenset(zoned)
         self.where = where
         self._load = load
         self._labels = labels or {}
@@ -182,7 +185,14 @@ def _csv(path: Path) -> Table:
         raise WrongFormatError("names a column twice", where=path, found=",".join(names))
     if all(re.fullmatch(r"[-+\d.eE]+|nan|inf", n) for n in names):
         raise WrongFormatError("has no header line", where=path, expected="names of the columns", found=names[:8])
-    return Table(names, lambda name: arrow_values(table.column(names.index(name)), path, name), path)
+    zoned = [n for n, kind in zip(names, table.schema.types, strict=True) if _names_its_zone(kind)]
+    return Table(names, lambda name: arrow_values(table.column(names.index(name)), path, name), path, zoned=zoned)
+
+
+def _names_its_zone(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) and kind.tz is not None)
 
 
 def _parquet(path: Path) -> Table:
@@ -191,6 +201,7 @@ def _parquet(path: Path) -> Table:
 
     try:
         names = parquet_names(path)
+        zoned = [field.name for field in parquet.read_schema(path) if _names_its_zone(field.type)]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
@@ -201,7 +212,7 @@ def _parquet(path: Path) -> Table:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
         return arrow_values(column, path, name)
 
-    return Table(names, load, path)
+    return Table(names, load, path, zoned=zoned)
 
 
 def parquet_names(path: Path) -> list[str]:
@@ -242,7 +253,11 @@ def arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
             raise WrongFormatError("lists differ in length", where=where, field=name, found=sorted(set(counts))[:5])
         return flat.reshape(len(counts), -1)
     if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
+        # Of one that names its zone this is the time in UTC.
+        column = column.cast(pa.timestamp("ns", kind.tz)).cast(pa.int64())
+        # The smallest number is what numpy takes for no time at all.
+        filled = column.fill_null(np.iinfo(np.int64).min)
+        return np.asarray(filled.to_numpy()).astype("M8[ns]")
     return np.asarray(column.to_numpy())
 
 

@@ -21,6 +21,7 @@ from ...errors import (
     InvalidTextError,
     SourceNotFoundError,
     WrongFormatError,
+    suggestion,
 )
 from ...schemas.mapping import Gripper
 from ..base import Converter, ConverterOptions
@@ -51,6 +52,8 @@ class RowOptions(ConverterOptions):
 
 class RowConverter(Converter):
     """Base of the converters of such logs."""
+
+    views_field = "only_views"
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
@@ -146,6 +149,7 @@ class RowConverter(Converter):
                 field="views",
                 expected=" | ".join(found) or "pictures",
                 found=", ".join(missing) or None,
+                hint=suggestion(missing[0], list(found)) if missing else None,
             )
         return wanted
 

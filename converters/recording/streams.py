@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +36,42 @@ def seconds(stamps: NDArray[np.generic], unit: str, offset_s: float = 0.0) -> Fl
         whole, rest = np.divmod(stamps.astype(np.int64), per_second)
         return whole.astype(np.float64) + rest.astype(np.float64) / per_second + offset_s
     return np.asarray(stamps, dtype=np.float64) * TIME_UNITS[unit] + offset_s
+
+
+def parsed_times(values: NDArray[Any], where: object, field: str) -> tuple[NDArray[np.datetime64], bool]:
+    """Texts of dates and times (ISO 8601) as ``datetime64[ns]`` in UTC, and whether they name their zone.
+
+    Raises:
+        WrongFormatError: One is none, or only some name their zone.
+    """
+    moments = []
+    for row, text in enumerate(values):
+        try:
+            moments.append(datetime.fromisoformat(str(text).strip()))
+        except ValueError:
+            raise WrongFormatError(
+                "is not a column of stamps",
+                where=where,
+                field=f"{field}[{row}]",
+                expected="numbers, or dates and times",
+                found=str(text),
+            ) from None
+    zoned = {m.tzinfo is not None for m in moments}
+    if len(zoned) > 1:
+        raise WrongFormatError("only some stamps name their zone", where=where, field=field)
+    as_utc = [m.astimezone(UTC).replace(tzinfo=None) if m.tzinfo is not None else m for m in moments]
+    return np.asarray(as_utc, dtype="M8[us]").astype("M8[ns]"), zoned == {True}
+
+
+def zone_offset(local_s: FloatArray, zone: str) -> FloatArray:
+    """Seconds by which the local times ``(N,)`` of a zone are ahead of UTC."""
+    known = ZoneInfo(zone)
+    finite = np.where(np.isfinite(local_s), local_s, 0.0)
+    # Zones change at whole quarters of an hour.
+    quarters, place = np.unique(np.floor(finite / 900.0), return_inverse=True)
+    moments = [datetime(1970, 1, 1) + timedelta(seconds=float(q) * 900.0) for q in quarters]
+    offsets = [m.replace(tzinfo=known).utcoffset() or timedelta(0) for m in moments]
+    return np.asarray([o.total_seconds() for o in offsets])[place]
 
 
 def quaternions(values: FloatArray, form: str, order: str | None, unit: str | None, where: object) -> FloatArray:

@@ -182,6 +182,7 @@ class RLDSConverter(Converter):
     """RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them, read without TensorFlow."""
 
     name: ClassVar[str] = "rlds"
+    views_field = "only_views"
     summary: ClassVar[str] = "RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them"
     Options: ClassVar[type[ConverterOptions]] = RLDSOptions
     options: RLDSOptions
@@ -271,9 +272,7 @@ class RLDSConverter(Converter):
     def _views(self, entry: RldsEntry) -> list[str]:
         unknown = [v for v in self.options.only_views if v not in entry.views]
         if unknown:
-            raise InvalidSpecError(
-                "no such view", field="only_views", expected=" | ".join(entry.views), found=unknown[0]
-            )
+            raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
 
     def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
