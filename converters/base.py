@@ -246,13 +246,14 @@ def converter_class(name: str) -> type[Converter]:
     """The converter class registered under ``name``; imported only now.
 
     Raises:
-        WrongFormatError: There is no such converter, or it is none: what a plug-in raises is told.
+        InvalidSpecError: There is no such converter.
+        WrongFormatError: It is none: what a plug-in raises is told.
         MissingExtraError: It needs a package that is not installed.
     """
     try:
         entry = entry_points()[name]
     except KeyError:
-        raise WrongFormatError(
+        raise InvalidSpecError(
             "no such converter",
             field="format",
             expected=" | ".join(names()),

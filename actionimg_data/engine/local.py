@@ -63,6 +63,9 @@ BEAT_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 60.0
 """After how long a silence a worker is named."""
 
+START_SECONDS: Final = 300.0
+"""What a worker gets until it first says that it is there."""
+
 _ALIVE: Final = 0
 _forked = False
 
@@ -186,6 +189,8 @@ class _Worker:
     """When it last said something, or was given something to do."""
     begun: float | None = None
     """When it began with its episode."""
+    ready: bool = False
+    """Whether it has said anything at all: a busy machine may take long to start a process."""
     named: bool = False
     row: PlanRow | None = None
     episode: str | None = None
@@ -275,7 +280,7 @@ class _Pool:
             # Also in the middle of a message.
             self._crashed(worker)
             return
-        worker.heard, worker.named = time.monotonic(), False
+        worker.heard, worker.named, worker.ready = time.monotonic(), False, True
         if isinstance(message, Progress):
             if message.begun or message.ended:
                 worker.episode = message.episode if message.begun else None
@@ -310,7 +315,8 @@ class _Pool:
             return
         late = worker.begun is not None and now - worker.begun > self.timeout
         # Between episodes there is nothing that could take long: it stands still.
-        if late or (worker.begun is None and silent > max(self.timeout, SILENT_SECONDS)):
+        limit = max(self.timeout, SILENT_SECONDS if worker.ready else START_SECONDS)
+        if late or (worker.begun is None and silent > limit):
             # SIGTERM would wait until a process that was stopped goes on.
             worker.process.kill()
             self._crashed(worker, EPISODE_TIMEOUT)
@@ -421,6 +427,7 @@ def _work(pipe: Connection) -> None:
             spoken = now
             send(_ALIVE)
 
+    send(_ALIVE)
     crew = Crew(notice=beat)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
