@@ -32,6 +32,7 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
 from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
@@ -232,11 +233,11 @@ def _variation(group: str | None) -> int | None:
 
 
 def _load_actions(path: Path) -> NDArray[np.float64]:
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
     try:
         # Mapped, so that a header which claims terabytes is held against the file's size before anything is read.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(plain(path), mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise SourceNotFoundError("no such file", where=path) from None
     except (ValueError, OSError, EOFError) as error:
         raise BadFileError(f"cannot be read as an array: {error}", where=path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 8:
@@ -249,12 +250,10 @@ def _load_actions(path: Path) -> NDArray[np.float64]:
 
 def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     try:
-        if path.stat().st_size > MAX_CAMERA_FILE:
-            raise BadFileError("is too large", where=path, expected=f"at most {MAX_CAMERA_FILE} bytes")
-        params: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceNotFoundError("no such file", where=path) from None
-    except (OSError, ValueError, RecursionError) as error:
+        params: Any = json.loads(read_bytes(path, MAX_CAMERA_FILE))
+    except ActionImgError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadFileError(f"cannot be read as JSON: {error}", where=path) from None
     if not isinstance(params, dict):
         raise BadFileError("bad contents", where=path, expected="a camera a frame", found=type(params).__name__)

@@ -110,8 +110,11 @@ class Converter(ABC):
         self.options: Any = self.Options() if options is None else options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A converter goes to another process as its class and its options: what it keeps open stays here."""
-        return type(self), (self.options,)
+        """A converter goes to another process as its class, its options and what it was told.
+
+        What it keeps open stays here.
+        """
+        return type(self), (self.options,), {"wanted_views": self.wanted_views, "allowed": self.allowed}
 
     @property
     def poses_only(self) -> bool:

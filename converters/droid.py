@@ -34,9 +34,10 @@ from ..errors import (
 )
 from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
+from ..untrusted import hdf5
 from ..untrusted import text as _text
+from ..untrusted.files import read_bytes
 from .base import Converter, ConverterOptions, Detection, Streams
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import CroppedFrames
 from .recording.episode import assemble
@@ -239,7 +240,7 @@ class DroidConverter(Converter):
         ]
         paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
-            digest.update(path.read_bytes() if path.is_file() else b"")
+            digest.update(read_bytes(path) if path.is_file() else b"")
         return digest.hexdigest()
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:

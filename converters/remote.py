@@ -21,7 +21,6 @@ import io
 import os
 import re
 import shutil
-import stat
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -38,6 +37,7 @@ from ..errors import ActionImgError, BadFileError, OutputError, SourceNotFoundEr
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
+from ..untrusted.files import open_plain, register_opener
 from .base import Converter
 from .cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_bytes, cache_folder
 
@@ -526,13 +526,9 @@ class Ranges:
         self._remote: RemotePath | None = None
         self._descriptor = -1
         if found is None:
-            # Without O_NONBLOCK a pipe would be waited for until somebody writes into it.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = os.open(path, flags)
+            with open_plain(path, 0) as file:
+                self._descriptor = os.dup(file.fileno())
             status = os.fstat(self._descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                self.close()
-                raise FileNotFoundError(2, "not a file", str(path))
             self.size = status.st_size
             self.key, self.version = os.path.abspath(path), str(status.st_mtime_ns)
         else:
@@ -608,3 +604,14 @@ class _Blocks(io.RawIOBase):
             if len(self._kept) > _BLOCKS:
                 self._kept.popitem(last=False)
         return part
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """An object in ranges; None for any other path, which is a file once it is fetched."""
+    file = range_file(path)
+    if file is None:
+        fetched(path)
+    return file
+
+
+register_opener(_opened)

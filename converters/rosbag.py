@@ -25,12 +25,14 @@ from .kit.bags.pictures import BagFrames
 from .kit.bags.reader import SUFFIXES, Access, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
+from .kit.frames import TurnedFrames
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
+    clocked,
     gripper_samples,
     load_calibration,
     recorded_arms,
@@ -136,11 +138,13 @@ class RosbagConverter(MappedConverter):
         for name, view in chosen.items():
             topic = str(view.topic)
             frames = BagFrames.open(path, topic, messages[topic], access)
-            if frames.before_first_key:
-                left_out[name] = frames.before_first_key
+            counted = {"before_first_key_frame": frames.before_first_key, "behind_lost_packets": frames.behind_gaps}
+            if any(counted.values()):
+                left_out[name] = {why: count for why, count in counted.items() if count}
             camera, camera_poses, frame = reading.camera(view.camera, name)
+            source = TurnedFrames(frames, view.rotate) if view.rotate else frames
             views[name] = ViewInput(
-                frames,
+                source,
                 reading.times(topic, view.time, f"views.{name}")[frames.rows],
                 camera,
                 camera_poses,
@@ -163,7 +167,7 @@ class RosbagConverter(MappedConverter):
                 "mapping": loaded.fingerprint,
                 "stamps": reading.whose,
                 "header_to_log_ms": reading.latency,
-                **({"before_first_key_frame": left_out} if left_out else {}),
+                **({"left_out": left_out} if left_out else {}),
             },
         )
 
@@ -180,19 +184,19 @@ class RosbagConverter(MappedConverter):
         for path in paths:
             name = path.name if path == root else path.relative_to(root).as_posix()
             try:
-                with open_bag(path, self.access()) as bag:
+                with open_bag(path, replace(self.access(), cut=True)) as bag:
                     bags[name] = {
                         "duration_s": round(bag.duration_s, 3),
                         "topics": {t.name: t.text() for t in bag.checked_topics().values()},
                     }
                     if bag.cut:
-                        bags[name]["cut"] = bag.cut
+                        bags[name]["cut"] = f"{bag.cut}; to convert what is whole of it: --allow cut-recording"
             except MissingExtraError:
                 raise
             except ActionImgError as error:
                 bags[name] = {"error": str(error)}
         good = [p for p, b in zip(paths, bags.values(), strict=True) if "error" not in b]
-        streams = _topic_streams(good[0], self.access()).statistics if good else {}
+        streams = _topic_streams(good[0], replace(self.access(), cut=True)).statistics if good else {}
         return {
             "format": self.name,
             "episodes": len(paths),
@@ -204,7 +208,7 @@ class RosbagConverter(MappedConverter):
         """Stamps of the first bag's topics, or of what a mapping makes of them."""
         if self.options.mapping is not None:
             return recorded_streams(self.recording(next(self.discover(source))))
-        return _topic_streams(next(iter(find_bags(_source(source)))), self.access())
+        return _topic_streams(next(iter(find_bags(_source(source)))), replace(self.access(), cut=True))
 
 
 def _topic_streams(path: Path, access: Access) -> Streams:
@@ -242,14 +246,13 @@ class _Reading:
                 field=f"{field}.time",
                 expected="stamp: header | log",
             )
-        offset = 0.0 if source is None else source.offset_s
         which = None if source is None else source.stamp
-        times, whose = _messages.stamps(messages, which, offset, f"{self.path}: {topic}")
+        times, whose = _messages.stamps(messages, which, 0.0, f"{self.path}: {topic}")
         self.whose[topic] = whose
         if messages.has_header:
             late = np.asarray(messages.log, dtype=np.int64) - np.asarray(messages.header, dtype=np.int64)
             self.latency[topic] = round(float(np.median(late)) * 1e-6, 3)
-        return times
+        return clocked(times, source)
 
     def tf(self) -> TfTree:
         if self._tf is None:
@@ -261,7 +264,6 @@ class _Reading:
 
     def poses(self, stream: PoseStream, field: str) -> PoseSamples:
         if stream.tf is not None:
-            offset = 0.0 if stream.time is None else stream.time.offset_s
             chain = self.tf().chain(stream.tf.parent, stream.tf.child)
             if not isinstance(chain, PoseSamples):
                 raise WrongFormatError(
@@ -270,7 +272,7 @@ class _Reading:
                     field=field,
                     found=f"{stream.tf.parent} and {stream.tf.child}",
                 )
-            samples = PoseSamples(chain.times + offset, chain.position, chain.quaternion_xyzw)
+            samples = PoseSamples(clocked(chain.times, stream.time), chain.position, chain.quaternion_xyzw)
         elif stream.topic is None:
             raise WrongFormatError("does not say its topic", where=self.loaded.path, field=f"{field}.topic")
         else:
@@ -278,7 +280,7 @@ class _Reading:
             where = f"{self.path}: {stream.topic}"
             if stream.position is not None or stream.matrix is not None or stream.joints is not None:
                 table = _messages.table_of(self.messages[stream.topic], where)
-                return streams.poses_from_table(table, stream, times, self.loaded.folder)
+                return streams.poses_from_table(table, stream, times, self.loaded.folder, self.loaded.mapping.limits)
             samples = _messages.poses_of(self.messages[stream.topic], times, where)
         return streams.inverted(samples) if stream.inverse else samples
 

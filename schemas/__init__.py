@@ -18,6 +18,7 @@ from .dataset import (
     SampleRow,
     ShardRecord,
     ShardSidecar,
+    SpanRow,
     index_schema,
 )
 from .spec import ActionImageSpec
@@ -39,5 +40,6 @@ __all__ = [
     "SampleRow",
     "ShardRecord",
     "ShardSidecar",
+    "SpanRow",
     "index_schema",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -277,6 +278,14 @@ class ShardSidecar(_Stored):
         return sum(s.frames for s in self.samples)
 
 
+class SpanRow(_Stored):
+    """What some of a sample's frames do, in words."""
+
+    start: int = Field(ge=0, description="its first frame, counted in the sample")
+    end: int = Field(ge=1, description="the frame behind its last")
+    text: str = Field(min_length=1)
+
+
 class SampleMeta(_Stored):
     """A sample's ``.json``: the same fields with the same types in every sample."""
 
@@ -327,18 +336,44 @@ class SampleMeta(_Stored):
     findings: tuple[Finding, ...] = Field(
         (), description="what cannot be true of the episode, and was allowed; absent where nothing was found"
     )
+    instruction_spans: tuple[SpanRow, ...] = Field(
+        (),
+        description="where the instruction changes within the sample, the frames of each, one after another from the "
+        "first to the last; ``instructions`` are then their texts. Absent where one holds throughout",
+    )
 
     _later: ClassVar[frozenset[str]] = frozenset(
         {
             *("grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"),
-            *("calibration", "calibration_model", "findings"),
+            *("calibration", "calibration_model", "findings", "instruction_spans"),
         }
     )
+
+    @model_validator(mode="after")
+    def _spans(self) -> SampleMeta:
+        spans = self.instruction_spans
+        ends = [0, *(span.end for span in spans)]
+        one_after_another = [span.start for span in spans] == ends[:-1] and all(s.start < s.end for s in spans)
+        if spans and not (one_after_another and ends[-1] == self.frames):
+            raise ValueError("instruction_spans must cover the frames one after another")
+        if spans and {span.text for span in spans} != set(self.instructions):
+            raise ValueError("instruction_spans and instructions have other texts")
+        return self
 
     @property
     def planes(self) -> tuple[str, ...]:
         """What is stored beside each view's pictures: ``depth``, ``mask``."""
         return ("depth",) * (self.depth_range_m is not None) + ("mask",) * self.masks
+
+    def instruction_at(self, frames: Iterable[int]) -> str:
+        """What most of some frames do, in words; of two that do so equally often, the earlier one.
+
+        Where the instruction does not change within the sample, the first of ``instructions``.
+        """
+        if not self.instruction_spans:
+            return self.instructions[0]
+        wanted = list(frames)
+        return max(self.instruction_spans, key=lambda s: sum(s.start <= f < s.end for f in wanted)).text
 
 
 class ConverterRecord(_Stored):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from synthetic_converter import SyntheticConverter, camera, write_source
+from synthetic_converter import SyntheticConverter, SyntheticOptions, camera, write_source
 
 from actionimg_data import engine
 from actionimg_data.cli import main
@@ -174,22 +174,26 @@ def test_views_are_said_once_to_the_converter_and_to_the_data_set(
         assert "was complete already" in convert(src, path, *words).stdout
 
 
-def test_a_job_takes_the_settings_of_the_cache_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_takes_along_what_its_converter_was_told_and_the_settings_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     src = write_source(tmp_path / "src", episodes=1, frames=1)
     made = engine.plan(SyntheticConverter(), src, ConvertOptions.parse(height=64, width=64))
+    converter = SyntheticConverter(SyntheticOptions(brightness=3))
+    converter.tell(("front",), ("cut-recording",))
     with CacheSettings(tmp_path / "kept", 1 << 20).used():
-        job = engine.Job(tmp_path / "out", made.manifest.plan, SyntheticConverter(), prepare.Recipe.of(made.manifest))
+        job = engine.Job(tmp_path / "out", made.manifest.plan, converter, prepare.Recipe.of(made.manifest))
     before = (cache_folder(), cache_bytes())
     seen = []
     read = SyntheticConverter.read
 
     def watched(self: SyntheticConverter, ref: Any) -> Episode:
-        seen.append((cache_folder(), cache_bytes()))
+        seen.append((cache_folder(), cache_bytes(), self.options.brightness, self.wanted_views, self.allowed))
         return read(self, ref)
 
     monkeypatch.setattr(SyntheticConverter, "read", watched)
     pickle.loads(pickle.dumps(job)).run_shard(made.rows[0], lambda _: None)
-    assert seen == [(tmp_path / "kept", 1 << 20)]
+    assert seen == [(tmp_path / "kept", 1 << 20, 3, ("front",), {"cut-recording"})]
     assert (cache_folder(), cache_bytes()) == before
 
 

@@ -305,7 +305,7 @@ def test_camera_infos_that_no_pinhole_explains(changes: dict[str, Any], message:
 
 
 def test_intrinsics_that_change_are_refused() -> None:
-    with pytest.raises(InvalidCameraError, match="change within the bag"):
+    with pytest.raises(InvalidCameraError, match="changes within the bag"):
         messages.camera_of(camera_messages(info(), info(k=np.array([51.0, 0, 24, 0, 50, 24, 0, 0, 1]))), False, "x")
 
 

@@ -114,12 +114,12 @@ def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec
     import json
 
     from ..schemas import ActionImageSpec
-    from ..shards.layout import place
+    from ..shards.layout import place, read_place
 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = json.loads(place(path).read_bytes())
+            content = json.loads(read_place(place(path)))
         except FileNotFoundError:
             raise SourceNotFoundError("no such spec file", where=path) from None
         except StorageError:

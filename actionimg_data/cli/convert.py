@@ -355,11 +355,12 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     from pathlib import Path
 
     from ..cameras.files import load_user_cameras
+    from ..untrusted.files import read_bytes
 
     load_user_cameras(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
-        "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "refined_cameras_sha256": hashlib.sha256(read_bytes(path)).hexdigest(),
     }
 
 

@@ -365,6 +365,7 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
 
 def _shard(path: Place) -> dict[str, Any]:
     from ..shards import open_dataset
+    from ..shards.layout import read_place
     from ..shards.storage import place_sha256
 
     dataset = open_dataset(path)
@@ -373,7 +374,7 @@ def _shard(path: Place) -> dict[str, Any]:
     first = metas[0] if metas else None
     rates = sorted({meta.fps for meta in metas})
     sidecar = path.with_suffix(".json")
-    promised = json.loads(sidecar.read_bytes()).get("sha256") if sidecar.is_file() else None
+    promised = json.loads(read_place(sidecar)).get("sha256") if sidecar.is_file() else None
     return {
         "samples": len(metas),
         "frames": sum(meta.frames for meta in metas),

@@ -65,7 +65,7 @@ def _how_much(name: str, a: MemberRow, old: Place, b: MemberRow, new: Place) -> 
 
 
 def _member(tar: Place, row: MemberRow) -> bytes | None:
-    data = layout.read_range(tar, row.offset, row.size)
+    (data,) = layout.read_ranges(tar, [(row.offset, row.size)])
     return data if hashlib.sha256(data).hexdigest() == row.sha256 else None
 
 

@@ -260,7 +260,7 @@ def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> It
 
     path = out / layout.INDEX
     try:
-        table = load_parquet(path.read_bytes())
+        table = load_parquet(layout.read_place(path))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
         wanted = index_table(sidecars, **manifest.index_columns)
     except StorageError:

@@ -147,7 +147,7 @@ def open_frames(source: str) -> VideoReader:
         if place.suffix.lower() != ".npy":
             return open_video(place)
     try:
-        data = place.read_bytes()
+        data = layout.read_place(place)
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=source) from None
     if source.lower().endswith(".npy"):

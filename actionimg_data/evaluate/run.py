@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from ..objectstore import is_url
 from ..schemas.evaluation import BaselineRow, CoverageRow, Evaluation, FailureRow, PredictionRow, PredictionScores
 from ..shards import Dataset, layout, open_dataset
 from ..untrusted import text
+from ..untrusted.files import open_plain
 from . import figures
 from .baselines import WHAT, Siblings, baselines
 from .prediction import Options, prediction_scores, score_row
@@ -95,7 +97,7 @@ def read_predictions(run: str) -> tuple[str, list[Line]]:
     place = layout.place(run)
     file = place if run.endswith(".jsonl") else place / PREDICTIONS
     try:
-        data = file.read_bytes()
+        data = layout.read_place(file)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFoundError(
             f"has no {PREDICTIONS}",
@@ -316,7 +318,7 @@ def _journaled(path: str | os.PathLike[str] | None) -> Iterator[dict[str, Any]]:
     """Lines that an earlier run wrote; one that was cut off is not taken."""
     if path is None or not Path(path).is_file():
         return
-    with open(path, encoding="utf-8") as file:
+    with io.TextIOWrapper(open_plain(path), encoding="utf-8") as file:
         for line in file:
             try:
                 entry = json.loads(line)

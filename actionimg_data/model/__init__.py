@@ -10,8 +10,10 @@ from .episode import (
     Episode,
     EpisodeRef,
     FrameSource,
+    InstructionSpan,
     SelectedFrames,
     View,
+    instruction_spans,
     millimetres,
     view_planes,
 )
@@ -28,10 +30,12 @@ __all__ = [
     "EpisodeRef",
     "FrameSource",
     "GripperTrajectory",
+    "InstructionSpan",
     "Recorded",
     "SelectedFrames",
     "StreamSamples",
     "View",
+    "instruction_spans",
     "millimetres",
     "view_planes",
 ]

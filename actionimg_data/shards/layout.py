@@ -7,12 +7,13 @@ import difflib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-from ..errors import OutputError, StorageError
+from ..errors import CorruptDatasetError, OutputError, StorageError
 from ..objectstore import RemotePath, is_url
+from ..untrusted.files import open_plain
 
 Place: TypeAlias = Path | RemotePath
 """Where a data set, or a file of it, is: a local path, or an object in a store."""
@@ -73,13 +74,46 @@ def similar(path: Place) -> str | None:
     return f"Did you mean {str(path.with_name(close[0]))!r}?" if close else None
 
 
-def read_range(path: Place, offset: int, size: int) -> bytes:
-    """Up to ``size`` bytes of a file or an object; fewer where it ends before."""
+def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None = None) -> list[bytes]:
+    """Bytes of a file or an object by offset and size; fewer where it ends before.
+
+    Args:
+        path: The file.
+        ranges: Offset and size of each.
+        size: Its bytes, where they are known; of an object it is not asked.
+
+    Raises:
+        CorruptDatasetError: It has another size.
+        FileNotFoundError: There is none.
+        StorageError: The store does not answer.
+    """
     if isinstance(path, RemotePath):
-        return path.read_range(offset, size)
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
+        return path.read_ranges(ranges)
+    with open_plain(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        if size is not None and found != size:
+            raise CorruptDatasetError("has the wrong size", where=path, expected=f"{size} B", found=f"{found} B")
+        return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+
+
+def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
+    """A file or an object, open for reading; a pipe or a device in a data set's place is not waited on.
+
+    Raises:
+        OSError: It cannot be opened, or is not a plain file.
+        StorageError: The store does not answer.
+    """
+    if isinstance(path, RemotePath):
+        return path.open("rb") if buffering < 0 else path.open("rb", buffering)
+    return open_plain(path, buffering)
+
+
+def read_place(path: Place) -> bytes:
+    """All of a file or an object; raises as `open_place`."""
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open_plain(path) as file:
+        return file.read()
 
 
 def listing(folder: Place) -> dict[str, int]:

@@ -103,7 +103,7 @@ def _sealed_elsewhere(document: dict[str, Any], data: bytes) -> bool:
 def read_bytes(path: Place) -> bytes:
     """All of a file; `SourceNotFoundError` where there is none."""
     try:
-        return path.read_bytes()
+        return layout.read_place(path)
     except StorageError:
         raise
     except OSError as error:
@@ -128,7 +128,7 @@ def read_plan(out: Place) -> PlanRows:
     """The rows of ``plan.jsonl``; each is parsed, and checked, when it is asked for."""
     path = out / layout.PLAN
     try:
-        with path.open("rb") as file:
+        with layout.open_place(path) as file:
             return PlanRows(file, path)
     except StorageError:
         raise
@@ -152,7 +152,7 @@ def read_sidecar(out: Place, shard: str) -> ShardSidecar | None:
     """
     path = out / f"{shard}.json"
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
     except FileNotFoundError:
         return None
     sidecar = parse(ShardSidecar, data, path)

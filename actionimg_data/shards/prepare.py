@@ -27,6 +27,7 @@ from ..errors import (
 from ..model import Episode, EpisodeRef
 from ..plausibility import Finding, examine, refuse
 from ..schemas import CalibrationRow, ConvertOptions, DatasetManifest, PlanEpisode
+from ..untrusted.files import read_bytes
 from .plan import check_planes
 
 
@@ -134,7 +135,7 @@ def refined_cameras(options: ConvertOptions) -> UserCameras | None:
 @lru_cache(maxsize=2)
 def _cameras(path: str, sha256: str | None) -> UserCameras:
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise SourceNotFoundError("no such camera file", where=path) from None
     found = hashlib.sha256(data).hexdigest()

@@ -46,6 +46,7 @@ from ..schemas import (
     SampleMeta,
     SampleRow,
     ShardSidecar,
+    SpanRow,
 )
 from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
@@ -443,6 +444,7 @@ def _meta(
         overlapping_frames=sample.overlapping_frames(episode.grippers, cameras, options.spec) if merged else (),
         depth_range_m=tuple(view.depth_range_m for view in episode.views.values()) if options.depth else None,
         masks=options.masks,
+        instruction_spans=tuple(SpanRow(start=s.start, end=s.end, text=s.text) for s in episode.spans),
     )
 
 

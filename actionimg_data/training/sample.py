@@ -267,7 +267,8 @@ class SampleReader:
         per_view = (options.views, 1, 1)
         loss = masks.used & ~masks.given & np.tile(seen, per_view).ravel()
         loss_latent = masks.used_latent & ~masks.given_latent & np.tile(valid_latent, per_view).ravel()
-        instructions = meta.instructions
+        # Where the instruction changes within the sample, a window has that of its own frames.
+        instructions = (meta.instruction_at(indices),) if meta.instruction_spans else meta.instructions
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
             "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),

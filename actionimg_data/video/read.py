@@ -27,7 +27,7 @@ from ..errors import (
     UnsafeFileError,
 )
 from ..untrusted import pictures
-from ..untrusted.files import open_plain
+from ..untrusted.files import open_plain, plain
 from ..untrusted.pictures import SIZES, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
@@ -323,6 +323,8 @@ class _AvReader(VideoReader):
         try:
             if isinstance(self._file, io.BytesIO):
                 self._file.seek(0)
+            else:
+                plain(self._file)
             self._container = av.open(self._file, options=VIDEO_OPTIONS)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
@@ -486,7 +488,7 @@ class _ZipReader(VideoReader):
     def __init__(self, file: Any, where: object) -> None:
         self._where = where
         try:
-            self._archive = zipfile.ZipFile(file)
+            self._archive = zipfile.ZipFile(file if isinstance(file, io.BytesIO) else plain(file))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadVideoError(f"cannot be opened as a zip of pictures: {error}", where=where) from None
         entries = self._archive.infolist()

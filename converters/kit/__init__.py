@@ -1,5 +1,7 @@
 """What authors of converters build on; docs/write_a_converter.md shows it at work.
 
+What reads bytes of unknown origin (pickles, arrays, pictures, HDF5, …) is in `actionimg_data.untrusted`.
+
 Every name here is public. They are imported on first use: a converter pays for what it takes.
 """
 
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, ZarrFrames
-    from .hdf5 import open_hdf5, read_numbers
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
     from .tables import Table, open_table
@@ -26,7 +27,6 @@ _EXPORTS = {
         ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "ZarrFrames"), "frames"
     ),
     **dict.fromkeys(("Table", "open_table"), "tables"),
-    **dict.fromkeys(("open_hdf5", "read_numbers"), "hdf5"),
     "Chain": "kinematics",
 }
 
@@ -44,10 +44,8 @@ __all__ = [
     "files_with_sizes",
     "natural_key",
     "numbered_pictures",
-    "open_hdf5",
     "open_table",
     "plain_id",
-    "read_numbers",
     "some_files",
     "source_folder",
     "subfolders",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
 from ...model import DerivedFrames, FrameSource, millimetres
-from ...untrusted import pictures
+from ...untrusted import hdf5, pictures
+from ...untrusted.files import open_plain, read_bytes
 from ...untrusted.pictures import sensible_size
-from . import hdf5, tables
+from . import tables
 from .names import ordered_names
 
 Image = NDArray[np.uint8]
@@ -117,13 +117,14 @@ class ImageFiles:
     @property
     def turned(self) -> bool:
         """Whether the first picture's EXIF orientation turns it, applied or not."""
-        return pictures.orientation(Path(self.paths[0]).read_bytes()) != 1
+        return pictures.orientation(read_bytes(self.paths[0], _MAX_PICTURE_BYTES)) != 1
 
     def _read(self, path: str) -> Image:
         try:
-            if os.path.getsize(path) > _MAX_PICTURE_BYTES:
+            with open_plain(path) as file:
+                data = file.read(_MAX_PICTURE_BYTES + 1)
+            if len(data) > _MAX_PICTURE_BYTES:
                 raise BadImageError("is too large for a picture", where=path, expected=f"≤ {_MAX_PICTURE_BYTES} bytes")
-            data = Path(path).read_bytes()
         except FileNotFoundError:
             raise MissingFrameError("picture is missing", where=path) from None
         except OSError as error:

@@ -22,11 +22,12 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...untrusted import hdf5
 from ...untrusted.arrays import load_npy
+from ...untrusted.files import open_plain, plain
 from ...untrusted.text import parse_json
 from ...untrusted.unpack import MAX_ARRAY_BYTES, unzip
 from ..remote import fetched
-from . import hdf5
 
 FloatArray = NDArray[np.float64]
 MAX_ZIP_BYTES = 8 << 30
@@ -201,13 +202,13 @@ def _parquet(path: Path) -> Table:
 
     try:
         names = parquet_names(path)
-        zoned = [field.name for field in parquet.read_schema(path) if _names_its_zone(field.type)]
+        zoned = [field.name for field in parquet.read_schema(plain(path)) if _names_its_zone(field.type)]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
     def load(name: str) -> NDArray[Any]:
         try:
-            column = parquet.read_table(path, columns=[name], partitioning=None).column(0)
+            column = parquet.read_table(plain(path), columns=[name], partitioning=None).column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
         return arrow_values(column, path, name)
@@ -225,7 +226,7 @@ def parquet_names(path: Path) -> list[str]:
     """
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(plain(path)) as file:
         metadata, totals = file.metadata, dict[str, int]()
         for group in range(metadata.num_row_groups):
             for index in range(metadata.num_columns):
@@ -265,7 +266,7 @@ def _jsonl(path: Path) -> Table:
     rows: list[dict[str, Any]] = []
     if path.stat().st_size > MAX_ARRAY_BYTES:
         raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {MAX_ARRAY_BYTES} bytes")
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -305,7 +306,7 @@ def check_zip(path: Path) -> list[str]:
         BadFileError: Not a zip file, or truncated.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(plain(path)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise BadFileError(f"is not a zip file: {error}", where=path) from None
@@ -327,7 +328,7 @@ def _npz(path: Path) -> Table:
 
     def load(name: str) -> NDArray[Any]:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(plain(path)) as archive:
                 return load_npy(unzip(archive, archive.getinfo(f"{name}.npy"), path), path, name)
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             if isinstance(error, ActionImgError):

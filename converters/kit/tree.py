@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, printable, suggested_path
+from ...untrusted.files import open_plain
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def file_stamp(path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         return str(size)
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             digest = hashlib.sha256(file.read(HEAD))
             if size > HEAD:
                 file.seek(max(HEAD, size - HEAD))

@@ -26,6 +26,7 @@ from ...model import (
     GripperTrajectory,
     SelectedFrames,
     View,
+    instruction_spans,
 )
 from ..kit.frames import FlippedFrames
 from . import streams, sync
@@ -127,6 +128,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         sync_residual_s=synced.residual_s,
         provenance=provenance,
         recorded=recorded(recording),
+        spans=instruction_spans(recording.texts),
     )
 
 

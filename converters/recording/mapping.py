@@ -29,6 +29,7 @@ from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera, ViewSource
 from ...schemas.plausibility import FindingKind, Limits
 from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
 from ..kit.tables import Table
@@ -101,7 +102,7 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
         raise WrongFormatError(
             "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
         )
-    return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    return LoadedMapping(mapping, path, hashlib.sha256(read_bytes(path)).hexdigest()[:16])
 
 
 class MappedConverter(Converter):
@@ -114,7 +115,7 @@ class MappedConverter(Converter):
     def remote_headers(self) -> tuple[str, ...]:
         """Calibrations, instructions, and what describes bags, LeRobot data sets and zarr groups."""
         small = ("*.json", "*.jsonl", "*.yaml", "*.yml", "*.txt")
-        return (*small, "meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
+        return (*small, "meta/*", "*/meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
 
     def mapping(self) -> LoadedMapping:
         """The mapping of the options, read once."""
@@ -154,11 +155,11 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(loaded.fingerprint.encode())
     for name in dict.fromkeys(n for n in names if n is not None):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        digest.update(b"\0" if path is None else path.read_bytes())
+        digest.update(b"\0" if path is None else read_bytes(path))
     robots = [arm.pose.joints.robot for arm in mapping.arms.values() if arm.pose.joints is not None]
     for name in dict.fromkeys(robots):
         for path in robot_files(loaded.folder / name):
-            digest.update(path.read_bytes())
+            digest.update(read_bytes(path))
     return digest.hexdigest()[:16]
 
 
@@ -333,7 +334,7 @@ def instruction_from_file(path: Path, key: str | None) -> str:
         InvalidTextError: No text there.
     """
     if key is None:
-        return _text.read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
+        return read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
     value = _text.load_json(path)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

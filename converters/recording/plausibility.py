@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import ActionImgError, AmbiguousSourceError, ImplausibleError
 from ...model import Recorded, StreamSamples
 from ...plausibility.examine import examine_streams
-from ...schemas.plausibility import Limits
+from ...schemas.plausibility import Finding, Limits
+from ...video import VideoFrames
 from .recording import Recording
 from .sync import PoseSamples
 
+FloatArray = NDArray[np.float64]
 _ABOUT_STAMPS = ("coarse-stamps", "equal-stamps", "zero-stamps", "clock-offset")
 
 
@@ -38,6 +41,43 @@ def recorded(recording: Recording) -> Recorded:
 
 def _logged(poses: PoseSamples, made_up: bool) -> StreamSamples:
     return StreamSamples("pose", poses.times, poses.position, poses.quaternion_xyzw, made_up=made_up)
+
+
+def video_findings(name: str, frames: VideoFrames, times: FloatArray, made_up: bool, limits: Limits) -> list[Finding]:
+    """Where a video's own stamps contradict those that are stated for its pictures.
+
+    Recorders often write a constant rate of their own into the container, so that only what it says beside that
+    counts: gaps at which the stated stamps go on, and, where these are made from a rate, another rate.
+
+    Args:
+        name: Of the view.
+        frames: The video.
+        times: ``(N,)`` the stated stamps of its pictures, in seconds.
+        made_up: They are made from a stated rate.
+        limits: What is plausible.
+    """
+    own = frames.times
+    if own is None or len(own) != len(times) or len(own) < 3:
+        return []
+    periods, stated = np.diff(own), np.diff(times)
+    median, stated_median = float(np.median(periods)), float(np.median(stated))
+    if median <= 0 or stated_median <= 0:
+        return []
+
+    def finding(rows: tuple[int, int] | None, found: str, expected: str) -> list[Finding]:
+        return [Finding(kind="video-times", episode="", stream=name, rows=rows, found=found, expected=expected)]
+
+    if made_up and abs(stated_median / median - 1) > limits.video_rate:
+        return finding(None, f"the video runs at {1 / median:.4g} Hz", f"{1 / stated_median:.4g} Hz, as is stated")
+    gaps = np.flatnonzero((periods > 1.5 * median) & (stated < 1.25 * stated_median))
+    if len(gaps):
+        lost = int(np.rint(periods[gaps] / median - 1).sum())
+        return finding(
+            (int(gaps[0]), int(gaps[-1]) + 1),
+            f"the video's own stamps have {len(gaps)} gaps, as if {lost} pictures were missing",
+            "stated stamps with the same gaps; the video has its own: time.video: true",
+        )
+    return []
 
 
 def explained(error: ActionImgError, recording: Recording) -> ActionImgError:

@@ -99,6 +99,7 @@ class Recording:
         task: Name of the task.
         provenance: For the record.
         findings: What cannot be true, as far as only the converter can tell.
+        texts: The instruction of each row, where it changes and everything belongs together row by row; else empty.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Recording:
     task: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def first(self) -> Arm:

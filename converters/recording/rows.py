@@ -24,8 +24,9 @@ from ...errors import (
     suggestion,
 )
 from ...schemas.mapping import Gripper
+from ...untrusted import hdf5
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
-from ..kit import hdf5
 from ..kit import tree as _tree
 
 FloatArray = NDArray[np.float64]
@@ -79,7 +80,7 @@ class RowConverter(Converter):
         """What changes when a file that an option names does."""
         digest = hashlib.sha256()
         for path in self.option_files():
-            digest.update(path.read_bytes() if path.is_file() else b"\0")
+            digest.update(read_bytes(path) if path.is_file() else b"\0")
         return digest.hexdigest()
 
     def tool(self, known: FloatArray | None, where: object, why: str) -> FloatArray:

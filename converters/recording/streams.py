@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ...errors import AmbiguousSourceError, InvalidTrajectoryError, MissingCalibrationError, WrongFormatError
 from ...geometry import rotations, transforms
-from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, PoseStream, Rotation
+from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, Joints, PoseStream, Rotation
+from ...schemas.plausibility import Finding, Limits
 from ..kit.kinematics import Chain
 from ..kit.tables import Table
 from .sync import PoseSamples
@@ -133,7 +134,52 @@ def quaternions(values: FloatArray, form: str, order: str | None, unit: str | No
 _WIDTHS = {"quaternion": 4, "euler": 3, "rotation_vector": 3, "matrix": 9, "rotation_6d": 6}
 
 
-def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder: Path) -> PoseSamples:
+def angle_findings(values: FloatArray, unit: str, columns: Sequence[str], limits: Limits) -> list[Finding]:
+    """Angles ``(N, k)`` that do not fit their unit.
+
+    Radians go once around at most. Degrees of a hand that moves seldom stay within a few; but those of one that points
+    down are near 180, so that numbers within ±π which come near to ±π are radians.
+    """
+    size = np.abs(values[np.isfinite(values)])
+    largest = float(size.max()) if len(size) else 0.0
+    stream = ", ".join(columns)
+    if unit == "rad" and largest > limits.max_angle_rad:
+        row = int(np.nanargmax(np.where(np.isfinite(values), np.abs(values), -1).max(axis=1)))
+        found, expected = f"{largest:.4g} rad", f"at most {limits.max_angle_rad:.4g} rad: are they degrees?"
+        return [Finding(kind="angle-unit", episode="", stream=stream, rows=(row, row), found=found, expected=expected)]
+    if unit == "deg" and 3.0 < largest <= np.pi + 1e-3 and float(np.ptp(size)) > 1e-3:
+        found = f"all angles lie within ±{largest:.4g}°, as radians of a hand that points down would"
+        return [Finding(kind="angle-unit", episode="", stream=stream, found=found, expected="are they radians?")]
+    return []
+
+
+def joint_findings(joints: Joints, chain: Chain, values: FloatArray, limits: Limits) -> list[Finding]:
+    """Joints ``(N, k)`` that are outside of what the robot file allows, or no angles in their unit."""
+    found: list[Finding] = []
+    for column, name in enumerate(joints.names):
+        low, high = chain.limits.get(name, (-np.inf, np.inf))
+        turns = name in chain.turning
+        own = values[:, column] * (ANGLE_UNITS[joints.unit] if turns else 1.0)
+        finite = np.isfinite(own)
+        over = finite & ((own < low - limits.joint_margin_rad) | (own > high + limits.joint_margin_rad))
+        if over.any():
+            row = int(np.flatnonzero(over)[0])
+            unit = "rad" if turns else "m"
+            seen = f"{own[row]:.4g} {unit}" + (
+                ", said to be rad: is it degrees?" if turns and abs(own[row]) > 7 else ""
+            )
+            stated = f"{low:.4g} … {high:.4g} {unit}, as the robot file says"
+            found.append(
+                Finding(kind="joint-limits", episode="", stream=name, rows=(row, row), found=seen, expected=stated)
+            )
+        elif turns and joints.unit == "rad" and not np.isfinite([low, high]).all():
+            found += angle_findings(values[:, column : column + 1], "rad", (name,), limits)
+    return found
+
+
+def poses_from_table(
+    table: Table, stream: PoseStream, times: FloatArray, folder: Path, limits: Limits | None = None
+) -> PoseSamples:
     """The poses of the reported frame, as logged: metres, before ``tool_from_gripper``.
 
     Args:
@@ -141,14 +187,18 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         stream: What they mean.
         times: ``(N,)`` seconds.
         folder: Where a robot file is looked for.
+        limits: Where plausible ends.
 
     Raises:
         WrongFormatError: Columns that do not exist, or hold another count of numbers.
         InvalidTrajectoryError: Rotations that are none.
     """
+    findings: list[Finding] = []
+    limits = limits or Limits()
     if stream.joints is not None:
         chain = Chain.load(folder / stream.joints.robot, stream.joints.base, stream.joints.tip)
         angles = table.numbers(stream.joints.columns, len(stream.joints.names))
+        findings += joint_findings(stream.joints, chain, angles, limits)
         matrix = chain.poses(stream.joints.names, angles, ANGLE_UNITS[stream.joints.unit])
         position = matrix[:, :3, 3]
         q = quaternions(matrix[:, :3, :3].reshape(-1, 9), "matrix", "row", None, table.where)
@@ -183,6 +233,8 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         position = table.numbers(stream.position.columns, 3) * LENGTH_UNITS[stream.position.unit]
         r = stream.rotation
         raw = table.numbers(r.columns, _WIDTHS[r.form])
+        if r.unit is not None:
+            findings += angle_findings(raw, r.unit, r.columns, limits)
         q = quaternions(raw, r.form, r.order, r.unit, table.where)
     else:
         raise MissingCalibrationError(
@@ -195,7 +247,7 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         raise InvalidTrajectoryError(
             "poses and stamps differ in number", where=table.where, expected=len(position), found=len(times)
         )
-    samples = PoseSamples(times, position, q)
+    samples = PoseSamples(times, position, q, tuple(findings))
     return inverted(samples) if stream.inverse else samples
 
 
@@ -205,7 +257,7 @@ def inverted(samples: PoseSamples) -> PoseSamples:
         transforms.make_transform(rotations.matrix_from_quaternion(samples.quaternion_xyzw), samples.position)
     )
     q = np.where(samples.finite[:, None], samples.quaternion_xyzw * [-1, -1, -1, 1], np.nan)
-    return PoseSamples(samples.times, np.asarray(pose[:, :3, 3]), q)
+    return PoseSamples(samples.times, np.asarray(pose[:, :3, 3]), q, samples.findings)
 
 
 def openness_from_columns(values: FloatArray, gripper: Gripper, where: object) -> FloatArray:

@@ -30,6 +30,7 @@ from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
 from ...schemas.rlds_registry import RldsEntry, RldsView
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
 from ..kit.kinematics import Chain
@@ -304,7 +305,7 @@ class RLDSConverter(Converter):
         given = (self.options.config, self.options.camera_file, *robots, None if tool is None else Path(tool))
         for path in given:
             if path is not None and path.is_file():
-                parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                parts.append(hashlib.sha256(read_bytes(path)).hexdigest())
         folder = self.options.droid_calibration
         if folder is not None and folder.is_dir():
             parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]

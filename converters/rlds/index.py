@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BadFileError, StorageError
+from ...untrusted.files import open_plain
 from ..cache import index_folder
 from . import tfrecord
 from .tfrecord import FOOTER, HEADER, Records
@@ -65,7 +66,7 @@ def _identity(path: Path) -> tuple[str, str]:
 def _load_entry(entry: Path, identity: str) -> Records | None:
     try:
         # Opened here, because np.load leaves a file open that turns out to be no archive.
-        with entry.open("rb") as raw:
+        with open_plain(entry) as raw:
             if not zipfile.is_zipfile(raw):
                 return None
             raw.seek(0)

@@ -38,7 +38,7 @@ from actionimg_data import engine
 from actionimg_data.cameras import files as calibration
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
-from actionimg_data.converters.kit import hdf5, tables
+from actionimg_data.converters.kit import tables
 from actionimg_data.converters.kit.bags.reader import open_bag
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -56,6 +56,7 @@ from actionimg_data.model.files import read_trajectory
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import npz, open_dataset
 from actionimg_data.testing import write_rlbench_dataset
+from actionimg_data.untrusted import hdf5
 from actionimg_data.untrusted import text as _text
 from actionimg_data.video import VideoFrames, read_frames
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
-from ....untrusted.text import parse_json, read_bytes
+from ....untrusted.files import read_bytes
+from ....untrusted.text import parse_json
 from . import flatbuffer
 from .channels import Channel
 from .record import Record, record_of
@@ -175,7 +176,7 @@ class Decoders:
 
 def _said(error: Exception) -> str:
     """What a library says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _of_topic(error: ActionImgError, topic: str) -> ActionImgError:

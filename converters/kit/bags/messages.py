@@ -205,16 +205,20 @@ def poses_of(messages: Messages, times: FloatArray, where: object) -> PoseSample
             hint="Name its fields: position and rotation, or matrix.",
         )
     position, quaternion = [], []
-    for message in messages.values:
+    for number, message in enumerate(messages.values):
         pose = message
         for part in ("pose", "pose"):
             pose = getattr(pose, part, pose)
-        if hasattr(pose, "transform"):
-            at, turn = pose.transform.translation, pose.transform.rotation
-        else:
-            at, turn = pose.position, pose.orientation
-        position.append((at.x, at.y, at.z))
-        quaternion.append((turn.x, turn.y, turn.z, turn.w))
+        try:
+            if hasattr(pose, "transform"):
+                at, turn = pose.transform.translation, pose.transform.rotation
+            else:
+                at, turn = pose.position, pose.orientation
+            position.append((at.x, at.y, at.z))
+            quaternion.append((turn.x, turn.y, turn.z, turn.w))
+        except AttributeError as error:
+            # JSON holds what its writer wrote, whatever its schema is called.
+            raise WrongFormatError(f"is not a pose: {error}", where=where, field=f"message {number}") from None
     return PoseSamples(
         times, np.asarray(position, dtype=np.float64), unit_quaternions(np.asarray(quaternion, dtype=np.float64))
     )
@@ -225,6 +229,17 @@ def unit_quaternions(q: FloatArray) -> FloatArray:
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     good = np.abs(norm - 1) < 0.02
     return np.where(good, q / np.where(good, norm, 1.0), np.nan)
+
+
+_CONSTANTS = ("k", "d", "p", "distortion_model", "width", "height", "binning_x", "binning_y", "roi")
+"""What a CameraInfo says of a camera and its pictures; none of it may change."""
+
+
+def _constant(info: Any, name: str) -> Any:
+    value = getattr(info, name, 0)
+    if name == "roi":
+        return [float(getattr(value, part, 0)) for part in ("x_offset", "y_offset", "height", "width", "do_rectify")]
+    return str(value) if isinstance(value, str) else value
 
 
 def camera_of(messages: Messages, rectified: bool, where: object) -> CalibratedCamera:
@@ -243,13 +258,26 @@ def camera_of(messages: Messages, rectified: bool, where: object) -> CalibratedC
         return np.asarray(getattr(info, name.lower(), getattr(info, name.upper(), ())), dtype=np.float64)
 
     first = messages.values[0]
+    lacking = next((n for n in ("width", "height", "distortion_model") if not hasattr(first, n)), None)
+    if lacking is not None:
+        raise WrongFormatError("is not a calibration: it lacks a field", where=where, field=lacking)
     K, d, P = read(first, "k"), read(first, "d"), read(first, "p")
     for name, values, count in (("k", K, 9), ("p", P, 12)):
         # Foxglove's calibrations may leave out the projection of rectified pictures.
         if values.size != count and (name == "k" or rectified):
             raise InvalidCameraError("is incomplete", where=where, field=name, expected=count, found=values.size)
-    if any(not np.array_equal(read(info, "k"), K) for info in messages.values):
-        raise InvalidCameraError("intrinsics change within the bag", where=where, field="k")
+    for name in _CONSTANTS:
+        before = read(first, name) if name in "kdp" else _constant(first, name)
+        for number, info in enumerate(messages.values):
+            now = read(info, name) if name in "kdp" else _constant(info, name)
+            if not np.array_equal(now, before):
+                raise InvalidCameraError(
+                    "the camera changes within the bag",
+                    where=where,
+                    field=f"{name}, message {number}",
+                    expected=f"{np.asarray(before).tolist()}, as in the first",
+                    found=np.asarray(now).tolist(),
+                )
     K = K.reshape(3, 3)
     if K[0, 0] == 0:
         raise InvalidCameraError("the camera is not calibrated", where=where, field="k", expected="fx > 0", found="0")

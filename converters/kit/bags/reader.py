@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError
+from ....untrusted.files import open_plain
 from .. import tree as _tree
 from .channels import BagReader, Channel
 
@@ -20,7 +21,7 @@ SUFFIXES = (".bag", ".mcap", ".db3")
 def is_bag_folder(folder: Path) -> bool:
     """Whether a folder is a ROS 2 bag: others have a ``metadata.yaml`` too."""
     try:
-        with open(folder / "metadata.yaml", "rb") as file:
+        with open_plain(folder / "metadata.yaml") as file:
             return b"rosbag2_bagfile_information" in file.read(256)
     except OSError:
         return False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....errors import WrongFormatError
+from ....errors import InvalidTrajectoryError, WrongFormatError
 from ....geometry import exact, rotations, transforms
 from ...recording.streams import seconds
 from ...recording.sync import PoseSamples, ordered
@@ -16,29 +16,44 @@ from .messages import Messages, unit_quaternions
 from .record import stamp_of
 
 FloatArray = NDArray[np.float64]
-_STATIC_M = 1e-9
+_STATIC = 1e-6
+"""Largest change, in metres and of a quaternion, of a frame that stands still and is published again and again."""
 
 
 def transforms_of(message: Any) -> Iterator[tuple[str, str, int, Any, Any]]:
     """Parent, child, stamp in nanoseconds, translation and rotation of the transforms in a message."""
     many = getattr(message, "transforms", None)
     for one in [message] if many is None else many:
-        if hasattr(one, "parent_frame_id"):
-            yield one.parent_frame_id, one.child_frame_id, stamp_of(one), one.translation, one.rotation
-        else:
-            of = one.transform
-            yield one.header.frame_id, one.child_frame_id, stamp_of(one), of.translation, of.rotation
+        try:
+            if hasattr(one, "parent_frame_id"):
+                yield one.parent_frame_id, one.child_frame_id, stamp_of(one), one.translation, one.rotation
+            else:
+                of = one.transform
+                yield one.header.frame_id, one.child_frame_id, stamp_of(one), of.translation, of.rotation
+        except AttributeError as error:
+            # JSON holds what its writer wrote, whatever its schema is called.
+            raise WrongFormatError(f"is not a transform: {error}") from None
+
+
+def _is_static(topic: str) -> bool:
+    return topic.rstrip("/").rpartition("/")[2] == "tf_static"
 
 
 class TfTree:
-    """The transforms of ``/tf`` and ``/tf_static``: for each child frame its parent and poses over time."""
+    """The transforms of ``/tf`` and ``/tf_static``: for each child frame its parent and poses over time.
+
+    What is published as static has no time: of several messages about a frame the last one holds, as in tf2.
+    """
 
     def __init__(self, streams: Mapping[str, Messages], where: object) -> None:
         self.where = where
         self.parent: dict[str, str] = {}
         self._poses: dict[str, PoseSamples] = {}
         raw: dict[str, list[tuple[int, Any, Any]]] = {}
-        for messages in streams.values():
+        self._fixed: set[str] = set()
+        # Static ones last, so that they replace what was said of their frames before.
+        topics = sorted(streams.items(), key=lambda item: _is_static(item[0]))
+        for topic, messages in topics:
             for message in messages.values:
                 for above, below, stamp, translation, rotation in transforms_of(message):
                     child, parent = str(below).lstrip("/"), str(above).lstrip("/")
@@ -49,7 +64,15 @@ class TfTree:
                             field=child,
                             found=f"{self.parent[child]} and {parent}",
                         )
-                    raw.setdefault(child, []).append((stamp, translation, rotation))
+                    if _is_static(topic):
+                        if child in raw and child not in self._fixed:
+                            raise WrongFormatError(
+                                "a frame is published as static and as moving", where=where, field=child
+                            )
+                        self._fixed.add(child)
+                        raw[child] = [(stamp, translation, rotation)]
+                    else:
+                        raw.setdefault(child, []).append((stamp, translation, rotation))
         for child, samples in raw.items():
             at = [s[1] for s in samples]
             turn = [s[2] for s in samples]
@@ -89,6 +112,15 @@ class TfTree:
             raise WrongFormatError("tf frames are not connected", where=self.where, found=f"{parent} and {child}")
         # parent_from_child = inverse(common_from_parent) @ common_from_child
         edges = [(f, True) for f in down[: down.index(common)]] + [(f, False) for f in reversed(up[: up.index(common)])]
+        unset = next((f for f, _ in edges if not np.isfinite(self._poses[f].quaternion_xyzw).any()), None)
+        if unset is not None:
+            raise InvalidTrajectoryError(
+                "the rotation of a transform was never set",
+                where=self.where,
+                field=f"tf {unset}",
+                expected="a quaternion of length 1",
+                hint="Give the camera's pose in a camera file, or as world_from_camera.",
+            )
         moving = [f for f, _ in edges if not self._static(f)]
         if not moving:
             pose = np.eye(4)
@@ -117,9 +149,8 @@ class TfTree:
 
     def _static(self, frame: str) -> bool:
         poses = self._poses[frame]
-        return bool(
-            np.ptp(poses.position, axis=0).max() < _STATIC_M and np.ptp(poses.quaternion_xyzw, axis=0).max() < _STATIC_M
-        )
+        changes = (np.ptp(poses.position, axis=0).max(), np.ptp(poses.quaternion_xyzw, axis=0).max())
+        return frame in self._fixed or bool(max(changes) < _STATIC)
 
     def _matrix(self, frame: str) -> FloatArray:
         poses = self._poses[frame]
