@@ -12,7 +12,7 @@ WINDOWS = """
 import os, signal, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
-for module, names in ((os, ("fork", "register_at_fork", "getuid", "sched_getaffinity", "posix_fadvise", "O_NONBLOCK",
+for module, names in ((os, ("fork", "register_at_fork", "getuid", "sched_getaffinity", "posix_fadvise", "pread", "O_NONBLOCK",
                             "O_CLOEXEC", "killpg")),
                       (signal, ("pthread_sigmask", "SIGKILL", "SIGSTOP", "SIGCONT"))):
     for name in names:

@@ -93,7 +93,12 @@ def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None
         found = os.fstat(file.fileno()).st_size
         if size is not None and found != size:
             raise CorruptDatasetError("has the wrong size", where=path, expected=f"{size} B", found=f"{found} B")
-        return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+        parts = []
+        for offset, length in ranges:
+            # Windows has no pread.
+            file.seek(offset)
+            parts.append(file.read(length))
+        return parts
 
 
 def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
