@@ -339,13 +339,13 @@ class AlohaConverter(RowConverter):
                 key = scene.find(camera, ("camera",), "camera")
                 K = scene.camera_K(key[1], width, height)
                 if not scene.carriers(*key):
-                    return CalibratedCamera(K, width, height, scene.poses([key])[key][0]), ""
+                    return CalibratedCamera(K, width, height, scene.poses([key])[key][0], pixel_centre=0.5), ""
                 tip = scene.find(tips[name])
                 if scene.carriers(*key) == scene.carriers(*tip):
                     still = scene.poses([key, tip])
                     pose = np.asarray(exact.matmul(transforms.invert(still[tip][0]), still[key][0]))
                     arm = name if len(self.options.arms) > 1 else ""
-                    return CalibratedCamera(K, width, height, tool_from_camera=pose), arm
+                    return CalibratedCamera(K, width, height, tool_from_camera=pose, pixel_centre=0.5), arm
             why = "is in no camera file, and not fixed to the world or a hand in the robot file"
         raise MissingCalibrationError(
             f"the camera {why}", where=path, field=camera, expected="--camera-file, with the camera under this name"

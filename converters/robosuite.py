@@ -494,7 +494,7 @@ class RobosuiteConverter(RowConverter):
         self._check_model(demo, names, arms)
         carriers = scene.carriers(*key)
         if not carriers:
-            return CalibratedCamera(K, width, height, scene.poses([key])[key][0]), ""
+            return CalibratedCamera(K, width, height, scene.poses([key])[key][0], pixel_centre=0.5), ""
         for name, arm in names.items():
             site, hand = _hand(scene, arm)
             if carriers == scene.carriers(*site):
@@ -502,7 +502,11 @@ class RobosuiteConverter(RowConverter):
                 tool = still[site if arm.of_site else hand][0].copy()
                 tool[:3, 3] = still[site][0, :3, 3]
                 return CalibratedCamera(
-                    K, width, height, tool_from_camera=np.asarray(exact.matmul(transforms.invert(tool), still[key][0]))
+                    K,
+                    width,
+                    height,
+                    tool_from_camera=np.asarray(exact.matmul(transforms.invert(tool), still[key][0])),
+                    pixel_centre=0.5,
                 ), name
         if self.state_shift != 0:
             raise UnsupportedSourceError(
@@ -511,7 +515,7 @@ class RobosuiteConverter(RowConverter):
                 field=camera,
             )
         qpos = self._qpos(demo)
-        return CalibratedCamera(K, width, height, scene.poses([key], qpos)[key]), ""
+        return CalibratedCamera(K, width, height, scene.poses([key], qpos)[key], pixel_centre=0.5), ""
 
     def _qpos(self, demo: Demo) -> FloatArray:
         """``(T, nq)`` of the flattened states: time, qpos, qvel (robosuite/utils/binding_utils.py)."""
@@ -661,7 +665,7 @@ def _from_info(entry: Any, camera: str, width: int, height: int, where: str) -> 
             expected=f"{2 * K[0, 2]:g}x{2 * K[1, 2]:g}",
             found=f"{width}x{height}",
         )
-    return CalibratedCamera(K, width, height, pose)
+    return CalibratedCamera(K, width, height, pose, pixel_centre=0.5)
 
 
 def standard_arms(obs: Sequence[str]) -> dict[str, ArmNames]:

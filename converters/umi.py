@@ -259,7 +259,8 @@ class UmiConverter(RowConverter):
             )
         if (known.width, known.height) != (width, height):
             # UMI scales the shorter side to the picture and crops the longer one about its middle.
-            K = crop.apply_to_K(known.K, crop.center_crop(known.height, known.width, height, width))
+            change = crop.center_crop(known.height, known.width, height, width)
+            K = crop.apply_to_K(known.K, change, known.pixel_centre)
             known = replace(known, K=np.asarray(K), width=width, height=height)
         if known.tool_from_camera is None and known.world_from_camera is None:
             if self.options.tcp_offset is None:

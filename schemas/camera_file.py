@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Vec3 = tuple[float, float, float]
 Vec4 = tuple[float, float, float, float]
@@ -97,6 +97,11 @@ class CameraEntry(BaseModel):
     )
     axes: AxesField | None = Field(None, description="axes of the camera's frame; opencv if not said")
     distortion: DistortionEntry | None = None
+    pixel_centre: float = Field(
+        0.0,
+        description="where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that "
+        "spans [0, width] x [0, height] (CoppeliaSim, MuJoCo, most renderers)",
+    )
     moving: bool | None = Field(None, description="only a remark; the poses decide")
 
     @model_validator(mode="before")
@@ -106,6 +111,13 @@ class CameraEntry(BaseModel):
             raise ValueError(
                 "'extrinsics' does not say which way it goes: write world_from_camera or camera_from_world"
             )
+        return value
+
+    @field_validator("pixel_centre")
+    @classmethod
+    def _centre(cls, value: float) -> float:
+        if value not in (0, 0.5):
+            raise ValueError("pixel_centre must be 0 or 0.5")
         return value
 
     @model_validator(mode="after")

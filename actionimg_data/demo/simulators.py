@@ -387,7 +387,8 @@ def write_umi(logs: Sequence[TeleopLog], path: Path, view: str, lossless: bool =
     tool = logs[0].truth().world_from_gripper[0] @ np.asarray(transforms.invert(UMI_TOOL_FROM_GRIPPER))
     width, height = seen.size
     pose = np.asarray(transforms.invert(tool)) @ seen.world_from_camera[0]
-    camera = {"K": seen.K.tolist(), "width": width, "height": height, "tool_from_camera": _rigid(pose).tolist()}
+    camera = {"K": seen.K.tolist(), "width": width, "height": height, "pixel_centre": 0.5}
+    camera["tool_from_camera"] = _rigid(pose).tolist()
     return {"cameras": {"camera0": camera}}
 
 

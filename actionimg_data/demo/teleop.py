@@ -214,7 +214,12 @@ def camera_file(log: TeleopLog, moving: bool = True) -> dict[str, Any]:
     """The log's cameras as a camera file; without ``moving`` the poses of moving cameras are left out."""
     cameras = {}
     for name, view in log.views.items():
-        entry: dict[str, Any] = {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+        entry: dict[str, Any] = {
+            "K": view.K.tolist(),
+            "width": view.size[0],
+            "height": view.size[1],
+            "pixel_centre": 0.5,
+        }
         if view.world_from_camera.ndim == 2 or moving:
             entry["world_from_camera"] = view.world_from_camera.tolist()
         cameras[name] = entry
@@ -395,7 +400,7 @@ def droid_camera_file(log: TeleopLog, roles: Sequence[str] = ("exterior_1", "ext
     """A camera file by role, for pictures that do not have DROID's own size; poses are left to the log."""
     return {
         "cameras": {
-            role: {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+            role: {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1], "pixel_centre": 0.5}
             for role, view in zip(roles, log.views.values(), strict=True)
         }
     }
