@@ -539,7 +539,10 @@ class Ranges:
         """Up to ``count`` bytes from ``offset`` on."""
         if self._remote is not None:
             return self._remote.read_range(offset, min(count, max(0, self.size - offset)))
-        return os.pread(self._descriptor, count, offset)
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, count, offset)
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+        return os.read(self._descriptor, count)
 
     def close(self) -> None:
         """Let go of it."""

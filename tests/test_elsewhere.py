@@ -12,8 +12,8 @@ WINDOWS = """
 import os, signal, sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
-for module, names in ((os, ("fork", "register_at_fork", "getuid", "sched_getaffinity", "posix_fadvise", "pread", "O_NONBLOCK",
-                            "O_CLOEXEC", "killpg")),
+for module, names in ((os, ("fork", "register_at_fork", "getuid", "sched_getaffinity", "posix_fadvise", "pread",
+                            "O_NONBLOCK", "O_CLOEXEC", "killpg")),
                       (signal, ("pthread_sigmask", "SIGKILL", "SIGSTOP", "SIGCONT"))):
     for name in names:
         if hasattr(module, name):
