@@ -134,3 +134,13 @@ def test_nothing_in_memory_is_given_to_the_threads_of_pyarrow() -> None:
     files = [p for folder in ("actionimg_data", "converters", "schemas") for p in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert [p.name for p in files if readers.search(p.read_text())] == []
+
+
+def test_a_view_of_a_bag_costs_what_it_costs_alone(tmp_path: Path) -> None:
+    rows = script("bags").prove(tmp_path, 0.06, "none")
+    among, alone = rows["among ten"], rows["alone"]
+    assert among["size"] > 30 * alone["size"]
+    for part in ("stamps", "pictures", "window"):
+        assert among[part]["count"] == alone[part]["count"]
+        assert among[part]["read"] < 0.1 * among["size"]
+    assert among["peak"] < alone["peak"] + (32 << 20)

@@ -225,8 +225,7 @@ class RayExecutor:
     def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards (see `Executor.run`)."""
         ray = self._ray
-        if isinstance(job.out, Path):
-            job = replace(job, out=job.out.absolute())
+        job = replace(job, out=job.out.absolute())
         threads = max(1, int(self.task.cpus))
         environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
         brief = ray.put(_Brief(pickle.dumps(job), tuple(sys.path), tool_versions(), environment, threads))
