@@ -19,7 +19,7 @@ from actionimg_data.converters.kit.tree import links_below, natural_key
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
 from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
 from actionimg_data.demo import scene
-from actionimg_data.demo.demo_data import coppelia_camera
+from actionimg_data.demo.rlbench import coppelia_camera
 from actionimg_data.errors import InvalidSpecError, WrongFormatError
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
@@ -304,7 +304,7 @@ def test_texts_and_provenance_are_kept(made: dict[str, Path]) -> None:
 def test_descriptions_that_are_an_observation_give_the_task_name_and_say_so(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
-    from actionimg_data.demo.demo_data import pickle_demo
+    from actionimg_data.demo.rlbench import pickle_demo
 
     source = copied(made, "stepjam", tmp_path)
     file = source / "place_cube/variation0/variation_descriptions.pkl"

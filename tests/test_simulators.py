@@ -16,6 +16,7 @@ import pytest
 from simulator_logs import GRIP_SITE, converter, differences, episodes, read_first
 
 from actionimg_data.converters import base
+from actionimg_data.demo.recordings import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 from actionimg_data.demo.simulators import (
     base_near,
     joint_log,
@@ -26,7 +27,6 @@ from actionimg_data.demo.simulators import (
     write_robomimic,
     write_umi,
 )
-from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,

@@ -75,8 +75,8 @@ def usable(environment: Mapping[str, str]) -> dict[str, str]:
 
 def sources(folder: Path, real: Path | None, short: bool) -> list[Source]:
     """Demonstrations written once, so that only their conversion differs."""
+    from actionimg_data.demo.recordings import write_recordings
     from actionimg_data.demo.rlds import write_rlds_demo
-    from actionimg_data.demo.teleop import write_recordings
     from actionimg_data.testing import write_rlbench_dataset
 
     frames = 6 if short else 16
