@@ -25,7 +25,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ..errors import CorruptDatasetError
 from ..objectstore import RemotePath
@@ -33,6 +33,8 @@ from ..scratch import PrivateFolder, sweep
 from . import layout
 from .layout import Place
 from .tar import file_sha256
+
+SomePlace = TypeVar("SomePlace", Path, RemotePath)
 
 SCRATCH_VARIABLE: Final = "ACTIONIMG_SCRATCH_DIR"
 UPLOADS: Final = 3
@@ -182,11 +184,20 @@ def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar
                 break
             other = _clear(mark, target, sidecar)
         layout.sync_folder(target.parent)
+    staged = _staged(mark, sha256)
     if other is None:
-        other = sidecar if layout.publish_if_absent(mark, sidecar) else layout.read_place(mark)
+        won = layout.publish_if_absent(mark, sidecar) if part is None else _name(staged, mark)
+        other = sidecar if won else layout.read_place(mark)
     if part is not None:
-        _staged(mark, sha256).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
     return other
+
+
+def _name(staged: Path, mark: Path) -> bool:
+    """Give a staged sidecar its place, which takes no room on a full disk; False where there is one."""
+    named = layout.link_if_absent(staged, mark)
+    layout.sync_folder(mark.parent)
+    return named
 
 
 def _clear(mark: Path, target: Path, sidecar: bytes) -> bytes | None:
@@ -270,10 +281,16 @@ def _finish(mark: Place, sha256: str, ours: bytes) -> bytes | None:
 
     What a run of another plan has left is nobody's.
     """
-    staged = _staged(mark, sha256)
+    staged: Place = _staged(mark, sha256) if isinstance(mark, RemotePath) else _staged(mark, sha256)
     content = _read(staged)
-    if content is not None and _plan_of(content) == _plan_of(ours) and layout.publish_if_absent(mark, content):
-        staged.unlink(missing_ok=True)
+    if content is not None and _plan_of(content) == _plan_of(ours):
+        try:
+            named = mark.create(content) if isinstance(mark, RemotePath) else _name(_staged(mark, sha256), mark)
+        except FileNotFoundError:
+            # Its owner has just finished.
+            named = False
+        if named:
+            staged.unlink(missing_ok=True)
     # Looked for after the staged one: a runner removes that only when its sidecar is there.
     return _read(mark)
 
@@ -293,7 +310,7 @@ def _hash_of(target: Place) -> tuple[str, int]:
         return "", 0
 
 
-def _staged(mark: Place, sha256: str) -> Place:
+def _staged(mark: SomePlace, sha256: str) -> SomePlace:
     return mark.with_name(f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}")
 
 
