@@ -25,7 +25,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from ..errors import CorruptDatasetError
 from ..objectstore import RemotePath
@@ -33,8 +33,6 @@ from ..scratch import PrivateFolder, sweep
 from . import layout
 from .layout import Place
 from .tar import file_sha256
-
-SomePlace = TypeVar("SomePlace", Path, RemotePath)
 
 SCRATCH_VARIABLE: Final = "ACTIONIMG_SCRATCH_DIR"
 UPLOADS: Final = 3
@@ -177,14 +175,14 @@ def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar
         other = _clear(mark, target, sidecar)
     else:
         _check(file_sha256(part), sha256, size, part)
-        layout.publish(_staged(mark, sha256), sidecar)
+        layout.publish(mark.with_name(_staged(mark, sha256)), sidecar)
         other = None
         while other is None and not layout.link_if_absent(part, target):
             if _hash_of(target) == (sha256, size):
                 break
             other = _clear(mark, target, sidecar)
         layout.sync_folder(target.parent)
-    staged = _staged(mark, sha256)
+    staged = mark.with_name(_staged(mark, sha256))
     if other is None:
         won = layout.publish_if_absent(mark, sidecar) if part is None else _name(staged, mark)
         other = sidecar if won else layout.read_place(mark)
@@ -240,7 +238,7 @@ def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, 
             target.unlink(missing_ok=True)
         return sidecar if mark.create(sidecar) else layout.read_place(mark)
     _check(file_sha256(part), sha256, size, part)
-    staged = _staged(mark, sha256)
+    staged = mark.with_name(_staged(mark, sha256))
     layout.publish(staged, sidecar)
     other = _upload(mark, target, part, sha256, size, sidecar)
     if other is not None:
@@ -281,11 +279,11 @@ def _finish(mark: Place, sha256: str, ours: bytes) -> bytes | None:
 
     What a run of another plan has left is nobody's.
     """
-    staged: Place = _staged(mark, sha256) if isinstance(mark, RemotePath) else _staged(mark, sha256)
+    staged = mark.with_name(_staged(mark, sha256))
     content = _read(staged)
     if content is not None and _plan_of(content) == _plan_of(ours):
         try:
-            named = mark.create(content) if isinstance(mark, RemotePath) else _name(_staged(mark, sha256), mark)
+            named = mark.create(content) if isinstance(mark, RemotePath) else _name(mark.with_name(staged.name), mark)
         except FileNotFoundError:
             # Its owner has just finished.
             named = False
@@ -310,8 +308,9 @@ def _hash_of(target: Place) -> tuple[str, int]:
         return "", 0
 
 
-def _staged(mark: SomePlace, sha256: str) -> SomePlace:
-    return mark.with_name(f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}")
+def _staged(mark: Place, sha256: str) -> str:
+    """Name of the sidecar that waits for its tar."""
+    return f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}"
 
 
 def _read(path: Place) -> bytes | None:
