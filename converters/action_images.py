@@ -32,10 +32,10 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..video import VideoFrames
 from .base import Converter, ConverterOptions, Detection
 from .kit import coppelia as _coppelia
 from .kit import tree as _tree
-from .kit import videos as _video
 
 MAX_CAMERA_FILE: Final = 64 << 20
 MAX_RATIO: Final = 64
@@ -135,7 +135,7 @@ class ActionImagesConverter(Converter):
         views = _views(folder.path)
         if not views:
             raise EmptyEpisodeError("has no views", where=folder.path, expected="view*/rgb/video.mp4")
-        videos = {view.name: _video.VideoFile.probe(os.fspath(view / "rgb" / "video.mp4")) for view in views}
+        videos = {view.name: VideoFrames(view / "rgb" / "video.mp4") for view in views}
         first = next(iter(videos.values()))
         for name, video in videos.items():
             if len(video) != len(first):
@@ -176,7 +176,7 @@ class ActionImagesConverter(Converter):
             },
         )
 
-    def _fps(self, videos: list[_video.VideoFile]) -> float:
+    def _fps(self, videos: list[VideoFrames]) -> float:
         if self.options.fps is not None:
             return self.options.fps
         fps = videos[0].fps or 0.0
@@ -248,7 +248,7 @@ def _load_actions(path: Path) -> NDArray[np.float64]:
     return np.array(array, dtype=np.float64)
 
 
-def _camera_track(path: Path, video: _video.VideoFile) -> CameraTrack:
+def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     try:
         if path.stat().st_size > MAX_CAMERA_FILE:
             raise BadFileError("is too large", where=path, expected=f"at most {MAX_CAMERA_FILE} bytes")

@@ -79,6 +79,10 @@ class Converter(ABC):
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A converter goes to another process as its class and its options: what it keeps open stays here."""
+        return type(self), (self.options,)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Every subclass takes URLs, whether its author has thought of them or not.

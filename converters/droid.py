@@ -532,11 +532,11 @@ def _videos(folder: Path) -> list[Path]:
 
 def _open_video(folder: Path, serial: str, camera: CalibratedCamera, notes: dict[str, Any]) -> FrameSource:
     """A camera's left pictures: stereo is told by the width of the video, not by its name."""
-    from .kit.videos import VideoFile
+    from ..video import VideoFrames
 
     paths = {p.name: p for p in _videos(folder)}
     path = paths.get(f"{serial}.mp4") or paths[f"{serial}-stereo.mp4"]
-    video = VideoFile.probe(str(path))
+    video = VideoFrames(path)
     notes["file"] = path.name
     aspect = (video.width / video.height) / (camera.width / camera.height)
     if abs(aspect - 1) < _ASPECT_TOLERANCE:

@@ -185,7 +185,9 @@ class FolderConverter(MappedConverter):
         arms = recorded_arms(mapping, arm)
         views = {}
         for name, view in mapping.views.items():
-            frames = open_frames(view, folder, name, group, str(ref.location["file"]))
+            # A column, or rows, say when each picture was taken; a stated rate does not say that none is missing.
+            counted = rows_fps is not None or (view.time is not None and view.time.column is not None)
+            frames = open_frames(view, folder, name, group, str(ref.location["file"]), counted)
             view_times = None
             if rows_fps is None:
                 own = table(None, "") if view.time is None or view.time.file is None else table(view.time.file, name)
@@ -286,15 +288,25 @@ def _groups(file: Path, pattern: str | None) -> list[str]:
     return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
 
 
-def open_frames(view: ViewSource, folder: Path, name: str, group: str, pose_file: str) -> FrameSource:
+def open_frames(
+    view: ViewSource, folder: Path, name: str, group: str, pose_file: str, counted: bool = False
+) -> FrameSource:
     """The pictures that a view's ``frames`` name; ``#DATASET`` alone is in the file of the poses.
+
+    Args:
+        view: The mapping's words on it.
+        folder: The episode's folder.
+        name: Name of the view.
+        group: Group of the episode in a file of many, or "".
+        pose_file: The file of the poses.
+        counted: The pictures' times are not the video's own, whose stamps may repeat then (see `VideoFrames`).
 
     Raises:
         SourceNotFoundError: Nothing there.
         BadVideoError: A video that cannot be read.
     """
+    from ..video import VideoFrames
     from .kit.frames import HDF5Frames, ImageFiles, ZarrFrames
-    from .kit.videos import VideoFile
 
     text = view.frames or ""
     if "#" in text:
@@ -306,7 +318,7 @@ def open_frames(view: ViewSource, folder: Path, name: str, group: str, pose_file
     if path.suffix.lower() in VIDEO_SUFFIXES:
         if not path.is_file():
             raise SourceNotFoundError("no such video", where=path, field=f"views.{name}.frames")
-        return VideoFile.probe(str(path))
+        return VideoFrames(path, counted)
     matches = [p for p in glob.glob(glob.escape(str(folder)) + "/" + text) if os.path.isfile(p)]
     return ImageFiles(matches, path)
 

@@ -403,7 +403,7 @@ class LeRobotConverter(MappedConverter):
         )
 
     def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str) -> FrameSource:
-        from .kit.videos import VideoFile
+        from ..video import VideoFrames
 
         index, count = int(row["episode_index"]), int(row["length"])
         feature = dataset.features.get(key)
@@ -422,7 +422,7 @@ class LeRobotConverter(MappedConverter):
             chunk_index=int(row.get(f"videos/{key}/chunk_index") or 0),
             file_index=int(row.get(f"videos/{key}/file_index") or 0),
         )
-        video = VideoFile.probe(str(path))
+        video = VideoFrames(path)
         if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
             raise BadVideoError(
                 "runs at another rate than the data set",

@@ -468,7 +468,7 @@ class _Beside:
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def planes(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16] | NDArray[np.uint32]]:
+    def frames(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16] | NDArray[np.uint32]]:
         """Depth in millimetres, or ids.
 
         Raises:

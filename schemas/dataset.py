@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -37,7 +37,19 @@ CalibrationPolicy = Literal["off", "warn", "quarantine"]
 CalibrationVerdict = Literal["ok", "off", "cannot tell"]
 VIEW_PATTERN: Final = r"^[a-z0-9_-]+$"
 KEY_PATTERN: Final = r"^[a-z0-9_-]{1,160}$"
+SHARD_PATTERN: Final = r"^[a-z0-9_-]{1,64}/[0-9]{6,12}$"
+TAR_PATTERN: Final = r"^[a-z0-9_-]{1,64}/[0-9]{6,12}\.tar$"
+MEMBER_PATTERN: Final = r"^[a-z0-9_-]+(\.[a-z0-9_-]+)*$"
+FILE_PATTERN: Final = r"^(plan\.jsonl|index\.parquet|quarantine\.jsonl)$"
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+
+# A document is no more to be trusted than who wrote it: what becomes the name of a file can lead nowhere else.
+Name = Annotated[str, Field(pattern=VIEW_PATTERN)]
+"""A view, a gripper or a split."""
+Key = Annotated[str, Field(pattern=KEY_PATTERN)]
+"""A sample."""
+ShardName = Annotated[str, Field(pattern=SHARD_PATTERN)]
+"""``SPLIT/NNNNNN``: a shard in plan, sidecar, index and quarantine."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -171,7 +183,7 @@ class PlanEpisode(_Stored):
     """One episode of a plan: all that is needed to convert it, in any process."""
 
     id: str = Field(min_length=1)
-    key: str = Field(pattern=KEY_PATTERN)
+    key: Key
     location: dict[str, Any] = Field(default_factory=dict)
     num_frames: int | None = None
     fingerprint: str = ""
@@ -180,7 +192,7 @@ class PlanEpisode(_Stored):
 class PlanRow(_Stored):
     """One shard of a plan."""
 
-    shard: str
+    shard: ShardName
     episodes: tuple[PlanEpisode, ...] = Field(min_length=1)
 
 
@@ -188,8 +200,8 @@ class QuarantineRow(_Stored):
     """One episode that could not be converted."""
 
     id: str
-    key: str
-    shard: str
+    key: Key
+    shard: ShardName
     code: str
     message: str
     traceback: str | None = None
@@ -198,7 +210,7 @@ class QuarantineRow(_Stored):
 class MemberRow(_Stored):
     """One member of a sample within its shard: name without the key, and where its bytes are."""
 
-    name: str
+    name: str = Field(pattern=MEMBER_PATTERN)
     offset: int = Field(ge=0)
     size: int = Field(ge=0)
     sha256: str = Field(pattern=SHA256_PATTERN)
@@ -207,7 +219,7 @@ class MemberRow(_Stored):
 class CalibrationRow(_Stored):
     """What the pictures say of one camera in one episode; see docs/calibration.md."""
 
-    view: str
+    view: Name
     verdict: CalibrationVerdict
     displacement_px: float | None = Field(
         None, ge=0, description="pixels of the source by which the gripper is seen away from where it should be"
@@ -219,19 +231,19 @@ class CalibrationRow(_Stored):
 class SampleRow(_Stored):
     """One sample within its shard; ``offset`` and ``bytes`` span its members with their tar headers."""
 
-    key: str = Field(pattern=KEY_PATTERN)
+    key: Key
     episode: str
     clip: int = Field(ge=0)
     start_frame: int = Field(ge=0)
     frames: int = Field(ge=1)
     fps: float = Field(gt=0)
-    views: tuple[str, ...]
+    views: tuple[Name, ...]
     instruction: str
     task: str
     offset: int = Field(ge=0)
     bytes: int = Field(ge=0)
     members: tuple[MemberRow, ...]
-    grippers: tuple[str, ...] = Field((), description="names of the grippers, in order; absent where there is one")
+    grippers: tuple[Name, ...] = Field((), description="names of the grippers, in order; absent where there is one")
     calibration: tuple[CalibrationRow, ...] = Field((), description="of each view; absent where it was not checked")
 
     _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration"})
@@ -243,7 +255,7 @@ class ShardSidecar(_Stored):
     format: Literal["actionimg-shard"] = "actionimg-shard"
     version: Literal[1] = 1
     plan: str = Field(pattern=SHA256_PATTERN)
-    shard: str
+    shard: ShardName
     bytes: int = Field(ge=0)
     sha256: str | None = Field(None, pattern=SHA256_PATTERN)
     samples: tuple[SampleRow, ...] = ()
@@ -260,7 +272,7 @@ class SampleMeta(_Stored):
 
     format: Literal["actionimg-sample"] = "actionimg-sample"
     version: Literal[1] = 1
-    key: str = Field(pattern=KEY_PATTERN)
+    key: Key
     episode: str
     clip: int = Field(ge=0, description="number of the clip within its episode")
     start_frame: int = Field(ge=0, description="the sample's first frame, counted in the source")
@@ -270,7 +282,7 @@ class SampleMeta(_Stored):
     instruction: str = Field(min_length=1)
     instructions: tuple[str, ...] = Field(min_length=1)
     task: str = Field(description="empty where the source has no task")
-    views: tuple[str, ...] = Field(min_length=1)
+    views: tuple[Name, ...] = Field(min_length=1)
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     source_sizes: tuple[tuple[int, int], ...] = Field(description="height, width of each view in the source")
@@ -283,7 +295,7 @@ class SampleMeta(_Stored):
         description="seconds from each frame to the nearest measured pose; empty where not known"
     )
     provenance: dict[str, Any]
-    grippers: tuple[str, ...] = Field((), description="names of the grippers, in order; absent where there is one")
+    grippers: tuple[Name, ...] = Field((), description="names of the grippers, in order; absent where there is one")
     merged_arms: bool = Field(
         False, description="the action images show the clipped sum of all grippers; absent where each has its own"
     )
@@ -323,11 +335,11 @@ class ConverterRecord(_Stored):
 class ShardRecord(_Stored):
     """One shard in the manifest."""
 
-    path: str
-    samples: int
-    frames: int
-    bytes: int
-    sha256: str | None
+    path: str = Field(pattern=TAR_PATTERN, description="of its tar within the data set: SPLIT/NNNNNN.tar")
+    samples: int = Field(ge=0)
+    frames: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str | None = Field(pattern=SHA256_PATTERN)
     sidecar_sha256: str = Field(pattern=SHA256_PATTERN)
     quarantined: int
 
@@ -350,7 +362,7 @@ class EarlierPlan(_Stored):
 
     plan: str = Field(pattern=SHA256_PATTERN)
     tool: dict[str, str] = Field(description="versions with which they were made")
-    shards: tuple[str, ...] = Field(min_length=1)
+    shards: tuple[ShardName, ...] = Field(min_length=1)
 
 
 class DatasetManifest(_Stored):
@@ -365,13 +377,15 @@ class DatasetManifest(_Stored):
     tool: dict[str, str] = Field(description="versions that decide the bytes")
     converter: ConverterRecord
     sources: tuple[str, ...]
-    views: tuple[str, ...] = Field(min_length=1)
-    grippers: tuple[str, ...] = Field((), description="grippers of every sample, in order; absent where there is one")
+    views: tuple[Name, ...] = Field(min_length=1)
+    grippers: tuple[Name, ...] = Field((), description="grippers of every sample, in order; absent where there is one")
     options: ConvertOptions
     spec_id: str
     counts: Counts | None = None
     shards: tuple[ShardRecord, ...] = ()
-    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of plan, index and quarantine")
+    files: dict[Annotated[str, Field(pattern=FILE_PATTERN)], Annotated[str, Field(pattern=SHA256_PATTERN)]] = Field(
+        default_factory=dict, description="SHA-256 of plan, index and quarantine"
+    )
     checksum: str = Field("", description="SHA-256 of this document with this field empty")
 
     earlier: tuple[EarlierPlan, ...] = Field(

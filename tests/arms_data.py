@@ -15,7 +15,6 @@ from actionimg_data.engine.conversion import convert
 from actionimg_data.geometry import rotations
 from actionimg_data.model import (
     ArrayFrames,
-    ArrayPlanes,
     Camera,
     Episode,
     EpisodeRef,
@@ -95,7 +94,7 @@ class ArmsConverter(Converter):
                 depth = depth[:, ::2, ::2]
             if bad == "mask-ids":
                 mask[n // 2, 3, 3] = 2**24
-            streams = {} if bad == "no-depth" else {"depth": ArrayPlanes(depth), "mask": ArrayPlanes(mask)}
+            streams = {} if bad == "no-depth" else {"depth": ArrayFrames(depth), "mask": ArrayFrames(mask)}
             views[name] = View(camera(name), ArrayFrames(pictures), depth_range_m=RANGE, **streams)
         grippers = {"right": arm(-1, n, number, at["closest"]), "left": arm(1, n, number, at["closest"])}
         if bad == "one-arm":

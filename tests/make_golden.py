@@ -10,7 +10,7 @@ from synthetic_converter import SyntheticConverter
 from actionimg_data.model import EpisodeRef
 from actionimg_data.schemas import ConverterRecord, ConvertOptions
 from actionimg_data.schemas.dataset import to_bytes
-from actionimg_data.shards import finalize, layout, make_plan, write_shard
+from actionimg_data.shards import Recipe, assemble, layout, make_plan, write_shard
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CODECS = ("h264", "ffv1", "png")
@@ -30,8 +30,8 @@ def make(out: Path, codec: str) -> None:
     layout.publish(out / layout.MANIFEST, to_bytes(plan.manifest))
     layout.publish(out / layout.PLAN, plan.to_bytes())
     for row in plan.rows:
-        write_shard(out, row, plan.manifest.plan, converter, plan.manifest.views, plan.manifest.options)
-    finalize(out, plan.manifest, plan.rows)
+        write_shard(out, row, plan.manifest.plan, converter, Recipe.of(plan.manifest))
+    assemble(out, plan.manifest, plan.rows)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from actionimg_data.converters.base import converter_class
 from actionimg_data.errors import InvalidCameraError, InvalidSpecError
 from actionimg_data.geometry import transforms
 from actionimg_data.model import Camera, CameraTrack, Episode, GripperTrajectory, View
-from actionimg_data.model.episode import ArrayFrames, ArrayPlanes
+from actionimg_data.model.episode import ArrayFrames
 from actionimg_data.raster.gripper import GripperModel, gripper_model
 from actionimg_data.shards import open_dataset
 from actionimg_data.testing import write_rlbench_dataset
@@ -240,7 +240,7 @@ def test_masks_of_the_true_mesh_give_a_tenth_of_a_pixel(episode: Episode) -> Non
         ]
     ).astype(np.uint32)
     wrong = moved(true, (0.02, -0.02, 0.01), (2.0, -2.0, 1.0))
-    view = replace(episode.views["front"], camera=wrong, mask=ArrayPlanes(7 * masks))
+    view = replace(episode.views["front"], camera=wrong, mask=ArrayFrames(7 * masks))
     exact = replace(SHAPE, error_m=1e-4)
     fit = refine_camera("front", [Recorded(episode.id, view, episode.grippers, (7,))], exact, keep=True)
     assert fit.accepted

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from synthetic_converter import SyntheticConverter, write_source
+from synthetic_converter import SyntheticConverter, camera, write_source
 
 from actionimg_data.cli import main
 from actionimg_data.converters import base
+from actionimg_data.errors import CalibrationOffError
+from actionimg_data.model import Episode
+from actionimg_data.shards import prepare
 
 TESTS = Path(__file__).resolve().parent
 
@@ -156,6 +159,44 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     assert plan["measured_episodes"] == 3
     assert 0 <= plan["estimated_bytes_error"] < 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_takes_refined_cameras_as_the_conversion_does(tmp_path: Path) -> None:
+    """An estimate once read the source's own cameras, and said "failed 2 of 2" of what then was converted."""
+    src = write_source(tmp_path / "src", episodes=2, uncalibrated=["front", "side"])
+    assert "no view has a calibration" in convert(src, tmp_path / "out", "--dry-run").stderr
+    cameras = {
+        name: {
+            "K": c.K.tolist(),
+            "width": c.width,
+            "height": c.height,
+            "world_from_camera": c.world_from_camera.tolist(),
+        }
+        for name, c in (("front", camera("front")), ("side", camera("side")))
+    }
+    (tmp_path / "mended.json").write_text(json.dumps({"axes": "opencv", "cameras": cameras}))
+    words = ("--refined-cameras", tmp_path / "mended.json", "--json")
+    for views in ((), ("--views", "side")):
+        plan = json.loads(convert(src, tmp_path / "out", *words, *views, "--dry-run").stdout)
+        assert (plan["failed_episodes"], plan["measured_episodes"]) == (0, 2)
+        assert plan["estimated_bytes"] > 1000
+    made = json.loads(convert(src, tmp_path / "out", *words).stdout)
+    assert (made["converted"], made["quarantined"], made["views"]) == (2, 0, ["front", "side"])
+
+
+def test_a_dry_run_counts_cameras_that_the_conversion_will_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(episode: Episode, recipe: prepare.Recipe) -> None:
+        if episode.id == "task/ep_001" and recipe.options.checks_calibration:
+            raise CalibrationOffError("the gripper is not seen", where=episode.id)
+
+    monkeypatch.setattr(prepare, "checked", lambda *given: off(*given) or ((), ""))
+    src = write_source(tmp_path / "src", episodes=3, frames=2)
+    for words, bad in (((), 0), (("--check-calibration", "quarantine"), 1)):
+        plan = json.loads(convert(src, tmp_path / "out", *words, "--dry-run", "--json").stdout)
+        assert plan["failed_episodes"] == bad
+    assert json.loads(convert(src, tmp_path / "out", *words, "--json").stdout)["quarantined"] == 1
 
 
 @pytest.mark.parametrize(

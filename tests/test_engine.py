@@ -28,6 +28,7 @@ from actionimg_data.errors import (
 )
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.manifest import read_manifest, read_sidecar
+from actionimg_data.shards.prepare import Recipe
 
 OPTIONS = ConvertOptions.parse(height=64, width=64)
 TESTS = Path(__file__).resolve().parent
@@ -132,10 +133,8 @@ def test_rows_are_taken_only_when_there_is_a_worker_for_them(tmp_path: Path) -> 
     job = engine.Job(
         tmp_path / "out",
         made.manifest.plan,
-        SyntheticConverter,
-        SyntheticConverter().options,
-        made.manifest.views,
-        made.manifest.options,
+        SyntheticConverter(),
+        Recipe.of(made.manifest),
     )
     with local.Workers(2) as workers:
         workers.run(job, rows(), lambda _: None, published)

@@ -323,7 +323,7 @@ def test_lossless_action_images_become_h264_for_lerobot(tmp_path: Path) -> None:
 # ---- all of them ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wids"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("wids", "window")])
 def test_exports_write_new_folders_only_and_leave_nothing_of_a_failure(
     dataset: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -119,15 +119,15 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
     from actionimg_data.converters.kit import tables
-    from actionimg_data.converters.kit.videos import VideoFile
     from actionimg_data.converters.rlds import tfrecord
+    from actionimg_data.video import VideoFrames
 
     for name in ("x.csv", "x.mp4", "x.tfrecord-00000-of-00001"):
         os.mkfifo(tmp_path / name)
     with pytest.raises(BadFileError, match="not a plain file"):
         tables.open_table(tmp_path / "x.csv")
     with pytest.raises(ActionImgError, match=r"x\.mp4"):
-        VideoFile.probe(str(tmp_path / "x.mp4"))
+        VideoFrames(tmp_path / "x.mp4")
     with pytest.raises(ActionImgError, match="tfrecord"):
         tfrecord.open_file(tmp_path / "x.tfrecord-00000-of-00001")
 

@@ -23,14 +23,12 @@ from actionimg_data.errors import (
 from actionimg_data.geometry import crop, pinhole, rotations
 from actionimg_data.model import (
     ArrayFrames,
-    ArrayPlanes,
     Camera,
     CameraTrack,
     Episode,
     EpisodeRef,
     FrameSource,
     GripperTrajectory,
-    PlaneSource,
     View,
     millimetres,
 )
@@ -270,7 +268,7 @@ def view(pictures: int, camera: Any = None) -> View:
 
 
 def with_planes(**planes: Any) -> View:
-    return replace(view(6), **{kind: ArrayPlanes(array) for kind, array in planes.items()})
+    return replace(view(6), **{kind: ArrayFrames(array) for kind, array in planes.items()})
 
 
 def later(path: GripperTrajectory) -> GripperTrajectory:
@@ -396,9 +394,9 @@ def test_depth_and_masks_are_selected_with_their_view() -> None:
     whole = episode(6, views={"front": replace(with_planes(depth=depth), depth_range_m=(0.01, 4.5))})
     front = whole.select(range(1, 6, 2)).views["front"]
     assert front.mask is None
-    assert isinstance(front.depth, PlaneSource)
+    assert isinstance(front.depth, FrameSource)
     assert (front.depth.width, front.depth.height, len(front.depth)) == (5, 4, 3)
-    assert [int(plane[0, 0]) for plane in front.depth.planes([0, 2])] == [1, 5]
+    assert [int(plane[0, 0]) for plane in front.depth.frames([0, 2])] == [1, 5]
     assert front.depth_range_m == (0.01, 4.5)
 
 

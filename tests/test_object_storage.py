@@ -36,6 +36,7 @@ from actionimg_data.objectstore import RemotePath
 from actionimg_data.schemas import ConvertOptions, PlanRow
 from actionimg_data.shards import storage
 from actionimg_data.shards.layout import place
+from actionimg_data.shards.prepare import Recipe
 from actionimg_data.shards.write import write_shard
 from actionimg_data.testing import write_rlbench_dataset
 
@@ -325,7 +326,7 @@ def row_of(source: str) -> tuple[PlanRow, engine.Result]:
 def shard(out: str, source: str, brightness: int) -> Any:
     row, made = row_of(source)
     converter = SyntheticConverter(SyntheticOptions(brightness=brightness))
-    return write_shard(place(out), row, made.manifest.plan, converter, ("front", "side"), OPTIONS)
+    return write_shard(place(out), row, made.manifest.plan, converter, Recipe(("front", "side"), (), OPTIONS))
 
 
 def test_a_runner_that_finds_anothers_tar_finishes_its_work(

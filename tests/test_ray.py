@@ -14,12 +14,13 @@ from ray_cluster import DyingJob, add_node, ray_cluster
 from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
-from actionimg_data.engine.executor import Job, make_executor
+from actionimg_data.engine import Job, make_executor
 from actionimg_data.engine.ray import RayExecutor, TaskResources, _check_machine
 from actionimg_data.errors import InvalidSpecError, MissingExtraError, OutputError, WorkerError
 from actionimg_data.schemas import ConvertOptions, ShardSidecar
-from actionimg_data.shards.manifest import finalize
+from actionimg_data.shards.manifest import assemble
 from actionimg_data.shards.plan import tool_versions
+from actionimg_data.shards.prepare import Recipe
 
 pytest.importorskip("ray")
 
@@ -90,12 +91,12 @@ def test_a_worker_that_dies_after_it_published_changes_no_byte(cluster: Any, tmp
         (tmp_path / "out" / name).write_bytes(content)
     (tmp_path / "marks").mkdir()
     manifest = made.manifest
-    fields = (manifest.plan, SyntheticConverter, SyntheticConverter().options, manifest.views, manifest.options)
+    fields = (manifest.plan, SyntheticConverter(), Recipe.of(manifest))
     job = DyingJob(tmp_path / "out", *fields, marks=tmp_path / "marks")
     published: list[str] = []
     with RayExecutor(2) as executor:
         executor.run(job, made.rows, lambda _: None, lambda sidecar: published.append(sidecar.shard))
-    assert finalize(tmp_path / "out", manifest, made.rows) is not None
+    assert assemble(tmp_path / "out", manifest, made.rows) is not None
     assert sorted(published) == ["train/000000", "train/000001"]
     assert len(list((tmp_path / "marks").iterdir())) == 2
     assert tree(tmp_path / "out") == tree(tmp_path / "local")
@@ -122,15 +123,13 @@ def test_what_is_no_error_of_data_ends_the_run(cluster: Any, tmp_path: Path) -> 
     job = Job(
         tmp_path / "elsewhere",
         made.manifest.plan,
-        SyntheticConverter,
-        SyntheticConverter().options,
-        made.manifest.views,
-        made.manifest.options,
+        SyntheticConverter(),
+        Recipe.of(made.manifest),
     )
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(OutputError, match="not the same folder on this machine"), RayExecutor(1) as executor:
         executor.run(job, made.rows, lambda _: None, lambda _: None)
-    broken = dataclasses.replace(job, converter=int)  # type: ignore[arg-type]
+    broken = dataclasses.replace(job, recipe=None)  # type: ignore[arg-type]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "dataset.json").touch()
     with pytest.raises(WorkerError, match="not about the data"), RayExecutor(1) as executor:
@@ -147,8 +146,7 @@ def test_what_is_no_error_of_data_ends_the_run(cluster: Any, tmp_path: Path) -> 
 
 def test_a_machine_that_would_make_other_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").touch()
-    options = SyntheticConverter().options
-    job = Job(tmp_path, "0" * 64, SyntheticConverter, options, ("front",), OPTIONS)
+    job = Job(tmp_path, "0" * 64, SyntheticConverter(), Recipe(("front",), (), OPTIONS))
     _check_machine(job, tool_versions())
     with pytest.raises(WorkerError, match=r"libavcodec 1\.2\.3.*same container image"):
         _check_machine(job, {**tool_versions(), "libavcodec": "1.2.3"})

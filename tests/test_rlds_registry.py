@@ -383,7 +383,7 @@ def test_depth_is_in_millimetres_and_is_flipped_with_its_pictures(tmp_path: Path
     config.write_text(yaml.safe_dump(entry))
     views = read(folder, config=config).views
     turned = depth[:, :: -1 if flip != "none" else 1, :: -1 if flip == "both" else 1, 0]
-    planes = list(views["image"].depth.planes(range(STEPS)))
+    planes = list(views["image"].depth.frames(range(STEPS)))
     assert planes[0].dtype == np.uint16
     # The entry's unit: 1024 are a metre.
     assert np.array_equal(planes, np.rint(turned / 1024 * 1000))

@@ -30,6 +30,7 @@ from actionimg_data.schemas.dataset import json_schemas, parse, to_bytes, to_lin
 from actionimg_data.shards import npz
 from actionimg_data.shards.manifest import read_manifest, read_sidecar
 from actionimg_data.shards.plan import default_episodes_per_shard, episode_key, make_plan
+from actionimg_data.shards.prepare import Recipe
 from actionimg_data.shards.tar import TarWriter
 from actionimg_data.shards.write import write_shard
 
@@ -419,9 +420,8 @@ def test_write_shard_reports_every_frame_of_every_view(tmp_path: Path) -> None:
         made.rows[0],
         made.manifest.plan,
         SyntheticConverter(),
-        made.manifest.views,
-        made.manifest.options,
-        events.append,
+        Recipe.of(made.manifest),
+        report=events.append,
     )
     assert sum(e.frames for e in events) == 12
     assert [(e.episode, e.code) for e in events if e.ended] == [("task/ep_000", None), ("task/ep_001", "wrong-format")]

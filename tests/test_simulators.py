@@ -175,12 +175,12 @@ def test_depth_beside_the_pictures(log: TeleopLog, tmp_path: Path) -> None:
     assert views["overhead"].depth is None
     depth = views["front"].depth
     assert depth is not None
-    planes = np.stack(list(depth.planes(range(6))))
+    planes = np.stack(list(depth.frames(range(6))))
     assert planes.dtype == np.uint16
     assert planes[0, 0, :3].tolist() == [0, 0, 0]
     metres[0, 0, :3] = 0
     assert np.abs(planes / 1000 - metres).max() <= 0.0005 + 1e-6
-    assert np.array_equal(next(depth.planes([4])), planes[4])
+    assert np.array_equal(next(depth.frames([4])), planes[4])
 
     def shrink(_: Any, demo: Any) -> None:
         del demo["obs/front_depth"]

@@ -35,7 +35,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.geometry.crop import center_crop
-from actionimg_data.model import ArrayFrames, ArrayPlanes, CameraTrack
+from actionimg_data.model import ArrayFrames, CameraTrack
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.read import Sample
 from actionimg_data.training import IndexedActionImageDataset
@@ -146,9 +146,9 @@ def test_planes_are_undistorted_with_their_pictures(model: str, coefficients: tu
     ids = (((x // 24 + y // 20) % 2) * (2**24 - 1)).astype(np.uint32)[None]
     pictures = np.repeat((ids > 0).astype(np.uint8)[..., None] * 255, 3, -1)
     drawn = next(UndistortedFrames(ArrayFrames(pictures), K, lens, new_K).frames([0]))[..., 0]
-    source = UndistortedPlanes(ArrayPlanes(ids), K, lens, new_K)
+    source = UndistortedPlanes(ArrayFrames(ids), K, lens, new_K)
     assert (len(source), source.height, source.width) == (1, 96, 128)
-    plane = next(source.planes([0]))
+    plane = next(source.frames([0]))
     assert plane.dtype == np.uint32
     assert set(np.unique(plane)) == {0, 2**24 - 1}
     # Where the picture is plainly one or the other, so is the mask.
@@ -331,11 +331,11 @@ def test_rlbench_pictures_beside_are_not_looked_at_unless_asked_for(tmp_path: Pa
     assert front.mask is not None
     assert overhead.depth is not None
     with pytest.raises(FileNotFoundError, match=r"front_depth/2\.png"):
-        list(front.depth.planes(range(4)))
+        list(front.depth.frames(range(4)))
     with pytest.raises(BadImageError, match=r"front_mask/1\.png"):
-        list(front.mask.planes(range(4)))
+        list(front.mask.frames(range(4)))
     with pytest.raises(BadImageError, match=r"overhead_depth: depth has another size.*32x32.*16x16"):
-        list(overhead.depth.planes(range(4)))
+        list(overhead.depth.frames(range(4)))
 
 
 def test_bimanual_demos_are_converted_with_both_arms(tmp_path: Path) -> None:
@@ -480,6 +480,6 @@ def test_depth_without_its_range_is_refused_when_it_is_asked_for(tmp_path: Path)
     episode = RLBenchConverter().read(next(iter(RLBenchConverter().discover(str(source)))))
     front = episode.views["front"]
     assert front.depth is not None
-    assert next(front.depth.planes([0])).dtype == np.uint16
+    assert next(front.depth.frames([0])).dtype == np.uint16
     with pytest.raises(BadFileError, match=r"front_depth: observation 1: misc\[front_camera_near.*range"):
-        list(front.depth.planes([0, 1, 2]))
+        list(front.depth.frames([0, 1, 2]))

@@ -410,7 +410,7 @@ def spoil_stamps(folder: Path, mapping: dict[str, Any]) -> None:
         (spoil_gap, InvalidTrajectoryError, r"pose.*gap"),
         (spoil_gripper, InvalidTrajectoryError, r"gripper_width_m.*0\.04 \(open\)"),
         (spoil_missing_video, SourceNotFoundError, r"front\.mp4"),
-        (spoil_no_video, BadVideoError, "cannot be read as a video"),
+        (spoil_no_video, BadVideoError, "cannot be opened as a video"),
         (spoil_outside, UnsafeFileError, "outside the recording"),
         (spoil_column, WrongFormatError, r"has no such column.*time_s \| x_m"),
         (spoil_tool, InvalidSpecError, r"pose\.tool_from_gripper.*a reflection"),

@@ -18,7 +18,7 @@ from actionimg_data.model import GripperTrajectory
 from actionimg_data.schemas import ActionImageSpec, ConvertOptions
 from actionimg_data.schemas.dataset import to_bytes, to_line
 from actionimg_data.shards import open_dataset, write
-from actionimg_data.shards.manifest import finalize, read_manifest, read_plan, read_sidecar
+from actionimg_data.shards.manifest import assemble, read_manifest, read_plan, read_sidecar
 from actionimg_data.shards.verify import has_two_views
 
 
@@ -180,7 +180,7 @@ def resealed(out: Path, change: Any) -> None:
     (out / "train/000000.json").write_bytes(to_line(fresh))
     blank = manifest.model_copy(update={"complete": False, "counts": None, "shards": (), "files": {}})
     (out / "dataset.json").write_bytes(to_bytes(blank.sealed()))
-    assert finalize(out, blank, rows) is not None
+    assert assemble(out, blank, rows) is not None
 
 
 def edit_meta(**fields: Any) -> Any:

@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation
 from ..conventions import DEFAULT_NEAR
 from ..geometry import pinhole, transforms
 from ..model import Camera, CameraTrack, FrameSource, GripperTrajectory
-from ..model.episode import Plane, PlaneSource
+from ..model.episode import Plane
 from .outline import Hand, Outline
 
 FloatArray = NDArray[np.float64]
@@ -49,7 +49,7 @@ class Masks:
         ids: Of the gripper's parts.
     """
 
-    planes: PlaneSource
+    planes: FrameSource
     ids: tuple[int, ...]
 
 
@@ -233,7 +233,7 @@ def gather(
     planes: dict[int, Plane] = {}
     usual: FloatArray | None = None
     if masks is not None:
-        for index, plane in zip(order, masks.planes.planes(order), strict=True):
+        for index, plane in zip(order, masks.planes.frames(order), strict=True):
             same = plane.shape == (height, width)
             planes[index] = (
                 plane

@@ -22,6 +22,7 @@ from ..geometry import rotations, transforms
 from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
 from ..untrusted import text as _text
+from .tracks import is_cameras_npz, read_cameras_npz
 
 FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -147,17 +148,19 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
 def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """The cameras of a calibration file, by name.
 
-    Four kinds are told apart by what is in them: the project's camera file (JSON or YAML), an OpenCV
-    ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last three the pose in the
-    world is not in the file.
+    Five kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's
+    ``.cameras.npz``, an OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last
+    three the pose in the world is not in the file.
 
     Raises:
         SourceNotFoundError: No such file.
-        WrongFormatError: None of the four, or a field that cannot be.
+        WrongFormatError: None of the five, or a field that cannot be.
         UnsafeFileError: YAML with tags.
         InvalidCameraError: A distortion model that is not supported.
         InvalidSpecError: A pose that is not rigid.
     """
+    if is_cameras_npz(path):
+        return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
     head = _text.read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
@@ -181,6 +184,13 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         except InvalidSpecError as error:
             raise error.at(f"{path}: cameras.{name}") from None
     return found
+
+
+def _of_track(track: CameraTrack, where: object) -> CalibratedCamera:
+    if (track.K[0] != track.K).any():
+        raise InvalidCameraError("zooms, which a calibration cannot say", where=where, field="K")
+    pose = track.world_from_camera[0] if track.is_static else track.world_from_camera
+    return CalibratedCamera(track.K[0], track.width, track.height, world_from_camera=pose)
 
 
 def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidCameraError
-from ..model import DerivedFrames, PlaneSource
+from ..model import DerivedFrames, FrameSource
 from ..model.episode import Plane
 from .files import Distortion
 
@@ -53,7 +53,7 @@ class UndistortedPlanes:
         new_K: ``(3, 3)`` of what comes out. Depth along the camera's axis is the same for both.
     """
 
-    source: PlaneSource
+    source: FrameSource
     K: FloatArray
     distortion: Distortion
     new_K: FloatArray
@@ -71,13 +71,13 @@ class UndistortedPlanes:
     def __len__(self) -> int:
         return len(self.source)
 
-    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+    def frames(self, indices: Sequence[int]) -> Iterator[Plane]:
         """Undistorted depth or masks at ``indices``."""
         maps = _maps(self.K, self.distortion, self.new_K, self.width, self.height)
         column, row = (np.rint(m).astype(np.intp) for m in maps)
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         column, row = np.where(inside, column, 0), np.where(inside, row, 0)
-        for plane in self.source.planes(indices):
+        for plane in self.source.frames(indices):
             taken = plane[row, column]
             taken[~inside] = 0
             yield taken

@@ -84,7 +84,7 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
     """Pinhole cameras by view name, from a camera file, or those of one sample of a data set.
 
     Args:
-        path: A camera file, or the folder of a data set.
+        path: A camera file, a sample's ``.cameras.npz``, or the folder of a data set.
         sample: Key or number of the sample, for a data set.
 
     Raises:
@@ -97,7 +97,10 @@ def load_cameras(path: str, sample: str | None = None) -> dict[str, Camera | Cam
     if sample is not None:
         raise InvalidSpecError("a camera file has no samples", where=path, field="--sample", found=sample)
     from ..cameras.files import load_cameras as load
+    from ..cameras.tracks import is_cameras_npz, read_cameras_npz
 
+    if is_cameras_npz(Path(path)):
+        return dict(read_cameras_npz(path))
     cameras: dict[str, Camera | CameraTrack] = {}
     for name, camera in load(Path(path)).items():
         if camera.distortion is not None and not camera.distortion.is_zero:
@@ -183,18 +186,31 @@ def episode_of(sample: Sample) -> Episode:
 
 
 def fit_cameras(
-    cameras: Mapping[str, Camera | CameraTrack], height: int, width: int, where: str
+    cameras: Mapping[str, Camera | CameraTrack], height: int, width: int, where: str, crop: str = "none"
 ) -> dict[str, Camera | CameraTrack]:
-    """The cameras at a picture size of the same aspect; another aspect is refused, not cropped."""
+    """The cameras of pictures that were brought to a size.
+
+    Args:
+        cameras: Of the pictures as they were.
+        height: Of the pictures as they are.
+        width: Of the pictures as they are.
+        where: What to call the cameras' file in an error.
+        crop: ``none``: they were scaled whole, and another aspect is refused; ``center``: they were first
+            centre-cropped to the new aspect, as the training loader does.
+
+    Raises:
+        InvalidCameraError: The aspect is another, and nothing was cropped.
+    """
     fitted = {}
     for name, camera in cameras.items():
-        if camera.width * height != camera.height * width:
+        if crop == "none" and camera.width * height != camera.height * width:
             raise InvalidCameraError(
                 "camera and pictures differ in aspect",
                 where=where,
                 field=name,
                 expected=f"{height}x{width} (HxW)",
                 found=f"{camera.height}x{camera.width}",
+                hint="--crop center: the pictures are the centre of the camera's, scaled.",
             )
         fitted[name] = camera.resized(height, width)
     return fitted

@@ -14,7 +14,9 @@ from ._inputs import episode_of, make_converter, split_names
 
 if TYPE_CHECKING:
     from ..calibrate import CameraCheck, CameraFit, GripperShape, ToolCheck
-    from ..model import Episode
+    from ..model import Episode, EpisodeRef
+    from ..shards import Dataset
+    from ..shards.prepare import Reader
 
 _MARKS = {"ok": "green", "off": "red", "cannot tell": "yellow"}
 
@@ -284,40 +286,46 @@ def _folder(path: str | None) -> Path | None:
 
 def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionImgError]:
     """The episodes asked for, one at a time; one that cannot be read is its error."""
+    from ..calibrate.files import read_camera_file
+    from ..model import EpisodeRef
+    from ..shards.prepare import read_episode
+
     options = given["options"] + ((f"mapping={given['mapping']}",) if given["mapping"] else ())
     wanted, limit, views = set(given["wanted"]), given["limit"], split_names(given["views"])
-    readers: Iterator[tuple[str, Callable[[], Episode]]]
+    readers: Iterator[tuple[EpisodeRef, Reader]]
     if (Path(source) / "dataset.json").is_file() and not given["format_name"]:
         from ..shards import open_dataset
 
         data = open_dataset(source)
-        readers = ((key, lambda i=i: episode_of(data[i])) for i, key in enumerate(data.keys()))  # type: ignore[misc]
+        readers = ((EpisodeRef(key, {"key": key}), _Stored(data)) for key in data.keys())  # noqa: SIM118
     else:
         converter = make_converter(source, given["format_name"], options)
-        readers = ((ref.id, lambda ref=ref: converter.read(ref)) for ref in converter.discover(source))  # type: ignore[misc]
-    cameras = None
-    if given["camera_file"] is not None:
-        from ..calibrate.files import read_camera_file
-
-        cameras = read_camera_file(Path(given["camera_file"]))
+        readers = ((ref, converter) for ref in converter.discover(source))
+    cameras = read_camera_file(Path(given["camera_file"])) if given["camera_file"] is not None else None
     count = 0
-    for number, (name, read) in enumerate(readers):
-        if wanted and not wanted & {name, str(number)}:
+    for number, (ref, reader) in enumerate(readers):
+        if wanted and not wanted & {ref.id, str(number)}:
             continue
         if limit is not None and count >= limit:
             break
         count += 1
         try:
-            episode = read()
-            if cameras is not None:
-                from ..calibrate.files import with_cameras
-
-                episode = with_cameras(episode, cameras)
+            episode = read_episode(ref, reader, cameras)
             yield episode.with_views(views) if views else episode
         except ActionImgError as error:
             yield error
     if count == 0:
         raise WrongFormatError("has no such episode", where=source, found=" ".join(sorted(wanted)) or "none")
+
+
+class _Stored:
+    """Reads samples of a data set of ours as episodes."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        return episode_of(self.data[ref.id])
 
 
 def _light(check: CameraCheck) -> CameraCheck:

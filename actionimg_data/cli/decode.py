@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,27 @@ _CHUNK = 32
     "--cameras", "camera_file", required=True, metavar="FILE", help="Camera file, or a sample's .cameras.npz."
 )
 @click.option("--sample", metavar="KEY", help="Sample of the data set whose cameras to use.  [default: the first]")
+@click.option(
+    "--start",
+    type=click.IntRange(0),
+    help="Frame of the cameras that the videos begin with; needed where a camera moves and has more frames.",
+)
+@click.option(
+    "--stride", type=click.IntRange(1), default=1, show_default=True, help="Frames of the cameras a frame of video."
+)
+@click.option(
+    "--crop",
+    type=click.Choice(["center", "none"]),
+    help="What was done to the cameras' pictures before they were scaled to the videos' size: cut to their aspect "
+    "about the centre, or nothing.  [default: center for a sample's cameras, as the training loader cuts; else none]",
+)
 @click.option("--out", "-o", required=True, metavar="FILE", help="Trajectory to write: .csv, .npz, .npy or .json.")
-@click.option("--concatenated", is_flag=True, help="One video holds [video|action] of each view, one after the other.")
+@click.option(
+    "--concatenated",
+    "--canvas",
+    is_flag=True,
+    help="One video holds [video|action] of each view, one after the other.",
+)
 @click.option("--views", multiple=True, help="View names in the order of the videos, or of the segments.")
 @click.option(
     "--grippers", multiple=True, help="With --concatenated: whose action segments follow each view's video, in order."
@@ -46,6 +66,9 @@ def command(
     videos: tuple[str, ...],
     camera_file: str,
     sample: str | None,
+    start: int | None,
+    stride: int,
+    crop: str | None,
     out: str,
     concatenated: bool,
     views: tuple[str, ...],
@@ -57,7 +80,11 @@ def command(
 
     Each VIDEO shows one view's action images. Its view is the part of its name before .action.mp4 or .mp4, or is
     given as VIEW=FILE, or by --views in order; it names the camera in the camera file. With --concatenated the one
-    VIDEO holds [video|action|video|action…] in time, as the published model writes it; --views names the cameras.
+    VIDEO holds [video|action|video|action…] in time, as the published model writes it; --views names the cameras, or
+    they are all of a sample's .cameras.npz, in its order (`actionimg export window` writes one of a window).
+
+    Cameras follow the pictures: of a sample, videos may have any size and aspect that the training loader makes of
+    it, and begin at any frame (--start, --stride).
 
     Videos of several grippers (VIEW.action.GRIPPER.mp4, or VIEW.GRIPPER=FILE) give one trajectory each, written to
     --out with the gripper's name before its ending: t.left.csv. Frames that show several in one picture (convert
@@ -71,7 +98,8 @@ def command(
     actionimg decode front.mp4 wrist.mp4 --cameras cameras.json --out trajectory.csv
     actionimg decode front=gen_0.mp4 overhead=gen_1.mp4 --cameras cameras.json --out trajectory.npz
     actionimg decode generated.mp4 --concatenated --views front,wrist --cameras cameras.json --out t.csv
-    actionimg decode front.mp4 wrist.mp4 --cameras shards --sample open-drawer-000000 --out t.csv
+    actionimg decode front.mp4 wrist.mp4 --cameras shards --sample open-drawer-000000 --start 20 --out t.csv
+    actionimg decode generated.mp4 --canvas --cameras window.cameras.npz --out t.csv
     actionimg decode front.action.left.mp4 side.action.left.mp4 --cameras cameras.json --out left.csv
     """
     from ..model.files import SUFFIXES, write_trajectory
@@ -83,10 +111,14 @@ def command(
     names, arms = split_names(views), split_names(grippers)
     if arms and not concatenated:
         raise InvalidSpecError("goes with --concatenated", field="--grippers", found=" ".join(arms))
+    of_sample = _of_a_sample(camera_file)
+    if concatenated and not names and of_sample:
+        names = list(known)
+    fitting = _Fitting(start, stride, crop or ("center" if of_sample else "none"))
     groups = _concatenated(videos, names, arms) if concatenated else _separate(videos, names, list(known))
     summaries = {}
     for gripper, sources in groups.items():
-        decoded, fps = _decode(sources, known, camera_file, spec_file)
+        decoded, fps = _decode(sources, known, camera_file, spec_file, fitting)
         path = str(Path(out).with_suffix(f".{gripper}{Path(out).suffix}")) if len(groups) > 1 else out
         try:
             write_trajectory(path, decoded.trajectory, _extra(decoded))
@@ -101,6 +133,23 @@ def command(
         if not summary["valid"]:
             console().print(f"No frame{f' of {gripper}' if gripper else ''} could be decoded.", style="red")
     ctx.exit(EXIT_DONE if all(summary["valid"] for summary in summaries.values()) else EXIT_FAILED)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """Which frames of the cameras the videos show, and what was cut off their pictures."""
+
+    start: int | None
+    stride: int
+    crop: str
+
+
+def _of_a_sample(camera_file: str) -> bool:
+    """Whether cameras are those of a sample, whose pictures the training loader cuts, and not of a camera file."""
+    from ..cameras.tracks import is_cameras_npz
+    from ..objectstore import is_url
+
+    return is_url(camera_file) or Path(camera_file).is_dir() or is_cameras_npz(Path(camera_file))
 
 
 def _check_not_merged(camera_file: str, sample: str | None) -> None:
@@ -126,7 +175,11 @@ _Sources = dict[str, tuple[str, tuple[int, int]]]
 
 
 def _decode(
-    sources: _Sources, known: Mapping[str, Camera | CameraTrack], camera_file: str, spec_file: str | None
+    sources: _Sources,
+    known: Mapping[str, Camera | CameraTrack],
+    camera_file: str,
+    spec_file: str | None,
+    fitting: _Fitting,
 ) -> tuple[DecodedTrajectory, float]:
     """What the videos of one gripper say, and their frame rate."""
     import numpy as np
@@ -152,6 +205,7 @@ def _decode(
         raise DecodeError("videos differ in size or frame rate", found=f"sizes {sorted(sizes)}, rates {sorted(rates)}")
     (height, width), fps = sizes.pop(), rates.pop()
     from ..shards.layout import place
+    from ..shards.window import window_cameras
 
     if spec_file is None and (place(camera_file) / "dataset.json").is_file():
         spec_file = str(place(camera_file) / "dataset.json")
@@ -162,7 +216,8 @@ def _decode(
         counts = ", ".join(f"{name} {len(s)}" for name, s in segments.items())
         raise FrameCountError("videos differ in their number of frames", found=counts)
     frames = lengths.pop()
-    cameras = fit_cameras({name: known[name] for name in sources}, height, width, camera_file)
+    chosen = window_cameras({name: known[name] for name in sources}, fitting.start, fitting.stride, frames, camera_file)
+    cameras = fit_cameras(chosen, height, width, camera_file, fitting.crop)
 
     measured = []
     with progress("decode", frames * len(sources), "frames") as advance:

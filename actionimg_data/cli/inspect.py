@@ -97,7 +97,7 @@ def command(
         kind, found = "sample", _sample(dataset[key])
     first: Episode | None = None
     if made is not None:
-        first, judged = _judge(path, made, options, format_name, found.get("to be given") or [])
+        first, judged = _first_episode(path, made, options, format_name, found.get("to be given") or [])
         found |= judged
     else:
         found["next"] = _next_of(kind, path, found)
@@ -177,7 +177,7 @@ def _line(*words: str) -> str:
     return shlex.join(("actionimg", *words))
 
 
-def _judge(
+def _first_episode(
     path: str, converter: Converter, options: Sequence[str], format_name: str | None, asked: Sequence[str]
 ) -> tuple[Episode | None, dict[str, Any]]:
     """Whether the first episode can be converted, what is missing, and the commands to type next.

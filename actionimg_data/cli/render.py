@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..model import Episode, GripperTrajectory
+    from ..model import Camera, CameraTrack, Episode, GripperTrajectory
     from ..schemas import ActionImageSpec
     from ..shards import Sample
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _MESH_COLOUR = (255, 140, 40)
 _MESH_OPACITY = 0.65
 _STORED = "-"
+_SIZE = (512, 512)
 _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 
 
@@ -56,8 +57,12 @@ _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 @click.option("--views", "views", multiple=True, help="Views to draw, comma-separated.  [default: all]")
 @click.option("--cameras", "camera_file", metavar="FILE", help="Camera file, for a trajectory file.")
 @click.option("--fps", type=float, help="Frame rate, for a trajectory file that has no times.")
-@click.option("--size", type=SIZE, default="512", show_default=True, help="Picture size, N or HxW.")
+@click.option(
+    "--size", type=SIZE, help="Picture size, N or HxW.  [default: 512; of a trajectory file, the cameras' own]"
+)
 @click.option("--spec", "spec_file", metavar="FILE", help="JSON file with an ActionImageSpec.")
+@click.option("--start", type=click.IntRange(0), help="First frame to draw.  [default: 0]")
+@click.option("--num-frames", type=click.IntRange(1), help="How many frames to draw.  [default: to the end]")
 @click.option("--stride", type=click.IntRange(1), default=1, show_default=True, help="Draw each N-th frame.")
 @click.option("--columns", type=click.IntRange(1), default=7, show_default=True, help="Frames in the contact sheet.")
 @click.option("--tile", type=click.IntRange(16), default=192, show_default=True, help="Size of its pictures in pixels.")
@@ -74,7 +79,8 @@ _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
     flag_value=_STORED,
     metavar="[FILE]",
     help="Videos of the recorded trajectory beside another: that of FILE (what `actionimg decode` writes), or "
-    "without a FILE the one that the data set's own action videos decode to.",
+    "without a FILE the one that the data set's own action videos decode to. A FILE of the window that --start, "
+    "--stride and --num-frames choose, or of the whole episode.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object that names what was written.")
 def command(source: str, out: str, as_json: bool, **given: Any) -> None:
@@ -96,6 +102,7 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     actionimg render ~/rlbench_demos --style mesh
     actionimg render shards --compare
     actionimg render shards --episode 3 --compare trajectory.csv
+    actionimg render shards --episode 3 --start 20 --stride 2 --compare generated.csv
     """
     folder = Path(out)
     if given["mapping"] is not None:
@@ -123,8 +130,9 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
 
 def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     from ..report import clips, pictures
+    from ..shards.window import window_frames
 
-    spec = load_spec(given["spec_file"], given["size"])
+    spec = load_spec(given["spec_file"], given["size"] or _SIZE)
     other: dict[str, GripperTrajectory] | None = None
     from ..shards.layout import place
 
@@ -144,14 +152,14 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
                 hint="Name one, or give a data set of ours.",
             )
     if given["compare"] not in (None, _STORED):
-        other = _read_other(given["compare"], given["fps"] or episode.fps, episode)
+        frames, other = _read_other(given["compare"], given, episode)
+    else:
+        frames = window_frames(len(episode), given["start"] or 0, given["stride"], given["num_frames"], episode.id)
+        other = other and {name: trajectory[frames] for name, trajectory in other.items()}
     views = split_names(given["views"]) or [n for n, v in episode.views.items() if v.camera is not None]
     if not views:
         raise MissingCalibrationError("no view has a camera", where=episode.id)
-    frames = range(0, len(episode), given["stride"])
-    episode = episode.with_views(views).select(frames)
-    if other is not None:
-        other = {name: trajectory[:: given["stride"]] for name, trajectory in other.items()}
+    episode = episode.with_views(views).select(range(int(frames[0]), int(frames[-1]) + 1, given["stride"]))
     files = []
     if given["style"] == "keypoints":
         sheet = folder / "contact_sheet.png"
@@ -182,9 +190,12 @@ def _decoded(sample: Sample) -> dict[str, GripperTrajectory]:
     return {name: decode_sample(sample, sample.spec, name).trajectory for name in sample.grippers}
 
 
-def _read_other(path: str, fps: float, episode: Episode) -> dict[str, GripperTrajectory]:
-    """The trajectory of a file, for the only gripper of an episode."""
+def _read_other(
+    path: str, given: dict[str, Any], episode: Episode
+) -> tuple[NDArray[np.int64], dict[str, GripperTrajectory]]:
+    """The frames to draw, and a file's trajectory at them, for the only gripper of an episode."""
     from ..model.files import read_trajectory
+    from ..shards.window import window_frames
 
     if len(episode.grippers) > 1:
         raise UnsupportedSourceError(
@@ -193,12 +204,23 @@ def _read_other(path: str, fps: float, episode: Episode) -> dict[str, GripperTra
             field="--compare",
             found=f"an episode of {' '.join(episode.grippers)}",
         )
-    other = read_trajectory(path, fps)
-    if len(other) != len(episode):
+    start, stride, wanted = given["start"] or 0, given["stride"], given["num_frames"]
+    of_window = given["start"] is not None or wanted is not None
+    other = read_trajectory(path, given["fps"] or episode.fps / stride)
+    most = len(range(start, len(episode), stride))
+    whole = len(other) == len(episode)
+    fits = whole or (of_window and len(other) <= most)
+    if not fits or (wanted or 0) > (most if whole else len(other)):
         raise FrameCountError(
-            "trajectory and episode differ in length", where=path, expected=len(episode), found=len(other)
+            "trajectory and episode differ in length",
+            where=path,
+            expected=f"at most {most} from frame {start} on at stride {stride}" if of_window else len(episode),
+            found=len(other),
+            hint=None if of_window else "--start says which frame it begins with.",
         )
-    return {next(iter(episode.grippers)): other}
+    frames = window_frames(len(episode), start, stride, wanted or (most if whole else len(other)), episode.id)
+    chosen = other[frames] if whole else other[: len(frames)]
+    return frames, {next(iter(episode.grippers)): chosen}
 
 
 def _mesh_frames(episode: Episode, view: str, spec: ActionImageSpec, given: dict[str, Any]) -> Iterator[Image]:
@@ -235,6 +257,7 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
     from ..model.files import read_trajectory
     from ..raster import render_frames, render_view
     from ..report import pictures
+    from ..shards.window import window_cameras, window_frames
 
     if not given["camera_file"]:
         raise MissingCalibrationError(
@@ -246,19 +269,24 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
         )
     if given["style"] == "mesh":
         raise InvalidSpecError("a trajectory file has no pictures to draw a mesh over", field="--style", found="mesh")
-    spec = load_spec(given["spec_file"], given["size"])
     trajectory = read_trajectory(source, given["fps"])
-    cameras = fit_cameras(load_cameras(given["camera_file"]), spec.height, spec.width, given["camera_file"])
-    views = split_names(given["views"]) or list(cameras)
-    unknown = [v for v in views if v not in cameras]
+    known = load_cameras(given["camera_file"], given["episode"])
+    views = split_names(given["views"]) or list(known)
+    unknown = [v for v in views if v not in known]
     if unknown:
         raise InvalidSpecError(
             "no such camera",
             field="--views",
-            expected=" ".join(cameras),
+            expected=" ".join(known),
             found=" ".join(unknown),
-            hint=suggestion(unknown[0], cameras),
+            hint=suggestion(unknown[0], known),
         )
+    spec = load_spec(given["spec_file"], given["size"] or _own_size([known[v] for v in views], given["camera_file"]))
+    trajectory = trajectory[
+        window_frames(len(trajectory), given["start"] or 0, given["stride"], given["num_frames"], source)
+    ]
+    chosen = window_cameras({v: known[v] for v in views}, None, 1, len(trajectory), given["camera_file"])
+    cameras = fit_cameras(chosen, spec.height, spec.width, given["camera_file"])
     n = len(trajectory)
     fps = (n - 1) / float(trajectory.times[-1] - trajectory.times[0]) if n > 1 else given["fps"] or 1.0
     shown = pictures.evenly(n, given["columns"])
@@ -282,6 +310,19 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
                 _write_video(path, _counted(frames, advance), fps)
                 files.append(str(path))
     return {"episode": None, "frames": n, "fps": fps, "views": views, "files": files}
+
+
+def _own_size(cameras: list[Camera | CameraTrack], where: str) -> tuple[int, int]:
+    """Height and width of the pictures of all cameras."""
+    sizes = {(camera.height, camera.width) for camera in cameras}
+    if len(sizes) > 1:
+        raise InvalidSpecError(
+            "cameras differ in picture size: say which one to draw at",
+            where=where,
+            field="--size",
+            found=", ".join(f"{height}x{width}" for height, width in sorted(sizes)),
+        )
+    return sizes.pop()
 
 
 def _counted(frames: Iterator[Image], advance: Any) -> Iterator[Image]:

@@ -19,8 +19,13 @@ from ._common import console, emit_json, output
     show_default=True,
     help="Samples shown with pictures, spread over the data set.",
 )
+@click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="First frame shown of a sample.")
+@click.option("--num-frames", type=click.IntRange(1), help="How many frames of a sample.  [default: to the end]")
+@click.option("--stride", type=click.IntRange(1), default=1, show_default=True, help="From one frame to the next.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(out: str, html: str | None, samples: int, as_json: bool) -> None:
+def command(
+    out: str, html: str | None, samples: int, start: int, num_frames: int | None, stride: int, as_json: bool
+) -> None:
     """Write a report of the data set OUT: one HTML file that opens from disk and needs no network.
 
     Pictures, trajectories, decode errors with the worst frames, visibility, workspace, cameras, timing, instructions
@@ -30,11 +35,13 @@ def command(out: str, html: str | None, samples: int, as_json: bool) -> None:
     \b
     actionimg report out
     actionimg report out --html out.html --samples 12
+    actionimg report out --start 20 --num-frames 41 --stride 4
     """
     from ..report.html import write_report
 
     with console().status("drawing the report"):
-        made = write_report(out, html, samples=samples)
+        stop = None if num_frames is None else start + num_frames * stride
+        made = write_report(out, html, samples=samples, frames=slice(start, stop, stride))
     if as_json:
         emit_json({**{k: v for k, v in vars(made).items() if k != "path"}, "html": str(made.path)})
         return

@@ -8,9 +8,21 @@ import types
 from typing import Any
 
 from .decoder import DecodedTrajectory, Reason, decode, solve
+from .diagnosis import ChannelDiagnosis, Diagnosis, Finding, ViewDiagnosis
 from .measure import BlobMeasurements, measure_blobs
 
-__all__ = ["BlobMeasurements", "DecodedTrajectory", "Reason", "decode", "measure_blobs", "solve"]
+__all__ = [
+    "BlobMeasurements",
+    "ChannelDiagnosis",
+    "DecodedTrajectory",
+    "Diagnosis",
+    "Finding",
+    "Reason",
+    "ViewDiagnosis",
+    "decode",
+    "measure_blobs",
+    "solve",
+]
 
 
 class _CallableModule(types.ModuleType):

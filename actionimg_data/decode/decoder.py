@@ -14,7 +14,8 @@ from ..errors import DecodeError, FrameCountError, InvalidTrajectoryError
 from ..geometry import rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
-from . import blobs, continuity, pose
+from . import blobs, continuity, pose, trust
+from .diagnosis import Diagnosis, diagnose
 from .measure import BlobMeasurements, check_video, measure_views
 
 FloatArray = NDArray[np.float64]
@@ -65,6 +66,11 @@ class DecodedTrajectory:
     """``(V, T, 3, 2)`` measured minus reprojected pixels, also of blobs found to be wrong; NaN where unknown."""
     openness_level: FloatArray
     """``(T,)`` pedestal over its height when open, before any threshold; NaN where no picture tells it."""
+    trust: FloatArray
+    """``(T,)`` in [0, 1]: probability that the pose is right, within a tenth of the axis length (10 mm by default) and
+    5 degrees, by its covariance; 0 where not ``valid``. docs/decoding.md has what was stated against what was found."""
+    diagnosis: Diagnosis
+    """How the clip's pictures differ from the spec, and its views from each other."""
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -140,7 +146,7 @@ def decode(
     for name, view in zip(names, checked, strict=True):
         if len(view) != len(checked[0]):
             raise FrameCountError("views differ in length", where=str(name), expected=len(checked[0]), found=len(view))
-    return solve(measure_views(checked, spec), listed, spec, times=times, fps=fps)
+    return solve(measure_views(checked, spec), listed, spec, times=times, fps=fps, names=[str(n) for n in names])
 
 
 def solve(
@@ -150,9 +156,15 @@ def solve(
     *,
     times: ArrayLike | None = None,
     fps: float | None = None,
+    names: Sequence[str] | None = None,
 ) -> DecodedTrajectory:
-    """Poses from the measurements of each view (see `measure_blobs`); arguments and errors as for `decode`."""
+    """Poses from the measurements of each view (see `measure_blobs`); arguments and errors as for `decode`.
+
+    ``names`` are the views' for the diagnosis; of a mapping of cameras its keys, else "view 0" and so on.
+    """
     views = list(measurements)
+    keys = list(names) if names is not None else list(cameras) if isinstance(cameras, Mapping) else []
+    labels = [str(n) for n in keys] if len(keys) == len(views) else [f"view {i}" for i in range(len(views))]
     if not views:
         raise DecodeError("no measurements", field="measurements", expected="at least 1 view", found="0")
     frames = len(views[0])
@@ -207,6 +219,8 @@ def solve(
         keypoint_used=np.swapaxes(found.used & ok[:, None, None], 0, 1),
         residual=np.swapaxes(np.where(ok[:, None, None, None], found.residual, np.nan), 0, 1),
         openness_level=level,
+        trust=np.where(ok, trust.probability_right(found.covariance, spec.axis_length), 0.0),
+        diagnosis=diagnose(views, labels, spec),
     )
 
 

@@ -9,16 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .choice import make_executor
     from .conversion import Observer, Result, Totals, convert, finalize, plan
     from .estimation import Estimate, estimate
-    from .executor import Executor, Job, make_executor
+    from .executor import Executor, Job
     from .restoration import Repaired, repair
     from .verification import Report, Tolerance, record, verify
 
 _MODULES = {
     **dict.fromkeys(("Observer", "Result", "Totals", "convert", "finalize", "plan"), "conversion"),
     **dict.fromkeys(("Estimate", "estimate"), "estimation"),
-    **dict.fromkeys(("Executor", "Job", "make_executor"), "executor"),
+    **dict.fromkeys(("Executor", "Job"), "executor"),
+    "make_executor": "choice",
     **dict.fromkeys(("Repaired", "repair"), "restoration"),
     **dict.fromkeys(("Report", "Tolerance", "record", "verify"), "verification"),
 }

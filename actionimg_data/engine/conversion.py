@@ -18,11 +18,11 @@ from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
 from ..shards import layout, storage
 from ..shards.layout import Place
-from ..shards.manifest import finalize as assemble
-from ..shards.manifest import published, read_manifest, remove_leftovers
+from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
+from ..shards.prepare import Recipe, read_episode, refined_cameras
 from ..shards.write import Progress
-from . import local
+from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
 from .opening import open_output, own_rows, planned
@@ -87,6 +87,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     source = os.path.abspath(source) if "://" not in source else source
     if converter.poses_only:
         options = options.without_cameras()
+    cameras = refined_cameras(options)
     refs = iter(converter.discover(source))
     head: list[EpisodeRef] = []
 
@@ -94,7 +95,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, converter.read(ref)
+                yield ref, read_episode(ref, converter, cameras)
             except StorageError:
                 raise
             except ActionImgError as error:
@@ -163,7 +164,7 @@ def convert(
     options = options or ConvertOptions.parse()
     _check(num_workers, shard_index, num_shards, max_bad_fraction, overwrite, extend, retry_quarantined)
     watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers)
-    with executor or local.Workers(num_workers) as workers:
+    with executor or make_executor("local", num_workers) as workers:
         made = plan(converter, source, options)
         made = open_output(place, made, options, overwrite=overwrite, extend=extend, retry=retry_quarantined)
         work = _Work(place, made, range(shard_index, len(made.rows), num_shards), retry_quarantined, watch)
@@ -173,15 +174,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(
-                place,
-                fingerprint_,
-                type(converter),
-                converter.options,
-                manifest.views,
-                manifest.options,
-                manifest.grippers,
-            )
+            job = Job(place, fingerprint_, converter, Recipe.of(manifest))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:
@@ -200,7 +193,7 @@ def convert(
     if done is not None and done.counts is not None:
         bad, total = done.counts.quarantined, done.counts.episodes
         # A data set without a single sample is a failure whatever is allowed.
-        _judge(bad, total, max_bad_fraction if bad < total else 0.0, place)
+        _refuse_too_many(bad, total, max_bad_fraction if bad < total else 0.0, place)
     return result
 
 
@@ -310,7 +303,7 @@ class _Watch:
         self.ended += event.ended
         self.bad += event.code is not None
         if event.ended and self.ended >= _EARLY:
-            _judge(self.bad, self.ended, self.max_bad_fraction, event.episode)
+            _refuse_too_many(self.bad, self.ended, self.max_bad_fraction, event.episode)
 
     def shard(self, sidecar: ShardSidecar) -> None:
         self.frames += sidecar.frames
@@ -334,7 +327,7 @@ def _leave_room(out: Place, needed: int) -> None:
         )
 
 
-def _judge(bad: int, total: int, allowed: float, where: object) -> None:
+def _refuse_too_many(bad: int, total: int, allowed: float, where: object) -> None:
     if bad > allowed * total:
         raise TooManyBadEpisodesError(
             "too many episodes cannot be converted",

@@ -15,6 +15,7 @@ from ..schemas import ConvertOptions, PlanEpisode
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.plan import Plan
+from ..shards.prepare import Recipe
 from ..shards.rows import PlanRows
 from ..shards.write import measure
 
@@ -85,7 +86,7 @@ def estimate(
             break
         started = time.perf_counter()
         try:
-            found = measure(episode, converter, made.manifest.views, options, ESTIMATE_FRAMES, made.manifest.grippers)
+            found = measure(episode, converter, Recipe.of(made.manifest), ESTIMATE_FRAMES)
         except StorageError:
             raise
         except ActionImgError:
@@ -95,11 +96,10 @@ def estimate(
             times.append(time.perf_counter() - started)
             lengths.append(0 if episode.num_frames is None else _strided(episode, options))
             continue
-        scale = found.total / found.frames
         measured += found.frames
-        sizes.append(found.bytes * scale)
-        times.append((time.perf_counter() - started) * scale)
-        lengths.append(found.total)
+        sizes.append(found.total_bytes)
+        times.append(found.total_seconds)
+        lengths.append(found.total_frames)
     good = failed < len(sizes)
     size, size_error = _total(sizes, lengths, episodes, frames) if good else (None, None)
     seconds, seconds_error = _total(times, lengths, episodes, frames) if good else (None, None)

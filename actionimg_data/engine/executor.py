@@ -3,7 +3,7 @@
 * **plan** (`conversion.plan`) fixes which episode goes to which shard, before anything is converted.
 * **run_shard** (`Job.run_shard`) converts one row and publishes the shard, its sidecar last. It runs in any process on
   any machine, any number of times: the same row gives the same bytes under the same names.
-* **commit** (`shards.manifest.finalize`) assembles index, quarantine and manifest from the sidecars, whoever wrote
+* **commit** (`shards.manifest.assemble`) assembles index, quarantine and manifest from the sidecars, whoever wrote
   them.
 
 An `Executor` is the middle step for many rows. What it must hold to:
@@ -25,18 +25,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from ..converters.base import Converter, ConverterOptions
-from ..schemas import ConvertOptions, PlanRow, ShardSidecar
+from ..converters.base import Converter
+from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
+from ..shards.prepare import Recipe
 from ..shards.write import Progress, write_shard
 
 MAX_CRASHES: Final = 2
 """Processes an episode may kill before it is quarantined."""
 
-ExecutorName = Literal["local", "ray"]
 OnProgress = Callable[[Progress], None]
 OnShard = Callable[[ShardSidecar], None]
 
@@ -47,11 +47,8 @@ class Job:
 
     out: Place
     plan: str
-    converter: type[Converter]
-    converter_options: ConverterOptions
-    views: tuple[str, ...]
-    options: ConvertOptions
-    grippers: tuple[str, ...] = ()
+    converter: Converter
+    recipe: Recipe
 
     def run_shard(
         self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
@@ -68,10 +65,7 @@ class Job:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
         """
-        reader = self.converter(self.converter_options)
-        return write_shard(
-            self.out, row, self.plan, reader, self.views, self.options, report, skip, crew, self.grippers
-        )
+        return write_shard(self.out, row, self.plan, self.converter, self.recipe, report=report, skip=skip, crew=crew)
 
 
 class Executor(Protocol):
@@ -103,28 +97,3 @@ class Executor(Protocol):
             KeyboardInterrupt: Passed on.
         """
         ...
-
-
-def make_executor(
-    name: ExecutorName, num_workers: int | None = None, ray_address: str | None = None, ray_task: str | None = None
-) -> Executor:
-    """The executor of a name.
-
-    Args:
-        name: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster.
-        num_workers: Cores to use, by default 1; for Ray the number of shards under way at once, by default as many as
-            there is room for.
-        ray_address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; by default a cluster of this machine alone.
-        ray_task: What a shard needs of a machine, e.g. ``cpus=2,memory=4GiB``.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        InvalidSpecError: ``ray_task`` is something else.
-    """
-    if name == "ray":
-        from .ray import RayExecutor, TaskResources
-
-        return RayExecutor(num_workers, ray_address, TaskResources.parse(ray_task or ""))
-    from .local import Workers
-
-    return Workers(num_workers or 1)

@@ -41,13 +41,14 @@ from ..shards.manifest import (
     remove_leftovers,
 )
 from ..shards.plan import Plan, changes, fingerprint, tool_versions
+from ..shards.prepare import Recipe
 from ..shards.read import Sample, scan_tar
 from ..shards.rows import PlanRows
 from ..shards.tar import BLOCK
 from ..shards.write import Progress
+from .choice import make_executor
 from .conversion import plan
 from .executor import Executor, Job
-from .local import Workers
 
 SCRATCH = f"repair{layout.TEMPORARY}"
 """Folder within a local data set in which shards are made again; it may be left by a repair that was killed."""
@@ -112,7 +113,8 @@ def repair(
     if rows is None:
         return result
     if manifest.complete:
-        _complete(place, manifest, rows, executor or Workers(num_workers), result, on_start, on_shard, on_progress)
+        executor = executor or make_executor("local", num_workers)
+        _complete(place, manifest, rows, executor, result, on_start, on_shard, on_progress)
     else:
         _incomplete(place, manifest, rows, result, on_start, on_shard)
     return result
@@ -364,15 +366,7 @@ def _shards_again(
     converter = _converter(manifest)
     with executor, _scratch(out) as scratch:
         for of, numbers in groups.items():
-            job = Job(
-                scratch,
-                of,
-                type(converter),
-                converter.options,
-                manifest.views,
-                manifest.options,
-                manifest.grippers,
-            )
+            job = Job(scratch, of, converter, Recipe.of(manifest))
 
             def made(sidecar: ShardSidecar) -> None:
                 record = next(r for r in manifest.shards if r.path == f"{sidecar.shard}.tar")

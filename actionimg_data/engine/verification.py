@@ -206,7 +206,7 @@ def verify(
         report.failures += shard.failures
     if not any(shard.corrupt for shard in report.shards):
         report.failures += _index(out, rows, manifest)
-    report.failures += _judge(report)
+    report.failures += _beyond_tolerance(report)
     return report
 
 
@@ -275,7 +275,7 @@ def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> It
         yield Failure(None, None, f"{path}: is not the index of these shards")
 
 
-def _judge(report: Report) -> Iterator[Failure]:
+def _beyond_tolerance(report: Report) -> Iterator[Failure]:
     """What the round trips say, sample by sample and over all of them."""
     limits = report.tolerance
     for shard, trip in report.round_trips:

@@ -19,6 +19,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "huggingface": "a folder for the Hugging Face Hub, with a data card",
         "lerobot": "a LeRobot v3.0 data set, with action images as further video features",
         "rerun": "a recording for the rerun viewer: cameras, pictures, action images, the gripper",
+        "window": "a window of one sample, as a training loader cuts it: pictures, action videos, cameras, caption",
     }
 )
 

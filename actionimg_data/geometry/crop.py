@@ -55,6 +55,34 @@ def center_crop(source_height: int, source_width: int, height: int, width: int) 
     return CropResize(left, top, crop_width, crop_height, width, height)
 
 
+def box_crop(source_height: int, source_width: int, box: tuple[int, int, int, int]) -> CropResize:
+    """The box ``(left, top, width, height)``, whole pixels inside the picture, without scaling.
+
+    Raises:
+        InvalidArrayError: The box is empty or reaches outside.
+    """
+    left, top, width, height = (int(value) for value in box)
+    inside = 0 <= left < left + width <= source_width and 0 <= top < top + height <= source_height
+    if not inside or tuple(box) != (left, top, width, height):
+        raise InvalidArrayError(
+            "the box is not inside the picture",
+            field="box",
+            expected=f"whole (left, top, width, height) within {source_width}x{source_height}",
+            found=tuple(box),
+        )
+    return CropResize(left, top, width, height, width, height)
+
+
+def center_box(source_height: int, source_width: int, height: int, width: int) -> CropResize:
+    """The centred ``height x width`` pixels of a picture, without scaling; an odd pixel goes to the right and below.
+
+    Raises:
+        InvalidArrayError: The picture is smaller.
+    """
+    box = ((source_width - width) // 2, (source_height - height) // 2, width, height)
+    return box_crop(source_height, source_width, box)
+
+
 def apply_to_K(K: Array, crop: CropResize) -> Array:
     """Intrinsics ``(..., 3, 3)`` of the cropped and resized picture."""
     xp = array_namespace(K)

@@ -55,8 +55,26 @@ class Camera:
 
     def resized(self, height: int, width: int) -> Camera:
         """The camera of its picture centre-cropped to the aspect of ``height x width`` and scaled to that size."""
-        change = crop.center_crop(self.height, self.width, height, width)
-        return Camera(crop.apply_to_K(self.K, change), self.world_from_camera, width, height)
+        return self._changed(crop.center_crop(self.height, self.width, height, width))
+
+    def cropped(self, box: tuple[int, int, int, int]) -> Camera:
+        """The camera of the part ``box = (left, top, width, height)``, in pixels, of its picture.
+
+        Raises:
+            InvalidArrayError: The box is not inside the picture.
+        """
+        return self._changed(crop.box_crop(self.height, self.width, box))
+
+    def center_cropped(self, height: int, width: int) -> Camera:
+        """The camera of the centred ``height x width`` pixels of its picture, which are not scaled (see `resized`).
+
+        Raises:
+            InvalidArrayError: The picture is smaller.
+        """
+        return self._changed(crop.center_box(self.height, self.width, height, width))
+
+    def _changed(self, change: crop.CropResize) -> Camera:
+        return Camera(crop.apply_to_K(self.K, change), self.world_from_camera, change.width, change.height)
 
     def project(self, points_world: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Pixels ``(N, 2)`` of world points ``(N, 3)`` and which of them lie in front of the camera ``(N,)``."""
@@ -122,5 +140,23 @@ class CameraTrack:
 
     def resized(self, height: int, width: int) -> CameraTrack:
         """The camera of its pictures centre-cropped to the aspect of ``height x width`` and scaled to that size."""
-        change = crop.center_crop(self.height, self.width, height, width)
-        return CameraTrack(crop.apply_to_K(self.K, change), self.world_from_camera, width, height)
+        return self._changed(crop.center_crop(self.height, self.width, height, width))
+
+    def cropped(self, box: tuple[int, int, int, int]) -> CameraTrack:
+        """The camera of the part ``box = (left, top, width, height)``, in pixels, of its pictures.
+
+        Raises:
+            InvalidArrayError: The box is not inside the picture.
+        """
+        return self._changed(crop.box_crop(self.height, self.width, box))
+
+    def center_cropped(self, height: int, width: int) -> CameraTrack:
+        """The camera of the centred ``height x width`` pixels of its pictures, which are not scaled (see `resized`).
+
+        Raises:
+            InvalidArrayError: The pictures are smaller.
+        """
+        return self._changed(crop.center_box(self.height, self.width, height, width))
+
+    def _changed(self, change: crop.CropResize) -> CameraTrack:
+        return CameraTrack(crop.apply_to_K(self.K, change), self.world_from_camera, change.width, change.height)

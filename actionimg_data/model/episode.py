@@ -23,6 +23,7 @@ from .trajectory import GripperTrajectory
 
 Image = NDArray[np.uint8]
 Plane = NDArray[np.uint16] | NDArray[np.uint32]
+Frame = NDArray[Any]
 MAX_INSTRUCTION = 4096
 MAX_MASK_ID: Final = 2**24 - 1
 """Largest id in a mask: ids are stored in the three bytes of an RGB picture."""
@@ -32,7 +33,7 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 @runtime_checkable
 class FrameSource(Protocol):
-    """Pictures of one view that are read when they are asked for, so that memory stays flat."""
+    """Pictures of one view, its depth or its masks, read when they are asked for, so that memory stays flat."""
 
     @property
     def width(self) -> int:
@@ -46,16 +47,20 @@ class FrameSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """RGB pictures ``(H, W, 3)`` uint8 at ``indices`` (increasing), one at a time."""
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """What is seen at ``indices`` (increasing), one at a time.
+
+        Pictures are RGB ``(H, W, 3)`` uint8. Depth is ``(H, W)`` uint16, millimetres along the camera's axis, 0 where
+        it is not known (or beyond 65.535 m). A mask is ``(H, W)`` uint32 (or uint16), ids up to `MAX_MASK_ID`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ArrayFrames:
-    """A `FrameSource` over pictures ``(T, H, W, 3)`` uint8 that are in memory already."""
+    """A `FrameSource` over pictures ``(T, H, W, 3)``, or depth or masks ``(T, H, W)``, that are in memory already."""
 
-    array: Image
+    array: Frame
 
     @property
     def width(self) -> int:
@@ -70,35 +75,10 @@ class ArrayFrames:
     def __len__(self) -> int:
         return len(self.array)
 
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """The pictures at ``indices``."""
         for i in indices:
             yield self.array[i]
-
-
-@runtime_checkable
-class PlaneSource(Protocol):
-    """Pictures of one view with one number a pixel, read when they are asked for: depth, or a mask of ids."""
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
-        """Pictures ``(H, W)`` at ``indices`` (increasing), one at a time.
-
-        Depth is uint16, millimetres along the camera's axis, 0 where it is not known (or beyond 65.535 m). A mask is
-        uint32 (or uint16), ids up to `MAX_MASK_ID`.
-        """
-        ...
 
 
 def millimetres(depth_m: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
@@ -106,56 +86,6 @@ def millimetres(depth_m: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = np.rint(depth_m * 1000)
         return np.where((rounded > 0) & (rounded <= 65535), rounded, 0).astype(np.uint16)
-
-
-@dataclass(frozen=True)
-class ArrayPlanes:
-    """A `PlaneSource` over pictures ``(T, H, W)`` uint16 or uint32 that are in memory already."""
-
-    array: Plane
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return int(self.array.shape[2])
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return int(self.array.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
-        """The pictures at ``indices``."""
-        for i in indices:
-            yield self.array[i]
-
-
-@dataclass(frozen=True, eq=False)
-class SelectedPlanes:
-    """The pictures of ``source`` at ``indices``, which increase."""
-
-    source: PlaneSource
-    indices: range | NDArray[np.intp]
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return self.source.height
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
-        """The pictures at ``indices`` of the selection."""
-        return self.source.planes([int(self.indices[i]) for i in indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +117,7 @@ class SelectedFrames(DerivedFrames):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """The pictures at ``indices`` of the selection."""
         return self.source.frames([int(self.indices[i]) for i in indices])
 
@@ -199,8 +129,8 @@ class View:
     Args:
         camera: None where the source has no calibration.
         frames: The camera's pictures.
-        depth: Depth seen through the same camera, in millimetres (see `PlaneSource`), or None.
-        mask: Ids of what each pixel shows (see `PlaneSource`), or None.
+        depth: Depth seen through the same camera, in millimetres (see `FrameSource`), or None.
+        mask: Ids of what each pixel shows (see `FrameSource`), or None.
         depth_range_m: The least and the largest depth that the source can tell, in metres, where it says so: the near
             and far plane of a simulator. At the far end there may be nothing at all.
 
@@ -209,8 +139,8 @@ class View:
 
     camera: Camera | CameraTrack | None
     frames: FrameSource
-    depth: PlaneSource | None = None
-    mask: PlaneSource | None = None
+    depth: FrameSource | None = None
+    mask: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
 
 
@@ -449,8 +379,8 @@ class Episode:
                 view,
                 camera=view.camera[window] if isinstance(view.camera, CameraTrack) else view.camera,
                 frames=SelectedFrames(view.frames, frames),
-                depth=None if view.depth is None else SelectedPlanes(view.depth, frames),
-                mask=None if view.mask is None else SelectedPlanes(view.mask, frames),
+                depth=None if view.depth is None else SelectedFrames(view.depth, frames),
+                mask=None if view.mask is None else SelectedFrames(view.mask, frames),
             )
             for name, view in self.views.items()
         }
@@ -464,7 +394,7 @@ class Episode:
         )
 
 
-def view_planes(view: View) -> dict[str, PlaneSource]:
+def view_planes(view: View) -> dict[str, FrameSource]:
     """What a view has beside its pictures, by the name of the field: ``depth``, ``mask``."""
     return {kind: planes for kind, planes in (("depth", view.depth), ("mask", view.mask)) if planes is not None}
 

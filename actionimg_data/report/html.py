@@ -76,13 +76,16 @@ class _Album:
         return {"url": f"data:image/webp;base64,{text}", "height": picture.shape[0], "width": picture.shape[1]}
 
 
-def write_report(out: str | Path, html: str | Path | None = None, *, samples: int = 6) -> ReportSummary:
+def write_report(
+    out: str | Path, html: str | Path | None = None, *, samples: int = 6, frames: slice = slice(None)
+) -> ReportSummary:
     """Write the report of a data set.
 
     Args:
         out: Folder of the data set.
         html: File to write; by default ``OUT.report.html`` beside the data set.
         samples: How many samples are shown with pictures.
+        frames: Which frames of each of them are shown.
 
     Returns:
         What was written, and what was left out.
@@ -102,7 +105,7 @@ def write_report(out: str | Path, html: str | Path | None = None, *, samples: in
         raise WrongFormatError("is a shard", where=place, expected="the folder of a data set")
     target = Path(html) if html is not None else _default_path(place)
     summary = ReportSummary(target, samples=len(dataset))
-    content = _content(place, dataset, dataset.manifest, samples, summary)
+    content = _content(place, dataset, dataset.manifest, samples, summary, frames)
     text = page.render(**content)
     data = text.encode("utf-8")
     layout.publish(target, data)
@@ -145,7 +148,7 @@ def _share(value: float) -> str:
 
 
 def _content(
-    out: Place, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary
+    out: Place, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary, frames: slice
 ) -> dict[str, Any]:
     spec = manifest.options.spec
     album = _Album()
@@ -154,7 +157,7 @@ def _content(
     bad = {key for key, _ in moved.unreadable}
     # The worst frames first, so that a small budget is spent on them.
     worst = list(_worst(dataset, trips, spec, album))
-    shown = list(_samples(dataset, spec, samples, album, bad, moved.unreadable))
+    shown = list(_samples(dataset, spec, samples, album, bad, moved.unreadable, frames))
     summary.samples_shown, summary.samples_decoded, summary.pictures = (
         len(shown),
         len({t.key for t in trips}),
@@ -208,6 +211,7 @@ def _samples(
     album: _Album,
     bad: set[str],
     unreadable: list[tuple[str, str]],
+    window: slice,
 ) -> Iterator[dict[str, Any]]:
     room = CURVE_BYTES
     for number in collect.spread(dataset, wanted) if wanted else []:
@@ -215,30 +219,35 @@ def _samples(
         if sample.key in bad:
             continue
         try:
+            frames = range(len(sample))[window]
+            if not frames:
+                continue
+            columns = [frames[i] for i in evenly(len(frames), COLUMNS)]
             views = [
-                {"name": view, "sheet": album.add(_sheet(sample, view, spec))} for view in sample.views[:MOST_VIEWS]
+                {"name": view, "sheet": album.add(_sheet(sample, view, spec, columns))}
+                for view in sample.views[:MOST_VIEWS]
             ]
             drawn = {
                 # Several grippers share the room of one: the file's size does not grow with their number.
-                name: plots.trajectory_plots(f"s{number}g{i}", trajectory, max(40, 400 // len(sample.grippers)))
+                name: plots.trajectory_plots(f"s{number}g{i}", trajectory[window], max(40, 400 // len(sample.grippers)))
                 for i, (name, trajectory) in enumerate(sample.grippers.items())
             }
         except ActionImgError as error:
             unreadable.append((sample.key, str(error)))
             continue
         room -= sum(len(plot["svg"]) for curves in drawn.values() for plot in curves)
-        times = sample.times
+        times = sample.times[window]
         yield {
             "number": number,
             "key": sample.key,
             "instruction": sample.instruction,
             "task": sample.meta.task,
-            "frames": len(sample),
-            "fps": sample.fps,
+            "frames": len(frames),
+            "fps": sample.fps / frames.step,
             "seconds": float(times[-1] - times[0]),
             "views": views,
             "more_views": len(sample.views) - len(views),
-            "columns": evenly(len(sample), COLUMNS),
+            "columns": columns,
             "rows": ("camera", "action", "both") if sample.meta.calibrated else ("camera",),
             "grippers": [
                 {"gripper": name, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in curves]}
@@ -258,9 +267,8 @@ def _shrunk(picture: Image, height: int, width: int) -> Image:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _sheet(sample: Sample, view: str, spec: ActionImageSpec) -> Image:
-    """Stored frames of one view, spread over the sample: a row of pictures, of action images, and of their blend."""
-    frames = evenly(len(sample), COLUMNS)
+def _sheet(sample: Sample, view: str, spec: ActionImageSpec, frames: Sequence[int]) -> Image:
+    """Stored frames of one view: a row of pictures, of action images, and of their blend."""
     height, width = _tile(spec, _TILE)
     if not sample.meta.calibrated:
         return _mosaic([[_shrunk(picture, height, width) for picture in sample.rgb(view, frames)]])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from .manifest import finalize, read_manifest
+from ..cameras.tracks import read_cameras_npz
+from .manifest import assemble, read_manifest
 from .plan import Plan, make_plan
+from .prepare import Recipe
 from .read import Dataset, Sample, open_dataset
-from .sample import read_cameras_npz
+from .window import Window
 from .write import write_shard
 
 __all__ = [
     "Dataset",
     "Plan",
+    "Recipe",
     "Sample",
-    "finalize",
+    "Window",
+    "assemble",
     "make_plan",
     "open_dataset",
     "read_cameras_npz",

@@ -110,6 +110,20 @@ def read_bytes(path: Place) -> bytes:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
 
 
+def check_index(table: pa.Table, manifest: DatasetManifest, where: object) -> None:
+    """Refuse an index that names a shard which the manifest does not: its names become the names of files.
+
+    Raises:
+        CorruptDatasetError: It does.
+    """
+    known = {record.path.removesuffix(".tar") for record in manifest.shards}
+    strange = [name for name in table["shard"].unique().to_pylist() if name not in known]
+    if strange:
+        raise CorruptDatasetError(
+            "names a shard that the manifest does not", where=where, field="shard", found=printable(str(strange[0]), 60)
+        )
+
+
 def read_plan(out: Place) -> PlanRows:
     """The rows of ``plan.jsonl``; each is parsed, and checked, when it is asked for."""
     path = out / layout.PLAN
@@ -261,7 +275,7 @@ def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibr
     return writer.close()
 
 
-def finalize(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
+def assemble(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> DatasetManifest | None:
     """Assemble index, quarantine and manifest from the sidecars, whoever wrote them.
 
     Everything is a function of the sidecars: two that do it at once write the same bytes.

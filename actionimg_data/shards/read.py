@@ -31,7 +31,7 @@ from ..schemas.dataset import parse
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
-from .manifest import read_bytes, read_manifest
+from .manifest import check_index, read_bytes, read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -449,6 +449,7 @@ def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
     if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
+    check_index(table, manifest, where)
     return table
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ActionImgError, CorruptDatasetError, SourceNotFoundError
+from ..cameras.tracks import tracks_from
+from ..errors import ActionImgError, CorruptDatasetError
 from ..model import CameraTrack, GripperTrajectory
 from ..raster import overlapping
 from ..schemas import ActionImageSpec
@@ -39,9 +39,6 @@ def overlapping_frames(
     return tuple(tuple(np.flatnonzero(view).tolist()) for view in overlapping(grippers, cameras, spec))
 
 
-CAMERA_FIELDS = ("K", "world_from_camera", "views", "size")
-
-
 def cameras_bytes(cameras: Mapping[str, CameraTrack]) -> bytes:
     """``.cameras.npz``, views in the sample's order.
 
@@ -65,32 +62,7 @@ def cameras_from(data: bytes, where: object) -> dict[str, CameraTrack]:
         CorruptDatasetError: It holds other arrays, or what no camera is.
         BadFileError, UnsafeFileError: It cannot be read.
     """
-    arrays = npz.load(data, where)
-    if set(arrays) != set(CAMERA_FIELDS):
-        raise CorruptDatasetError(
-            "has the wrong arrays", where=where, expected=" ".join(CAMERA_FIELDS), found=" ".join(arrays) or "none"
-        )
-    K, pose, views, size = (arrays[name] for name in CAMERA_FIELDS)
-    good = views.ndim == 1 and views.dtype.kind == "U" and size.shape == (len(views), 2) and size.dtype == np.int64
-    if not good or K.ndim != 4 or pose.ndim != 4 or not len(K) == len(pose) == len(views):
-        shapes = ", ".join(f"{name} {arrays[name].dtype}{list(arrays[name].shape)}" for name in CAMERA_FIELDS)
-        raise CorruptDatasetError("arrays do not fit each other", where=where, found=shapes)
-    try:
-        return {
-            str(name): CameraTrack(K[i], pose[i], height=int(size[i, 0]), width=int(size[i, 1]))
-            for i, name in enumerate(views)
-        }
-    except ActionImgError as error:
-        raise CorruptDatasetError(str(error), where=where) from None
-
-
-def read_cameras_npz(path: str | Path) -> dict[str, CameraTrack]:
-    """The cameras of a ``.cameras.npz`` that was taken out of a shard, by view."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SourceNotFoundError(error.strerror or str(error), where=path) from None
-    return cameras_from(data, path)
+    return tracks_from(npz.load(data, where), where)
 
 
 def _arrays(data: bytes, names: tuple[str, ...], where: object) -> dict[str, NDArray[Any]]:

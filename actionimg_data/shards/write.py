@@ -14,11 +14,12 @@ import functools
 import io
 import json
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +27,15 @@ from numpy.typing import NDArray
 from ..errors import (
     ActionImgError,
     FrameCountError,
-    InvalidTrajectoryError,
-    MissingCalibrationError,
-    MissingViewError,
     OutputError,
     StorageError,
     WrongFormatError,
     printable,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, PlaneSource, view_planes
+from ..model import CameraTrack, Episode, FrameSource, GripperTrajectory, view_planes
 from ..raster import render_merged
 from ..schemas import (
     ActionImageSpec,
-    CalibrationRow,
     ConvertOptions,
     MemberRow,
     PlanEpisode,
@@ -52,10 +49,9 @@ from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
 from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
-from .calibration import checked, with_refined_cameras
 from .crew import Crew
 from .layout import Place
-from .plan import check_planes
+from .prepare import Prepared, Reader, Recipe, prepare
 from .tar import TarWriter
 
 CHUNK: Final = 16
@@ -67,14 +63,6 @@ READ_FAILED: Final = "read-failed"
 WORKER_CRASHED: Final = "worker-crashed"
 
 Image = NDArray[np.uint8]
-
-
-class Reader(Protocol):
-    """The half of a converter that a shard needs."""
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        """One episode."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -97,12 +85,11 @@ def write_shard(
     row: PlanRow,
     plan: str,
     reader: Reader,
-    views: tuple[str, ...],
-    options: ConvertOptions,
+    recipe: Recipe,
+    *,
     report: Report = lambda _: None,
     skip: Mapping[str, str] | None = None,
     crew: Crew | None = None,
-    grippers: tuple[str, ...] = (),
 ) -> ShardSidecar:
     """Convert and publish one shard.
 
@@ -111,12 +98,10 @@ def write_shard(
         row: Which episodes.
         plan: Fingerprint of the plan.
         reader: Reads an episode.
-        views: Views of every sample, in order.
-        options: What decides the bytes.
+        recipe: What each episode is made into.
         report: Called with what was done.
         skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
         crew: Threads to encode with; this one alone by default.
-        grippers: Names of the grippers of every sample, in order; empty for one without a name.
 
     Returns:
         The sidecar, as published; in a store that of another runner, where one was first.
@@ -126,12 +111,12 @@ def write_shard(
         CorruptDatasetError: What was read back is not what was written.
         StorageError: The store of the source or of the output does not answer.
     """
-    crew = crew or Crew()
     samples: list[SampleRow] = []
     quarantined: list[QuarantineRow] = []
     with storage.workspace(out, row.shard) as part:
         with layout.output_errors(part), open(part, "wb") as file:
             tar = TarWriter(file)
+            shard = _Shard(tar, recipe, part.parent, report, crew or Crew())
             for planned in row.episodes:
                 mark = tar.mark()
                 report(Progress(planned.id, begun=True))
@@ -141,7 +126,7 @@ def write_shard(
                         quarantined.append(_quarantine(planned, row, WORKER_CRASHED, skip[planned.id]))
                         code = WORKER_CRASHED
                     else:
-                        samples += _episode(tar, planned, reader, views, grippers, options, part.parent, report, crew)
+                        samples += shard.add_episode(planned, reader)
                 except (OutputError, StorageError):
                     # A store that is away is away for every episode: none of them is bad.
                     raise
@@ -186,122 +171,96 @@ def _quarantine(planned: PlanEpisode, row: PlanRow, code: str, message: str, tra
     return QuarantineRow(id=planned.id, key=planned.key, shard=row.shard, code=code, message=message, traceback=trace)
 
 
-def _episode(
-    tar: TarWriter,
-    planned: PlanEpisode,
-    reader: Reader,
-    views: tuple[str, ...],
-    grippers: tuple[str, ...],
-    options: ConvertOptions,
-    work: Path,
-    report: Report,
-    crew: Crew,
-) -> list[SampleRow]:
-    try:
-        source = with_refined_cameras(reader.read(_ref(planned)), options)
-        episode = prepared(source, views, options, grippers)
-        found = checked(source, views, options)
-        rows = []
-        length = options.clip_frames or len(episode)
-        for clip, start in enumerate(range(0, len(episode), length)):
-            part = episode.select(range(start, min(start + length, len(episode))))
-            key = planned.key if options.clip_frames is None else f"{planned.key}-c{clip:04d}"
-            rows.append(_sample(tar, key, clip, start * options.stride, part, options, work, report, crew, found))
-        return rows
-    except ActionImgError as error:
-        raise error.at(planned.id) from None
+class _Shard:
+    """A tar that samples are added to, and what they need."""
 
+    def __init__(self, tar: TarWriter, recipe: Recipe, work: Path, report: Report, crew: Crew) -> None:
+        self.tar, self.options, self.work, self.report, self.crew = tar, recipe.options, work, report, crew
+        self.recipe = recipe
+        self.rgb = rgb_encoding(self.options.crf)
+        codec = self.options.action_codec
+        self.action = None if codec == "none" else action_encoding(codec, self.options.crf)
 
-def prepared(
-    episode: Episode, views: tuple[str, ...], options: ConvertOptions, grippers: tuple[str, ...] = ()
-) -> Episode:
-    """The episode with the data set's views and stride, its cameras those of the resized pictures.
-
-    Raises:
-        MissingViewError: It lacks a view, or a view the depth or the mask that is to be stored.
-        InvalidTrajectoryError: It has other grippers than the data set, or one of several has no pose at all.
-        MissingCalibrationError: A view has no camera.
-        WrongFormatError: A camera is for pictures of another size than the view's.
-    """
-    missing = [name for name in views if name not in episode.views]
-    if missing:
-        raise MissingViewError(
-            "lacks a view", where=episode.id, expected=" ".join(views), found=f"no {' '.join(missing)}"
-        )
-    episode = episode.with_views(views)
-    check_planes(episode, options.planes)
-    if episode.gripper_names != grippers:
-        raise InvalidTrajectoryError(
-            "has other grippers than its data set",
-            where=episode.id,
-            field="grippers",
-            expected=" ".join(grippers) or "one without a name",
-            found=" ".join(episode.gripper_names) or "one without a name",
-            hint="All samples of a data set have the same grippers: those of the first episode.",
-        )
-    for name, trajectory in episode.grippers.items():
-        if name and not trajectory.known.any():
-            raise InvalidTrajectoryError("has no poses", where=episode.id, field=f"grippers.{name}")
-    if options.stride > 1:
-        episode = episode.select(range(0, len(episode), options.stride))
-    if options.poses_only:
-        return replace(episode, views={name: replace(view, camera=None) for name, view in episode.views.items()})
-    cameras = {}
-    for name, view in episode.views.items():
-        if view.camera is None:
-            raise MissingCalibrationError("view has no calibration", where=episode.id, field=name)
-        if (view.camera.height, view.camera.width) != (view.frames.height, view.frames.width):
-            raise WrongFormatError(
-                "camera and pictures differ in size",
-                where=episode.id,
-                field=name,
-                expected=f"{view.camera.width}x{view.camera.height}, as the camera says",
-                found=f"{view.frames.width}x{view.frames.height}",
-            )
-        cameras[name] = replace(view, camera=view.camera.resized(options.height, options.width))
-    return replace(episode, views=cameras)
-
-
-def _sample(
-    tar: TarWriter,
-    key: str,
-    clip: int,
-    start_frame: int,
-    episode: Episode,
-    options: ConvertOptions,
-    work: Path,
-    report: Report,
-    crew: Crew,
-    found: tuple[tuple[CalibrationRow, ...], str] = ((), ""),
-) -> SampleRow:
-    count = len(episode)
-    offset = tar.offset
-    members: list[MemberRow] = []
-
-    def add(name: str, body: IO[bytes], size: int) -> None:
-        start, digest = tar.add(f"{key}.{name}", body, size)
-        members.append(MemberRow(name=name, offset=start, size=size, sha256=digest))
-
-    def add_bytes(name: str, data: bytes) -> None:
-        add(name, io.BytesIO(data), len(data))
-
-    cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
-    meta = _meta(key, clip, start_frame, episode, cameras, options)
-    meta = meta.model_copy(update={"calibration": found[0], "calibration_model": found[1]})
-    add_bytes(layout.META, to_line(meta))
-    for gripper, trajectory in episode.grippers.items():
-        add_bytes(layout.trajectory_member(gripper), sample.trajectory_bytes(trajectory))
-    if not options.poses_only:
-        add_bytes(layout.CAMERAS, sample.cameras_bytes(cameras))
-    rgb = rgb_encoding(options.crf)
-    action = None if options.action_codec == "none" else action_encoding(options.action_codec, options.crf)
-
-    def stream(pictures: Callable[[], Iterator[NDArray[Any]]], encoding: Encoding) -> tuple[IO[bytes], int]:
-        body = tempfile.SpooledTemporaryFile(SPOOL, dir=str(work))  # noqa: SIM115 (closed by who adds it)
+    def add_episode(self, planned: PlanEpisode, reader: Reader) -> list[SampleRow]:
+        """Add all clips of an episode."""
+        options = self.options
         try:
-            frames = _watched(pictures(), crew)
+            made = prepare(planned, reader, self.recipe)
+            episode = made.episode
+            rows = []
+            length = options.clip_frames or len(episode)
+            for clip, start in enumerate(range(0, len(episode), length)):
+                part = episode.select(range(start, min(start + length, len(episode))))
+                key = planned.key if options.clip_frames is None else f"{planned.key}-c{clip:04d}"
+                rows.append(self.add_sample(key, replace(made, episode=part), clip, start * options.stride))
+            return rows
+        except ActionImgError as error:
+            raise error.at(planned.id) from None
+
+    def add_sample(self, key: str, made: Prepared, clip: int = 0, start_frame: int = 0) -> SampleRow:
+        """Add one sample; ``start_frame`` is its first frame's number in the source."""
+        episode, options = made.episode, self.options
+        count, offset = len(episode), self.tar.offset
+        cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
+        meta = _meta(key, clip, start_frame, episode, cameras, options)
+        meta = meta.model_copy(update={"calibration": made.calibration, "calibration_model": made.model})
+        small = {layout.META: to_line(meta)}
+        for gripper, trajectory in episode.grippers.items():
+            small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
+        if not options.poses_only:
+            small[layout.CAMERAS] = sample.cameras_bytes(cameras)
+        members = [self._add(key, name, io.BytesIO(data), len(data)) for name, data in small.items()]
+        members += self._add_videos(key, self._videos(episode, cameras), episode.id, count)
+        return SampleRow(
+            key=key,
+            episode=episode.id,
+            clip=clip,
+            start_frame=start_frame,
+            frames=count,
+            fps=episode.fps,
+            views=tuple(episode.views),
+            grippers=episode.gripper_names,
+            calibration=made.calibration,
+            instruction=episode.instruction,
+            task=episode.task or "",
+            offset=offset,
+            bytes=self.tar.offset - offset,
+            members=tuple(members),
+        )
+
+    def _add(self, key: str, name: str, body: IO[bytes], size: int) -> MemberRow:
+        start, digest = self.tar.add(f"{key}.{name}", body, size)
+        return MemberRow(name=name, offset=start, size=size, sha256=digest)
+
+    def _videos(self, episode: Episode, cameras: Mapping[str, CameraTrack]) -> list[_Video]:
+        """The videos of a sample, in the order of its members."""
+        options, count = self.options, len(episode)
+        videos = []
+        for name, view in episode.views.items():
+            pictures = functools.partial(_pictures, view.frames, count, options, episode.id, name)
+            member = layout.rgb_member(name, self.rgb.ending)
+            videos.append(_Video(name, member, functools.partial(self._encoded, pictures, self.rgb, episode.fps)))
+            if self.action is not None:
+                for gripper, shown in drawn_together(episode.grippers, options.merge_arms).items():
+                    drawn = functools.partial(_drawn, shown, cameras[name], options.spec)
+                    member = layout.action_member(name, self.action.ending, gripper)
+                    encoded = functools.partial(self._encoded, drawn, self.action, episode.fps)
+                    videos.append(_Video(name, member, encoded))
+            for kind in options.planes:
+                planes = functools.partial(_planes, view_planes(view)[kind], kind, count, options, episode.id, name)
+                encoded = functools.partial(self._encoded, planes, plane_encoding(kind), episode.fps)
+                videos.append(_Video(name, layout.plane_member(name, kind), encoded))
+        return videos
+
+    def _encoded(
+        self, pictures: Callable[[], Iterator[NDArray[Any]]], encoding: Encoding, fps: float
+    ) -> tuple[IO[bytes], int]:
+        """An encoded video, from its start, and its size."""
+        body = tempfile.SpooledTemporaryFile(SPOOL, dir=str(self.work))  # noqa: SIM115 (closed by who adds it)
+        try:
+            frames = _watched(pictures(), self.crew)
             with contextlib.closing(frames):
-                encode(frames, body, encoding, episode.fps, options.height, options.width)
+                encode(frames, body, encoding, fps, self.options.height, self.options.width)
             body.seek(0, io.SEEK_END)
             size = body.tell()
             body.seek(0)
@@ -310,46 +269,26 @@ def _sample(
             raise
         return body, size
 
-    streams: list[tuple[str, str, Callable[[], tuple[IO[bytes], int]]]] = []
-    for name, view in episode.views.items():
-        pictures = functools.partial(_pictures, view.frames, count, options, episode.id, name)
-        streams.append((name, layout.rgb_member(name, rgb.ending), functools.partial(stream, pictures, rgb)))
-        if action is not None:
-            for gripper, shown in drawn_together(episode.grippers, options.merge_arms).items():
-                drawn = functools.partial(_drawn, shown, cameras[name], options.spec)
-                member = layout.action_member(name, action.ending, gripper)
-                streams.append((name, member, functools.partial(stream, drawn, action)))
-        for kind in options.planes:
-            planes = functools.partial(_planes, view_planes(view)[kind], kind, count, options, episode.id, name)
-            member = layout.plane_member(name, kind)
-            streams.append((name, member, functools.partial(stream, planes, plane_encoding(kind))))
-    seen: set[str] = set()
-    # Closed in any case, so that threads that still encode have ended before the shard is rewound.
-    # Camera pictures take longest to encode, so they are begun first.
-    order = sorted(range(len(streams)), key=lambda i: not streams[i][1].endswith(f".rgb.{rgb.ending}"))
-    made = crew.run([work for _, _, work in streams], order, discard=lambda unused: unused[0].close())
-    with contextlib.closing(made) as results:
-        for (view_name, member, _), (body, size) in zip(streams, results, strict=True):
-            with body:
-                add(member, body, size)
-            report(Progress(episode.id, frames=0 if view_name in seen else count, bytes=size))
-            seen.add(view_name)
-    return SampleRow(
-        key=key,
-        episode=episode.id,
-        clip=clip,
-        start_frame=start_frame,
-        frames=count,
-        fps=episode.fps,
-        views=tuple(episode.views),
-        grippers=episode.gripper_names,
-        calibration=found[0],
-        instruction=episode.instruction,
-        task=episode.task or "",
-        offset=offset,
-        bytes=tar.offset - offset,
-        members=tuple(members),
-    )
+    def _add_videos(self, key: str, videos: Sequence[_Video], episode: str, count: int) -> list[MemberRow]:
+        members: list[MemberRow] = []
+        seen: set[str] = set()
+        # Closed in any case, so that threads that still encode have ended before the shard is rewound.
+        # Camera pictures take longest to encode, so they are begun first.
+        order = sorted(range(len(videos)), key=lambda i: not videos[i].member.endswith(f".rgb.{self.rgb.ending}"))
+        made = self.crew.run([v.encoded for v in videos], order, discard=lambda unused: unused[0].close())
+        with contextlib.closing(made) as results:
+            for video, (body, size) in zip(videos, results, strict=True):
+                with body:
+                    members.append(self._add(key, video.member, body, size))
+                self.report(Progress(episode, frames=0 if video.view in seen else count, bytes=size))
+                seen.add(video.view)
+        return members
+
+
+class _Video(NamedTuple):
+    view: str
+    member: str
+    encoded: Callable[[], tuple[IO[bytes], int]]
 
 
 def drawn_together(
@@ -382,11 +321,11 @@ def _pictures(
 
 
 def _planes(
-    source: PlaneSource, kind: str, expected: int, options: ConvertOptions, where: str, view: str
+    source: FrameSource, kind: str, expected: int, options: ConvertOptions, where: str, view: str
 ) -> Generator[NDArray[Any], None, None]:
     """A view's depth or masks at the data set's size, masks as pictures; exactly as many as promised."""
     count = 0
-    read = source.planes(range(expected))
+    read = source.frames(range(expected))
     try:
         planes = resized_planes(read, kind, source.height, source.width, options.height, options.width)
         for plane in planes if kind == "depth" else mask_pictures(planes):
@@ -455,33 +394,29 @@ def _jsonable(value: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 class Measured(NamedTuple):
-    """What the first frames of an episode took, and how many frames it has."""
+    """What was measured of an episode's first frames, and from them all of it."""
 
     frames: int
-    bytes: int
-    total: int
+    """Frames that were converted."""
+    total_frames: int
+    total_bytes: float
+    total_seconds: float
 
 
-def measure(
-    planned: PlanEpisode,
-    reader: Reader,
-    views: tuple[str, ...],
-    options: ConvertOptions,
-    frames: int,
-    grippers: tuple[str, ...] = (),
-) -> Measured:
+def measure(planned: PlanEpisode, reader: Reader, recipe: Recipe, frames: int) -> Measured:
     """Convert the first frames of an episode and throw them away, for an estimate.
 
     Raises:
         ActionImgError: The episode cannot be converted.
     """
     with tempfile.TemporaryFile() as file:
-        tar = TarWriter(file)
-        episode = prepared(reader.read(_ref(planned)), views, options, grippers)
-        part = episode.select(range(min(frames, len(episode))))
-        row = _sample(tar, planned.key, 0, 0, part, options, Path(tempfile.gettempdir()), lambda _: None, Crew())
-        return Measured(row.frames, row.bytes, len(episode))
-
-
-def _ref(planned: PlanEpisode) -> EpisodeRef:
-    return EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
+        begun = time.perf_counter()
+        made = prepare(planned, reader, recipe)
+        ready = time.perf_counter()
+        total = len(made.episode)
+        part = replace(made, episode=made.episode.select(range(min(frames, total))))
+        shard = _Shard(TarWriter(file), recipe, Path(tempfile.gettempdir()), lambda _: None, Crew())
+        row = shard.add_sample(planned.key, part)
+        scale = total / row.frames
+        seconds = ready - begun + (time.perf_counter() - ready) * scale
+        return Measured(row.frames, total, row.bytes * scale, seconds)

@@ -211,6 +211,6 @@ def _digest(kind: type[Converter], options: Any, ref: EpisodeRef) -> str:
         for picture in view.frames.frames(range(min(len(episode), _MAX_FRAMES))):
             digest.update(np.ascontiguousarray(picture).tobytes())
         for planes in view_planes(view).values():
-            for plane in planes.planes(range(min(len(episode), _MAX_FRAMES))):
+            for plane in planes.frames(range(min(len(episode), _MAX_FRAMES))):
                 digest.update(np.ascontiguousarray(plane).tobytes())
     return digest.hexdigest()

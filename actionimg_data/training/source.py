@@ -25,7 +25,7 @@ from ..errors import (
 from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar, index_schema
 from ..schemas.dataset import parse
 from ..shards import layout
-from ..shards.manifest import parse_manifest
+from ..shards.manifest import check_index, parse_manifest
 from .files import Files
 
 _DIGESTS: Final = 128
@@ -183,6 +183,7 @@ class ShardSource:
         missing = [name for name in index_schema().names if name not in table.column_names]
         if missing:
             raise CorruptDatasetError("lacks a column", where=where, field=missing[0])
+        check_index(table, self.manifest, where)
         return table
 
     def _table_of(self, shards: Sequence[str]) -> pa.Table:

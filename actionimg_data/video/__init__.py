@@ -15,13 +15,14 @@ from .encode import (
     plane_encoding,
     rgb_encoding,
 )
-from .read import VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
+from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
     "ENDINGS",
     "GOP",
     "Codec",
     "Encoding",
+    "FrameIndex",
     "VideoFrames",
     "VideoInfo",
     "action_encoding",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..errors import (
     SourceNotFoundError,
     UnsafeFileError,
 )
+from ..untrusted.files import open_plain
 from ..untrusted.pictures import SIZES, picture_size, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
@@ -34,6 +36,8 @@ Image = NDArray[np.uint8]
 Source = bytes | str | Path
 
 _LIMITED, _FULL = 1, 2
+_SOUGHT = ("mov", "matroska", "avi")
+"""Containers with a table of keyframes; in others a search by time may end between two of them."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,29 @@ class VideoInfo:
     codec: str
 
 
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """Where the frames of a video are, found without decoding one.
+
+    Args:
+        count: Number of frames.
+        stamps: ``(count,)`` their time stamps in the order in which they are shown, in the stream's time base. None
+            where the file has none that say which frame is which: frames are then counted as they are decoded.
+        keys: Numbers of the frames at which decoding can begin.
+        fps: Frames per second, 0 where the file does not say.
+    """
+
+    count: int
+    stamps: NDArray[np.int64] | None
+    keys: NDArray[np.int64]
+    fps: float
+
+
 class VideoReader(ABC):
     """Frames of one open video, RGB uint8 ``(H, W, 3)``."""
 
     info: VideoInfo
+    index: FrameIndex | None = None
 
     @abstractmethod
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
@@ -71,16 +94,20 @@ class VideoReader(ABC):
         self.close()
 
 
-def open_video(source: Source, name: object = None) -> VideoReader:
+def open_video(
+    source: Source, name: object = None, *, counted: bool = False, index: FrameIndex | None = None
+) -> VideoReader:
     """Open a video, or a zip of PNG pictures.
 
     Args:
         source: The bytes of a video, or a path.
         name: What to call it in an error, where ``source`` is bytes.
+        counted: Take frames whose time stamps repeat in the order in which they are decoded.
+        index: What was found when the same video was open before; it is not counted again.
 
     Raises:
         SourceNotFoundError: The path does not exist.
-        BadVideoError: Not a video, or none that can be read.
+        BadVideoError: Not a video, or none that can be read, or one whose time stamps repeat.
     """
     where = str(source) if not isinstance(source, bytes) else name
     if isinstance(source, bytes):
@@ -88,12 +115,14 @@ def open_video(source: Source, name: object = None) -> VideoReader:
         head = source[:4]
     else:
         try:
-            with open(source, "rb") as probe:
+            with open_plain(source) as probe:
                 head = probe.read(4)
+        except FileNotFoundError:
+            raise SourceNotFoundError("no such file", where=where) from None
         except OSError as error:
-            raise SourceNotFoundError(error.strerror or str(error), where=where) from None
+            raise BadVideoError(f"cannot be opened: {error.strerror or error}", where=where) from None
         file = str(source)
-    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where)
+    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where, counted, index)
 
 
 def read_frames(source: Source, indices: Sequence[int] | None = None, name: object = None) -> Image:
@@ -152,12 +181,24 @@ def iter_chunks(source: Source, size: int, name: object = None) -> Iterator[Imag
 
 
 class VideoFrames:
-    """A `FrameSource` over a video file, opened when its frames are asked for."""
+    """A `FrameSource` over a video file; picklable, counted once, and open only while its frames are read.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: The file.
+        counted: Take the pictures in the order in which they are decoded where the file's own time stamps repeat,
+            instead of refusing it: for recordings whose pictures have their times elsewhere.
+
+    Raises:
+        SourceNotFoundError: The file does not exist.
+        BadVideoError: It is no video, has no frames, cannot be read, or its time stamps repeat.
+    """
+
+    def __init__(self, path: str | Path, counted: bool = False) -> None:
         self.path = str(path)
-        with open_video(self.path) as video:
+        with open_video(self.path, counted=counted) as video:
             self.info = video.info
+            self._index = video.index
+        self._size = os.path.getsize(self.path)
 
     @property
     def width(self) -> int:
@@ -169,12 +210,26 @@ class VideoFrames:
         """Picture height in pixels."""
         return self.info.height
 
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, or None where the file does not say."""
+        return self.info.fps or None
+
     def __len__(self) -> int:
         return self.info.frames
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """RGB pictures ``(H, W, 3)`` at ``indices`` (increasing), one at a time."""
-        with open_video(self.path) as video:
+        """RGB pictures ``(H, W, 3)`` at ``indices`` (increasing), one at a time, from the keyframe before the first.
+
+        Raises:
+            MissingFrameError: An index past the end.
+            BadVideoError: The video is damaged, ends before the frames it announces, or is no longer the one counted.
+        """
+        if len(indices) == 0:
+            return
+        with open_video(self.path, index=self._index) as video:
+            if os.path.getsize(self.path) != self._size:
+                raise BadVideoError("has changed", where=self.path, expected=f"{self._size} bytes")
             yield from video.frames(indices)
 
 
@@ -194,54 +249,80 @@ def _check_size(width: int, height: int, where: object) -> None:
 
 
 class _AvReader(VideoReader):
-    def __init__(self, file: Any, where: object) -> None:
-        self._where = where
+    index: FrameIndex
+
+    def __init__(self, file: Any, where: object, counted: bool, index: FrameIndex | None) -> None:
+        self._file, self._where = file, where
+        self._convert = av.video.reformatter.VideoReformatter()
         try:
             check_mp4(file.getvalue() if isinstance(file, io.BytesIO) else file, where)
-            self._container = av.open(file, options=VIDEO_OPTIONS)
-        except BadVideoError:
-            raise
+        except OSError as error:
+            raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
+        self._open()
+        try:
+            context = self._stream.codec_context
+            self.index = self._find(counted) if index is None else index
+            _check_size(context.width, context.height, where)
+        except (av.error.FFmpegError, BadVideoError) as error:
+            self.close()
+            if isinstance(error, BadVideoError):
+                raise
+            raise BadVideoError(f"cannot be read: {error}", where=where) from None
+        self.info = VideoInfo(context.width, context.height, self.index.count, self.index.fps, context.codec.name)
+
+    def _open(self) -> None:
+        """Open the container at its beginning."""
+        where = self._where
+        try:
+            if isinstance(self._file, io.BytesIO):
+                self._file.seek(0)
+            self._container = av.open(self._file, options=VIDEO_OPTIONS)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
         if not self._container.streams.video or self._container.streams.video[0].codec_context is None:
             self.close()
             raise BadVideoError("has no video stream that can be decoded", where=where)
         self._stream = self._container.streams.video[0]
-        context = self._stream.codec_context
-        context.thread_count = 1
-        context.options = DECODER_OPTIONS
-        try:
-            self._index()
-        except (av.error.FFmpegError, BadVideoError) as error:
-            self.close()
-            if isinstance(error, BadVideoError):
-                raise
-            raise BadVideoError(f"cannot be read: {error}", where=where) from None
-        _check_size(context.width, context.height, where)
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.info = VideoInfo(
-            context.width, context.height, len(self._pts), float(rate) if rate else 0.0, context.codec.name
-        )
-        self._convert = av.video.reformatter.VideoReformatter()
+        self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.options = DECODER_OPTIONS
 
-    def _index(self) -> None:
-        """Time stamps of all frames in display order and which are keyframes; nothing is decoded."""
-        stamps: list[int] = []
+    def _find(self, counted: bool) -> FrameIndex:
+        stamps: list[int | None] = []
         keys: list[int] = []
         for packet in self._container.demux(self._stream):
-            if packet.size == 0 or packet.pts is None or packet.is_discard:
+            if packet.size == 0 or packet.is_discard:
                 continue
             if len(stamps) >= MAX_VIDEO_FRAMES:
                 raise BadVideoError("too many frames", where=self._where, expected=f"≤ {MAX_VIDEO_FRAMES}")
-            stamps.append(packet.pts)
             if packet.is_keyframe:
-                keys.append(packet.pts)
+                keys.append(len(stamps))
+            stamps.append(packet.pts)
         if not stamps:
             raise BadVideoError("has no frames", where=self._where)
-        self._pts = np.unique(np.array(stamps, np.int64))
-        if len(self._pts) != len(stamps):
-            raise BadVideoError("has frames with equal time stamps", where=self._where)
-        self._keys = np.searchsorted(self._pts, np.unique(np.array(keys, np.int64)))
+        # For a stream without a container ffmpeg makes a rate up.
+        stated = any(stamp is not None for stamp in stamps)
+        rate = (self._stream.average_rate or self._stream.guessed_rate) if stated else None
+        found = FrameIndex(len(stamps), None, np.zeros(1, np.int64), float(rate) if rate else 0.0)
+        known = [stamp for stamp in stamps if stamp is not None]
+        # AVI states no time at which a frame is shown; with frames that are decoded before others they are guessed.
+        guessed = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+        if guessed or len(known) < len(stamps):
+            return found
+        decoded = np.array(known, np.int64)
+        shown = np.unique(decoded)
+        if len(shown) == len(stamps):
+            return replace(found, stamps=shown, keys=np.searchsorted(shown, np.unique(decoded[keys])))
+        if counted:
+            return found
+        seen: set[int] = set()
+        again = next(i for i, stamp in enumerate(known) if stamp in seen or seen.add(stamp))  # type: ignore[func-returns-value]
+        raise BadVideoError(
+            "frames have equal time stamps, so it cannot be told which is shown when",
+            where=self._where,
+            field=f"frame {again}",
+            found=f"{float(known[again] * self._stream.time_base):g} s again",
+            hint="A mapping file that takes the pictures' times from a column, or pairs rows and pictures, reads it.",
+        )
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         return self._decoded(indices, self._rgb)
@@ -258,30 +339,70 @@ class _AvReader(VideoReader):
 
     def _decoded(self, indices: Sequence[int], picture: Callable[[av.VideoFrame], Any]) -> Iterator[Any]:
         _check_indices(indices, self.info.frames, self._where)
-        decoded: Iterator[av.VideoFrame] | None = None
+        numbered: Iterator[tuple[int, av.VideoFrame]] | None = None
         position = -1  # the frame decoded last
         try:
             for index in indices:
-                before = self._keys[self._keys <= index]
+                before = self.index.keys[self.index.keys <= index]
                 key = int(before[-1]) if len(before) else 0
-                if decoded is None or key > position + 1:
-                    self._container.seek(int(self._pts[key]), stream=self._stream, backward=True)
-                    decoded = self._container.decode(self._stream)
-                target = self._pts[index]
-                for frame in decoded:
-                    if frame.pts is None or frame.pts < target:
-                        continue
-                    if frame.pts > target:
-                        raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {index}")
-                    position = index
-                    yield picture(frame)
-                    break
+                if numbered is None or key > position + 1:
+                    numbered = self._numbered(key)
+                for position, frame in numbered:
+                    if position == index:
+                        yield picture(frame)
+                        break
                 else:
                     raise BadVideoError(
                         "ends early", where=self._where, expected=f"{self.info.frames} frames", found=f"{index}"
                     )
+            if numbered is not None and position == self.info.frames - 1 and self.index.stamps is None:
+                self._check_end(numbered)
         except av.error.FFmpegError as error:
             raise BadVideoError(f"cannot be decoded: {error}", where=self._where) from None
+
+    def _check_end(self, numbered: Iterator[tuple[int, av.VideoFrame]]) -> None:
+        """Frames that are only counted have to be as many as the file has parts."""
+        if next(numbered, None) is not None:
+            raise BadVideoError("holds more frames than it states", where=self._where, expected=self.info.frames)
+
+    def _numbered(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decoded frames with their numbers, from the keyframe ``key`` on; each has the stamp that comes next."""
+        stamps = self.index.stamps
+        if stamps is None:
+            self._restart()
+            yield from enumerate(self._container.decode(self._stream))
+            return
+        number = key
+        begun = False
+        for frame in self._from(int(stamps[key])):
+            if not begun and (frame.pts is None or frame.pts < stamps[key]):
+                continue
+            begun = True
+            if number >= len(stamps) or frame.pts != stamps[number]:
+                raise BadVideoError("cannot be decoded", where=self._where, field=f"frame {number}")
+            yield number, frame
+            number += 1
+
+    def _from(self, stamp: int) -> Iterator[av.VideoFrame]:
+        """Decoded frames from one at or before ``stamp`` on."""
+        if self._container.format.name.split(",")[0] in _SOUGHT:
+            try:
+                self._container.seek(stamp, stream=self._stream, backward=True)
+                decoded = self._container.decode(self._stream)
+                first = next(decoded, None)
+            except av.error.FFmpegError:
+                first = None
+            # Containers look for the time of decoding, which may lead to a later keyframe.
+            if first is not None and first.pts is not None and first.pts <= stamp:
+                yield first
+                yield from decoded
+                return
+        self._restart()
+        yield from self._container.decode(self._stream)
+
+    def _restart(self) -> None:
+        self._container.close()
+        self._open()
 
     def _sized(self, frame: av.VideoFrame) -> av.VideoFrame:
         if (frame.width, frame.height) != (self.info.width, self.info.height):

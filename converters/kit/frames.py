@@ -187,7 +187,7 @@ class HDF5Frames:
 
 
 class HDF5Depth:
-    """Depth in metres in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.PlaneSource`.
+    """Depth in metres in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.FrameSource`.
 
     Raises:
         WrongFormatError: The data set holds no such numbers.
@@ -210,7 +210,7 @@ class HDF5Depth:
     def __len__(self) -> int:
         return self.count
 
-    def planes(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16]]:
+    def frames(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint16]]:
         """Depth ``(H, W)`` in millimetres at ``indices``."""
         with hdf5.open_hdf5(self.path) as file:
             found = hdf5.dataset(file, self.name)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...errors import ActionImgError, SourceNotFoundError, WrongFormatError
+from ...video import VideoFrames
 from .. import lerobot
 from ..folder import VIDEO_SUFFIXES
 from ..kit import bag, hdf5, tables
 from ..kit import tree as _tree
-from ..kit.videos import VideoFile
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -236,7 +236,7 @@ def _survey_folder(root: Path) -> Survey:
             if tables.table_suffix(name) in tables.TABLE_SUFFIXES:
                 found.tables.append(_table(name, tables.open_table(path)))
             elif name.lower().endswith(VIDEO_SUFFIXES):
-                video = VideoFile.probe(str(path))
+                video = VideoFrames(path)
                 found.pictures.append(Pictures(path.stem, name, len(video), video.width, video.height, video.fps))
             elif name.lower().endswith(CALIBRATION_SUFFIXES):
                 cameras = calibration.load_cameras(path)

@@ -25,9 +25,7 @@ from ...model import (
     Episode,
     FrameSource,
     GripperTrajectory,
-    PlaneSource,
     SelectedFrames,
-    SelectedPlanes,
     View,
 )
 from ...schemas.mapping import Rotation
@@ -70,7 +68,7 @@ class ViewInput:
     wanted: NDArray[np.bool_] | None = None
     frame: str = "world"
     arm: str = ""
-    depth: PlaneSource | None = None
+    depth: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
     pinhole_K: FloatArray | None = None
 
@@ -365,8 +363,8 @@ def _chosen(view: ViewInput, index: sync.IntArray) -> FrameSource:
     return frames if view.flip == "none" else FlippedFrames(frames, view.flip)
 
 
-def _chosen_depth(view: ViewInput, index: sync.IntArray) -> PlaneSource | None:
+def _chosen_depth(view: ViewInput, index: sync.IntArray) -> FrameSource | None:
     """Depth at the common times; whoever reads it turns it the right way round."""
     if view.depth is None or _contiguous(index, len(view.depth)):
         return view.depth
-    return SelectedPlanes(view.depth, index)
+    return SelectedFrames(view.depth, index)

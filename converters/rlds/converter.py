@@ -26,7 +26,7 @@ from ...errors import (
     WrongFormatError,
 )
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
-from ...model.episode import Image, Plane, PlaneSource
+from ...model.episode import Frame, Plane
 from ...schemas.rlds_registry import RldsEntry, RldsView
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
@@ -138,7 +138,7 @@ class RecordFrames:
     def __len__(self) -> int:
         return self.count
 
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """RGB pictures ``(H, W, 3)`` at ``indices``."""
         for picture in self._pictures(indices):
             # One channel is grey; a fourth is opacity.
@@ -166,7 +166,7 @@ class RecordDepth(RecordFrames):
     units_per_metre: float
     flip: str
 
-    def planes(self, indices: Sequence[int]) -> Iterator[Plane]:
+    def frames(self, indices: Sequence[int]) -> Iterator[Plane]:
         """Depth ``(H, W)`` uint16 at ``indices``, in millimetres, 0 where it is not known."""
         for picture in self._pictures(indices):
             yield flipped(millimetres(picture[..., 0].astype(np.float64) / self.units_per_metre), self.flip)
@@ -389,7 +389,7 @@ class RLDSConverter(Converter):
             return None
         if view.flip != "none":
             frames = FlippedFrames(frames, view.flip)
-        depth: PlaneSource | None = self._depth(view, location, record)
+        depth: FrameSource | None = self._depth(view, location, record)
         if self.options.poses_only:
             return View(None, frames, depth), {}
         known, source = cameras.find(name, frames, entry, given, episode_id, record)

@@ -42,7 +42,7 @@ from actionimg_data.calibrate.solve import vector_of
 from actionimg_data.converters.base import converter_class
 from actionimg_data.geometry import transforms
 from actionimg_data.model import Camera, CameraTrack, Episode, GripperTrajectory, View
-from actionimg_data.model.episode import ArrayFrames, ArrayPlanes
+from actionimg_data.model.episode import ArrayFrames
 
 JUDGED = ("episode_2", "open_drawer/all_variations/episode5")
 SIM_VIEWS = ("agentview", "frontview", "sideview")
@@ -68,7 +68,7 @@ class Recording:
             self.cameras[name] = camera[0] if isinstance(camera, CameraTrack) else camera
             self.frames[name] = ArrayFrames(np.stack(list(view.frames.frames(range(len(episode))))))
             if view.mask is not None:
-                self.masks[name] = np.stack(list(view.mask.planes(range(len(episode)))))
+                self.masks[name] = np.stack(list(view.mask.frames(range(len(episode)))))
 
     @property
     def judged(self) -> bool:
@@ -201,9 +201,9 @@ def refine_case(
     for r, v in parts:
         mask = None
         if masks == "drawn":
-            mask, ids = ArrayPlanes(drawn_masks(r, v, shape.hand)), (1,)
+            mask, ids = ArrayFrames(drawn_masks(r, v, shape.hand)), (1,)
         elif masks == "real":
-            mask, ids = ArrayPlanes(r.masks[v]), gripper_ids(r, v)
+            mask, ids = ArrayFrames(r.masks[v]), gripper_ids(r, v)
         recorded.append(Recorded(r.id, View(camera, r.frames[v], mask=mask), {"": r.trajectory}, ids))
     begin = time.process_time()
     fit = refine_camera(parts[0][1], recorded, shape, priors=Priors(), keep=True)

@@ -40,7 +40,6 @@ from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
 from actionimg_data.converters.kit import bag, hdf5, tables
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
-from actionimg_data.converters.kit.videos import VideoFile
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import rlds as rlds_writer
 from actionimg_data.demo.teleop import (
@@ -57,7 +56,7 @@ from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import npz, open_dataset
 from actionimg_data.testing import write_rlbench_dataset
 from actionimg_data.untrusted import text as _text
-from actionimg_data.video import read_frames
+from actionimg_data.video import VideoFrames, read_frames
 
 CANARY = "ran.txt"
 BIG = 10**12
@@ -806,7 +805,7 @@ def patched(*changes: tuple[bytes, int, bytes]) -> Callable[[Path], None]:
 def all_frames(folder: Path) -> None:
     """By the readers of sources and of data sets, from a file and from bytes."""
     path = folder / "x.mp4"
-    source = VideoFile.probe(str(path))
+    source = VideoFrames(path)
     for _ in source.frames(range(len(source))):
         pass
     read_frames(path)

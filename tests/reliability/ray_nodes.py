@@ -28,7 +28,8 @@ from synthetic_converter import SyntheticConverter, write_source  # noqa: E402
 from actionimg_data import engine  # noqa: E402
 from actionimg_data.engine.ray import RayExecutor  # noqa: E402
 from actionimg_data.schemas import ConvertOptions, ShardSidecar  # noqa: E402
-from actionimg_data.shards.manifest import finalize  # noqa: E402
+from actionimg_data.shards.manifest import assemble  # noqa: E402
+from actionimg_data.shards.prepare import Recipe  # noqa: E402
 
 OPTIONS = ConvertOptions.parse(height=64, width=64, episodes_per_shard=1)
 
@@ -83,10 +84,10 @@ def main() -> int:
         (out / "dataset.json").write_bytes(wanted["dataset.json"])
         (out / "plan.jsonl").write_bytes(made.to_bytes())
         manifest = made.manifest
-        fields = (manifest.plan, SyntheticConverter, converter.options, manifest.views, manifest.options)
+        fields = (manifest.plan, converter, Recipe.of(manifest))
         with RayExecutor(4) as executor:
             executor.run(DyingJob(out, *fields, marks=marks), made.rows, lambda _: None, lambda _: None)
-        finalize(out, manifest, made.rows)
+        assemble(out, manifest, made.rows)
         same = tree(out) == wanted
         ok &= same
         killed = len(list(marks.iterdir()))
