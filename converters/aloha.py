@@ -28,7 +28,7 @@ from ..errors import (
     MissingCalibrationError,
     WrongFormatError,
 )
-from ..geometry import transforms
+from ..geometry import exact, transforms
 from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
 from ..model.episode import Image
 from ..schemas.mapping import Gripper
@@ -332,7 +332,7 @@ class AlohaConverter(RowConverter):
                 tip = scene.find(tips[name])
                 if scene.carriers(*key) == scene.carriers(*tip):
                     still = scene.poses([key, tip])
-                    pose = np.asarray(transforms.invert(still[tip][0])) @ still[key][0]
+                    pose = np.asarray(exact.matmul(transforms.invert(still[tip][0]), still[key][0]))
                     arm = name if len(self.options.arms) > 1 else ""
                     return CalibratedCamera(K, width, height, tool_from_camera=pose), arm
             why = "is in no camera file, and not fixed to the world or a hand in the robot file"

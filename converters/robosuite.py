@@ -38,7 +38,7 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..geometry import transforms
+from ..geometry import exact, transforms
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Gripper
 from ..untrusted import text as _text
@@ -479,7 +479,7 @@ class RobosuiteConverter(RowConverter):
                 tool = still[site if arm.of_site else hand][0].copy()
                 tool[:3, 3] = still[site][0, :3, 3]
                 return CalibratedCamera(
-                    K, width, height, tool_from_camera=np.asarray(transforms.invert(tool)) @ still[key][0]
+                    K, width, height, tool_from_camera=np.asarray(exact.matmul(transforms.invert(tool), still[key][0]))
                 ), name
         if self.state_shift != 0:
             raise UnsupportedSourceError(

@@ -30,7 +30,7 @@ from ..errors import (
     SourceNotFoundError,
     WrongFormatError,
 )
-from ..geometry import crop
+from ..geometry import crop, exact
 from ..model import Episode, EpisodeRef, SelectedFrames
 from ..untrusted import text as _text
 from .base import ConverterOptions, Detection
@@ -229,7 +229,7 @@ class UmiConverter(RowConverter):
                 field=name,
                 expected="--fov DEGREES, e.g. 100",
             )
-        f = 0.5 * camera.width / np.tan(0.5 * np.radians(self.options.fov))
+        f = 0.5 * camera.width / float(exact.tan(0.5 * np.radians(self.options.fov)))
         return np.array([[f, 0.0, camera.width / 2], [0.0, f, camera.height / 2], [0.0, 0.0, 1.0]])
 
     def _camera(self, name: str, width: int, height: int, path: Path) -> CalibratedCamera:

@@ -17,7 +17,7 @@ import numpy as np
 
 from actionimg_data.converters.base import Converter, ConverterOptions, Detection
 from actionimg_data.errors import BadImageError, MissingFrameError, SourceNotFoundError, WrongFormatError
-from actionimg_data.geometry import rotations
+from actionimg_data.geometry import exact, rotations
 from actionimg_data.model import Camera, Episode, EpisodeRef, GripperTrajectory, View
 
 SIZE = 64
@@ -78,11 +78,11 @@ def misbehave(bad: str | None) -> None:
 
 
 def look_at(eye: Sequence[float], target: Sequence[float]) -> np.ndarray:
-    """world_from_camera (4, 4), OpenCV axes."""
+    """world_from_camera (4, 4), OpenCV axes; as all here the same on every CPU, since bytes are compared."""
     forward = np.asarray(target, float) - np.asarray(eye, float)
-    forward /= np.linalg.norm(forward)
+    forward /= exact.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
+    right /= exact.norm(right)
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], 1)
     pose[:3, 3] = eye
@@ -97,8 +97,8 @@ def camera(name: str) -> Camera:
 
 def trajectory(seed: int, frames: int) -> GripperTrajectory:
     t = np.arange(frames) / 10
-    position = np.stack([0.1 * np.sin(t + seed), 0.1 * np.cos(1.3 * t), 0.2 + 0.05 * np.sin(2 * t)], -1)
-    euler = np.stack([0.3 * np.sin(t), 0.4 * np.cos(t + seed), 0.5 * t], -1)
+    position = np.stack([0.1 * exact.sin(t + seed), 0.1 * exact.cos(1.3 * t), 0.2 + 0.05 * exact.sin(2 * t)], -1)
+    euler = np.stack([0.3 * exact.sin(t), 0.4 * exact.cos(t + seed), 0.5 * t], -1)
     q = rotations.quaternion_from_matrix(rotations.matrix_from_euler(euler))
     return GripperTrajectory(position, q, (np.arange(frames) % 4 < 2).astype(float), t)
 

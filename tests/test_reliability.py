@@ -94,3 +94,36 @@ def test_every_reason_for_a_quarantine_is_on_the_page() -> None:
         "worker-failed",
     }
     assert listed == (codes - never) | ours
+
+
+def test_a_command_that_is_done_ends_well_on_a_busy_machine(tmp_path: Path) -> None:
+    exits = script("exits")
+    assert exits.prove(exits.make(tmp_path), runs=3, load=1, seconds=60) == (0, 3)
+
+
+def test_parquet_in_memory_is_read_without_threads(tmp_path: Path) -> None:
+    # A thread that outlives Python, and drops what belongs to it, aborts the process.
+    program = """
+import io, os, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from actionimg_data.untrusted.parquet import load_parquet
+out = io.BytesIO()
+pq.write_table(pa.table({"a": list(range(1000)), "b": [str(i) for i in range(1000)]}), out, row_group_size=100)
+before = len(os.listdir("/proc/self/task"))
+table = load_parquet(out.getvalue())
+assert table.num_rows == 1000
+between = len(os.listdir("/proc/self/task"))
+pq.read_table(io.BytesIO(out.getvalue()))
+print(between - before, len(os.listdir("/proc/self/task")) - between > 0)
+"""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("counts threads in /proc")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["0", "True"]
+
+
+def test_nothing_in_memory_is_given_to_the_threads_of_pyarrow() -> None:
+    readers = re.compile(r"read_(table|schema|csv|feather)\(\s*(io\.)?BytesIO|ParquetFile\(\s*(io\.)?BytesIO")
+    files = [p for folder in ("actionimg_data", "converters", "schemas") for p in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert [p.name for p in files if readers.search(p.read_text())] == []

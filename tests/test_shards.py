@@ -284,15 +284,13 @@ def test_a_damaged_npz_is_an_error_or_equal(data: st.DataObject) -> None:
 
 def test_no_temporary_file_is_left_and_the_sidecar_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    real = os.replace
+    real, real_link = os.replace, os.link
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), real(a, b))[1])
+    monkeypatch.setattr(os, "link", lambda a, b: (order.append(Path(b).name), real_link(a, b))[1])
     out = convert(tmp_path, "out", {"episodes": 1})
-    assert (
-        order.index("000000.tar")
-        < order.index("000000.json")
-        < order.index("index.parquet")
-        < order.index("dataset.json")
-    )
+    # The manifest is there from the beginning, and complete at the end.
+    last = {name: i for i, name in enumerate(order)}
+    assert last["000000.tar"] < last["000000.json"] < last["index.parquet"] < last["dataset.json"]
     assert not list(out.rglob("*.tmp"))
 
 

@@ -18,7 +18,7 @@ from ..errors import (
     SourceNotFoundError,
     WrongFormatError,
 )
-from ..geometry import rotations, transforms
+from ..geometry import exact, rotations, transforms
 from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
 from ..untrusted import text as _text
@@ -139,8 +139,8 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         K=np.asarray(entry.K, dtype=np.float64),
         width=entry.width,
         height=entry.height,
-        world_from_camera=None if pose is None else pose @ to_opencv,
-        tool_from_camera=None if tool is None else tool @ to_opencv,
+        world_from_camera=None if pose is None else np.asarray(exact.matmul(pose, to_opencv)),
+        tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
     )
 
@@ -320,9 +320,8 @@ def _kalibr(value: Mapping[str, Any], path: Path) -> dict[str, CalibratedCamera]
             chain = entry.get("T_cn_cnm1")
             if chain is not None:
                 # Kalibr: T_cn_cnm1 takes points of the previous camera to this one.
-                reference_from_previous = reference_from_previous @ transforms.invert(
-                    np.asarray(chain, dtype=np.float64).reshape(4, 4)
-                )
+                previous_from_camera = transforms.invert(np.asarray(chain, dtype=np.float64).reshape(4, 4))
+                reference_from_previous = exact.matmul(reference_from_previous, previous_from_camera)
             model, coefficients = str(entry.get("distortion_model", "none")), entry.get("distortion_coeffs", [])
         except (KeyError, TypeError, ValueError) as error:
             raise WrongFormatError("is not a Kalibr camera", where=path, field=name, found=repr(error)) from None
@@ -461,4 +460,4 @@ def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) 
             found=f"{width}x{height}",
             hint="The pictures were cropped; give a calibration of the cropped pictures.",
         )
-    return replace(camera, K=np.diag([sx, sy, 1.0]) @ camera.K, width=width, height=height)
+    return replace(camera, K=camera.K * np.array([[sx], [sy], [1.0]]), width=width, height=height)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import math
 import signal
@@ -34,6 +33,7 @@ from ..shards.manifest import (
 )
 from ..shards.plan import fingerprint
 from ..shards.verify import Failure, RoundTrip, ShardReport, verify_shard
+from ..untrusted.parquet import load_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -257,11 +257,10 @@ def _files(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> It
 
 def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> Iterator[Failure]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = out / layout.INDEX
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = load_parquet(path.read_bytes())
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
         wanted = index_table(sidecars, bool(manifest.grippers), manifest.options.checks_calibration)
     except StorageError:
@@ -359,7 +358,6 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         OutputError: The data set cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     out = layout.place(out)
     trips: dict[str, list[RoundTrip]] = {}
@@ -367,7 +365,7 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         trips.setdefault(trip.key, []).append(trip)
     if not report.ok or not trips:
         raise CorruptDatasetError("only a data set that was decoded without a failure is recorded", where=out)
-    table: pa.Table = pq.read_table(io.BytesIO(read_bytes(out / layout.INDEX)))
+    table: pa.Table = load_parquet(read_bytes(out / layout.INDEX))
     rows = [trips[key] for key in table["key"].to_pylist()]
     columns: dict[str, list[float | int | None]] = {
         "decode_position_p95_mm": [_p95(np.concatenate([t.position_mm for t in own])) for own in rows],

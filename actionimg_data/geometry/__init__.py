@@ -6,6 +6,6 @@ the library it was given, and accepts any leading batch shape.
 
 from __future__ import annotations
 
-from . import crop, p3p, pinhole, rigid_pose, rotations, transforms, triangulation
+from . import crop, exact, p3p, pinhole, rigid_pose, rotations, transforms, triangulation
 
-__all__ = ["crop", "p3p", "pinhole", "rigid_pose", "rotations", "transforms", "triangulation"]
+__all__ = ["crop", "exact", "p3p", "pinhole", "rigid_pose", "rotations", "transforms", "triangulation"]

@@ -8,6 +8,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..errors import InvalidArrayError
+from .exact import matmul
 
 Array = Any
 
@@ -88,4 +89,4 @@ def apply_to_K(K: Array, crop: CropResize) -> Array:
     xp = array_namespace(K)
     sx, sy = crop.scale
     change = [[sx, 0.0, -crop.left * sx], [0.0, sy, -crop.top * sy], [0.0, 0.0, 1.0]]
-    return xp.asarray(change, dtype=K.dtype, device=K.device) @ K
+    return matmul(xp.asarray(change, dtype=K.dtype, device=K.device), K)

@@ -7,7 +7,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..conventions import DEFAULT_NEAR
-from . import transforms
+from . import exact, transforms
 
 Array = Any
 
@@ -45,7 +45,7 @@ def project_camera_points(points_camera: Array, K: Array, near: float = DEFAULT_
     valid = finite & (depth > near)
     safe = xp.where(valid[..., None], points_camera, xp.ones_like(points_camera))
     rays = safe / safe[..., 2:]
-    uv = (rays @ xp.matrix_transpose(K))[..., :2]
+    uv = exact.matmul(rays, xp.matrix_transpose(K))[..., :2]
     return xp.where(valid[..., None], uv, xp.zeros_like(uv)), depth, valid
 
 
@@ -53,10 +53,10 @@ def unproject(uv: Array, depth: Array, K: Array, world_from_camera: Array) -> Ar
     """World points ``(..., N, 3)`` seen at pixels ``(..., N, 2)`` at ``depth (..., N)`` along the optical axis."""
     xp = array_namespace(uv, depth, K)
     homogeneous = xp.concat([uv, xp.ones_like(uv[..., :1])], axis=-1)
-    rays = homogeneous @ xp.matrix_transpose(xp.linalg.inv(K))
+    rays = exact.matmul(homogeneous, xp.matrix_transpose(exact.inv3(K)))
     return transforms.apply(world_from_camera, rays * depth[..., None])
 
 
 def projection_matrix(K: Array, world_from_camera: Array) -> Array:
     """Projection matrices ``P (..., 3, 4) = K [R | t]`` that take homogeneous world points to pixels."""
-    return K @ transforms.invert(world_from_camera)[..., :3, :]
+    return exact.matmul(K, transforms.invert(world_from_camera)[..., :3, :])

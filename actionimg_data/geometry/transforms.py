@@ -6,6 +6,8 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from .exact import matmul, matvec
+
 Array = Any
 
 
@@ -22,10 +24,10 @@ def invert(a_from_b: Array) -> Array:
     """The inverses ``(..., 4, 4)`` of rigid transforms, by transposing the rotation."""
     xp = array_namespace(a_from_b)
     rotation = xp.matrix_transpose(a_from_b[..., :3, :3])
-    return make_transform(rotation, -(rotation @ a_from_b[..., :3, 3:])[..., 0])
+    return make_transform(rotation, -matvec(rotation, a_from_b[..., :3, 3]))
 
 
 def apply(a_from_b: Array, points_b: Array) -> Array:
     """Points ``(..., N, 3)`` of frame b given in frame a, for transforms ``(..., 4, 4)``."""
     xp = array_namespace(a_from_b, points_b)
-    return points_b @ xp.matrix_transpose(a_from_b[..., :3, :3]) + a_from_b[..., None, :3, 3]
+    return matmul(points_b, xp.matrix_transpose(a_from_b[..., :3, :3])) + a_from_b[..., None, :3, 3]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from actionimg_data.schemas import ActionImageSpec
 
 from ..errors import InvalidArrayError, InvalidCameraError, InvalidTrajectoryError
-from ..geometry import pinhole, rotations
+from ..geometry import exact, pinhole, rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from .keypoints import gripper_keypoints
 
@@ -306,8 +306,7 @@ class _Canvas:
         cv2.threshold(rows, pedestal, 0, cv2.THRESH_TOZERO, dst=rows)
         if cv2.countNonZero(doubtful):
             i, y, x = np.nonzero(doubtful.reshape(products.shape))
-            # numpy's exp gives other last bits in other lanes; the pixels of one circle must be decided alike.
-            outside = [math.exp(-0.5 * q) <= pedestal for q in blob.squared(first + i, y, x).tolist()]
+            outside = exact.exp(-0.5 * blob.squared(first + i, y, x)) <= pedestal
             products[i, y, x] = np.where(outside, 0.0, pedestal)
 
 
@@ -342,7 +341,7 @@ class _Blobs:
         profile /= np.float32(max(self.sigma, 1e-18))
         profile *= profile
         profile *= np.float32(-0.5)
-        return np.exp(profile, out=profile)
+        return exact.exp_float32(profile)
 
     def squared(self, i: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
         """``r^2 / sigma^2`` in float64 at pixel ``(x, y)`` of the window of blob ``i``."""

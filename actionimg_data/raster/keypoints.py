@@ -7,6 +7,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ..conventions import DEFAULT_AXIS_LENGTH, KEYPOINT_DIRECTIONS
+from ..geometry.exact import matmul
 
 Array = Any
 
@@ -21,4 +22,4 @@ def gripper_keypoints(position: Array, rotation: Array, axis_length: float = DEF
     """
     xp = array_namespace(position, rotation)
     points = xp.asarray(KEYPOINT_DIRECTIONS, dtype=rotation.dtype, device=rotation.device) * axis_length
-    return points @ xp.matrix_transpose(rotation) + position[..., None, :]
+    return matmul(points, xp.matrix_transpose(rotation)) + position[..., None, :]

@@ -160,18 +160,38 @@ def publish_if_absent(target: Place, data: bytes) -> bool:
     if isinstance(target, RemotePath):
         with output_errors(target):
             return target.create(data)
-    with _part(target, data) as part:
-        try:
-            os.link(part, target)
-        except FileExistsError:
+    for tries_left in (1, 0):
+        with _part(target, data) as part:
+            try:
+                if not link_if_absent(part, target):
+                    return False
+            except FileNotFoundError:
+                # As in `publish`.
+                if not tries_left:
+                    raise
+                continue
+            sync_folder(target.parent)
+            break
+    return True
+
+
+def link_if_absent(part: Path, target: Path) -> bool:
+    """Give a file its place, unless there is one already; returns whether it did. Of two at once one wins.
+
+    ``part`` stays where it is, but for file systems without hard links: there it is renamed, and two at the very same
+    instant may both win.
+    """
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if target.exists():
             return False
-        except OSError:
-            # A file system without hard links.
-            if target.exists():
-                return False
-            os.replace(part, target)
-        sync_folder(target.parent)
-        return True
+        os.replace(part, target)
+    return True
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from ..errors import (
 from ..model import Episode, EpisodeRef, view_planes
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, EarlierPlan, PlanEpisode, PlanRow
 from ..schemas.dataset import FORMAT_VERSION, to_line
+from ..video import x264_build
 from .layout import shard_name
 from .rows import PlanRows
 
@@ -90,6 +91,7 @@ def tool_versions() -> dict[str, str]:
         "libavcodec": libraries.get("libavcodec", ""),
         "libavformat": libraries.get("libavformat", ""),
         "libswscale": libraries.get("libswscale", ""),
+        "x264": x264_build(),
         "opencv": cv2.__version__,
         "numpy": np.__version__,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from ..objectstore import RemotePath
 from ..raster import render_view
 from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, ShardSidecar, index_schema
 from ..schemas.dataset import parse
+from ..untrusted.parquet import load_parquet
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
@@ -437,14 +437,13 @@ def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
 
 def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     where = path / layout.INDEX
     data = read_bytes(where)
     if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
         raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
     try:
-        table = pq.read_table(io.BytesIO(data)).combine_chunks()
+        table = load_parquet(data).combine_chunks()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
     if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):

@@ -1,27 +1,26 @@
-"""How a shard is built and committed, in a local folder or in an object store.
+"""How a shard is built and committed, in a local folder or in an object store: the first published sidecar wins.
 
-*Local folder.* The tar is built beside its place under a temporary name, flushed, read back and hashed, renamed; then
-the sidecar is written the same way. A second runner of a shard replaces equal bytes by equal bytes.
-
-*Object store.* The tar is built in a local scratch folder (one shard a process at a time; removed when it is done, and
-by the next process where its owner was killed). Then
+The tar is built aside under a name that nobody else uses: beside its place in a local folder, else in a scratch folder
+(one shard a process at a time; removed when it is done, and by the next process where its owner was killed). Then
 
 1. the sidecar is staged as ``SHARD.json.HASH.tmp``, HASH being the tar's: what is needed to finish, whoever does;
-2. the tar is created, which fails where there is one, and read back and hashed;
+2. the tar is put into its place, which fails where there is one (a hard link, or an object created only if absent);
 3. the sidecar is created, which fails where there is one. That is the commit: whoever's sidecar is there has made the
-   shard, and every other runner takes it as its own result;
+   shard, and every other runner takes it as its own result, whether or not its own bytes are the same;
 4. the staged sidecar is removed.
 
 A runner that finds another tar than its own and no sidecar finishes that one's work from its staged sidecar, so that a
-runner that was killed anywhere in between leaves nothing that cannot be completed. A tar that is neither its own nor
-staged belongs to nobody (it was damaged on the way, or its data set was removed) and is written over. Objects appear as
-a whole or not at all, so nothing half-written is ever seen.
+runner that was killed anywhere in between leaves nothing that cannot be completed, and one that was stopped for hours
+and goes on finds its shard made. A tar that is neither its own nor staged belongs to nobody (it was damaged on the way,
+or its data set was removed) and is taken away, or written over. Files and objects appear as a whole or not at all, so
+nothing half-written is ever seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -147,7 +146,7 @@ def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: i
         sidecar: Content of the sidecar.
 
     Returns:
-        Content of the sidecar that is there now: this one, or in a store that of a runner that was first.
+        Content of the sidecar that is there now: this one, or that of a runner that was first.
 
     Raises:
         OutputError: It cannot be written; what was published before is unchanged.
@@ -155,19 +154,59 @@ def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: i
         StorageError: The store does not answer.
     """
     mark = out / f"{shard}.json"
-    if isinstance(mark, RemotePath):
-        with layout.output_errors(mark):
+    with layout.output_errors(mark):
+        there = _read(mark)
+        if there is not None:
+            return there
+        if isinstance(mark, RemotePath):
             return _commit_remote(mark, part, sha256, size, sidecar)
+        try:
+            return _commit_local(mark, part, sha256, size, sidecar)
+        except FileNotFoundError:
+            # Whoever completed the data set while this process stood still took its files for a killed run's.
+            there = _read(mark)
+            if there is None:
+                raise
+            return there
+
+
+def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
+    target = mark.with_name(f"{mark.stem}.tar")
+    if part is None:
+        other = _clear(mark, target, sidecar)
+    else:
+        _check(file_sha256(part), sha256, size, part)
+        layout.publish(_staged(mark, sha256), sidecar)
+        other = None
+        while other is None and not layout.link_if_absent(part, target):
+            if _hash_of(target) == (sha256, size):
+                break
+            other = _clear(mark, target, sidecar)
+        layout.sync_folder(target.parent)
+    if other is None:
+        other = sidecar if layout.publish_if_absent(mark, sidecar) else mark.read_bytes()
     if part is not None:
-        target = out / f"{shard}.tar"
-        assert isinstance(target, Path)
-        with layout.output_errors(part):
-            _check(file_sha256(part), sha256, size, part)
-        with layout.output_errors(target):
-            os.replace(part, target)
-            layout.sync_folder(target.parent)
-    layout.publish(mark, sidecar)
-    return sidecar
+        _staged(mark, sha256).unlink(missing_ok=True)
+    return other
+
+
+def _clear(mark: Path, target: Path, sidecar: bytes) -> bytes | None:
+    """Take away a tar that belongs to nobody; where it is another runner's, the sidecar that this one has or gets."""
+    try:
+        judged = os.stat(target)
+    except FileNotFoundError:
+        return _read(mark)
+    other = _finish(mark, _hash_of(target)[0], sidecar)
+    if other is not None:
+        return other
+    aside = layout.temporary(target).with_suffix(f".aside{layout.TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(target, aside)
+        # If this process was stopped just now, somebody may have published in between.
+        if not os.path.samestat(os.stat(aside), judged):
+            layout.link_if_absent(aside, target)
+        aside.unlink()
+    return _read(mark)
 
 
 def _check(found: tuple[str, int], sha256: str, size: int, where: object) -> None:
@@ -183,20 +222,17 @@ def _check(found: tuple[str, int], sha256: str, size: int, where: object) -> Non
 
 def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
     target = mark.with_name(f"{mark.stem}.tar")
-    there = _read(mark)
-    if there is not None:
-        return there
     if part is None:
         if target.is_file():
-            other = _finish(mark, _hash_of(target)[0])
+            other = _finish(mark, _hash_of(target)[0], sidecar)
             if other is not None:
                 return other
             target.unlink(missing_ok=True)
         return sidecar if mark.create(sidecar) else mark.read_bytes()
     _check(file_sha256(part), sha256, size, part)
     staged = _staged(mark, sha256)
-    staged.put(sidecar)
-    other = _upload(mark, target, part, sha256, size)
+    layout.publish(staged, sidecar)
+    other = _upload(mark, target, part, sha256, size, sidecar)
     if other is not None:
         staged.unlink(missing_ok=True)
         return other
@@ -213,7 +249,7 @@ def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, 
     return there
 
 
-def _upload(mark: RemotePath, target: RemotePath, part: Path, sha256: str, size: int) -> bytes | None:
+def _upload(mark: RemotePath, target: RemotePath, part: Path, sha256: str, size: int, sidecar: bytes) -> bytes | None:
     """Bring the tar to its place; returns the sidecar of another runner whose tar was there before."""
     found: tuple[str, int] = ("", 0)
     fresh = target.create(part)
@@ -222,7 +258,7 @@ def _upload(mark: RemotePath, target: RemotePath, part: Path, sha256: str, size:
         if found == (sha256, size):
             return None
         if not fresh and tried == 0:
-            other = _finish(mark, found[0])
+            other = _finish(mark, found[0], sidecar)
             if other is not None:
                 return other
         target.put(part)
@@ -230,28 +266,39 @@ def _upload(mark: RemotePath, target: RemotePath, part: Path, sha256: str, size:
     return None
 
 
-def _finish(mark: RemotePath, sha256: str) -> bytes | None:
-    """The sidecar of the runner whose tar has this hash, committed in its place where it is not yet; None: nobody's."""
+def _finish(mark: Place, sha256: str, ours: bytes) -> bytes | None:
+    """The sidecar of the runner whose tar has this hash, committed in its place where it is not yet; None: nobody's.
+
+    What a run of another plan has left is nobody's.
+    """
     staged = _staged(mark, sha256)
     content = _read(staged)
-    if content is not None and mark.create(content):
+    if content is not None and _plan_of(content) == _plan_of(ours) and layout.publish_if_absent(mark, content):
         staged.unlink(missing_ok=True)
     # Looked for after the staged one: a runner removes that only when its sidecar is there.
     return _read(mark)
 
 
-def _hash_of(target: RemotePath) -> tuple[str, int]:
+def _plan_of(sidecar: bytes) -> object:
+    try:
+        document = json.loads(sidecar)
+    except ValueError:
+        return None
+    return document.get("plan") if isinstance(document, dict) else None
+
+
+def _hash_of(target: Place) -> tuple[str, int]:
     try:
         return place_sha256(target)
     except FileNotFoundError:
         return "", 0
 
 
-def _staged(mark: RemotePath, sha256: str) -> RemotePath:
+def _staged(mark: Place, sha256: str) -> Place:
     return mark.with_name(f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}")
 
 
-def _read(path: RemotePath) -> bytes | None:
+def _read(path: Place) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:

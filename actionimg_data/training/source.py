@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import (
@@ -26,6 +24,7 @@ from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar,
 from ..schemas.dataset import parse
 from ..shards import layout
 from ..shards.manifest import check_index, parse_manifest
+from ..untrusted.parquet import load_parquet
 from .files import Files
 
 _DIGESTS: Final = 128
@@ -177,7 +176,7 @@ class ShardSource:
         if self._verify and hashlib.sha256(data).hexdigest() != self.manifest.files.get(layout.INDEX):
             raise CorruptDatasetError("is not the one the manifest names", where=where, field="SHA-256")
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = load_parquet(data)
         except (OSError, pa.ArrowException) as error:
             raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
         missing = [name for name in index_schema().names if name not in table.column_names]

@@ -14,6 +14,7 @@ from .encode import (
     mask_pictures,
     plane_encoding,
     rgb_encoding,
+    x264_build,
 )
 from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
@@ -36,4 +37,5 @@ __all__ = [
     "read_frames",
     "read_planes",
     "rgb_encoding",
+    "x264_build",
 ]

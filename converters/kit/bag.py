@@ -26,7 +26,7 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ...geometry import rotations, transforms
+from ...geometry import exact, rotations, transforms
 from ..recording.streams import seconds
 from ..recording.sync import PoseSamples, ordered
 from . import tree as _tree
@@ -418,7 +418,7 @@ class TfTree:
             pose = np.eye(4)
             for frame, inverse in edges:
                 step = self._matrix(frame)
-                pose = pose @ (np.asarray(transforms.invert(step)) if inverse else step)
+                pose = np.asarray(exact.matmul(pose, transforms.invert(step) if inverse else step))
             return pose
         cleaned = {f: self._poses[f].cleaned(f"tf {f}") for f in moving}
         lead = max(moving, key=lambda f: len(cleaned[f].times))
@@ -435,7 +435,7 @@ class TfTree:
                 step = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(q), position))
             else:
                 step = self._matrix(frame)
-            pose = pose @ (np.asarray(transforms.invert(step)) if inverse else step)
+            pose = np.asarray(exact.matmul(pose, transforms.invert(step) if inverse else step))
         q = rotations.quaternion_from_matrix(pose[:, :3, :3])
         return PoseSamples(times, pose[:, :3, 3], np.asarray(q))
 

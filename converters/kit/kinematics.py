@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedSourceError, WrongFormatError
-from ...geometry import rotations, transforms
+from ...geometry import exact, rotations, transforms
 from ...untrusted import text as _text
 from . import mjcf
 
@@ -126,34 +126,37 @@ class Chain:
         for motion in self.motions:
             axis_from_z = np.eye(4)
             axis_from_z[:3, :3] = _z_to(motion.axis)
-            rotation, position = _moved(rotation, position, turned.T @ motion.before @ axis_from_z)
+            rotation, position = _moved(rotation, position, exact.product(turned.T, motion.before, axis_from_z))
             turned = axis_from_z
             value = values[:, list(names).index(motion.name)]
             value = value * angle_unit if motion.kind == "turn" else value
             value = (motion.multiplier * value + motion.offset - motion.zero)[:, None]
             if motion.kind == "turn":
                 x, y = rotation[:, :, 0], rotation[:, :, 1]
-                cosine, sine = np.cos(value), np.sin(value)
+                cosine, sine = exact.cos(value), exact.sin(value)
                 rotation = np.stack([cosine * x + sine * y, cosine * y - sine * x, rotation[:, :, 2]], axis=-1)
             else:
                 position = position + value * rotation[:, :, 2]
-        rotation, position = _moved(rotation, position, turned.T @ self.end)
+        rotation, position = _moved(rotation, position, exact.matmul(turned.T, self.end))
         return np.asarray(transforms.make_transform(rotation, position))
 
 
 def _moved(rotation: FloatArray, position: FloatArray, step: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Poses ``(N, 3, 3)``, ``(N, 3)`` times one rigid transform ``(4, 4)``."""
     rows = rotation.reshape(-1, 3)
-    return (rows @ step[:3, :3]).reshape(-1, 3, 3), position + (rows @ step[:3, 3]).reshape(-1, 3)
+    return (
+        exact.matmul(rows, step[:3, :3]).reshape(-1, 3, 3),
+        position + exact.matvec(rows, step[:3, 3]).reshape(-1, 3),
+    )
 
 
 def _z_to(axis: FloatArray) -> FloatArray:
     """A rotation ``(3, 3)`` that takes z to a unit vector."""
     turn = np.cross([0.0, 0.0, 1.0], axis)
-    size = np.linalg.norm(turn)
+    size = exact.norm(turn)
     if size == 0:
         return np.eye(3) if axis[2] > 0 else np.diag([1.0, -1.0, -1.0])
-    return np.asarray(rotations.matrix_from_rotation_vector(turn / size * np.arctan2(size, axis[2])))
+    return np.asarray(rotations.matrix_from_rotation_vector(turn / size * exact.atan2(size, axis[2])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +195,7 @@ def _urdf_chain(root: ElementTree.Element, path: Path, base: str | None, tip: st
     motions: list[Motion] = []
     before = np.eye(4)
     for joint in reversed(chain):
-        before = before @ joint.parent_from_joint
+        before = exact.matmul(before, joint.parent_from_joint)
         if joint.kind in _MOVING:
             name, multiplier, offset = joint.mimic or (joint.name, 1.0, 0.0)
             kind: Literal["turn", "slide"] = "slide" if joint.kind == "prismatic" else "turn"
@@ -264,7 +267,7 @@ def scene_chain(scene: mjcf.Scene, base: str | None, tip: str) -> Chain:
     motions: list[Motion] = []
     before = np.asarray(transforms.invert(scene.in_body(base_kind, base_index)))
     for b in reversed(above[: above.index(base_body)]):
-        before = before @ mjcf.pose_of(model.body_pos[b], model.body_quat[b])
+        before = exact.matmul(before, mjcf.pose_of(model.body_pos[b], model.body_quat[b]))
         first = int(model.body_jntadr[b])
         names = scene.joint_names_of(b)
         for name, j in zip(names, range(first, first + len(names)), strict=True):
@@ -281,6 +284,6 @@ def scene_chain(scene: mjcf.Scene, base: str | None, tip: str) -> Chain:
             turn = joint_kind == int(types.mjJNT_HINGE)
             axis = np.array(model.jnt_axis[j], dtype=np.float64)
             zero = float(model.qpos0[int(model.jnt_qposadr[j])])
-            motions.append(Motion(name, "turn" if turn else "slide", before @ anchor, axis, zero))
+            motions.append(Motion(name, "turn" if turn else "slide", exact.matmul(before, anchor), axis, zero))
             before = np.asarray(transforms.invert(anchor))
-    return Chain(tuple(motions), before @ scene.in_body(kind, index), scene.where)
+    return Chain(tuple(motions), exact.matmul(before, scene.in_body(kind, index)), scene.where)

@@ -27,7 +27,7 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ...geometry import rotations, transforms
+from ...geometry import exact, rotations, transforms
 from ...untrusted import text as _text
 
 FloatArray = NDArray[np.float64]
@@ -369,7 +369,7 @@ class Scene:
                 position, rotation = sources[kind]
                 poses[t, :3, 3] = getattr(data, position)[index]
                 poses[t, :3, :3] = getattr(data, rotation)[index].reshape(3, 3)
-        return {k: v @ OPENCV_FROM_OPENGL if k[0] == "camera" else v for k, v in out.items()}
+        return {k: np.asarray(exact.matmul(v, OPENCV_FROM_OPENGL)) if k[0] == "camera" else v for k, v in out.items()}
 
     def check_camera(self, index: int) -> None:
         """Refuse cameras whose place depends on masses, or whose lens is not given by ``fovy`` alone.
@@ -397,7 +397,7 @@ class Scene:
     def camera_K(self, index: int, width: int, height: int) -> FloatArray:
         """``(3, 3)`` intrinsics of a camera's pictures: f = H / 2 / tan(fovy / 2), square pixels, centred."""
         self.check_camera(index)
-        f = 0.5 * height / np.tan(0.5 * np.radians(float(self.model.cam_fovy[index])))
+        f = 0.5 * height / float(exact.tan(0.5 * np.radians(float(self.model.cam_fovy[index]))))
         return np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
 
 

@@ -18,7 +18,7 @@ from ...errors import (
     InvalidCameraError,
     MissingCalibrationError,
 )
-from ...geometry import rotations, transforms
+from ...geometry import exact, rotations, transforms
 from ...model import (
     Camera,
     CameraTrack,
@@ -209,9 +209,9 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
     for name, arm in recording.arms.items():
         position, quaternion, openness = found[name]
         rotation = np.asarray(rotations.matrix_from_quaternion(quaternion))
-        tools[name] = arm.world_from_frame @ np.asarray(transforms.make_transform(rotation, position))
+        tools[name] = np.asarray(exact.matmul(arm.world_from_frame, transforms.make_transform(rotation, position)))
         grippers[name] = GripperTrajectory.from_transforms(
-            tools[name] @ arm.tool_from_gripper, openness, synced.times - synced.times[0]
+            exact.matmul(tools[name], arm.tool_from_gripper), openness, synced.times - synced.times[0]
         )
 
     views: dict[str, View] = {}
@@ -317,7 +317,7 @@ def _view(
                 expected=" | ".join(world_from_tool),
                 found=view.arm or "none",
             )
-        pose = world_from_tool[view.arm] @ known.tool_from_camera
+        pose = np.asarray(exact.matmul(world_from_tool[view.arm], known.tool_from_camera))
     elif known.world_from_camera is not None:
         pose = known.world_from_camera
         if pose.ndim == 3:
@@ -336,7 +336,7 @@ def _view(
             expected="world_from_camera, tool_from_camera, or poses of its own",
         )
     if view.frame == "pose" and known.tool_from_camera is None:
-        pose = recording.world_from_frame @ pose
+        pose = np.asarray(exact.matmul(recording.world_from_frame, pose))
     own_motion = pose.ndim == 3 and known.tool_from_camera is None
     if pose.ndim == 2:
         camera: Camera | CameraTrack = Camera(K, pose, *size)

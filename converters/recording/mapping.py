@@ -22,6 +22,7 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...geometry import exact
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
 from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
@@ -218,7 +219,7 @@ def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
         return found
     pose = _rigid(given, "camera")
     if found.reference_from_camera is not None:
-        pose = pose @ found.reference_from_camera
+        pose = np.asarray(exact.matmul(pose, found.reference_from_camera))
     if camera.world_from_camera is not None:
         return replace(found, world_from_camera=pose, tool_from_camera=None)
     return replace(found, world_from_camera=None, tool_from_camera=pose)

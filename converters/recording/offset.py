@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AmbiguousSourceError
-from ...geometry import pinhole, rotations, transforms
+from ...geometry import exact, pinhole, rotations, transforms
 from . import sync
 from .episode import MAX_OFFSET_S, Recording, ViewInput
 
@@ -132,7 +132,8 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
     if not why and apart > _MAX_DISAGREEMENT_S:
         why = f"views disagree by up to {apart * 1e3:.0f} ms"
     return OffsetEstimate(
-        offset_s=offset,
+        # Far below what can be known, far above what CPUs differ by: the poses of a data set are shifted by it.
+        offset_s=round(offset, 5),
         correlation=peak,
         at_zero=float(np.interp(0.0, candidates, total)),
         views=own,
@@ -156,7 +157,7 @@ def _fixed_pose(view: ViewInput, recording: Recording) -> FloatArray | None:
     if pose is None or (pose.ndim == 3 and np.ptp(pose, axis=0).max() > 1e-9):
         return None
     pose = pose if pose.ndim == 2 else pose[0]
-    return recording.world_from_frame @ pose if view.frame == "pose" else pose
+    return np.asarray(exact.matmul(recording.world_from_frame, pose)) if view.frame == "pose" else pose
 
 
 def _correlations(
@@ -226,7 +227,7 @@ def _projected(
     position, q = poses.at(at, "pose", max_gap_s=np.inf)
     tool = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(q), position))
     body = np.array([[0.0, 0.0, z] for z in _BODY_M])
-    points = transforms.apply(recording.world_from_frame @ tool @ recording.tool_from_gripper, body)
+    points = transforms.apply(exact.product(recording.world_from_frame, tool, recording.tool_from_gripper), body)
     uv, depth, valid = (np.asarray(a) for a in pinhole.project(points, view.known.K, _fixed_pose(view, recording)))
     distortion = view.known.distortion
     if distortion is not None and not distortion.is_zero:
@@ -238,7 +239,7 @@ def _projected(
 def _distorted(uv: FloatArray, view: ViewInput) -> FloatArray:
     """Where the lens draws what a pinhole would have drawn at ``uv``."""
     K, distortion = view.known.K, view.known.distortion
-    rays = (np.concatenate([uv, np.ones((len(uv), 1))], 1)) @ np.linalg.inv(K).T
+    rays = exact.matmul(np.concatenate([uv, np.ones((len(uv), 1))], 1), exact.inv3(K).T)
     coefficients = np.asarray(distortion.coefficients if distortion is not None else (0.0,) * 4)
     zero = np.zeros(3)
     if distortion is not None and distortion.model == "fisheye":

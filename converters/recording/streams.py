@@ -65,9 +65,7 @@ def quaternions(values: FloatArray, form: str, order: str | None, unit: str | No
         out[finite] = rotations.normalize(q)
         return out
     if form == "euler":
-        from scipy.spatial.transform import Rotation as ScipyRotation
-
-        out[finite] = ScipyRotation.from_euler(order, v * ANGLE_UNITS[unit or "rad"]).as_quat()
+        out[finite] = rotations.quaternion_from_euler(v * ANGLE_UNITS[unit or "rad"], str(order))
         return out
     if form == "rotation_vector":
         matrix = rotations.matrix_from_rotation_vector(v * ANGLE_UNITS[unit or "rad"])

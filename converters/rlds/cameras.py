@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...cameras.files import OPENCV_FROM_OPENGL, CalibratedCamera, DroidSideFiles, from_entry, load_cameras, scaled_to
 from ...errors import FrameCountError, InvalidCameraError, MissingCalibrationError, WrongFormatError
-from ...geometry import transforms
+from ...geometry import exact, transforms
 from ...model import Camera, CameraTrack, FrameSource
 from ...schemas.camera_file import CameraEntry
 from ...schemas.rlds_registry import FeatureCamera, RldsCameraFile, RldsEntry
@@ -157,7 +157,7 @@ def _from_features(camera: FeatureCamera, frames: FrameSource, record: Record) -
     if camera.world_from_camera is None:
         pose = np.asarray(transforms.invert(pose))
     if camera.axes == "opengl":
-        pose = pose @ OPENCV_FROM_OPENGL
+        pose = np.asarray(exact.matmul(pose, OPENCV_FROM_OPENGL))
     return CalibratedCamera(K[0], frames.width, frames.height, world_from_camera=pose)
 
 
@@ -224,7 +224,8 @@ def place(known: CalibratedCamera, world_from_tool: FloatArray, where: str, name
         FrameCountError: A moving camera has another number of poses than there are steps.
     """
     if known.tool_from_camera is not None:
-        known = replace(known, world_from_camera=world_from_tool @ known.tool_from_camera, tool_from_camera=None)
+        moving = np.asarray(exact.matmul(world_from_tool, known.tool_from_camera))
+        known = replace(known, world_from_camera=moving, tool_from_camera=None)
     pose = known.world_from_camera
     if pose is not None and pose.ndim == 3:
         if len(pose) != len(world_from_tool):

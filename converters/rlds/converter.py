@@ -25,6 +25,7 @@ from ...errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
+from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
 from ...schemas.rlds_registry import RldsEntry, RldsView
@@ -329,7 +330,9 @@ class RLDSConverter(Converter):
         world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
         tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         trajectory = GripperTrajectory.from_transforms(
-            world_from_tool @ tool_from_gripper, motion.openness(record, entry.gripper), np.arange(steps) / fps
+            exact.matmul(world_from_tool, tool_from_gripper),
+            motion.openness(record, entry.gripper),
+            np.arange(steps) / fps,
         )
         given = cameras.Sources() if self.options.poses_only else self._calibration()
         views: dict[str, View] = {}

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActionImgError, InvalidTrajectoryError, WrongFormatError
-from ...geometry import rotations, transforms
+from ...geometry import exact, rotations, transforms
 from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS
 from ...schemas.rlds_registry import RldsGripper, RldsPose
 from ..kit.kinematics import Chain
@@ -107,7 +107,7 @@ def world_from_tool(record: Record, pose: RldsPose, chain: Chain | None = None) 
         raise InvalidTrajectoryError("has a pose that is not finite", where=record.where, field=f"pose of step {step}")
     rotation = np.asarray(rotations.matrix_from_quaternion(q))
     if pose.rotation_offset is not None:
-        rotation = rotation @ np.asarray(pose.rotation_offset)
+        rotation = np.asarray(exact.matmul(rotation, np.asarray(pose.rotation_offset)))
     return np.asarray(transforms.make_transform(rotation, position * LENGTH_UNITS[unit]))
 
 
