@@ -28,6 +28,9 @@ WORKING_SIDE: Final = 192
 TRAVEL_M: Final = 0.02
 """The gripper travels about so far between two pictures that are compared."""
 
+MARK_SHARE: Final = 0.06
+"""A gripper this share of the picture's width from where it was marked is hardly believed."""
+
 MAX_GAP: Final = 12
 MIN_PAIRS: Final = 8
 BACKGROUND_FRAMES: Final = 25
@@ -49,6 +52,10 @@ _APART: Final = 0.12
 
 # Spread of the trials (radians; shares of the distance), trials for each camera, and cameras kept, round by round.
 _ROUNDS: Final = ((0.12, 8, 40), (0.08, 8, 28), (0.05, 10, 20), (0.03, 10, 12), (0.02, 12, 8), (0.012, 15, 6))
+_STARTS_FROM: Final = 0.05
+"""The round after which members of a family are still different enough to begin from."""
+_MEMBERS: Final = 3
+_DISTINCT: Final = 0.1
 _DISTANCE_M: Final = (0.3, 2.5)
 _FOCAL_WIDTHS: Final = (0.6, 1.8)
 _FREE_WEIGHT: Final = 0.25
@@ -161,9 +168,14 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Mov
 
 
 def search(
-    parts: Sequence[Moves], centre: FloatArray, focal: float | None, aspect: float = 1.0, seed: int = 0
+    parts: Sequence[Moves],
+    centre: FloatArray,
+    focal: float | None,
+    aspect: float = 1.0,
+    seed: int = 0,
+    marks: tuple[FloatArray, FloatArray] | None = None,
 ) -> Cameras:
-    """The best camera of each family, the best family first.
+    """The best cameras of each family, the best family's first.
 
     Args:
         parts: Episodes of one camera.
@@ -171,12 +183,13 @@ def search(
         focal: Along x, working pixels; None to find it between 0.6 and 1.8 picture widths.
         aspect: Focal length along y over that along x.
         seed: Of the draws.
+        marks: World points ``(N, 3)`` and the working pixels ``(N, 2)`` that somebody saw them at.
     """
     rng = np.random.default_rng(seed)
     every = sum(len(p) for p in parts)
     sparse = slice(None, None, max(1, every // 16))
     middle = np.concatenate([p.hand[0, :, 0] for p in parts]).mean(0)
-    view = _View(np.asarray(centre, np.float32), np.float32(aspect), *parts[0].moved.shape[:0:-1])
+    view = _View(np.asarray(centre, np.float32), np.float32(aspect), *parts[0].moved.shape[:0:-1], marks)
 
     drawn = _drawn(rng, _DRAWN, middle, view.width, focal)
     first = _scored(drawn, parts, view, sparse, slice(1, 2), False)
@@ -205,6 +218,16 @@ class _View:
     aspect: np.float32
     width: int
     height: int
+    marks: tuple[FloatArray, FloatArray] | None = None
+
+    def preferred(self, cameras: Cameras) -> Floats:
+        """Factor ``(N,)`` in [0, 1] that falls where cameras do not see marked points where they were marked."""
+        if self.marks is None:
+            return np.ones(len(cameras), np.float32)
+        points, pixels = (np.asarray(m, np.float32) for m in self.marks)
+        uv, ahead = _project(cameras, points, self)
+        away = np.where(ahead, np.linalg.norm(uv - pixels, axis=-1) / self.width, 1).mean(1)
+        return np.asarray(np.exp(-((away / MARK_SHARE) ** 2)), np.float32)
 
 
 def _improved(
@@ -213,9 +236,7 @@ def _improved(
     """The best camera of a family after trials in ever smaller steps."""
     for spread, trials, keep in _ROUNDS:
         tried = _scored(_jittered(rng, cameras[:keep], trials, spread, middle, free), parts, view, slice(None, None, 2))
-        both = Cameras(
-            *(np.concatenate([getattr(cameras, n), getattr(tried, n)]) for n in ("turn", "centre", "focal", "score"))
-        )
+        both = _joined(cameras, tried)
         both = both[np.argsort(-both.score)][: 4 * keep]
         tracks = _tracks(both, parts, view)
         kept: list[int] = []
@@ -223,7 +244,30 @@ def _improved(
             if len(kept) < keep and all(np.abs(tracks[i] - tracks[j]).mean() > 0.1 * spread * view.width for j in kept):
                 kept.append(i)
         cameras = both[np.array(kept)]
-    return _scored(cameras[:1], parts, view)
+        if spread == _STARTS_FROM:
+            others = cameras
+    # The best of the family, and others that see the same track from elsewhere.
+    everyone = _joined(cameras[:1], others)
+    place = (everyone.centre - middle) / np.linalg.norm(everyone.centre - middle, axis=1, keepdims=True).min()
+    kept = [0]
+    for i in range(1, len(everyone)):
+        turned = [float(rotations.angle_between(everyone.turn[i], everyone.turn[j])) for j in kept]
+        away = [float(np.linalg.norm(place[i] - place[j])) for j in kept]
+        if len(kept) < _MEMBERS and min(np.maximum(turned, away)) > _DISTINCT:
+            kept.append(i)
+    return _scored(everyone[np.array(kept)], parts, view)
+
+
+def score(camera: Cameras, parts: Sequence[Moves], centre: FloatArray, aspect: float = 1.0) -> Floats:
+    """How well the hand's points move as the pictures do through each of some cameras; at most 1."""
+    view = _View(np.asarray(centre, np.float32), np.float32(aspect), *parts[0].moved.shape[:0:-1])
+    return _scored(camera, parts, view).score
+
+
+def _joined(*cameras: Cameras) -> Cameras:
+    return Cameras(
+        *(np.concatenate([getattr(c, name) for c in cameras]) for name in ("turn", "centre", "focal", "score"))
+    )
 
 
 def _project(cameras: Cameras, points: Floats, view: _View) -> tuple[Floats, NDArray[np.bool_]]:
@@ -256,7 +300,8 @@ def _scored(
         for at in range(0, len(cameras), _BLOCK):
             block = slice(at, at + _BLOCK)
             total[block] += len(part) * _score(cameras[block], part, view, pairs, points, free)
-    return Cameras(cameras.turn, cameras.centre, cameras.focal, total / sum(len(p) for p in parts))
+    total *= view.preferred(cameras) / sum(len(p) for p in parts)
+    return Cameras(cameras.turn, cameras.centre, cameras.focal, total)
 
 
 def _score(cameras: Cameras, part: Moves, view: _View, pairs: slice, points: slice, free: bool) -> Floats:
@@ -274,7 +319,7 @@ def _score(cameras: Cameras, part: Moves, view: _View, pairs: slice, points: sli
 def _agreement(
     cameras: Cameras, part: Moves, points: Floats, view: _View, pairs: slice
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    _, count, each, _ = points.shape
+    each = points.shape[2]
     (start, ahead), (end, still) = (_project(cameras, p.reshape(-1, 3), view) for p in points)
     step = end - start
     # Pixel (0, 0) spans [0, 1].
@@ -317,7 +362,7 @@ def _drawn(rng: np.random.Generator, count: int, middle: Floats, width: int, foc
 def _jittered(
     rng: np.random.Generator, cameras: Cameras, trials: int, spread: float, middle: Floats, free: bool
 ) -> Cameras:
-    """Each camera turned and moved in its place, or carried about the workspace with it in view; its focal length too."""
+    """Each camera turned and moved or carried about the workspace with it in view; its focal length too."""
     count = len(cameras) * trials
     turn, centre = np.repeat(cameras.turn, trials, 0), np.repeat(cameras.centre, trials, 0)
     focal = np.repeat(cameras.focal, trials).astype(np.float64)
