@@ -116,7 +116,8 @@ class RemotePath:
         self._class()
 
     @classmethod
-    def _at(cls, url: str) -> RemotePath:
+    def at(cls, url: str) -> RemotePath:
+        """The place of a URL that is known to be one: nothing of it is checked."""
         path = cls.__new__(cls)
         path.url = url
         return path
@@ -143,7 +144,7 @@ class RemotePath:
         return hash(self.url)
 
     def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath._at(f"{self.url}/{name}")
+        return RemotePath.at(f"{self.url}/{name}")
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class RemotePath:
     def parent(self) -> RemotePath:
         """The folder it is in; a bucket is its own."""
         scheme, _, rest = self.url.partition("://")
-        return RemotePath._at(f"{scheme}://{posixpath.dirname(rest) or rest}")
+        return RemotePath.at(f"{scheme}://{posixpath.dirname(rest) or rest}")
 
     def with_suffix(self, suffix: str) -> RemotePath:
         """Another last ending, with its dot."""

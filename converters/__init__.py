@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from .base import Converter, ConverterOptions, Detection, converter_class, detect, names
+from .base import Converter, ConverterOptions, Detection, Streams, converter_class, detect, names
+from .remote import SourceReader
 
-__all__ = ["Converter", "ConverterOptions", "Detection", "converter_class", "detect", "names"]
+__all__ = [
+    "Converter",
+    "ConverterOptions",
+    "Detection",
+    "SourceReader",
+    "Streams",
+    "converter_class",
+    "detect",
+    "names",
+]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..cameras.files import CalibratedCamera
+from ..cameras.transforms import parse_transform, transform_file
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -33,14 +34,14 @@ from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
 from ..model.episode import Image
 from ..schemas.mapping import Gripper
 from .base import ConverterOptions, Detection
-from .droid import _file, parse_transform
 from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Frames
 from .kit.kinematics import Chain
 from .kit.mjcf import Scene, parse_xml, robot_files
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import RowConverter, RowOptions, check_rows, log_files, numbers, plain_view, row_count
 from .recording.sync import PoseSamples, ScalarSamples
 
@@ -152,7 +153,7 @@ class AlohaConverter(RowConverter):
         files = super().option_files()
         for name in self._by_arm("robot", required=False).values():
             files += robot_files(Path(name))
-        files += [Path(f) for t in self._by_arm("world_from_base", required=False).values() if (f := _file(t))]
+        files += [Path(f) for t in self._by_arm("world_from_base", required=False).values() if (f := transform_file(t))]
         return files
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
@@ -170,7 +171,7 @@ class AlohaConverter(RowConverter):
             relative = path.relative_to(root).as_posix()
             state = f"{stamp} {_tree.file_stamp(path)} {rows}"
             yield EpisodeRef(
-                _tree._plain_id(relative.rsplit(".", 1)[0]),
+                _tree.plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},
                 num_frames=max(rows - self._shift, 0),
                 fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
@@ -278,10 +279,9 @@ class AlohaConverter(RowConverter):
         views = {
             name: self._view(path, name, names[name], arms, simulated) for name in self.chosen_views(list(names), where)
         }
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions((), where),
             rows_fps=fps,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import InvalidSpecError, MissingExtraError, WrongFormatError, suggestion
+from ..errors import InvalidSpecError, MissingExtraError, UnsupportedSourceError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
-from ..objectstore import is_url
 
 ENTRY_POINT_GROUP = "actionimg.converters"
 
@@ -59,6 +60,21 @@ class Detection:
     general: bool = False
 
 
+@dataclass(frozen=True)
+class Streams:
+    """The streams of a source's first episode: poses, gripper and pictures, each with stamps of its own.
+
+    Args:
+        episode: Its id, or its name where it has none yet.
+        statistics: By stream what is known of it, as JSON values.
+        times: By stream ``(N,)`` its stamps in seconds, in the order in which they were logged.
+    """
+
+    episode: str
+    statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    times: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
 class Converter(ABC):
     """Reads one format.
 
@@ -73,8 +89,8 @@ class Converter(ABC):
     """Commands that ``actionimg convert NAME --help`` shows, each on a line of its own."""
 
     reads_urls: ClassVar[bool] = False
-    """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are given a folder (see
-    `actionimg_data.converters.remote`)."""
+    """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
+    in which the objects of a store appear as files."""
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
@@ -82,14 +98,6 @@ class Converter(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         """A converter goes to another process as its class and its options: what it keeps open stays here."""
         return type(self), (self.options,)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # Every subclass takes URLs, whether its author has thought of them or not.
-        if "discover" in cls.__dict__:
-            cls.discover = _of_urls(cls.discover)  # type: ignore[method-assign]
-        if "read" in cls.__dict__:
-            cls.read = _of_remote_refs(cls.read)  # type: ignore[method-assign]
 
     @property
     def poses_only(self) -> bool:
@@ -135,9 +143,26 @@ class Converter(ABC):
         Args:
             location: As `discover` gave it.
         """
-        from .remote import local_files
+        source, path = location.get("source"), location.get("path")
+        if not isinstance(source, str):
+            return [Path(v) for v in location.values() if isinstance(v, str) and os.path.isabs(v)]
+        return [Path(source) / path] if isinstance(path, str) else [Path(source)]
 
-        return local_files(location)
+    @property
+    def blind(self) -> bool:
+        """Whether nothing explains the source yet, so that only a survey of its files can be shown of it."""
+        return False
+
+    def streams(self, source: str) -> Streams:
+        """The stamps of a source's first episode, stream by stream, and what they say of rates, jitter and gaps.
+
+        Raises:
+            UnsupportedSourceError: The format has no stamps: its rows are a constant rate apart.
+            ActionImgError: The first episode cannot be read.
+        """
+        raise UnsupportedSourceError(
+            "has no stamps to draw: its rows are a constant rate apart", where=source, field="format", found=self.name
+        )
 
     @classmethod
     def explain(cls) -> str:
@@ -171,44 +196,26 @@ class Converter(ABC):
         }
 
 
-def _of_urls(inner: Callable[..., Iterator[EpisodeRef]]) -> Callable[..., Iterator[EpisodeRef]]:
-    @functools.wraps(inner)
-    def discover(self: Converter, source: str) -> Iterator[EpisodeRef]:
-        if self.reads_urls or not is_url(source):
-            return inner(self, source)
-        from . import remote
-
-        return remote.discover(self, source, inner)
-
-    return discover
-
-
-def _of_remote_refs(inner: Callable[..., Episode]) -> Callable[..., Episode]:
-    @functools.wraps(inner)
-    def read(self: Converter, ref: EpisodeRef) -> Episode:
-        if self.reads_urls or "remote" not in ref.location:
-            return inner(self, ref)
-        from . import remote
-
-        return remote.read(self, ref, inner)
-
-    return read
-
-
 @cache
-def _entry_points() -> dict[str, metadata.EntryPoint]:
+def entry_points() -> dict[str, metadata.EntryPoint]:
+    """The entry points of all installed converters, by name."""
     return {e.name: e for e in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name)}
 
 
 def names() -> list[str]:
     """Names of all installed converters, ours and third parties'."""
-    return list(_entry_points())
+    return list(entry_points())
 
 
 def converter_class(name: str) -> type[Converter]:
-    """The converter class registered under ``name``; imported only now."""
+    """The converter class registered under ``name``; imported only now.
+
+    Raises:
+        WrongFormatError: There is no such converter, or it is none: what a plug-in raises is told.
+        MissingExtraError: It needs a package that is not installed.
+    """
     try:
-        entry = _entry_points()[name]
+        entry = entry_points()[name]
     except KeyError:
         raise WrongFormatError(
             "no such converter",
@@ -217,28 +224,55 @@ def converter_class(name: str) -> type[Converter]:
             found=name,
             hint=suggestion(name, names()),
         ) from None
+    where = f"{name} = {entry.value}"
     try:
         loaded = entry.load()
     except ImportError as error:
-        raise MissingExtraError("converter cannot be imported", where=f"{name} = {entry.value}", found=error) from error
+        raise MissingExtraError("converter cannot be imported", where=where, found=error) from error
+    except Exception as error:
+        raise WrongFormatError(
+            "converter cannot be imported", where=where, found=f"{type(error).__name__}: {error}"
+        ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Converter)):
-        raise WrongFormatError("entry point is not a Converter class", where=entry.value, found=loaded)
+        raise WrongFormatError("entry point is not a Converter class", where=where, found=loaded)
+    lacking = [field for field in ("name", "summary") if not isinstance(getattr(loaded, field, None), str)]
+    lacking += sorted(loaded.__abstractmethods__)
+    if lacking:
+        raise WrongFormatError("Converter class is not whole", where=where, expected=", ".join(lacking))
     return loaded
+
+
+class PluginWarning(UserWarning):
+    """A converter that cannot be used; it is passed over, and the others go on."""
+
+
+def installed() -> dict[str, type[Converter]]:
+    """All converters that can be used, by name; one that cannot be loaded is named in a warning and left out."""
+    found = {}
+    for name in names():
+        try:
+            found[name] = converter_class(name)
+        except (MissingExtraError, WrongFormatError) as error:
+            warnings.warn(f"converter {name!r} is passed over: {error}", PluginWarning, stacklevel=2)
+    return found
 
 
 def detect(source: str) -> dict[str, Detection]:
     """Every installed converter that recognises ``source``, with why.
 
-    A plug-in that cannot be imported is warned of and passed over: it must not take the others down with it.
+    A plug-in that cannot be loaded, or whose ``detect`` raises whatever exception, is named in a warning and passed
+    over: it must not take the others down with it.
     """
     found = {}
-    for name in names():
+    for name, cls in installed().items():
         try:
-            cls = converter_class(name)
-        except MissingExtraError as error:
-            warnings.warn(str(error), stacklevel=2)
+            detection = cls.detect(source)
+            if not isinstance(detection, Detection | None):
+                raise TypeError(f"{detection!r} is neither a Detection nor None")
+        except Exception as error:  # noqa: BLE001 - see above
+            what = f"its detect() raises {type(error).__name__}: {error}"
+            warnings.warn(f"converter {name!r} is passed over: {what}", PluginWarning, stacklevel=2)
             continue
-        detection = cls.detect(source)
         if detection is not None:
             found[name] = detection
     return found

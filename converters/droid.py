@@ -16,18 +16,17 @@ from typing import Any, ClassVar, Literal
 
 import h5py
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from ..cameras import files as calibration
 from ..cameras.files import CalibratedCamera, DroidSideFiles
+from ..cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file, transform_from_xyz_euler
 from ..errors import (
     AmbiguousSourceError,
     BadFileError,
     BadVideoError,
     FrameCountError,
-    InvalidSpecError,
     InvalidTextError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -35,14 +34,14 @@ from ..errors import (
 )
 from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
-from ..schemas.camera_file import Transform
 from ..untrusted import text as _text
-from .base import Converter, ConverterOptions, Detection
-from .folder import TeleopOptions
+from .base import Converter, ConverterOptions, Detection, Streams
 from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import CroppedFrames
-from .recording.episode import Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.options import StampedOptions
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 FloatArray = NDArray[np.float64]
@@ -55,14 +54,13 @@ _ASPECT_TOLERANCE = 0.01
 _FIXED_M = 1e-6
 
 
-class DroidOptions(TeleopOptions):
+class DroidOptions(StampedOptions):
     """Options of the DROID converter."""
 
     tool_from_gripper: str | None = Field(
         None,
         description="required: the gripper (origin between the fingertips, +z approach, fingers open along +-y) in "
-        "the wrist frame that DROID reports, which its log does not say: a YAML file, "
-        "'{translation: [x, y, z], euler_xyz_deg: [r, p, y]}', identity, 'x y z qx qy qz qw', or 16 numbers",
+        f"the wrist frame that DROID reports, which its log does not say: {TRANSFORM_FORMS}",
     )
     droid_calibration: str | None = Field(
         None,
@@ -81,35 +79,6 @@ class DroidOptions(TeleopOptions):
     skipped: Literal["drop", "keep"] = Field(
         "drop", description="rows in which the operator did not move the arm (skip_action)"
     )
-
-
-def _file(text: str | None) -> str | None:
-    """The file that a transform is in, or None for one that is written inline."""
-    return text if text is not None and text.lower().endswith((".yaml", ".yml", ".json")) else None
-
-
-def parse_transform(text: str, field: str) -> FloatArray:
-    """A transform from a YAML or JSON file, inline as YAML, ``identity``, 7 numbers (xyz, xyzw) or 16."""
-    if _file(text) is None and not text.lstrip().startswith(("{", "[[")):
-        from .rlds.registry import parse_transform as parse_numbers
-
-        return parse_numbers(text)
-    where = _file(text) or "inline"
-    try:
-        value = yaml.safe_load(text) if where == "inline" else _text.load_any(Path(text))
-        parsed: Any = TypeAdapter(Transform).validate_python(value)
-    except (ValidationError, yaml.YAMLError):
-        raise WrongFormatError(
-            "is not a transform",
-            where=where,
-            field=field,
-            expected="a 4x4 matrix, or {translation, quaternion_xyzw | euler_xyz_deg | rotation}",
-            found=text,
-        ) from None
-    try:
-        return calibration.transform_matrix(parsed)
-    except InvalidSpecError as error:
-        raise error.at(f"{where}: {field}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +209,9 @@ class DroidConverter(Converter):
         root = _tree.source_folder(source)
         options = hashlib.sha256()
         side = Path(self.options.droid_calibration) if self.options.droid_calibration is not None else None
-        paths = [Path(p) for p in (self.options.camera_file, _file(self.options.tool_from_gripper)) if p is not None]
+        paths = [
+            Path(p) for p in (self.options.camera_file, transform_file(self.options.tool_from_gripper)) if p is not None
+        ]
         paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
             options.update(path.read_bytes() if path.is_file() else b"")
@@ -256,7 +227,7 @@ class DroidConverter(Converter):
             videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
             state = hashlib.sha256(f"{options.hexdigest()} {size} {videos}".encode()).hexdigest()[:16]
             yield EpisodeRef(
-                _tree._plain_id(root.name if relative == "." else relative),
+                _tree.plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},
                 fingerprint=state,
             )
@@ -332,12 +303,11 @@ class DroidConverter(Converter):
                 expected="0 (open) … 1 (closed)",
                 found=f"{gripper[row]:g}",
             )
+        opened = ScalarSamples(times, np.clip(openness, 0, 1), hold=self.options.trajectory == "command")
         return Recording(
             id=ref.id,
-            poses=_poses(chosen, times),
-            openness=ScalarSamples(times, np.clip(openness, 0, 1), hold=self.options.trajectory == "command"),
+            arms={"": Arm(_poses(chosen, times), opened, tool_from_gripper)},
             views=views,
-            tool_from_gripper=tool_from_gripper,
             instructions=self._instructions(folder, metadata, episode),
             assumed=not measured,
             provenance={
@@ -431,7 +401,7 @@ class DroidConverter(Converter):
         recorded = self._recorded(folder, name, serial, log, times, notes)
         notes["calibration"] = "recorded"
         if np.ptp(log.camera_pose[serial], axis=0).max() < _FIXED_M:
-            pose = calibration.transform_from_xyz_euler(log.camera_pose[serial][0])
+            pose = transform_from_xyz_euler(log.camera_pose[serial][0])
             return replace(camera, world_from_camera=pose), None
         return camera, recorded
 
@@ -491,20 +461,27 @@ class DroidConverter(Converter):
                 }
                 for serial in sorted({*log.camera_pose, *log.camera_type, *log.camera_times})
             },
-            "streams": {n: {k: v for k, v in s.items() if k != "times"} for n, s in droid_streams(folder).items()},
+            "streams": {name: dict(found) for name, found in _streams(log, "").statistics.items()},
         }
 
+    def streams(self, source: str) -> Streams:
+        """Stamps of the first episode's robot and cameras."""
+        root = _tree.source_folder(source)
+        folder = next(_episodes(root), None)
+        if folder is None:
+            raise WrongFormatError("no DROID episode found", where=root, expected=f"folders that hold {TRAJECTORY}")
+        return _streams(_read_log(folder / TRAJECTORY), folder.relative_to(root).as_posix())
 
-def droid_streams(folder: Path) -> dict[str, dict[str, Any]]:
+
+def _streams(log: _Log, episode: str) -> Streams:
     """Rates, jitter, gaps and drops of the streams of one episode's ``trajectory.h5``, by name."""
-    log = _read_log(folder / TRAJECTORY)
-    streams = {}
+    found = {}
+    times = dict(log.camera_times)
     if log.robot_times is not None:
-        bad = int((~np.isfinite(log.pose).all(-1)).sum())
-        streams["robot_state"] = {**statistics(log.robot_times, bad).to_json(), "times": log.robot_times}
-    for serial, times in log.camera_times.items():
-        streams[serial] = {**statistics(times).to_json(), "times": times}
-    return streams
+        found["robot_state"] = statistics(log.robot_times, int((~np.isfinite(log.pose).all(-1)).sum())).to_json()
+        times["robot_state"] = log.robot_times
+    found.update({serial: statistics(stamps).to_json() for serial, stamps in log.camera_times.items()})
+    return Streams(episode, found, times)
 
 
 def _episodes(root: Path, max_folders: int | None = None) -> Iterator[Path]:

@@ -12,16 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ..errors import SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.mapping import Arm, PoseStream, ViewSource
-from .base import ConverterOptions, Detection
+from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
 from .recording import streams
-from .recording.episode import Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
@@ -34,6 +35,8 @@ from .recording.mapping import (
     stamps,
     state_of,
 )
+from .recording.options import StampedOptions
+from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
@@ -41,29 +44,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
 _MAX_EPISODES_LOOKED_AT = 64
 
 
-class TeleopOptions(ConverterOptions):
-    """Options that all converters of raw logs share."""
-
-    time_offset: str = Field(
-        "none",
-        description="none | auto | seconds to add to the stamps of poses and gripper; auto estimates it from the "
-        "pictures and refuses where the estimate is not sure",
-    )
-
-    @field_validator("time_offset")
-    @classmethod
-    def _offset(cls, value: str) -> str:
-        if value not in ("none", "auto"):
-            try:
-                finite = bool(np.isfinite(float(value)))
-            except ValueError:
-                finite = False
-            if not finite:
-                raise ValueError("must be none, auto or seconds")
-        return value
-
-
-class FolderOptions(TeleopOptions):
+class FolderOptions(StampedOptions):
     """Options of the folder converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
@@ -118,7 +99,7 @@ class FolderConverter(MappedConverter):
                 sizes = [] if group else _tree.files_with_sizes(folder)
                 state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
                 yield EpisodeRef(
-                    id=_tree._plain_id(stem),
+                    id=_tree.plain_id(stem),
                     location={
                         "source": str(root),
                         "path": relative,
@@ -203,8 +184,8 @@ class FolderConverter(MappedConverter):
                 arm=view.camera.gripper or "",
             )
         return Recording(
-            **arms,
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=(self._instruction(folder, beside, table(None, "")),),
             rows_fps=rows_fps,
@@ -229,13 +210,19 @@ class FolderConverter(MappedConverter):
         values = [str(v) for v in table.column(instruction.column) if v]
         return values[0] if values else ""
 
-    def inspect(self, source: str) -> dict[str, Any]:
-        """Streams of the first episode, with their rates, jitter, gaps and drops; without a mapping, what is there."""
-        from .look.inspection import inspect_converter, inspect_unmapped
+    @property
+    def blind(self) -> bool:
+        """Whether there is no mapping: files of a folder mean nothing of themselves."""
+        return self.options.mapping is None
 
-        if self.options.mapping is None:
-            return inspect_unmapped(source, self.name)
-        return inspect_converter(self, source)
+    def streams(self, source: str) -> Streams:
+        """Stamps of the first episode's poses, gripper and pictures."""
+        return recorded_streams(self.recording(next(self.discover(source))))
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        """Streams of the first episode, with their rates, jitter, gaps and drops."""
+        refs = list(self.discover(source))
+        return inspect_recordings(self.name, refs, self.recording(refs[0]))
 
 
 def _is_whole(path: Path) -> bool:
@@ -323,4 +310,4 @@ def open_frames(
     return ImageFiles(matches, path)
 
 
-__all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "TeleopOptions", "open_frames"]
+__all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]

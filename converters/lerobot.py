@@ -24,6 +24,7 @@ from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
     BadFileError,
+    BadImageError,
     BadVideoError,
     FrameCountError,
     InvalidTextError,
@@ -36,15 +37,14 @@ from ..errors import (
 )
 from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
 from ..schemas.mapping import Arm
-from ..untrusted import text as _text
-from ..untrusted.text import parse_json
-from .base import ConverterOptions, Detection
+from ..untrusted import pictures, text
+from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
-from .kit.frames import decode_image
-from .kit.tables import Table, _arrow_values, parquet_names
+from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
-from .recording.episode import Recording, ViewInput, assemble
+from .recording.episode import assemble
 from .recording.mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
+from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 Image = NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Dataset:
             WrongFormatError: A field is missing or cannot be.
         """
         path = root / INFO
-        info = _text.load_json(path, limit=1 << 26)
+        info = text.load_json(path, limit=1 << 26)
         if not isinstance(info, dict):
             raise WrongFormatError("is not LeRobot's info.json", where=path, found=type(info).__name__)
         version = str(info.get("codebase_version", ""))
@@ -196,7 +196,7 @@ class Dataset:
             raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
         def load(name: str) -> NDArray[Any]:
-            return _arrow_values(_column(path, name, index, names), path, name)
+            return arrow_values(_column(path, name, index, names), path, name)
 
         return Table(names, load, path, self.labels())
 
@@ -215,10 +215,10 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(_text.read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(text.read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
-        value = parse_json(line, path, f"line {number}")
+        value = text.parse_json(line, path, f"line {number}")
         if not isinstance(value, dict):
             raise WrongFormatError("is not an object", where=path, field=f"line {number}")
         rows.append(value)
@@ -268,7 +268,7 @@ class ParquetImages:
         data = first._encoded()
         if not data:
             raise BadFileError("has no pictures", where=path, field=column)
-        picture = decode_image(data[0], f"{path}: {column}[0]")
+        picture = pictures.decode(data[0], f"{path}: {column}[0]")
         return replace(first, count=len(data), width=picture.shape[1], height=picture.shape[0])
 
     def _encoded(self) -> list[bytes]:
@@ -288,7 +288,16 @@ class ParquetImages:
         """The pictures at ``indices``."""
         data = self._encoded()
         for i in indices:
-            yield decode_image(data[i], f"{self.path}: {self.column}[{i}]")
+            where = f"{self.path}: {self.column}[{i}]"
+            picture = pictures.decode(data[i], where)
+            if picture.shape[:2] != (self.height, self.width):
+                raise BadImageError(
+                    "has another size than the first",
+                    where=where,
+                    expected=f"{self.width}x{self.height}",
+                    found=f"{picture.shape[1]}x{picture.shape[0]}",
+                )
+            yield picture
 
 
 class LeRobotConverter(MappedConverter):
@@ -388,8 +397,8 @@ class LeRobotConverter(MappedConverter):
             views[name] = ViewInput(frames, None, camera, camera_poses, view.flip, view.camera.scaled)
             views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
-            **recorded_arms(mapping, arm),
             id=ref.id,
+            arms=recorded_arms(mapping, arm),
             views=views,
             instructions=self._instructions(dataset, row, table),
             rows_fps=dataset.fps,
@@ -407,10 +416,10 @@ class LeRobotConverter(MappedConverter):
 
         index, count = int(row["episode_index"]), int(row["length"])
         feature = dataset.features.get(key)
-        pictures = sorted(k for k, f in dataset.features.items() if f.get("dtype") in ("video", "image"))
-        if feature is None or key not in pictures:
+        keys = sorted(k for k, f in dataset.features.items() if f.get("dtype") in ("video", "image"))
+        if feature is None or key not in keys:
             raise WrongFormatError(
-                "has no such pictures", where=dataset.root, field=key, expected=" | ".join(pictures), found=key
+                "has no such pictures", where=dataset.root, field=key, expected=" | ".join(keys), found=key
             )
         if feature["dtype"] == "image":
             return ParquetImages.open(dataset.data_file(row), key, index)
@@ -471,6 +480,16 @@ class LeRobotConverter(MappedConverter):
         if not texts:
             raise InvalidTextError("has no task", where=dataset.root / "meta", field=f"episode {row['episode_index']}")
         return tuple(dict.fromkeys(texts))
+
+    def streams(self, source: str) -> Streams:
+        """Stamps of the first episode's rows."""
+        dataset, rows = self._open(_tree.source_folder(source))
+        first = min(rows)
+        table = dataset.table(rows[first])
+        if "timestamp" not in table.names:
+            return Streams(str(first))
+        times = table.column("timestamp").reshape(-1).astype(np.float64)
+        return Streams(str(first), {"rows": statistics(times).to_json()}, {"rows": times})
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Features with shapes and names, episodes, and the first one's stamps."""

@@ -1,10 +1,11 @@
 """Sources in object stores, for converters that know nothing of them.
 
-The source appears as a folder of this process: each object of it as a file of its size. `Converter.discover` and
-`Converter.read` are given that folder in place of the URL. What they need is there: the objects that `remote_headers`
-names before `discover`, and before `read` the files and folders that `remote_files` names for the episode. They come
-through a cache of whole objects, shared by the processes of a machine and bounded; those that were used longest ago go
-first. Files that are read in ranges (`open_ranges`: TFRecord, and large HDF5 files) are never fetched.
+`SourceReader` wraps a converter. The source appears as a folder: each object of it as a file of its size.
+`Converter.discover` and `Converter.read` are given that folder in place of the URL. What they need is there: the
+objects that `Converter.remote_headers` names before `discover`, and before `read` the files and folders that
+`Converter.remote_files` names for the episode. They come through a cache of whole objects, shared by the processes of a
+machine and bounded; those that were used longest ago go first. Files that are read in ranges (`RANGED`: TFRecord, and
+large HDF5 files) are never fetched.
 
 What leaves is the source's own: locations, provenance and errors name URLs and no local folder, so that plan and bytes
 are the same on every machine.
@@ -15,7 +16,6 @@ data.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import io
 import os
@@ -23,22 +23,24 @@ import re
 import shutil
 import stat
 import threading
+import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, cast
+from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
 
 from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError, SourceNotFoundError, StorageError
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
+from .base import Converter
 
-if TYPE_CHECKING:
-    from .base import Converter
-
+Item = TypeVar("Item")
 CACHE_VARIABLE: Final = "ACTIONIMG_CACHE_DIR"
 SIZE_VARIABLE: Final = "ACTIONIMG_CACHE_SIZE"
 DEFAULT_CACHE_BYTES: Final = 20 << 30
@@ -165,8 +167,14 @@ def _appear(entry: Path, target: Path) -> None:
         shutil.copyfile(entry, target)
 
 
+def _remove(private: PrivateFolder, pid: int) -> None:
+    # A process that was forked has the tree, but not the folder.
+    if pid == os.getpid():
+        private.remove()
+
+
 class _Tree:
-    """The folder of this process in which sources appear: ``PROTOCOL/BUCKET/…``."""
+    """A folder of this process in which sources appear: ``PROTOCOL/BUCKET/…``."""
 
     def __init__(self) -> None:
         base = cache_folder()
@@ -180,8 +188,8 @@ class _Tree:
                 hint=f"Name another folder with --cache-dir or {CACHE_VARIABLE}.",
             ) from None
         self.root = self.private.path
-        self.settings = (base, self.cache.limit)
-        self.pid = os.getpid()
+        self.settings = (os.getpid(), base, self.cache.limit)
+        weakref.finalize(self, _remove, self.private, os.getpid())
         self._text = re.compile(re.escape(str(self.root)) + r"/([A-Za-z0-9+.-]+)(?:/|$)")
         self._known: dict[Path, Stat] = {}
         self._fetched: set[Path] = set()
@@ -189,9 +197,26 @@ class _Tree:
         self._held: deque[set[Path]] = deque()
         self._lock = threading.RLock()
 
-    def close(self) -> None:
-        if self.pid == os.getpid():
-            self.private.remove()
+    @contextmanager
+    def seen(self) -> Iterator[None]:
+        """Within, readers find what is in the tree; errors name URLs."""
+        token = _seen.set(self)
+        try:
+            yield
+        except ActionImgError as error:
+            raise self.error(error) from None
+        finally:
+            _seen.reset(token)
+
+    def steps(self, iterator: Iterator[Item]) -> Iterator[Item]:
+        """The same, each item made with the tree seen, and whoever takes them without it."""
+        while True:
+            with self.seen():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +231,7 @@ class _Tree:
             protocol, *rest = Path(os.path.abspath(path)).relative_to(self.root).parts
         except ValueError:
             return None
-        return RemotePath._at(f"{protocol}://{'/'.join(rest)}") if rest else None
+        return RemotePath.at(f"{protocol}://{'/'.join(rest)}") if rest else None
 
     def named(self, value: Any) -> Any:
         """The same JSON value or text with URLs in place of paths in the tree."""
@@ -375,6 +400,10 @@ class _Tree:
         return url, self._known[path]
 
 
+_seen: ContextVar[_Tree | None] = ContextVar("tree of a store's objects", default=None)
+"""The tree whose files are being read, by this thread; readers of files need not be told of it."""
+
+
 def _in_ranges(path: Path, known: Stat) -> bool:
     name = path.name.lower()
     if any(fnmatchcase(name, pattern) for pattern in RANGED):
@@ -382,68 +411,85 @@ def _in_ranges(path: Path, known: Stat) -> bool:
     return known.st_size >= LARGE_BYTES and any(fnmatchcase(name, pattern) for pattern in RANGED_IF_LARGE)
 
 
-_tree: _Tree | None = None
-_tree_lock = threading.Lock()
+class SourceReader:
+    """A converter on a source that may be in an object store.
 
+    Whoever reads a source that a user named goes through this; of a local source the converter does all. The same
+    reader, of however many episodes, keeps what it fetched for one episode until the one after the next.
 
-def _here() -> _Tree:
-    """The tree of this process, of the cache that the environment names now."""
-    global _tree
-    with _tree_lock:
-        if _tree is None or _tree.pid != os.getpid() or _tree.settings != (cache_folder(), cache_bytes()):
-            if _tree is not None:
-                atexit.unregister(_tree.close)
-                _tree.close()
-            _tree = _Tree()
-            atexit.register(_tree.close)
-        return _tree
+    Args:
+        converter: Reads folders.
+    """
 
+    def __init__(self, converter: Converter) -> None:
+        self.converter = converter
+        self._own: _Tree | None = None
 
-# What the converters' base class does with a URL.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It goes to another process as its converter, and fetches there what it needs there."""
+        return SourceReader, (self.converter,)
 
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """As `Converter.discover`, of a folder, a file or a URL."""
+        if self.converter.reads_urls or not is_url(source):
+            return self.converter.discover(source)
+        return self._discover(source)
 
-def discover(
-    converter: Converter, source: str, inner: Callable[[Converter, str], Iterator[EpisodeRef]]
-) -> Iterator[EpisodeRef]:
-    """``inner`` on a source in a store."""
-    tree = _here()
-    root = tree.mirror(RemotePath(source), converter.remote_headers())
-    try:
-        for ref in inner(converter, str(root)):
+    def _discover(self, source: str) -> Iterator[EpisodeRef]:
+        tree = self._tree()
+        root = tree.mirror(RemotePath(source), self.converter.remote_headers())
+        for ref in tree.steps(self.converter.discover(str(root))):
             yield replace(ref, location={**tree.named(dict(ref.location)), MARK: source})
-    except ActionImgError as error:
-        raise tree.error(error) from None
 
+    def read(self, ref: EpisodeRef) -> Episode:
+        """As `Converter.read`; the pictures of an episode in a store are there when they are asked for soon."""
+        if self.converter.reads_urls or MARK not in ref.location:
+            return self.converter.read(ref)
+        tree = self._tree()
+        location = {
+            name: tree.local(value) if isinstance(value, str) and is_url(value) else value
+            for name, value in ref.location.items()
+            if name != MARK
+        }
+        source = Path(tree.local(str(RemotePath(str(ref.location[MARK])))))
+        tree.hold(self.converter.remote_files(location), [source])
+        with tree.seen():
+            episode = self.converter.read(replace(ref, location=location))
+        views = {
+            name: replace(
+                view,
+                frames=_Pictures(view.frames, tree),
+                depth=None if view.depth is None else _Pictures(view.depth, tree),
+                mask=None if view.mask is None else _Pictures(view.mask, tree),
+            )
+            for name, view in episode.views.items()
+        }
+        return replace(episode, views=views, provenance=tree.named(dict(episode.provenance)))
 
-def read(converter: Converter, ref: EpisodeRef, inner: Callable[[Converter, EpisodeRef], Episode]) -> Episode:
-    """``inner`` on an episode of a source in a store; its pictures are there when they are asked for soon."""
-    tree = _here()
-    location = {
-        name: tree.local(value) if isinstance(value, str) and is_url(value) else value
-        for name, value in ref.location.items()
-        if name != MARK
-    }
-    source = Path(tree.local(str(RemotePath(str(ref.location[MARK])))))
-    tree.hold(converter.remote_files(location), [source])
-    try:
-        episode = inner(converter, replace(ref, location=location))
-    except ActionImgError as error:
-        raise tree.error(error) from None
-    views = {
-        name: replace(
-            view,
-            frames=_Pictures(view.frames, tree),
-            depth=None if view.depth is None else _Pictures(view.depth, tree),
-            mask=None if view.mask is None else _Pictures(view.mask, tree),
-        )
-        for name, view in episode.views.items()
-    }
-    return replace(episode, views=views, provenance=tree.named(dict(episode.provenance)))
+    def inspect(self, source: str) -> dict[str, Any]:
+        """As `Converter.inspect`, of a folder, a file or a URL; of one in a store the first episode is fetched."""
+        if self.converter.reads_urls or not is_url(source):
+            return self.converter.inspect(source)
+        tree = self._tree()
+        root = tree.mirror(RemotePath(source), self.converter.remote_headers())
+        first = next(tree.steps(self.converter.discover(str(root))), None)
+        if first is not None:
+            tree.hold(self.converter.remote_files(first.location), [root])
+        with tree.seen():
+            found: dict[str, Any] = tree.named(self.converter.inspect(str(root)))
+        return found
+
+    def _tree(self) -> _Tree:
+        """The folder in which sources appear, of this process and of the cache that the environment names now."""
+        settings = (os.getpid(), cache_folder(), cache_bytes())
+        if self._own is None or self._own.settings != settings:
+            self._own = _Tree()
+        return self._own
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Pictures whose errors name the object."""
+    """Pictures, depth or masks of objects in a tree; their errors name the objects."""
 
     inner: Any
     tree: _Tree
@@ -456,18 +502,7 @@ class _Pictures:
 
     def frames(self, indices: Sequence[int]) -> Iterator[Any]:
         """As the source's own."""
-        try:
-            yield from self.inner.frames(indices)
-        except ActionImgError as error:
-            raise self.tree.error(error) from None
-
-
-def local_files(location: Mapping[str, Any]) -> list[Path]:
-    """What `Converter.remote_files` is by default: the episode's ``path`` below its ``source``, else the source."""
-    source, path = location.get("source"), location.get("path")
-    if not isinstance(source, str):
-        return [Path(v) for v in location.values() if isinstance(v, str) and os.path.isabs(v)]
-    return [Path(source) / path] if isinstance(path, str) else [Path(source)]
+        return self.tree.steps(self.inner.frames(indices))
 
 
 # What readers of large files do with one that may be in a store.
@@ -475,19 +510,21 @@ def local_files(location: Mapping[str, Any]) -> list[Path]:
 
 def fetched(path: Path) -> Path:
     """The same path, its content fetched where it is an object, or a folder of objects, that are not here yet."""
-    if _tree is not None and _tree.pid == os.getpid():
-        _tree.ensure(path)
+    tree = _seen.get()
+    if tree is not None:
+        tree.ensure(path)
     return path
 
 
 def object_of(path: Path) -> Stat | None:
     """Size and version of the object that a path in the tree stands for, fetched or not; None for any other path."""
-    tree = _tree
-    return tree.known(path) if tree is not None and tree.pid == os.getpid() else None
+    tree = _seen.get()
+    return None if tree is None else tree.known(path)
 
 
 def _object(path: Path) -> tuple[RemotePath, Stat] | None:
-    return _tree.ranges(path) if _tree is not None and _tree.pid == os.getpid() else None
+    tree = _seen.get()
+    return None if tree is None else tree.ranges(path)
 
 
 def range_file(path: Path) -> BinaryIO | None:

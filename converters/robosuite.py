@@ -49,7 +49,8 @@ from .kit import tree as _tree
 from .kit.frames import HDF5Depth, HDF5Frames
 from .kit.mjcf import MAX_BYTES, Scene, cameras_in
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import (
     RowConverter,
     RowOptions,
@@ -270,7 +271,7 @@ class RobosuiteConverter(RowConverter):
             for name, length in rows.items():
                 count += 1
                 yield EpisodeRef(
-                    _tree._plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
+                    _tree.plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
                     {"source": str(root), "path": relative, "demo": name},
                     num_frames=length,
                     fingerprint=state,
@@ -306,10 +307,9 @@ class RobosuiteConverter(RowConverter):
         views = {
             name: self._view(demo, path, name, *pictures, names, arms) for name, pictures in self._views(demo).items()
         }
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions(self._texts(demo), demo.where),
             rows_fps=fps,

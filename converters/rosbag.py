@@ -17,13 +17,13 @@ from ..cameras.files import CalibratedCamera
 from ..errors import ActionImgError, AmbiguousSourceError, MissingExtraError, SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera
-from .base import ConverterOptions, Detection
-from .folder import TeleopOptions
+from .base import ConverterOptions, Detection, Streams
 from .kit import bag
 from .kit import tree as _tree
 from .kit.bag import BagFrames, Messages, TfTree
 from .recording import streams
-from .recording.episode import Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
@@ -33,12 +33,14 @@ from .recording.mapping import (
     state_of,
     with_pose,
 )
-from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
+from .recording.options import StampedOptions
+from .recording.recording import Recording, ViewInput
+from .recording.sync import PoseSamples, ScalarSamples, SyncLimits, statistics
 
 FloatArray = NDArray[np.float64]
 
 
-class RosbagOptions(TeleopOptions):
+class RosbagOptions(StampedOptions):
     """Options of the rosbag converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
@@ -77,7 +79,7 @@ class RosbagConverter(MappedConverter):
             sizes = [(file.name, _tree.file_stamp(file)) for file in files]
             state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
             yield EpisodeRef(
-                _tree._plain_id(stem),
+                _tree.plain_id(stem),
                 {"source": str(root), "path": relative},
                 fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
             )
@@ -130,8 +132,8 @@ class RosbagConverter(MappedConverter):
                 arm=view.camera.gripper or "",
             )
         return Recording(
-            **arms,
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=(reading.instruction(mapping.instruction),),
             master=mapping.sync.master,
@@ -148,10 +150,9 @@ class RosbagConverter(MappedConverter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Bags, and the topics of the first with types, counts and rates."""
-        from .look.inspection import bag_streams, inspect_converter
-
         if self.options.mapping is not None:
-            return inspect_converter(self, source)
+            refs = list(self.discover(source))
+            return inspect_recordings(self.name, refs, self.recording(refs[0]))
         root = _source(source)
         paths = list(bag.find_bags(root))
         if not paths:
@@ -170,8 +171,36 @@ class RosbagConverter(MappedConverter):
             except ActionImgError as error:
                 bags[name] = {"error": str(error)}
         good = [p for p, b in zip(paths, bags.values(), strict=True) if "error" not in b]
-        streams = bag_streams(good[0])["streams"] if good else {}
-        return {"format": self.name, "episodes": len(paths), "bags": bags, "streams": streams}
+        streams = _topic_streams(good[0]).statistics if good else {}
+        return {
+            "format": self.name,
+            "episodes": len(paths),
+            "bags": bags,
+            "streams": {name: dict(values) for name, values in streams.items()},
+        }
+
+    def streams(self, source: str) -> Streams:
+        """Stamps of the first bag's topics, or of what a mapping makes of them."""
+        if self.options.mapping is not None:
+            return recorded_streams(self.recording(next(self.discover(source))))
+        return _topic_streams(next(iter(bag.find_bags(_source(source)))))
+
+
+def _topic_streams(path: Path) -> Streams:
+    """Stamps of a bag's topics: their own where they have them, else the log's."""
+    with bag.open_bag(path) as reader:
+        names = [t.name for t in bag.list_topics(reader).values() if t.count]
+    found: dict[str, dict[str, Any]] = {}
+    every: dict[str, FloatArray] = {}
+    read, wrong = bag.read_readable(path, names)
+    found.update({name: {"error": why} for name, why in wrong.items()})
+    for name, messages in read.items():
+        own = messages.has_header
+        times = np.asarray(np.asarray(messages.header if own else messages.log, dtype=np.int64) * 1e-9)
+        kind = {"type": messages.type, "stamp": "header" if own else "log"}
+        found[name] = {**statistics(times).to_json(), **kind}
+        every[name] = times
+    return Streams(path.name, found, every)
 
 
 class _Reading:

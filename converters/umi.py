@@ -38,7 +38,8 @@ from .kit import tables
 from .kit import tree as _tree
 from .kit.frames import ZarrFrames
 from .recording import streams
-from .recording.episode import Arm, Recording, ViewInput, assemble
+from .recording.episode import assemble
+from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import RowConverter, RowOptions, check_rows, gripper_values, log_files, parse_gripper
 from .recording.sync import PoseSamples, ScalarSamples
 
@@ -125,7 +126,7 @@ class UmiConverter(RowConverter):
                 count += 1
                 state = f"{stamp} {size} {start} {stop}"
                 yield EpisodeRef(
-                    _tree._plain_id(f"{stem}/episode_{index}"),
+                    _tree.plain_id(f"{stem}/episode_{index}"),
                     {"source": str(root), "path": relative, "start": start, "stop": stop, "index": index},
                     num_frames=stop - start,
                     fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
@@ -159,10 +160,9 @@ class UmiConverter(RowConverter):
         arms = {robot: self._arm(arrays, robot, start, stop, times, path) for robot in robots}
         arms = arms if len(arms) > 1 else {"": next(iter(arms.values()))}
         views = {name: self._view(path, name, start, stop, arms) for name in self.chosen_views(cameras, path)}
-        first, *others = arms
         return Recording(
-            **{**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}},
             id=ref.id,
+            arms=arms,
             views=views,
             instructions=self.instructions((), where),
             rows_fps=fps,

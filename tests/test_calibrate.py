@@ -24,10 +24,10 @@ from actionimg_data.calibrate import (
     time_offset,
     tool_or_camera,
 )
-from actionimg_data.calibrate.files import camera_file, read_camera_file, with_cameras, write_camera_file
+from actionimg_data.calibrate.files import camera_file, with_cameras, write_camera_file
 from actionimg_data.calibrate.outline import Hand
 from actionimg_data.calibrate.refine import overlay_px
-from actionimg_data.cameras.files import load_cameras
+from actionimg_data.cameras.files import load_cameras, load_user_cameras
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
 from actionimg_data.errors import InvalidCameraError, InvalidSpecError
@@ -272,7 +272,7 @@ def test_refined_cameras_are_read_by_every_reader_of_camera_files(episode: Episo
     other = replace(fit, episodes=("a/b1",))
     write_camera_file(tmp_path / "two.json", [fit, other])
     assert set(json.loads((tmp_path / "two.json").read_text())["episodes"]) == {"a/b0", "a/b1"}
-    again = with_cameras(replace(episode, id="a/b1"), read_camera_file(tmp_path / "two.json"))
+    again = with_cameras(replace(episode, id="a/b1"), load_user_cameras(tmp_path / "two.json"))
     laid = again.views["front"].camera
     assert isinstance(laid, Camera)
     np.testing.assert_allclose(laid.world_from_camera, fit.refined)
@@ -287,7 +287,7 @@ def test_a_camera_file_for_other_pictures_is_refused(episode: Episode, tmp_path:
     }
     (tmp_path / "other.json").write_text(json.dumps({"cameras": {"front": entry}}))
     with pytest.raises(InvalidCameraError, match="aspect"):
-        with_cameras(episode, read_camera_file(tmp_path / "other.json"))
+        with_cameras(episode, load_user_cameras(tmp_path / "other.json"))
 
 
 # Tool or camera.

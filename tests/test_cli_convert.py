@@ -39,8 +39,8 @@ class _Entry:
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = {**base._entry_points(), "synthetic": _Entry()}
-    monkeypatch.setattr(base, "_entry_points", lambda: entries)
+    entries = {**base.entry_points(), "synthetic": _Entry()}
+    monkeypatch.setattr(base, "entry_points", lambda: entries)
 
 
 def call(*args: object) -> Result:

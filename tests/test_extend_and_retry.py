@@ -235,6 +235,6 @@ def test_the_version_of_a_converter_from_another_package_is_part_of_the_plan(
         dist = Distribution
 
     src = write_source(tmp_path / "src", episodes=1)
-    monkeypatch.setattr("actionimg_data.converters.base._entry_points", lambda: {"synthetic": Entry})
+    monkeypatch.setattr("actionimg_data.converters.base.entry_points", lambda: {"synthetic": Entry})
     made = engine.plan(SyntheticConverter(), src, TWO)
     assert made.manifest.tool["converter synthetic"] == "1.2"

@@ -17,7 +17,7 @@ from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
 from actionimg_data.cli import main
-from actionimg_data.converters import Converter, converter_class, remote
+from actionimg_data.converters import Converter, SourceReader, converter_class, remote
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo.demo_data import write_action_images_tree
 from actionimg_data.demo.rlds import write_rlds_demo
@@ -209,8 +209,8 @@ def test_records_are_read_in_ranges_and_their_files_are_never_fetched(
     (tmp_path / "src").mkdir()
     converter, source = rlds(tmp_path / "src", log)
     url = upload(source, tmp_path / "src", "ranges")
-    refs = list(converter.discover(url))
-    episode = converter.read(refs[1])
+    refs = list(SourceReader(converter).discover(url))
+    episode = SourceReader(converter).read(refs[1])
     next(iter(episode.views.values())).frames.frames([0])
     objects = list((tmp_path / "cache" / "objects").glob("*/*"))
     records = next(source.glob("*.tfrecord*"))
@@ -219,7 +219,7 @@ def test_records_are_read_in_ranges_and_their_files_are_never_fetched(
     assert refs[0].location["folder"] == url
     # Where its records are is remembered, by the object's name and version.
     before = store.requests
-    assert list(converter.discover(url)) == refs
+    assert list(SourceReader(converter).discover(url)) == refs
     again = store.requests - before
     assert len(list((tmp_path / "cache" / "rlds-index").iterdir())) == 1
     assert again < 40
@@ -231,7 +231,8 @@ def test_a_large_hdf5_file_is_read_in_ranges(
     monkeypatch.setattr(remote, "LARGE_BYTES", 1)
     converter, source = robomimic(tmp_path / "src", log)
     url = upload(source, tmp_path / "src", "large")
-    episode = converter.read(next(iter(converter.discover(url))))
+    reader = SourceReader(converter)
+    episode = reader.read(next(iter(reader.discover(url))))
     assert len(list(episode.views["front"].frames.frames(range(3)))) == 3
     assert not [p for p in (tmp_path / "cache" / "objects").glob("*/*") if p.stat().st_size > 1000]
 
@@ -313,21 +314,22 @@ def test_a_store_that_is_away_quarantines_nobody(
 def test_errors_of_a_source_are_named(store: FaultyStore, log: TeleopLog, tmp_path: Path) -> None:
     converter, _ = made("rlbench", tmp_path)
     with pytest.raises(SourceNotFoundError, match="s3://bucket/nothing"):
-        list(converter.discover(f"s3://{BUCKET}/nothing"))
+        list(SourceReader(converter).discover(f"s3://{BUCKET}/nothing"))
     (RemotePath(f"s3://{BUCKET}/other") / "readme.txt").put(b"hello")
     with pytest.raises(WrongFormatError, match="s3://bucket/other: holds no RLBench episode"):
-        list(converter.discover(f"s3://{BUCKET}/other"))
+        list(SourceReader(converter).discover(f"s3://{BUCKET}/other"))
     store.fault = lambda method, path, number: 403
     with pytest.raises(StorageAccessError):
-        list(converter.discover(f"s3://{BUCKET}/other"))
+        list(SourceReader(converter).discover(f"s3://{BUCKET}/other"))
 
 
 def test_what_was_not_fetched_is_never_taken_for_data(store: FaultyStore, log: TeleopLog, tmp_path: Path) -> None:
     source = write_rlbench_dataset(tmp_path / "src" / "demos", 1, 4, 64, ("front",), "stepjam")
     converter, _ = made("rlbench", source)
     url = upload(source, tmp_path / "src", "stub")
-    (ref,) = converter.discover(url)
-    found = remote._here()
+    reader = SourceReader(converter)
+    (ref,) = reader.discover(url)
+    found = reader._tree()
     local = {k: found.local(v) if str(v).startswith("s3:") else v for k, v in ref.location.items() if k != "remote"}
     stub = Path(local["source"]) / local["path"] / "low_dim_obs.pkl"
     assert stub.stat().st_size == next(source.rglob("low_dim_obs.pkl")).stat().st_size
@@ -346,4 +348,4 @@ def test_third_party_converters_take_urls_without_a_line_of_theirs(
     assert tree(tmp_path / "out", ".tar") == tree(tmp_path / "local", ".tar")
     monkeypatch.setattr(SyntheticConverter, "reads_urls", True)
     with pytest.raises(SourceNotFoundError):
-        list(SyntheticConverter().discover(url))
+        list(SourceReader(SyntheticConverter()).discover(url))

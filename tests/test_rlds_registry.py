@@ -491,17 +491,6 @@ def test_jaco_play_is_refused_until_the_user_chooses_what_its_numbers_are(tmp_pa
     assert_motion(episode, position, turns, np.ones(STEPS))
 
 
-@pytest.mark.parametrize("text", ["identity", "0 0 0 0 0 0 1", "[1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1]"])
-def test_a_transform_is_given_in_three_ways(text: str) -> None:
-    assert np.array_equal(registry.parse_transform(text), np.eye(4))
-
-
-@pytest.mark.parametrize("text", ["", "1 2 3", "0 0 0 1 1 0 0", "a b c d e f g", "2 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"])
-def test_what_is_no_transform_is_refused(text: str) -> None:
-    with pytest.raises(InvalidSpecError, match="tool_from_gripper"):
-        registry.parse_transform(text)
-
-
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([-1.0, -0.5, -0.05, 0.0, 0.05, 0.5, 1.0]), min_size=1, max_size=30))
 def test_relative_signals_are_integrated_as_the_field_does(commands: list[float]) -> None:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from actionimg_data.converters.droid import DroidConverter, DroidOptions, parse_transform
+from actionimg_data.converters.droid import DroidConverter, DroidOptions
 from actionimg_data.demo.teleop import (
     LoggedView,
     TeleopLog,
@@ -23,7 +23,6 @@ from actionimg_data.errors import (
     BadFileError,
     BadVideoError,
     FrameCountError,
-    InvalidSpecError,
     InvalidTextError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -101,20 +100,6 @@ def test_commands_are_where_the_arm_was_told_to_go_and_the_hand_camera_stays_tru
 def test_the_tools_frame_has_to_be_stated(log: TeleopLog, tmp_path: Path, folder: Path) -> None:
     with pytest.raises(AmbiguousSourceError, match="does not say where the gripper is"):
         list(converter(tmp_path, log, tool_from_gripper=None).discover(str(tmp_path / "droid")))
-
-
-def test_a_transform_is_a_file_or_inline(tmp_path: Path) -> None:
-    (tmp_path / "t.yaml").write_text("translation: [0, 0, 0.15]\neuler_xyz_deg: [0, 0, 90]\n")
-    inline = parse_transform("{translation: [0, 0, 0.15], euler_xyz_deg: [0, 0, 90]}", "t")
-    np.testing.assert_allclose(parse_transform(str(tmp_path / "t.yaml"), "t"), inline)
-    np.testing.assert_allclose(inline @ [1, 0, 0, 1], [0, 1, 0.15, 1], atol=1e-12)
-    np.testing.assert_allclose(parse_transform("identity", "t"), np.eye(4))
-    np.testing.assert_allclose(parse_transform("0 0 0.15 0 0 0.70710678 0.70710678", "t"), inline, atol=1e-7)
-    for text, message in (("{rotation: [[1, 0, 0], [0, 2, 0], [0, 0, 1]]}", "not a rigid"), ("1 2 3", "no transform")):
-        with pytest.raises(InvalidSpecError, match=message):
-            parse_transform(text, "t")
-    with pytest.raises(WrongFormatError, match="is not a transform"):
-        parse_transform("{translation: [0, 0]}", "t")
 
 
 # Side files.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
+from actionimg_data.converters.look.inspection import inspect_source
 from actionimg_data.demo.teleop import (
     TeleopLog,
     camera_file,
@@ -488,7 +489,7 @@ def test_inspection_lists_streams_with_rates_and_without_a_mapping_what_is_there
     assert shown["streams"]["pose"]["rate_hz"] == 100.0
     assert shown["streams"]["front"]["rate_hz"] == 20.0
     assert shown["time_offset"]["sure"] is False
-    plain = FolderConverter().inspect(str(tmp_path / "rec"))
+    plain = inspect_source(FolderConverter(), str(tmp_path / "rec"))
     assert "100" not in plain["tables"]["poses.csv"]["time_s"].split(",")[0] or plain["tables"]["poses.csv"]
     assert set(plain["pictures"]) == {"front", "wrist"}
     assert plain["cameras"] == {"calibration.json": ["front", "wrist"]}

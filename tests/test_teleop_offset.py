@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from test_teleop_convert import documented_mapping
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
-from actionimg_data.converters.recording.episode import Recording, ViewInput, assemble, shifted
+from actionimg_data.converters.recording.episode import assemble
 from actionimg_data.converters.recording.offset import estimate_offset
+from actionimg_data.converters.recording.recording import Recording, ViewInput, shifted
 from actionimg_data.demo.teleop import TeleopLog, make_log, write_folder, write_yaml
 from actionimg_data.errors import AmbiguousSourceError
 
@@ -74,7 +76,7 @@ def test_pictures_that_do_not_move_give_no_offset(made: Recording) -> None:
         picture = next(view.frames.frames([0]))
         frozen = _Frozen(picture, len(view.frames))
         still[name] = ViewInput(frozen, view.times, view.camera)
-    frozen_recording = Recording(made.id, made.poses, made.openness, still, made.tool_from_gripper, made.instructions)
+    frozen_recording = replace(made, views=still)
     with pytest.raises(AmbiguousSourceError, match="nothing moves in the pictures"):
         assemble(frozen_recording, "auto")
 
@@ -102,21 +104,14 @@ def test_noise_gives_no_offset_that_would_be_applied(made: Recording) -> None:
 
     view = made.views["left_shoulder"]
     noise = Noise(next(view.frames.frames([0])), len(view.frames))
-    noisy = Recording(
-        made.id,
-        made.poses,
-        made.openness,
-        {"left_shoulder": ViewInput(noise, view.times, view.camera)},
-        made.tool_from_gripper,
-        made.instructions,
-    )
+    noisy = replace(made, views={"left_shoulder": ViewInput(noise, view.times, view.camera)})
     assert not estimate_offset(noisy, max_offset_s=0.3).sure
     with pytest.raises(AmbiguousSourceError, match="cannot be estimated"):
         assemble(noisy, "auto")
 
 
 def test_recordings_without_fixed_cameras_or_too_short_are_refused(log: TeleopLog, made: Recording) -> None:
-    without = Recording(made.id, made.poses, made.openness, {}, made.tool_from_gripper, made.instructions)
+    without = replace(made, views={})
     with pytest.raises(AmbiguousSourceError, match="fixed, calibrated camera"):
         estimate_offset(without)
     with pytest.raises(AmbiguousSourceError, match="too short"):

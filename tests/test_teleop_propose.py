@@ -11,15 +11,23 @@ import pytest
 import yaml
 from scipy.spatial.transform import Rotation
 
+from actionimg_data.converters.droid import DroidConverter
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
-from actionimg_data.converters.lerobot import LeRobotOptions
+from actionimg_data.converters.lerobot import LeRobotConverter
 from actionimg_data.converters.look.inspection import stream_statistics
 from actionimg_data.converters.look.propose import propose_mapping
 from actionimg_data.converters.look.survey import survey
 from actionimg_data.converters.recording.mapping import load_mapping
+from actionimg_data.converters.robomimic import RobomimicConverter
 from actionimg_data.demo.simulators import write_aloha
 from actionimg_data.demo.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
-from actionimg_data.errors import AmbiguousSourceError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from actionimg_data.errors import (
+    AmbiguousSourceError,
+    SourceNotFoundError,
+    UnsafeFileError,
+    UnsupportedSourceError,
+    WrongFormatError,
+)
 from actionimg_data.report.streams import plot_streams
 from actionimg_data.schemas.mapping import UNKNOWN
 
@@ -226,12 +234,12 @@ def test_streams_of_every_kind_of_log_have_statistics_and_a_plot(log: TeleopLog,
     write_lerobot([log], tmp_path / "set", codec="libx264")
     options = FolderOptions(mapping=str(write_yaml(tmp_path / "m.yaml", mapping)))
     expected = {
-        "rec": (options, {"pose", "gripper", "front", "overhead"}),
-        "droid": (None, {"robot_state", "20000000", "20001111"}),
-        "set": (LeRobotOptions(), {"rows"}),
+        "rec": (FolderConverter(options), {"pose", "gripper", "front", "overhead"}),
+        "droid": (DroidConverter(), {"robot_state", "20000000", "20001111"}),
+        "set": (LeRobotConverter(), {"rows"}),
     }
     for name, (chosen, streams) in expected.items():
-        found = stream_statistics(str(tmp_path / name), chosen)
+        found = stream_statistics(chosen, str(tmp_path / name))
         assert set(found["streams"]) == set(found["stamps"]) == streams
         plot_streams(found, tmp_path / f"{name}.png")
         picture = cv2.imread(str(tmp_path / f"{name}.png"))
@@ -257,5 +265,7 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
 
 
 def test_no_log_has_no_statistics(tmp_path: Path) -> None:
-    with pytest.raises(WrongFormatError, match="is not a raw log"):
-        stream_statistics(str(tmp_path))
+    with pytest.raises(UnsupportedSourceError, match="has no stamps to draw"):
+        stream_statistics(RobomimicConverter(), str(tmp_path))
+    with pytest.raises(WrongFormatError, match="no DROID episode"):
+        stream_statistics(DroidConverter(), str(tmp_path))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cameras.files import CalibratedCamera, scaled_to
-from ..converters.rlds.cameras import UserCameras, load_user_cameras
+from ..cameras.files import UserCameras, scaled_to
 from ..errors import InvalidCameraError
 from ..model import Episode
 from .refine import CameraFit
@@ -45,15 +44,6 @@ def write_camera_file(path: Path, fits: Sequence[CameraFit]) -> None:
     path.write_text(json.dumps(camera_file(fits), indent=1) + "\n", encoding="utf-8")
 
 
-def read_camera_file(path: Path) -> UserCameras:
-    """A camera file, with cameras for all episodes and for single ones.
-
-    Raises:
-        ActionImgError: It is not one.
-    """
-    return load_user_cameras(path)
-
-
 def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
     """The episode with the cameras that a file knows of it in place of its own.
 
@@ -63,7 +53,7 @@ def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
     """
     views = {}
     for name, view in episode.views.items():
-        found = _of_episode(cameras, name, episode.id)
+        found = cameras.camera(name, episode.id)
         if found is None:
             views[name] = view
             continue
@@ -75,16 +65,3 @@ def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
         camera = fitted.camera(f"{cameras.path}: {name}")
         views[name] = replace(view, camera=camera)
     return replace(episode, views=views)
-
-
-def _of_episode(cameras: UserCameras, view: str, episode: str) -> CalibratedCamera | None:
-    tables: Mapping[str, Mapping[str, CalibratedCamera]] = cameras.episodes
-    own = tables.get(episode, {}).get(view)
-    if own is not None:
-        return own
-    import fnmatch
-
-    for pattern, table in tables.items():
-        if fnmatch.fnmatchcase(episode, pattern) and view in table:
-            return table[view]
-    return cameras.everywhere.get(view)

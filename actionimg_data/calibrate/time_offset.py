@@ -1,13 +1,13 @@
 """The constant offset in time between poses and pictures, from episodes of any source.
 
-As `converters.teleop.offset`, which works on raw logs with their own stamps: the optical flow near the gripper is
+As `converters.recording.offset`, which works on raw logs with their own stamps: the optical flow near the gripper is
 compared with the displacement that its poses predict at other times. Here poses are those of the episode's frames, with
 a spline between them; the cameras' own errors are taken out first by looking where the gripper is really seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, RotationSpline
 
-from ..converters.recording.offset import correlation_of, flow_at, peak_between
+from ..cameras import flow
 from ..geometry import pinhole, transforms
-from ..model import Episode, FrameSource, GripperTrajectory
+from ..model import Episode, GripperTrajectory
 from .check import check_view
 from .evidence import intrinsics, static_pose
 from .shape import GripperShape
@@ -31,12 +31,8 @@ MIN_CORRELATION: Final = 0.9
 MIN_OWN_CORRELATION: Final = 0.8
 """Of a recording of one camera, to count with the others."""
 _STEP_S: Final = 0.01
-_BODY_M: Final = (-0.03, -0.06, -0.09, -0.12)
 _MAX_PAIRS: Final = 300
 _MIN_PAIRS: Final = 20
-_MIN_MOTION_PX: Final = 0.2
-_MIN_SEEN_PX: Final = 0.02
-_OUTLIER: Final = 2.5
 _BLOCKS: Final = 8
 _RIVAL_DISTANCE_S: Final = 0.15
 _MIN_LEAD: Final = 0.03
@@ -130,17 +126,17 @@ def time_offset(
 
     if not moves:
         return cannot(why)
-    judged = [(m, correlation_of(m.seen, m.predicted)) for m in moves]
+    judged = [(m, flow.correlation_of(m.seen, m.predicted)) for m in moves]
     # A gripper that is hidden, or found in a wrong place, must not speak for the clock.
     clear = [(m, curve) for m, curve in judged if curve.max() >= MIN_OWN_CORRELATION]
     moves, curves = [m for m, _ in clear or judged], [curve for _, curve in clear or judged]
     total = np.mean(curves, axis=0)
     best = int(total.argmax())
-    offset, high = peak_between(candidates, total), float(total[best])
+    offset, high = flow.peak_between(candidates, total), float(total[best])
     by_view: dict[str, list[FloatArray]] = {}
     for m, curve in zip(moves, curves, strict=True):
         by_view.setdefault(m.view, []).append(curve)
-    streams = {name: peak_between(candidates, np.mean(c, axis=0)) for name, c in by_view.items()}
+    streams = {name: flow.peak_between(candidates, np.mean(c, axis=0)) for name, c in by_view.items()}
     known = {"correlation": high, "at_zero": float(np.interp(0.0, candidates, total)), "streams": streams}
     far = np.abs(candidates - candidates[best]) > _RIVAL_DISTANCE_S
     rival = float(total[far].max()) if far.any() else -1.0
@@ -153,7 +149,7 @@ def time_offset(
     apart = np.ptp(list(streams.values()))
     if apart > 2 * _MAX_APART_S:
         return cannot(f"the cameras disagree by {1e3 * apart:.0f} ms", **known)
-    again = [peak_between(candidates, np.mean([_without(m, b) for m in moves], axis=0)) for b in range(_BLOCKS)]
+    again = [flow.peak_between(candidates, np.mean([_without(m, b) for m in moves], axis=0)) for b in range(_BLOCKS)]
     # Jackknife over stretches of time (Efron & Tibshirani, An Introduction to the Bootstrap, 11.5).
     variance = (_BLOCKS - 1) / _BLOCKS * float(np.sum((np.array(again) - np.mean(again)) ** 2))
     interval = 1.645 * float(np.sqrt(variance + _OWN_ERROR_S**2))
@@ -170,7 +166,7 @@ def time_offset(
 
 def _without(moves: _Moves, block: int) -> FloatArray:
     kept = moves.block != block
-    return correlation_of(moves.seen[kept], moves.predicted[:, kept])
+    return flow.correlation_of(moves.seen[kept], moves.predicted[:, kept])
 
 
 def _moves(
@@ -195,16 +191,18 @@ def _moves(
     K = intrinsics(camera)
     position = CubicSpline(times[known], trajectory.position[known])
     turn = RotationSpline(times[known], Rotation.from_quat(trajectory.quaternion_xyzw[known]))
-    body = np.array([[0.0, 0.0, z] for z in _BODY_M])
 
     def project(at: FloatArray) -> tuple[FloatArray, FloatArray]:
         world_from_gripper = transforms.make_transform(turn(at).as_matrix(), position(at))
-        uv, depth, valid = (np.asarray(a) for a in pinhole.project(transforms.apply(world_from_gripper, body), K, pose))
+        uv, depth, valid = (
+            np.asarray(a) for a in pinhole.project(transforms.apply(world_from_gripper, flow.BODY_POINTS), K, pose)
+        )
         return np.where(valid[..., None], uv, np.nan), K[0, 0] / np.where(valid, depth, np.nan).mean(1)
 
     stamps = times[kept]
     spots, scale = project(stamps)
-    seen = np.array(list(_flows(view.frames, kept, spots + moved, scale)))
+    pictures = view.frames.frames([int(k) for k in kept])
+    seen = flow.along((cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pictures), spots + moved, scale)
     every = (stamps[None] - candidates[:, None]).ravel()
     paths = project(every)[0].reshape(len(candidates), len(stamps), -1, 2)
     steps = np.diff(paths, axis=1)
@@ -215,23 +213,12 @@ def _moves(
     if len(seen) < _MIN_PAIRS:
         return "the gripper is in the picture in too few frames"
     if (
-        np.linalg.norm(seen, axis=-1).mean() < _MIN_SEEN_PX
-        or np.linalg.norm(predicted, axis=-1).mean() < _MIN_MOTION_PX
+        np.linalg.norm(seen, axis=-1).mean() < flow.MIN_SEEN_PX
+        or np.linalg.norm(predicted, axis=-1).mean() < flow.MIN_MOTION_PX
     ):
         return "nothing moves in the pictures"
-    curve = correlation_of(seen, predicted)
+    curve = flow.correlation_of(seen, predicted)
     if not np.isfinite(curve).all():
         return "nothing moves in the pictures"
-    fit = predicted[int(curve.argmax())]
-    error = np.linalg.norm(seen - (seen * fit).sum() / (fit**2).sum() * fit, axis=1)
-    close = error <= _OUTLIER * np.median(error)
+    close = flow.agreeing(seen, predicted[int(curve.argmax())])
     return _Moves(name, seen[close], predicted[:, close], block[close])
-
-
-def _flows(frames: FrameSource, kept: NDArray[np.intp], spots: FloatArray, scale: FloatArray) -> Iterator[FloatArray]:
-    previous = None
-    for i, picture in enumerate(frames.frames([int(k) for k in kept])):
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        if previous is not None:
-            yield flow_at(previous, grey, spots[i - 1], float(scale[i - 1]))
-        previous = grey

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from ..errors import (
     SourceNotFoundError,
     WrongFormatError,
 )
-from ..geometry import exact, rotations, transforms
+from ..geometry import exact, transforms
 from ..model import Camera, CameraTrack
-from ..schemas.camera_file import CameraEntry, CameraFile, PoseParts, Transform
+from ..schemas.camera_file import CameraEntry, CameraFile
+from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
 from .tracks import is_cameras_npz, read_cameras_npz
+from .transforms import transform_from_xyz_euler, transform_matrix
 
 FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _NO_DISTORTION = 1e-12
-_WRITTEN_TOLERANCE = 2e-3
 _MAX_MATRIX = 1000
 
 
@@ -79,44 +81,6 @@ class CalibratedCamera:
             return Camera(self.K, self.world_from_camera, self.width, self.height)
         n = len(self.world_from_camera)
         return CameraTrack(np.broadcast_to(self.K, (n, 3, 3)), self.world_from_camera, self.width, self.height)
-
-
-def transform_matrix(value: Transform) -> FloatArray:
-    """The rigid 4x4 matrix of a transform as users write it, with the rounding of a few digits removed.
-
-    Raises:
-        InvalidSpecError: It is not rigid.
-    """
-    matrix = _as_written(value)
-    error = float(np.asarray(rotations.orthonormality_error(matrix[:3, :3])))
-    if error > _WRITTEN_TOLERANCE or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 0:
-        raise InvalidSpecError(
-            "is not a rigid transform",
-            expected="a rotation and a translation, last row 0 0 0 1",
-            found="a reflection" if error >= 2 else f"max |RᵀR − I| = {error:.3g}, last row {matrix[3].tolist()}",
-        )
-    matrix[:3, :3] = rotations.nearest_rotation(matrix[:3, :3])
-    return matrix
-
-
-def _as_written(value: Transform) -> FloatArray:
-    if not isinstance(value, PoseParts):
-        return np.array(value, dtype=np.float64)
-    if value.quaternion_xyzw is not None:
-        rotation = rotations.matrix_from_quaternion(np.asarray(value.quaternion_xyzw))
-    elif value.euler_xyz_deg is not None:
-        rotation = rotations.matrix_from_euler(np.deg2rad(np.asarray(value.euler_xyz_deg)))
-    elif value.rotation is not None:
-        rotation = np.asarray(value.rotation)
-    else:
-        rotation = np.eye(3)
-    return np.array(transforms.make_transform(rotation, np.asarray(value.translation)))
-
-
-def transform_from_xyz_euler(values: Any) -> FloatArray:
-    """Transforms ``(..., 4, 4)`` of ``(..., 6)``: x y z in metres and extrinsic "xyz" Euler angles in radians."""
-    v = np.asarray(values, dtype=np.float64)
-    return np.asarray(transforms.make_transform(rotations.matrix_from_euler(v[..., 3:6]), v[..., :3]))
 
 
 def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
@@ -184,6 +148,69 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         except InvalidSpecError as error:
             raise error.at(f"{path}: cameras.{name}") from None
     return found
+
+
+@dataclass(frozen=True)
+class UserCameras:
+    """A user's camera file: for the data set, by scene, or by episode.
+
+    Args:
+        path: The file.
+        everywhere: Cameras by view, for all episodes.
+        scene_key: What of an episode names its scene, or None.
+        scenes: Cameras by view, by a pattern of scenes.
+        episodes: Cameras by view, by an episode's id or a pattern of ids.
+    """
+
+    path: Path
+    everywhere: Mapping[str, CalibratedCamera]
+    scene_key: str | None = None
+    scenes: Mapping[str, Mapping[str, CalibratedCamera]] = field(default_factory=dict)
+    episodes: Mapping[str, Mapping[str, CalibratedCamera]] = field(default_factory=dict)
+
+    def camera(self, view: str, episode: str, scene: Callable[[str], str] | None = None) -> CalibratedCamera | None:
+        """The camera of a view in an episode: the episode's own, its scene's, or the one for all; None for none.
+
+        Args:
+            view: Of the episode.
+            episode: Its id; cameras under the id itself come before those under a pattern.
+            scene: Gives the episode's scene by `scene_key`; without it sections by scene are passed over.
+        """
+        tables = [self.episodes.get(episode, {}), *_matching(self.episodes, episode)]
+        if self.scene_key is not None and scene is not None and self.scenes:
+            tables += _matching(self.scenes, scene(self.scene_key))
+        return next((t[view] for t in (*tables, self.everywhere) if view in t), None)
+
+
+def _matching(tables: Mapping[str, Mapping[str, CalibratedCamera]], name: str) -> list[Mapping[str, CalibratedCamera]]:
+    return [table for pattern, table in tables.items() if fnmatch.fnmatchcase(name, pattern)]
+
+
+def load_user_cameras(path: Path) -> UserCameras:
+    """A camera file, with or without sections by scene and by episode.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        WrongFormatError: Not a camera file; the field is named.
+        UnsafeFileError: YAML with tags.
+    """
+    if path.suffix.lower() in (".json", ".yaml", ".yml"):
+        head = _text.read_head(path, 16).lstrip()
+        value = None if head.startswith(b"%YAML") else _text.load_any(path)
+        if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
+            parsed = _text.parse(RldsCameraFile, value, path)
+
+            def table(entries: Mapping[str, CameraEntry]) -> dict[str, CalibratedCamera]:
+                return {name: from_entry(entry, parsed.axes) for name, entry in entries.items()}
+
+            return UserCameras(
+                path,
+                table(parsed.cameras),
+                parsed.scene_key,
+                {pattern: table(t) for pattern, t in parsed.scenes.items()},
+                {pattern: table(t) for pattern, t in parsed.episodes.items()},
+            )
+    return UserCameras(path, load_cameras(path))
 
 
 def _of_track(track: CameraTrack, where: object) -> CalibratedCamera:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -28,6 +29,11 @@ _COMMANDS = {
     "demo": "Make, convert and verify a small data set of our own.",
     "doctor": "Check this machine: versions, codecs, extras.",
 }
+
+
+def _say(message: Warning | str, *about: Any, **more: Any) -> None:
+    """A warning without the place in the code, which is of no use to whoever typed the command."""
+    click.echo(f"warning: {message}", err=True)
 
 
 class _LazyGroup(click.Group):
@@ -61,7 +67,9 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say
+                return super().invoke(ctx)
         except ActionImgError as error:
             emit_error(error)
             ctx.exit(EXIT_FAILED)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -216,6 +217,19 @@ def fit_cameras(
     return fitted
 
 
+def option_type(annotation: Any) -> tuple[Any, bool]:
+    """click's type for a field of a converter's options, and whether it takes several values."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return option_type(next(a for a in args if a is not type(None)))
+    if origin in (tuple, list):
+        # Values may be comma-separated, so they are split before pydantic sees them as what they are.
+        return str, True
+    if origin is Literal:
+        return click.Choice([str(a) for a in args]), False
+    return (annotation if annotation in (int, float, bool) else str), False
+
+
 def make_converter(source: str, format_name: str | None, options: Sequence[str]) -> Converter:
     """The converter for ``source``: the named one, or the only one that recognises it.
 
@@ -267,7 +281,7 @@ def make_converter(source: str, format_name: str | None, options: Sequence[str])
                 found=text,
                 hint=suggestion(key, cls.Options.model_fields),
             )
-        many = "tuple" in str(cls.Options.model_fields[key].annotation)
+        _, many = option_type(cls.Options.model_fields[key].annotation)
         values[key] = tuple(value.split(",")) if many else value
     return cls(cls.Options.parse(values, format_name))
 
@@ -288,9 +302,11 @@ def read_episode(converter: Converter, source: str, wanted: str | None) -> Episo
     Raises:
         WrongFormatError: There is no such episode; some that there are get named.
     """
-    ids = []
-    for number, ref in enumerate(converter.discover(source)):
+    from ..converters.remote import SourceReader
+
+    reader, ids = SourceReader(converter), []
+    for number, ref in enumerate(reader.discover(source)):
         if wanted is None or wanted in (ref.id, str(number)):
-            return converter.read(ref)
+            return reader.read(ref)
         ids.append(ref.id)
     raise no_such("episode", source, wanted, ids)

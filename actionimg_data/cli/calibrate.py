@@ -286,7 +286,7 @@ def _folder(path: str | None) -> Path | None:
 
 def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionImgError]:
     """The episodes asked for, one at a time; one that cannot be read is its error."""
-    from ..calibrate.files import read_camera_file
+    from ..cameras.files import load_user_cameras
     from ..model import EpisodeRef
     from ..shards.prepare import read_episode
 
@@ -299,9 +299,11 @@ def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionIm
         data = open_dataset(source)
         readers = ((EpisodeRef(key, {"key": key}), _Stored(data)) for key in data.keys())  # noqa: SIM118
     else:
-        converter = make_converter(source, given["format_name"], options)
-        readers = ((ref, converter) for ref in converter.discover(source))
-    cameras = read_camera_file(Path(given["camera_file"])) if given["camera_file"] is not None else None
+        from ..converters.remote import SourceReader
+
+        made = SourceReader(make_converter(source, given["format_name"], options))
+        readers = ((ref, made) for ref in made.discover(source))
+    cameras = load_user_cameras(Path(given["camera_file"])) if given["camera_file"] is not None else None
     count = 0
     for number, (ref, reader) in enumerate(readers):
         if wanted and not wanted & {ref.id, str(number)}:

@@ -6,17 +6,16 @@ import os
 import signal
 import sys
 import time
-import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import human_bytes
 from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
-from ._inputs import SIZE, load_spec, split_names
+from ._inputs import SIZE, load_spec, option_type, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +154,7 @@ def _shared_options(aliases: bool) -> list[click.Option]:
 
 def _converter_option(name: str, field: FieldInfo) -> click.Option:
     """An option of the command line for one of the converter's own fields."""
-    kind, many = _click_type(field.annotation)
+    kind, many = option_type(field.annotation)
     flag = f"--{name.replace('_', '-')}"
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
@@ -165,18 +164,6 @@ def _converter_option(name: str, field: FieldInfo) -> click.Option:
     if default not in (None, (), [], "") and "default" not in text:
         text += f"  [default: {default}]"
     return click.Option([flag, f"own_{name}"], type=kind, multiple=many, required=required, default=None, help=text)
-
-
-def _click_type(annotation: Any) -> tuple[Any, bool]:
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return _click_type(next(a for a in args if a is not type(None)))
-    if origin in (tuple, list):
-        # Values may be comma-separated, so they are split before pydantic sees them as what they are.
-        return str, True
-    if origin is Literal:
-        return click.Choice([str(a) for a in args]), False
-    return (annotation if annotation in (int, float, bool) else str), False
 
 
 class _Formats(click.Group):
@@ -197,7 +184,7 @@ class _Formats(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from ..converters import base
 
-        rows = [(name, base.converter_class(name).summary) for name in base.names()]
+        rows = [(name, cls.summary) for name, cls in base.installed().items()]
         if rows:
             with formatter.section("Formats"):
                 formatter.write_dl(rows)
@@ -339,9 +326,9 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     import hashlib
     from pathlib import Path
 
-    from ..calibrate.files import read_camera_file
+    from ..cameras.files import load_user_cameras
 
-    read_camera_file(Path(path))
+    load_user_cameras(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
         "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),

@@ -19,8 +19,7 @@ def command(explain: str | None, as_json: bool) -> None:
     """
     from ..converters import base
 
-    wanted = base.names() if explain is None else [explain]
-    classes = {name: base.converter_class(name) for name in wanted}
+    classes = base.installed() if explain is None else {explain: base.converter_class(explain)}
     if as_json:
         emit_json(
             {

@@ -27,11 +27,11 @@ _CORE: tuple[str, ...] = (
     "click",
     "av",
 )
-_CORE += ("pydantic", "rich", "fsspec", "array-api-compat", "pyyaml")
+_CORE += ("pydantic", "rich", "fsspec", "array-api-compat", "pyyaml", "simplejpeg")
 _EXTRAS = {
     "torch": ("torch",),
     "pytorch3d": ("pytorch3d",),
-    "rlds": ("array_record", "simplejpeg", "google_crc32c"),
+    "rlds": ("array_record", "google_crc32c"),
     "training": ("torch", "torchdata"),
     "teleop": ("rosbags", "zarr"),
     "joints": ("mujoco", "yourdfpy"),

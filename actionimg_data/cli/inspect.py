@@ -190,8 +190,11 @@ def _first_episode(
         source += ["--mapping", value] if name == "mapping" else ["-O", text]
     convert = ["convert", converter.name, path, f"{Path(path).resolve().name}-shards", *_flags(converter, options)]
     to_fill_in = _line(*convert, *(word for flag in asked for word in (flag, flag[2:].replace("-", "_").upper())))
+    from ..converters.remote import SourceReader
+
+    reader = SourceReader(converter)
     try:
-        episode = converter.read(next(iter(converter.discover(path))))
+        episode = reader.read(next(iter(reader.discover(path))))
     except StopIteration:
         return None, _cannot(WrongFormatError("holds no episode", where=path), source, converter, None)
     except ActionImgError as error:
@@ -389,20 +392,21 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 def _source(path: str, converter: Converter, plot: str | None) -> dict[str, Any]:
     from ..converters.base import Converter as Base
+    from ..converters.look.inspection import inspect_source, stream_statistics
+    from ..converters.remote import SourceReader
 
     try:
-        found = converter.inspect(path)
+        found = inspect_source(converter, path)
     except ActionImgError:
         # The shared description reads the first episode, and what is wrong with it is said below; a folder that
         # holds no episode at all is an error.
         if type(converter).inspect is not Base.inspect:
             raise
-        found = {"episodes": sum(1 for _ in converter.discover(path))}
+        found = {"episodes": sum(1 for _ in SourceReader(converter).discover(path))}
     if plot is not None:
-        from ..converters.look.inspection import stream_statistics
         from ..report.streams import plot_streams
 
-        plot_streams(stream_statistics(path, converter.options), plot)
+        plot_streams(stream_statistics(converter, path), plot)
         found = {**found, "plot": plot}
     return {"format": converter.name, **found}
 

@@ -92,7 +92,7 @@ def _foreign(group: click.Group, name: str) -> bool:
         return False
     from ..converters import base
 
-    return not base.converter_class(name).__module__.startswith("actionimg_data.")
+    return not base.entry_points()[name].value.startswith("actionimg_data.")
 
 
 def _section(

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..converters import base
 from ..converters.base import Converter
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
@@ -88,14 +89,15 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     if converter.poses_only:
         options = options.without_cameras()
     cameras = refined_cameras(options)
-    refs = iter(converter.discover(source))
+    reader = SourceReader(converter)
+    refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
     def probes() -> Iterator[tuple[EpisodeRef, Episode | ActionImgError]]:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, read_episode(ref, converter, cameras)
+                yield ref, read_episode(ref, reader, cameras)
             except StorageError:
                 raise
             except ActionImgError as error:
@@ -111,7 +113,7 @@ def _plugin_version(converter: Converter) -> dict[str, str]:
     """The version of a converter that is not ours: it decides the bytes as well."""
     if type(converter).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return {}
-    entry = base._entry_points().get(converter.name)
+    entry = base.entry_points().get(converter.name)
     package = getattr(entry, "dist", None)
     return {} if package is None else {f"converter {package.name}": package.version}
 
@@ -174,7 +176,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(place, fingerprint_, converter, Recipe.of(manifest))
+            job = Job(place, fingerprint_, SourceReader(converter), Recipe.of(manifest))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:

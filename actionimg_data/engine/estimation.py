@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..converters.base import Converter
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, OutputError, StorageError, human_bytes
 from ..schemas import ConvertOptions, PlanEpisode
 from ..shards import layout, storage
@@ -76,6 +77,7 @@ def estimate(
             episodes += 1
             frames = None if frames is None or episode.num_frames is None else frames + _strided(episode, options)
     sampled = _sample(made.rows, numbers, episodes)
+    reader = SourceReader(converter)
     sizes: list[float] = []
     times: list[float] = []
     lengths: list[int] = []
@@ -86,7 +88,7 @@ def estimate(
             break
         started = time.perf_counter()
         try:
-            found = measure(episode, converter, Recipe.of(made.manifest), ESTIMATE_FRAMES)
+            found = measure(episode, reader, Recipe.of(made.manifest), ESTIMATE_FRAMES)
         except StorageError:
             raise
         except ActionImgError:

@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
-from ..converters.base import Converter
 from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
-from ..shards.prepare import Recipe
+from ..shards.prepare import Reader, Recipe
 from ..shards.write import Progress, write_shard
 
 MAX_CRASHES: Final = 2
@@ -47,7 +46,7 @@ class Job:
 
     out: Place
     plan: str
-    converter: Converter
+    reader: Reader
     recipe: Recipe
 
     def run_shard(
@@ -65,7 +64,7 @@ class Job:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
         """
-        return write_shard(self.out, row, self.plan, self.converter, self.recipe, report=report, skip=skip, crew=crew)
+        return write_shard(self.out, row, self.plan, self.reader, self.recipe, report=report, skip=skip, crew=crew)
 
 
 class Executor(Protocol):

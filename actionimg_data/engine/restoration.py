@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..converters.base import Converter, converter_class
+from ..converters.remote import SourceReader
 from ..errors import ActionImgError, CorruptDatasetError, OutputError
 from ..schemas import (
     DatasetManifest,
@@ -366,7 +367,7 @@ def _shards_again(
     converter = _converter(manifest)
     with executor, _scratch(out) as scratch:
         for of, numbers in groups.items():
-            job = Job(scratch, of, converter, Recipe.of(manifest))
+            job = Job(scratch, of, SourceReader(converter), Recipe.of(manifest))
 
             def made(sidecar: ShardSidecar) -> None:
                 record = next(r for r in manifest.shards if r.path == f"{sidecar.shard}.tar")

@@ -82,7 +82,7 @@ def pose_equations(
         cost=xp.sum(loss, axis=(-2, -1)),
         mahalanobis=xp.where(squared > 0, xp.sqrt(one_length), xp.zeros_like(squared)),
         residual=residual,
-        in_front=xp.all((depth > triangulation._MIN_DEPTH) | ~used, axis=(-2, -1)),
+        in_front=xp.all((depth > triangulation.MIN_DEPTH) | ~used, axis=(-2, -1)),
     )
 
 

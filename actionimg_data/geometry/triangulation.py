@@ -11,7 +11,7 @@ from . import pinhole, transforms
 
 Array = Any
 
-_MIN_DEPTH = 1e-6
+MIN_DEPTH = 1e-6
 
 
 class Triangulation(NamedTuple):
@@ -106,7 +106,7 @@ def triangulate(
         damped = normal + (1e-12 * trace + 1e-30)[..., None, None] * identity
         if step < iterations:
             points = points + xp.linalg.solve(damped, xp.matrix_transpose(rows) @ flat[..., None])[..., 0]
-    front = xp.all((depth > _MIN_DEPTH) | ~mask, axis=-1)
+    front = xp.all((depth > MIN_DEPTH) | ~mask, axis=-1)
     bounded = xp.all(xp.isfinite(points), axis=-1)
     # Two rays that do not cross leave one direction without information.
     informed = xp.linalg.det(normal / (trace[..., None, None] + 1e-30)) > 1e-15
@@ -136,7 +136,7 @@ def whitening(covariance: Array, mask: Array) -> Array:
 
 
 def projection_and_jacobian(
-    points: Array, K: Array, camera_from_world: Array, min_depth: float = _MIN_DEPTH
+    points: Array, K: Array, camera_from_world: Array, min_depth: float = MIN_DEPTH
 ) -> tuple[Array, Array, Array]:
     """Pixels ``(..., 2)``, depth ``(...)`` and ``d(pixels)/d(world point) (..., 2, 3)`` of world points ``(..., 3)``.
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FrameCountError, InvalidCameraError
 from ..geometry import crop, pinhole
-from . import _check
+from . import checks
 
 FloatArray = NDArray[np.float64]
 
@@ -36,13 +36,13 @@ class Camera:
     height: int
 
     def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
-        K = _check.float_array(K, (3, 3), "K", InvalidCameraError)
-        _check.intrinsics(K)
-        pose = _check.float_array(world_from_camera, (4, 4), "world_from_camera", InvalidCameraError)
+        K = checks.float_array(K, (3, 3), "K", InvalidCameraError)
+        checks.intrinsics(K)
+        pose = checks.float_array(world_from_camera, (4, 4), "world_from_camera", InvalidCameraError)
         object.__setattr__(self, "K", K)
-        object.__setattr__(self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError))
-        object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
-        object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
+        object.__setattr__(self, "world_from_camera", checks.rigid(pose, "world_from_camera", InvalidCameraError))
+        object.__setattr__(self, "width", checks.size(width, "width", InvalidCameraError))
+        object.__setattr__(self, "height", checks.size(height, "height", InvalidCameraError))
 
     def track(self, num_frames: int) -> CameraTrack:
         """This camera standing still for ``num_frames`` frames."""
@@ -78,7 +78,7 @@ class Camera:
 
     def project(self, points_world: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Pixels ``(N, 2)`` of world points ``(N, 3)`` and which of them lie in front of the camera ``(N,)``."""
-        points = _check.float_array(points_world, (None, 3), "points_world", InvalidCameraError, finite=False)
+        points = checks.float_array(points_world, (None, 3), "points_world", InvalidCameraError, finite=False)
         uv, _, valid = pinhole.project(points, self.K, self.world_from_camera)
         return uv, valid
 
@@ -103,18 +103,18 @@ class CameraTrack:
     height: int
 
     def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
-        K = _check.float_array(K, (None, 3, 3), "K", InvalidCameraError)
-        _check.intrinsics(K)
-        pose = _check.float_array(world_from_camera, (None, 4, 4), "world_from_camera", InvalidCameraError)
+        K = checks.float_array(K, (None, 3, 3), "K", InvalidCameraError)
+        checks.intrinsics(K)
+        pose = checks.float_array(world_from_camera, (None, 4, 4), "world_from_camera", InvalidCameraError)
         if len(K) != len(pose) or len(K) == 0:
             raise InvalidCameraError(
                 "K and world_from_camera must have the same, positive number of frames",
                 found=f"{len(K)} and {len(pose)}",
             )
         object.__setattr__(self, "K", K)
-        object.__setattr__(self, "world_from_camera", _check.rigid(pose, "world_from_camera", InvalidCameraError))
-        object.__setattr__(self, "width", _check.size(width, "width", InvalidCameraError))
-        object.__setattr__(self, "height", _check.size(height, "height", InvalidCameraError))
+        object.__setattr__(self, "world_from_camera", checks.rigid(pose, "world_from_camera", InvalidCameraError))
+        object.__setattr__(self, "width", checks.size(width, "width", InvalidCameraError))
+        object.__setattr__(self, "height", checks.size(height, "height", InvalidCameraError))
 
     def __len__(self) -> int:
         return len(self.K)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..conventions import QUATERNION_TOLERANCE
 from ..errors import InvalidTrajectoryError
 from ..geometry import rotations, transforms
-from . import _check
+from . import checks
 
 FloatArray = NDArray[np.float64]
 
@@ -48,13 +48,13 @@ class GripperTrajectory:
     ) -> None:
         error = InvalidTrajectoryError
         finite = not allow_missing
-        position = _check.float_array(position, (None, 3), "position", error, finite)
+        position = checks.float_array(position, (None, 3), "position", error, finite)
         n = len(position)
         if n == 0:
             raise error("has no frames", field="position", expected="at least 1 frame", found="0")
-        q = _check.float_array(quaternion_xyzw, (n, 4), "quaternion_xyzw", error, finite)
-        openness = _check.float_array(openness, (n,), "openness", error, finite)
-        times = _check.float_array(times, (n,), "times", error)
+        q = checks.float_array(quaternion_xyzw, (n, 4), "quaternion_xyzw", error, finite)
+        openness = checks.float_array(openness, (n,), "openness", error, finite)
+        times = checks.float_array(times, (n,), "times", error)
         known = np.isfinite(position).all(-1) & np.isfinite(q).all(-1)
         partly = ~known & (np.isfinite(position).any(-1) | np.isfinite(q).any(-1))
         for field, bad in (("position", partly), ("openness", np.isinf(openness))):
@@ -129,14 +129,14 @@ class GripperTrajectory:
     @classmethod
     def from_transforms(cls, world_from_gripper: ArrayLike, openness: ArrayLike, times: ArrayLike) -> GripperTrajectory:
         """Trajectory of rigid transforms ``(T, 4, 4)``."""
-        raw = _check.float_array(world_from_gripper, (None, 4, 4), "world_from_gripper", InvalidTrajectoryError)
-        pose = _check.rigid(raw, "world_from_gripper", InvalidTrajectoryError)
+        raw = checks.float_array(world_from_gripper, (None, 4, 4), "world_from_gripper", InvalidTrajectoryError)
+        pose = checks.rigid(raw, "world_from_gripper", InvalidTrajectoryError)
         return cls(pose[:, :3, 3], rotations.quaternion_from_matrix(pose[:, :3, :3]), openness, times)
 
     @classmethod
     def from_action7(cls, action_7d: ArrayLike, times: ArrayLike) -> GripperTrajectory:
         """Trajectory of ``(T, 7)``: x y z, extrinsic "xyz" Euler angles in radians, openness."""
-        a = _check.float_array(action_7d, (None, 7), "action_7d", InvalidTrajectoryError)
+        a = checks.float_array(action_7d, (None, 7), "action_7d", InvalidTrajectoryError)
         q = rotations.quaternion_from_matrix(rotations.matrix_from_euler(a[:, 3:6]))
         return cls(a[:, :3], q, a[:, 6], times)
 
@@ -148,7 +148,7 @@ class GripperTrajectory:
     @classmethod
     def from_action8(cls, action_8d: ArrayLike, times: ArrayLike) -> GripperTrajectory:
         """Trajectory of ``(T, 8)``: x y z, qx qy qz qw, openness."""
-        a = _check.float_array(action_8d, (None, 8), "action_8d", InvalidTrajectoryError)
+        a = checks.float_array(action_8d, (None, 8), "action_8d", InvalidTrajectoryError)
         return cls(a[:, :3], a[:, 3:7], a[:, 7], times)
 
     def to_action8(self) -> FloatArray:

@@ -21,7 +21,7 @@ from actionimg_data.schemas import ActionImageSpec
 from ..conventions import DEFAULT_NEAR, ROTATION_TOLERANCE
 from ..errors import InvalidArrayError, InvalidCameraError, InvalidSpecError, InvalidTrajectoryError
 from ..geometry import crop, pinhole, rotations, transforms
-from ..model import Camera, CameraTrack, GripperTrajectory, _check
+from ..model import Camera, CameraTrack, GripperTrajectory, checks
 from .gaussian import checked_cameras
 from .gripper import GripperModel, gripper_model, load_mesh
 from .pytorch3d_cameras import cameras_from_opencv, pixel_in_ndc, require_pytorch3d
@@ -454,8 +454,8 @@ def _scene(
     import torch
     from pytorch3d.structures import Meshes
 
-    height = _check.size(height, "height", InvalidCameraError)
-    width = _check.size(width, "width", InvalidCameraError)
+    height = checks.size(height, "height", InvalidCameraError)
+    width = checks.size(width, "width", InvalidCameraError)
     if not (math.isfinite(near) and near > 0):
         raise InvalidSpecError("must be positive", field="near", found=near)
     given = {"vertices": (vertices, (None, 3)), "K": (K, (3, 3)), "world_from_camera": (world_from_camera, (4, 4))}

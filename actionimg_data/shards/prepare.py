@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ..calibrate import CameraCheck, GripperShape, check_view
-from ..calibrate.files import read_camera_file, with_cameras
-from ..converters.rlds.cameras import UserCameras
+from ..calibrate.files import with_cameras
+from ..cameras.files import UserCameras, load_user_cameras
 from ..errors import (
     BadFileError,
     CalibrationOffError,
@@ -114,7 +114,7 @@ def _cameras(path: str, sha256: str | None) -> UserCameras:
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise BadFileError("is not the camera file that this data set was planned with", where=path, found=found)
-    return read_camera_file(Path(path))
+    return load_user_cameras(Path(path))
 
 
 def selected(episode: Episode, recipe: Recipe) -> Episode:

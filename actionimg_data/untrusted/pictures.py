@@ -1,45 +1,89 @@
-"""What pictures state of themselves, held against what they hold before anything is decoded."""
+"""Encoded pictures of unknown origin: what they state, held against what they hold; and the one way to decode them."""
 
 from __future__ import annotations
 
+import re
 import struct
-from typing import Final
+import zlib
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 
 from ..errors import BadImageError
+from .sizes import MAX_PIXELS, MAX_SIDE, SIZES, sensible_size
 
-MAX_PIXELS: Final = 1 << 26
-"""Pixels of the largest picture or video frame that is decoded: twice those of an 8K camera, 200 MB as RGB."""
+MAX_SCANS: Final = 64
+"""Most scans of a JPEG, each of which goes over all of its pixels. Encoders write 10, or 20 to save bytes.
 
-MAX_SIDE: Final = 16384
-"""Most pixels in a row or a column of one."""
+A picture of over 16 million pixels may have fewer: at most 16 times `MAX_PIXELS` are gone over in all.
+"""
 
-SIZES: Final = f"1 … {MAX_SIDE} pixels a side, {MAX_PIXELS} in all"
+_FEW_SCANS = 16
+# deflate at its best gives 1032 bytes for one, and a JPEG spends at least a bit on each block of 8x8.
+_MOST_PER_BYTE = {"png": 1040, "jpeg": 1024}
+_SMALL = 1 << 16
+_PNG = b"\x89PNG\r\n\x1a\n"
+# IHDR's colour types: channels as stored (palettes become RGB).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_COLOUR_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; instead of IMREAD_COLOR, never with it
+
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_SCANS",
+    "MAX_SIDE",
+    "SIZES",
+    "PictureHeader",
+    "check_jpeg",
+    "check_png_chunks",
+    "decode",
+    "decode_jpeg",
+    "picture_header",
+    "png_header",
+    "sensible_size",
+]
+
+Picture = NDArray[Any]
+Encoded = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
-def sensible_size(width: int, height: int) -> bool:
-    """Whether a camera may make pictures of this size."""
-    return 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS
+class PictureHeader(NamedTuple):
+    """What an encoded picture states of itself: ``jpeg``, ``png``, ``webp`` or ``bmp``, its size and its values."""
+
+    kind: str
+    height: int
+    width: int
+    channels: int
+    bits: int
 
 
-def picture_size(data: bytes, where: object) -> tuple[str, int, int]:
-    """Kind, height and width of an encoded picture by its header; nothing is decoded.
+def picture_header(data: bytes, where: object = None) -> PictureHeader:
+    """Kind, size, channels and bits of an encoded picture by its header; nothing is decoded.
+
+    Args:
+        data: All of the encoded picture.
+        where: What to call it in an error.
 
     Raises:
-        BadImageError: Neither JPEG, PNG, WebP nor BMP; damaged in its header; or of a size that no camera has.
+        BadImageError: Neither JPEG, PNG, WebP nor BMP; damaged in its header; of a size that no camera has, or of more
+            pixels than its bytes can hold.
     """
     if data[:2] == b"\xff\xd8":
-        kind, (height, width, _, _) = "jpeg", jpeg_header(data, where)
-    elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 33:
-        kind = "png"
-        width, height = struct.unpack_from(">II", data, 16)
-        check_png_chunks(data, where)
+        height, width, channels, bits = _jpeg_header(data, where)
+        head = PictureHeader("jpeg", height, width, channels, bits)
+    elif data[:8] == _PNG:
+        head = png_header(data, where)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
-        kind, (height, width) = "webp", _webp_size(data, where)
+        head = PictureHeader("webp", *_webp_size(data, where), 3, 8)
     elif data[:2] == b"BM" and len(data) >= 26:
-        kind = "bmp"
         wide = int.from_bytes(data[14:18], "little") != 12
         width, height = struct.unpack_from("<ii" if wide else "<HH", data, 18)
-        height = abs(height)
+        head = PictureHeader("bmp", abs(height), width, 3, 8)
     else:
         raise BadImageError(
             "is no picture that can be read",
@@ -47,12 +91,169 @@ def picture_size(data: bytes, where: object) -> tuple[str, int, int]:
             expected="jpeg | png | webp | bmp",
             found=f"{len(data)} bytes, {data[:8].hex(' ')}" if data else "nothing",
         )
+    needed = head.height * head.width
+    if head.kind == "png":
+        needed = head.height * (1 + head.width * head.channels * head.bits // 8)
+    most = _SMALL + _MOST_PER_BYTE[head.kind] * len(data) if head.kind in _MOST_PER_BYTE else needed
+    if not sensible_size(head.width, head.height) or needed > most:
+        raise BadImageError(
+            "states an impossible size",
+            where=where,
+            expected=f"{SIZES}, and what {len(data)} bytes can hold",
+            found=f"{head.width}x{head.height}",
+        )
+    return head
+
+
+def png_header(data: bytes, where: object = None) -> PictureHeader:
+    """What a PNG states, from its first 33 bytes or more.
+
+    Raises:
+        BadImageError: No PNG, one that is cut in its header, or of a size that no camera has.
+    """
+    if not data.startswith(_PNG):
+        found = "an empty file" if not data else f"first bytes {data[:8].hex(' ')}"
+        raise BadImageError("is not a PNG", where=where, expected=_PNG.hex(" "), found=found)
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise BadImageError("PNG is truncated in its header", where=where, found=f"{len(data)} bytes")
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    if colour not in _PNG_CHANNELS:
+        raise BadImageError("is a PNG of unknown colour type", where=where, found=colour)
     if not sensible_size(width, height):
         raise BadImageError("states an impossible size", where=where, expected=SIZES, found=f"{width}x{height}")
-    return kind, height, width
+    return PictureHeader("png", height, width, _PNG_CHANNELS[colour], bits)
 
 
-def jpeg_header(data: bytes, where: object = None) -> tuple[int, int, int, int]:
+def decode(
+    data: Encoded,
+    where: object = None,
+    channels: int | None = 3,
+    *,
+    out: Picture | None = None,
+    head: PictureHeader | None = None,
+    fast_dct: bool = False,
+) -> Picture:
+    """An encoded picture; the turn that a camera wrote beside it (EXIF) is not followed.
+
+    Args:
+        data: JPEG, PNG, WebP or BMP.
+        where: What to call it in an error.
+        channels: 3 for RGB ``(H, W, 3)`` uint8, 1 for grey ``(H, W, 1)`` uint8, None for what is stored (not of a
+            JPEG): ``(H, W, C)`` uint8 or uint16, RGB(A) or grey.
+        out: Where to write it, contiguous and of the right shape and dtype; a new array where None.
+        head: What `picture_header` gives, where that is known already.
+        fast_dct: Decode JPEGs with the fast integer transform, as TensorFlow does.
+
+    Raises:
+        BadImageError: It cannot be decoded, is cut or damaged, or states what it cannot hold.
+    """
+    raw = data if isinstance(data, bytes) else bytes(data)
+    head = picture_header(raw, where) if head is None else head
+    if head.kind == "jpeg":
+        if head.channels not in (1, 3) or channels is None:
+            raise BadImageError(
+                "a JPEG with channels that cannot be converted", where=where, expected="1 | 3", found=head.channels
+            )
+        if out is None:
+            out = np.empty((head.height, head.width, channels), np.uint8)
+        return decode_jpeg(raw, where, channels, out=out, fast_dct=fast_dct)
+    _check_body(raw, head, where)
+    flags = {3: _COLOUR, 1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION}
+    picture = _opencv(raw, cv2.IMREAD_UNCHANGED if channels is None else flags[channels], head.kind.upper(), where)
+    if picture.shape[:2] != (head.height, head.width):
+        raise BadImageError("decoded to another size than its header states", where=where, found=picture.shape)
+    if out is None:
+        return picture
+    out[...] = picture
+    return out
+
+
+def decode_jpeg(
+    data: bytes,
+    where: object = None,
+    channels: int = 3,
+    *,
+    out: Picture | None = None,
+    fast_dct: bool = False,
+) -> Picture:
+    """A JPEG whose header has been looked at: RGB ``(H, W, 3)``, or grey ``(H, W, 1)``, uint8.
+
+    libjpeg shows what it can of a damaged picture and warns; here its warnings are errors. Bits that changed into
+    others which are a picture too cannot be told from one.
+
+    Args:
+        data: The encoded picture.
+        where: What to call it in an error.
+        channels: 3 or 1.
+        out: Where to write it, contiguous; a picture that is larger is refused, one that is smaller leaves it partly
+            as it was, and gives an array of its own size.
+        fast_dct: With the fast integer transform.
+
+    Raises:
+        BadImageError: It is cut or damaged, or has more scans than a camera writes.
+    """
+    _check_scans(data, where)
+    colours = "RGB" if channels == 3 else "GRAY"
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, fastdct=fast_dct, buffer=out))
+    except ValueError as error:
+        reason = str(error)
+    if "Corrupt JPEG data" in reason and not _only_padded(data, reason):
+        raise BadImageError(f"JPEG is damaged: {reason}", where=where, found=f"{len(data)} bytes")
+    if "Premature end of JPEG" in reason:
+        raise BadImageError("JPEG is truncated", where=where, found=f"{len(data)} bytes")
+    try:
+        # Left are warnings of what does not touch the pixels, e.g. of a version that is not known.
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, fastdct=fast_dct, buffer=out, strict=False))
+    except ValueError as error:
+        raise BadImageError(f"JPEG cannot be decoded: {error}", where=where, found=f"{len(data)} bytes") from None
+
+
+def _only_padded(data: bytes, reason: str) -> bool:
+    """Whether bytes that libjpeg found no use for are a camera's padding before the end: zeros or ones."""
+    unused = _EXTRANEOUS.search(reason)
+    end = data.rfind(b"\xff\xd9")
+    return unused is not None and end >= 0 and end - len(data[:end].rstrip(b"\0\xff")) >= int(unused[1])
+
+
+def check_jpeg(data: bytes, where: object) -> None:
+    """Refuse a JPEG that another decoder than `decode` is going to see, where `decode` would refuse it."""
+    decode(data, where, 1)
+
+
+def _check_scans(data: bytes, where: object) -> None:
+    # In a scan every 0xFF is followed by a zero, so there are no more scans than this.
+    if data.count(b"\xff\xda") <= _FEW_SCANS:
+        return
+    height, width, _, _ = _jpeg_header(data, where)
+    scans, most = _scans(data), min(MAX_SCANS, _FEW_SCANS * MAX_PIXELS // max(1, height * width))
+    if scans > most:
+        raise BadImageError(
+            "JPEG has more scans than a camera writes", where=where, expected=f"≤ {most}", found=f"{scans} scans"
+        )
+
+
+def _scans(data: bytes) -> int:
+    """Number of scans of a JPEG, found by walking its segments."""
+    count, position = 0, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xD9:
+            break
+        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+        if marker == 0xDA:
+            count += 1
+            following = _SCAN_END.search(data, position)
+            if following is None:
+                break
+            position = following.start()
+    return count
+
+
+def _jpeg_header(data: bytes, where: object) -> tuple[int, int, int, int]:
     """Height, width, channels, bits from the frame header (SOFn), found by walking the segments (ITU-T T.81 B.1)."""
     position = 2
     while position + 4 <= len(data):
@@ -72,15 +273,49 @@ def jpeg_header(data: bytes, where: object = None) -> tuple[int, int, int, int]:
     raise BadImageError("a JPEG without a frame header", where=where, found=f"{len(data)} bytes")
 
 
+def _check_body(data: bytes, head: PictureHeader, where: object) -> None:
+    """Refuse what is cut or damaged and would be decoded all the same, in part or with grey."""
+    if head.kind == "png":
+        check_png_chunks(data, where)
+    elif head.kind == "webp" and 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise BadImageError("WebP is truncated", where=where, found=f"{len(data)} bytes")
+
+
 def check_png_chunks(data: bytes, where: object = None) -> None:
-    """Refuse a PNG whose chunks are cut or claim more than there is: OpenCV allocates what a chunk claims."""
-    position = 8
+    """Refuse a PNG whose chunks are cut, claim more than there is, or do not have their checksum.
+
+    OpenCV allocates what a chunk claims, may show what there is of a picture, and lets libpng write to stderr.
+    """
+    view, position = memoryview(data), len(_PNG)
     while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        if data[position + 4 : position + 8] == b"IEND" and length == 0:
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise BadImageError("PNG is damaged: a checksum does not match", where=where, field=f"byte {position}")
+        if data[position + 4 : position + 8] == b"IEND":
             return
-        position += 12 + length
+        position = end + 4
     raise BadImageError("PNG is truncated", where=where, found=f"{len(data)} bytes")
+
+
+def _opencv(data: bytes, flags: int, kind: str, where: object) -> Picture:
+    """A picture through OpenCV, with RGB(A) channels ``(H, W, C)``."""
+    rgb = flags == _COLOUR and _COLOUR_RGB is not None
+    if rgb:
+        flags = (_COLOUR_RGB or 0) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise BadImageError(f"{kind} cannot be decoded: {str(error.err or error)[:120]}", where=where) from None
+    if picture is None:
+        raise BadImageError(f"{kind} cannot be decoded", where=where, found=f"{len(data)} bytes")
+    if picture.ndim == 2:
+        return np.asarray(picture)[..., None]
+    if rgb:
+        return np.asarray(picture)
+    order = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return np.asarray(cv2.cvtColor(picture, order))
 
 
 def _webp_size(data: bytes, where: object) -> tuple[int, int]:
@@ -95,33 +330,3 @@ def _webp_size(data: bytes, where: object) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, 26)
         return height & 0x3FFF, width & 0x3FFF
     raise BadImageError("a WebP without a size", where=where, found=f"{len(data)} bytes")
-
-
-# Videos.
-
-
-def jpegxl_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG-XL picture states (ISO/IEC 18181-1, SizeHeader), or None where it does not."""
-    start = 0
-    if data[4:8] == b"JXL ":
-        start = next((i + 8 for kind in (b"jxlc", b"jxlp") if (i := data.find(kind, 12, 1 << 16) - 4) >= 0), -1)
-        start += 4 if start >= 8 and data[start - 4 : start] == b"jxlp" else 0
-    if start < 0 or data[start : start + 2] != b"\xff\x0a":
-        return None
-    bits = int.from_bytes(data[start + 2 : start + 14], "little")
-
-    def take(count: int) -> int:
-        nonlocal bits
-        value, bits = bits & (1 << count) - 1, bits >> count
-        return value
-
-    def side(small: int) -> int:
-        return (take(5) + 1) * 8 if small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    small = take(1)
-    height = side(small)
-    ratio = take(3)
-    if ratio == 0:
-        return side(small), height
-    top, bottom = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
-    return height * top // bottom, height

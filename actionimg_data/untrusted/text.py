@@ -60,21 +60,31 @@ def load_yaml(path: Path) -> Any:
     """The values of a YAML file; tags, anchors and duplicate keys are refused.
 
     Raises:
+        SourceNotFoundError: No such file.
         UnsafeFileError: A tag (``!!python/...`` or any other), an anchor or an alias.
         BadFileError: Not YAML.
     """
-    raw = read_bytes(path, MAX_YAML_BYTES)
+    return parse_yaml(read_bytes(path, MAX_YAML_BYTES), path)
+
+
+def parse_yaml(raw: bytes | str, where: object) -> Any:
+    """The values of a YAML text, as `load_yaml`.
+
+    Raises:
+        UnsafeFileError: A tag (``!!python/...`` or any other), an anchor or an alias.
+        BadFileError: Not YAML.
+    """
     try:
         depth = 0
         for token in yaml.scan(raw):
             depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
             if depth > MAX_DEPTH:
-                raise UnsafeFileError("is nested too deeply", where=path, expected=f"≤ {MAX_DEPTH} levels")
+                raise UnsafeFileError("is nested too deeply", where=where, expected=f"≤ {MAX_DEPTH} levels")
             if isinstance(token, (yaml.TagToken, yaml.AnchorToken, yaml.AliasToken)):
                 what = "a tag" if isinstance(token, yaml.TagToken) else "an anchor or alias"
                 raise UnsafeFileError(
                     f"YAML with {what} is refused",
-                    where=path,
+                    where=where,
                     field=f"line {token.start_mark.line + 1}",
                     expected="plain keys, lists, text and numbers",
                     found=str(getattr(token, "value", "")),
@@ -85,7 +95,7 @@ def load_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         line = f"line {mark.line + 1}" if mark is not None else None
-        raise BadFileError(f"is not YAML: {problem}", where=path, field=line) from None
+        raise BadFileError(f"is not YAML: {problem}", where=where, field=line) from None
 
 
 def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from ..errors import BadFileError, BadImageError, UnsafeFileError
-from .pictures import SIZES, jpegxl_size, sensible_size
+from .sizes import SIZES, jpegxl_size, sensible_size
 
 MAX_ARRAY_BYTES: Final = 1 << 29
 """Most that the arrays of one ``.npz``, or one ``.npy``, may unpack to."""

@@ -10,7 +10,7 @@ from typing import IO, Final
 
 from ..errors import BadVideoError
 from .files import open_plain
-from .pictures import MAX_PIXELS
+from .sizes import MAX_PIXELS
 
 MAX_VIDEO_FRAMES: Final = 4_000_000
 """Most frames of one video file: 37 hours at 30 Hz."""

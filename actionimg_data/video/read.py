@@ -14,7 +14,6 @@ from typing import Any
 import av
 import av.error
 import av.video.reformatter
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,8 +25,9 @@ from ..errors import (
     SourceNotFoundError,
     UnsafeFileError,
 )
+from ..untrusted import pictures
 from ..untrusted.files import open_plain
-from ..untrusted.pictures import SIZES, picture_size, sensible_size
+from ..untrusted.pictures import SIZES, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
 from .encode import INTERPOLATION, mask_ids
@@ -445,7 +445,8 @@ class _ZipReader(VideoReader):
         if bad is not None:
             self.close()
             raise BadVideoError("pictures must be stored, not compressed again", where=where, field=bad.filename)
-        self._size = _png_size(self._read("000000.png"), where)
+        first = _png_header(self._read("000000.png"), where)
+        self._size = (first.width, first.height)
         self.info = VideoInfo(*self._size, len(names), 0.0, "png")
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
@@ -453,15 +454,13 @@ class _ZipReader(VideoReader):
         for index in indices:
             name = f"{index:06d}.png"
             data = self._read(name)
-            if _png_size(data, self._where) != self._size:
+            head = _png_header(data, self._where)
+            if (head.width, head.height) != self._size:
                 raise BadVideoError("picture size changes", where=self._where, field=name)
             try:
-                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error as error:
-                raise BadVideoError(f"cannot be decoded: {error.err}", where=self._where, field=name) from None
-            if picture is None:
-                raise BadVideoError("cannot be decoded", where=self._where, field=name)
-            yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+                yield pictures.decode(data, self._where, head=head)
+            except BadImageError as error:
+                raise BadVideoError(error.message, where=self._where, field=name) from None
 
     def planes(self, kind: str, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise BadVideoError(f"holds no {kind}", where=self._where, expected="a video", found="a zip of pictures")
@@ -476,12 +475,12 @@ class _ZipReader(VideoReader):
         self._archive.close()
 
 
-def _png_size(data: bytes, where: object) -> tuple[int, int]:
-    """Width and height from a PNG's header, before anything is allocated for it."""
+def _png_header(data: bytes, where: object) -> pictures.PictureHeader:
+    """What a PNG states, before anything is allocated for it."""
     try:
-        kind, height, width = picture_size(data, where)
+        head = pictures.picture_header(data, where)
     except BadImageError as error:
         raise BadVideoError(error.message, where=where, expected=error.expected, found=error.found) from None
-    if kind != "png":
-        raise BadVideoError("holds a picture that is no PNG", where=where, found=kind)
-    return width, height
+    if head.kind != "png":
+        raise BadVideoError("holds a picture that is no PNG", where=where, found=head.kind)
+    return head

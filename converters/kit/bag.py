@@ -27,10 +27,10 @@ from ...errors import (
     WrongFormatError,
 )
 from ...geometry import exact, rotations, transforms
+from ...untrusted import pictures
 from ..recording.streams import seconds
 from ..recording.sync import PoseSamples, ordered
 from . import tree as _tree
-from .frames import decode_image
 from .tables import Table
 
 FloatArray = NDArray[np.float64]
@@ -497,7 +497,7 @@ def decode_message(message: Any, where: object) -> Image:
     if hasattr(message, "format"):
         if "compressedDepth" in message.format:
             raise UnsupportedSourceError("holds depth, not colours", where=where, found=message.format)
-        return decode_image(np.asarray(message.data), where)
+        return pictures.decode(np.asarray(message.data), where)
     encoding = message.encoding.lower()
     if encoding != "rgb8" and encoding not in _CONVERSIONS:
         raise UnsupportedSourceError(

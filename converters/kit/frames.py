@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
 from ...model import DerivedFrames, FrameSource, millimetres
-from ...untrusted.pictures import picture_size, sensible_size
+from ...untrusted import pictures
+from ...untrusted.pictures import sensible_size
 from . import hdf5, tables
 from .tree import natural_key
 
@@ -62,31 +62,6 @@ class FlippedFrames(DerivedFrames):
             yield flipped(picture, self.flip)
 
 
-def decode_image(data: bytes | memoryview | NDArray[np.uint8], where: object) -> Image:
-    """RGB picture ``(H, W, 3)`` of an encoded one (JPEG, PNG, WebP, BMP).
-
-    Raises:
-        BadImageError: It cannot be decoded, states a size that no camera has, or a JPEG or PNG ends early.
-    """
-    raw = np.frombuffer(data, np.uint8)
-    picture_size(raw.tobytes(), where)
-    head = raw[:4].tobytes()
-    # Some cameras pad what they send with zeros.
-    end = raw.tobytes().rstrip(b"\0")[-64:]
-    # OpenCV fills a truncated JPEG with grey and says nothing.
-    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in end:
-        raise BadImageError("JPEG is truncated", where=where, found=f"{len(raw)} bytes")
-    if head == b"\x89PNG" and b"IEND" not in end:
-        raise BadImageError("PNG is truncated", where=where, found=f"{len(raw)} bytes")
-    try:
-        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(raw) else None
-    except cv2.error as error:
-        raise BadImageError(f"cannot be decoded: {error.err}", where=where) from None
-    if picture is None:
-        raise BadImageError("cannot be decoded", where=where, found=f"{len(raw)} bytes")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-
-
 class ImageFiles:
     """Pictures in files, one a frame, in natural order of their names.
 
@@ -115,7 +90,7 @@ class ImageFiles:
             raise MissingFrameError("picture is missing", where=path) from None
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
-        return decode_image(data, path)
+        return pictures.decode(data, path)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""
@@ -172,7 +147,7 @@ class HDF5Frames:
     def _decode(self, row: object, index: int) -> Image:
         # Fixed-length rows are padded with zeros behind the picture.
         data = row if isinstance(row, bytes) else np.asarray(row).tobytes().rstrip(b"\0")
-        return decode_image(data, f"{self.path}#{self.name}[{index}]")
+        return pictures.decode(data, f"{self.path}#{self.name}[{index}]")
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadImageError, MissingFrameError
+from ...untrusted import pictures
 from ...untrusted.files import open_plain
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_PIXELS = 1 << 26
 
 
 def png_size(path: str) -> tuple[int, int]:
@@ -25,7 +21,8 @@ def png_size(path: str) -> tuple[int, int]:
         MissingFrameError: The file does not exist.
         BadImageError: The file is no PNG, or states a size no camera has.
     """
-    return _header(_read(path, 33), path)
+    head = pictures.png_header(_read(path, 33), path)
+    return head.width, head.height
 
 
 def _read(path: str, count: int = -1) -> bytes:
@@ -36,34 +33,6 @@ def _read(path: str, count: int = -1) -> bytes:
         raise MissingFrameError("picture is missing", where=path) from None
     except OSError as error:
         raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
-
-
-def _header(data: bytes, path: str) -> tuple[int, int]:
-    if not data.startswith(_SIGNATURE):
-        found = "an empty file" if not data else f"first bytes {data[:8].hex(' ')}"
-        raise BadImageError("is not a PNG", where=path, expected=_SIGNATURE.hex(" "), found=found)
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise BadImageError("PNG is truncated in its header", where=path, found=f"{len(data)} bytes")
-    width, height = struct.unpack(">II", data[16:24])
-    if not (0 < width <= 65536 and 0 < height <= 65536 and width * height <= _MAX_PIXELS):
-        raise BadImageError("PNG states an impossible size", where=path, found=f"{width}x{height}")
-    return width, height
-
-
-def _check_chunks(data: bytes, path: str) -> None:
-    """Refuse a damaged file here: OpenCV may show what there is of it, and libpng writes to stderr."""
-    at = len(_SIGNATURE)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        end = at + 8 + length
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise BadImageError("PNG is damaged: a checksum does not match", where=path, field=f"byte {at}")
-        if data[at + 4 : at + 8] == b"IEND":
-            return
-        at = end + 4
-    raise BadImageError("PNG is truncated", where=path, found=f"{len(data)} bytes")
 
 
 @dataclass(frozen=True)
@@ -94,12 +63,11 @@ class PngFrames:
             MissingFrameError: A file does not exist.
             BadImageError: A file is no PNG, is damaged, or has another size than the first.
         """
-        import cv2
-
         for index in indices:
             path = os.path.join(self.folder, self.pattern.format(index))
             data = _read(path)
-            size = _header(data, path)
+            head = pictures.png_header(data, path)
+            size = (head.width, head.height)
             if size != (self.width, self.height):
                 raise BadImageError(
                     "picture has another size than the first of its camera",
@@ -107,11 +75,4 @@ class PngFrames:
                     expected=f"{self.width}x{self.height}",
                     found=f"{size[0]}x{size[1]}",
                 )
-            _check_chunks(data, path)
-            try:
-                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error as error:
-                raise BadImageError(f"PNG cannot be decoded: {error.err}", where=path) from None
-            if picture is None:
-                raise BadImageError("PNG cannot be decoded", where=path)
-            yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+            yield pictures.decode(data, path, head=head)

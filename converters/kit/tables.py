@@ -182,7 +182,7 @@ def _csv(path: Path) -> Table:
         raise WrongFormatError("names a column twice", where=path, found=",".join(names))
     if all(re.fullmatch(r"[-+\d.eE]+|nan|inf", n) for n in names):
         raise WrongFormatError("has no header line", where=path, expected="names of the columns", found=names[:8])
-    return Table(names, lambda name: _arrow_values(table.column(names.index(name)), path, name), path)
+    return Table(names, lambda name: arrow_values(table.column(names.index(name)), path, name), path)
 
 
 def _parquet(path: Path) -> Table:
@@ -199,7 +199,7 @@ def _parquet(path: Path) -> Table:
             column = parquet.read_table(path, columns=[name], partitioning=None).column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
-        return _arrow_values(column, path, name)
+        return arrow_values(column, path, name)
 
     return Table(names, load, path)
 
@@ -229,7 +229,7 @@ def parquet_names(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def _arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
+def arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
     """A column of numbers, of text, or of lists of numbers that all have one length."""
     import pyarrow as pa
 
@@ -237,7 +237,7 @@ def _arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         whole = column.combine_chunks()
         counts = np.asarray(whole.value_lengths().to_numpy(zero_copy_only=False))
-        flat = _arrow_values(pa.chunked_array([whole.flatten()]), where, name)
+        flat = arrow_values(pa.chunked_array([whole.flatten()]), where, name)
         if len(counts) and (not np.isfinite(counts).all() or (counts != counts[0]).any()):
             raise WrongFormatError("lists differ in length", where=where, field=name, found=sorted(set(counts))[:5])
         return flat.reshape(len(counts), -1)

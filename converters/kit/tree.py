@@ -179,10 +179,11 @@ def _episode(root: Path, path: Path) -> EpisodeFolder:
     elif root == path:
         base = path.parent
     parts = [p for p in path.relative_to(base).parts if p != "episodes"]
-    return EpisodeFolder(root, path, _plain_id("/".join(parts)), task, group)
+    return EpisodeFolder(root, path, plain_id("/".join(parts)), task, group)
 
 
-def _plain_id(text: str) -> str:
+def plain_id(text: str) -> str:
+    """An episode's id from its place in a source: letters, digits and ``. _ - /``; different places stay different."""
     plain = re.sub(r"[^A-Za-z0-9._/-]", "_", text)
     # Two names that differ only in what an id cannot hold must not become one.
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cameras.files import CalibratedCamera, scaled_to
+from ...cameras.files import scaled_to
 from ...errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -28,128 +27,12 @@ from ...model import (
     SelectedFrames,
     View,
 )
-from ...schemas.mapping import Rotation
 from ..kit.frames import FlippedFrames
 from . import streams, sync
-from .sync import PoseSamples, ScalarSamples, SyncLimits
+from .offset import estimate_offset
+from .recording import Recording, ViewInput, shifted
 
 FloatArray = NDArray[np.float64]
-MAX_OFFSET_S = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class ViewInput:
-    """One camera of a recording.
-
-    Args:
-        frames: All its pictures.
-        times: ``(N,)`` stamps in seconds, offsets applied; None where pictures belong to poses row by row.
-        camera: Its calibration; exactly one of its poses is known, or ``poses`` is given.
-        poses: The camera's own pose stream (camera in the world, OpenCV axes), for one that is tracked.
-        flip: ``none``, or how the pictures are stored flipped.
-        scaled: Pictures may have another size than the calibration: they were scaled.
-        wanted: ``(N,)`` which pictures the log means to be used; None for all.
-        frame: Which frame ``camera.world_from_camera`` is in: ``world``, or ``pose`` for that of the poses.
-        arm: The arm that the camera is fixed to, of several, where the calibration says ``tool_from_camera``.
-        depth: Depth beside the pictures, of the same number, or None.
-        depth_range_m: The least and largest depth that the source can tell.
-        pinhole_K: ``(3, 3)`` of the pictures without distortion that are made where the lens distorts; None: the
-            largest without empty corners.
-
-    ``camera`` is None where the user wants pictures and poses alone.
-    """
-
-    frames: FrameSource
-    times: FloatArray | None
-    camera: CalibratedCamera | None
-    poses: PoseSamples | None = None
-    flip: str = "none"
-    scaled: bool = False
-    wanted: NDArray[np.bool_] | None = None
-    frame: str = "world"
-    arm: str = ""
-    depth: FrameSource | None = None
-    depth_range_m: tuple[float, float] | None = None
-    pinhole_K: FloatArray | None = None
-
-    @property
-    def known(self) -> CalibratedCamera:
-        """The calibration; `MissingCalibrationError` where the user wants none."""
-        if self.camera is None:
-            raise MissingCalibrationError("has no calibration")
-        return self.camera
-
-
-@dataclass(frozen=True, eq=False)
-class Arm:
-    """One gripper of a recording; see `Recording`."""
-
-    poses: PoseSamples
-    openness: ScalarSamples
-    tool_from_gripper: FloatArray
-    world_from_frame: FloatArray = field(default_factory=lambda: np.eye(4))
-    rotation: Rotation | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """Everything a converter read from a log, before streams are brought together.
-
-    Args:
-        id: Of the episode.
-        poses: Of the frame that the log reports, metres; stamps with offsets applied.
-        openness: In [0, 1]; stamps with offsets applied.
-        views: By name.
-        tool_from_gripper: ``(4, 4)``.
-        instructions: In words.
-        world_from_frame: ``(4, 4)`` of the poses' frame.
-        rotation: What the mapping says of the rotation, for the question about quaternion order.
-        rows_fps: The stated rate, where everything belongs together row by row; else None.
-        master: View whose pictures set the times.
-        limits: Of the synchroniser.
-        assumed: Some stream's stamps were made from a stated rate.
-        task: Name of the task.
-        provenance: For the record.
-        name: Of the arm that the fields above are of, where there are several.
-        others: The further arms by name.
-    """
-
-    id: str
-    poses: PoseSamples
-    openness: ScalarSamples
-    views: Mapping[str, ViewInput]
-    tool_from_gripper: FloatArray
-    instructions: tuple[str, ...]
-    world_from_frame: FloatArray = field(default_factory=lambda: np.eye(4))
-    rotation: Rotation | None = None
-    rows_fps: float | None = None
-    master: str | None = None
-    limits: SyncLimits = field(default_factory=SyncLimits)
-    assumed: bool = False
-    task: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    name: str = ""
-    others: Mapping[str, Arm] = field(default_factory=dict)
-
-    @property
-    def arms(self) -> dict[str, Arm]:
-        """All arms by name, in order; the only one is called ""."""
-        first = Arm(self.poses, self.openness, self.tool_from_gripper, self.world_from_frame, self.rotation)
-        return {self.name: first, **self.others}
-
-
-def shifted(recording: Recording, offset_s: float) -> Recording:
-    """The recording with ``offset_s`` added to the stamps of its poses and gripper."""
-
-    def later(arm: Any) -> Any:
-        return replace(
-            arm,
-            poses=replace(arm.poses, times=arm.poses.times + offset_s),
-            openness=replace(arm.openness, times=arm.openness.times + offset_s),
-        )
-
-    moved: Recording = later(recording)
-    return replace(moved, others={name: later(arm) for name, arm in recording.others.items()})
 
 
 def assemble(recording: Recording, time_offset: str = "none") -> Episode:
@@ -177,8 +60,6 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
                 "rows have no stamps that could be moved", where=recording.id, field="time_offset", found=time_offset
             )
         if time_offset == "auto":
-            from .offset import estimate_offset
-
             estimate = estimate_offset(recording)
             provenance["time_offset"] = estimate.to_json()
             offset_s = estimate.require()
@@ -188,22 +69,24 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         recording = shifted(recording, offset_s)
 
     extra = {name: view.poses for name, view in recording.views.items() if view.poses is not None}
-    others = {name: (arm.poses, arm.openness) for name, arm in recording.others.items()}
+    first, *more = recording.arms
+    poses, opened = recording.first.poses, recording.first.openness
+    others = {name: (recording.arms[name].poses, recording.arms[name].openness) for name in more}
     if recording.rows_fps is not None:
         counts = {name: len(view.frames) for name, view in recording.views.items()}
-        synced = sync.by_rows(counts, recording.poses, recording.openness, recording.rows_fps, extra, others)
+        synced = sync.by_rows(counts, poses, opened, recording.rows_fps, extra, others)
     else:
         synced = sync.synchronize(
             {name: _stamps(name, view) for name, view in recording.views.items()},
-            recording.poses,
-            recording.openness,
+            poses,
+            opened,
             master=recording.master,
             extra=extra,
             limits=recording.limits,
             wanted={name: view.wanted for name, view in recording.views.items() if view.wanted is not None},
             others=others,
         )
-    found = {recording.name: (synced.position, synced.quaternion_xyzw, synced.values), **synced.others}
+    found = {first: (synced.position, synced.quaternion_xyzw, synced.values), **synced.others}
     tools: dict[str, FloatArray] = {}
     grippers: dict[str, GripperTrajectory] = {}
     for name, arm in recording.arms.items():
@@ -336,7 +219,7 @@ def _view(
             expected="world_from_camera, tool_from_camera, or poses of its own",
         )
     if view.frame == "pose" and known.tool_from_camera is None:
-        pose = np.asarray(exact.matmul(recording.world_from_frame, pose))
+        pose = np.asarray(exact.matmul(recording.first.world_from_frame, pose))
     own_motion = pose.ndim == 3 and known.tool_from_camera is None
     if pose.ndim == 2:
         camera: Camera | CameraTrack = Camera(K, pose, *size)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...cameras.files import CalibratedCamera
+from ...cameras.transforms import transform_matrix
 from ...errors import (
     AmbiguousSourceError,
     InvalidSpecError,
@@ -31,7 +32,7 @@ from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
 from ..kit.tables import Table
 from . import streams
-from .episode import Arm
+from .recording import Arm
 from .sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
@@ -144,8 +145,8 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
 
 def recorded_arms(
     mapping: Mapping, streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]]
-) -> dict[str, Any]:
-    """The fields of a `Recording` that are about its grippers.
+) -> dict[str, Arm]:
+    """The grippers of a `Recording`, by name.
 
     Args:
         mapping: What says which there are.
@@ -156,8 +157,7 @@ def recorded_arms(
         poses, openness = streams_of(arm, f"grippers.{name}." if name else "")
         tool_from_gripper, world_from_frame = tool_transforms(arm.pose)
         arms[name] = Arm(poses, openness, tool_from_gripper, world_from_frame, arm.pose.rotation)
-    first, *others = arms
-    return {**vars(arms[first]), "name": first, "others": {name: arms[name] for name in others}}
+    return arms
 
 
 def _unknown(value: Any, place: str) -> Iterator[str]:
@@ -253,7 +253,7 @@ def tool_transforms(pose: ToolPose) -> tuple[FloatArray, FloatArray]:
 
 def _rigid(value: Transform, field: str) -> FloatArray:
     try:
-        return calibration.transform_matrix(value)
+        return transform_matrix(value)
     except InvalidSpecError as error:
         raise error.at(f"mapping: {field}") from None
 

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ...cameras import flow
 from ...errors import AmbiguousSourceError
 from ...geometry import exact, pinhole, rotations, transforms
 from . import sync
-from .episode import MAX_OFFSET_S, Recording, ViewInput
+from .recording import Recording, ViewInput
 
 FloatArray = NDArray[np.float64]
 
-_BODY_M = (-0.03, -0.06, -0.09, -0.12)
-_WINDOW_M = 0.2
-_SPOT_M = 0.025
-_PATCH = 128
-_OUTLIER = 2.5
+MAX_OFFSET_S: Final = 0.5
 _STEP_S = 0.01
 _ROUNDS = 2
 _MAX_PAIRS = 400
@@ -35,8 +32,6 @@ _MIN_CORRELATION = 0.7
 _MAX_DISAGREEMENT_S = 0.025
 _MIN_LEAD = 0.03
 _RIVAL_DISTANCE_S = 0.15
-_MIN_MOTION_PX = 0.2
-_MIN_SEEN_PX = 0.02
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
     Raises:
         AmbiguousSourceError: No fixed, calibrated camera with stamps, or nothing moves.
     """
-    poses = recording.poses.cleaned("pose")
+    poses = recording.first.poses.cleaned("pose")
     views = {
         name: view
         for name, view in recording.views.items()
@@ -115,7 +110,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         if not products:
             raise AmbiguousSourceError("nothing moves in the pictures", where=recording.id, field="time_offset")
         total = np.mean(list(products.values()), axis=0)
-        offset = peak_between(candidates, total)
+        offset = flow.peak_between(candidates, total)
     best = int(total.argmax())
     far = np.abs(candidates - candidates[best]) > _RIVAL_DISTANCE_S
     rival = float(total[far].max()) if far.any() else -1.0
@@ -127,7 +122,7 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
         why = f"seen and projected motion agree too little ({peak:.2f} < {_MIN_CORRELATION})"
     elif peak - rival < _MIN_LEAD:
         why = f"another offset fits as well ({rival:.2f} against {peak:.2f})"
-    own = {name: peak_between(candidates, value) for name, value in products.items()}
+    own = {name: flow.peak_between(candidates, value) for name, value in products.items()}
     apart = max(abs(value - offset) for value in own.values())
     if not why and apart > _MAX_DISAGREEMENT_S:
         why = f"views disagree by up to {apart * 1e3:.0f} ms"
@@ -142,22 +137,12 @@ def estimate_offset(recording: Recording, max_offset_s: float = MAX_OFFSET_S) ->
     )
 
 
-def peak_between(candidates: FloatArray, values: FloatArray) -> float:
-    """Where the parabola through the highest value and its neighbours has its top."""
-    i = int(values.argmax())
-    if i in (0, len(values) - 1):
-        return float(candidates[i])
-    a, b, c = values[i - 1 : i + 2]
-    bend = a - 2 * b + c
-    return float(candidates[i] + (0.5 * (a - c) / bend if bend < 0 else 0.0) * _STEP_S)
-
-
 def _fixed_pose(view: ViewInput, recording: Recording) -> FloatArray | None:
     pose = None if view.camera is None else view.camera.world_from_camera
     if pose is None or (pose.ndim == 3 and np.ptp(pose, axis=0).max() > 1e-9):
         return None
     pose = pose if pose.ndim == 2 else pose[0]
-    return np.asarray(exact.matmul(recording.world_from_frame, pose)) if view.frame == "pose" else pose
+    return np.asarray(exact.matmul(recording.first.world_from_frame, pose)) if view.frame == "pose" else pose
 
 
 def _correlations(
@@ -184,7 +169,7 @@ def _correlations(
         )
     stamps = times[kept]
     spots, scale = _projected(view, recording, poses, stamps - offset)
-    seen: FloatArray = np.array(list(_flows(view, kept, spots, scale)))
+    seen = flow.along(_greys(view, kept), spots, scale)
     every = (stamps[None, :] - candidates[:, None]).ravel()
     paths = _projected(view, recording, poses, every)[0].reshape(len(candidates), len(stamps), -1, 2)
     projected: FloatArray = np.diff(paths, axis=1)
@@ -194,26 +179,13 @@ def _correlations(
     good = np.isfinite(seen).all(-1) & np.isfinite(projected).all((0, 2))
     seen, projected = seen[good], projected[:, good]
     moved = [float(np.linalg.norm(d, axis=-1).mean()) if len(seen) else 0.0 for d in (seen, projected)]
-    if len(seen) < 8 or moved[0] < _MIN_SEEN_PX or moved[1] < _MIN_MOTION_PX:
+    if len(seen) < 8 or moved[0] < flow.MIN_SEEN_PX or moved[1] < flow.MIN_MOTION_PX:
         return np.full(len(candidates), np.nan)
-    first = correlation_of(seen, projected)
+    first = flow.correlation_of(seen, projected)
     if not np.isfinite(first).all():
         return first
-    # Flow fails at some spots (occlusion, plain surfaces): those far off the best fit are left out, then it is redone.
-    best = projected[first.argmax()]
-    gain = (seen * best).sum() / (best**2).sum()
-    error = np.linalg.norm(seen - gain * best, axis=1)
-    kept_spots = error <= _OUTLIER * np.median(error)
-    return correlation_of(seen[kept_spots], projected[:, kept_spots])
-
-
-def correlation_of(seen: FloatArray, projected: FloatArray) -> FloatArray:
-    """Normalised correlation of ``(N, 2)`` with each of ``(C, N, 2)``, means removed."""
-    seen = seen - seen.mean(0)
-    projected = projected - projected.mean(1, keepdims=True)
-    norms = np.sqrt((seen**2).sum() * (projected**2).sum((1, 2)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((projected * seen).sum((1, 2)) / norms)
+    good = flow.agreeing(seen, projected[first.argmax()])
+    return flow.correlation_of(seen[good], projected[:, good])
 
 
 def _projected(
@@ -226,8 +198,8 @@ def _projected(
     """
     position, q = poses.at(at, "pose", max_gap_s=np.inf)
     tool = np.asarray(transforms.make_transform(rotations.matrix_from_quaternion(q), position))
-    body = np.array([[0.0, 0.0, z] for z in _BODY_M])
-    points = transforms.apply(exact.product(recording.world_from_frame, tool, recording.tool_from_gripper), body)
+    arm = recording.first
+    points = transforms.apply(exact.product(arm.world_from_frame, tool, arm.tool_from_gripper), flow.BODY_POINTS)
     uv, depth, valid = (np.asarray(a) for a in pinhole.project(points, view.known.K, _fixed_pose(view, recording)))
     distortion = view.known.distortion
     if distortion is not None and not distortion.is_zero:
@@ -249,40 +221,12 @@ def _distorted(uv: FloatArray, view: ViewInput) -> FloatArray:
     return np.asarray(out).reshape(-1, 2)
 
 
-def _flows(view: ViewInput, kept: NDArray[np.intp], spots: FloatArray, scale: FloatArray) -> Iterator[FloatArray]:
-    """Optical flow ``(P, 2)`` in pixels at the hand's points, for each pair of neighbouring pictures."""
-    previous = None
-    for i, picture in enumerate(view.frames.frames([int(k) for k in kept])):
+def _greys(view: ViewInput, kept: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
+    """The pictures as greys, the right way round."""
+    for picture in view.frames.frames([int(k) for k in kept]):
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         if view.flip in ("vertical", "both"):
             grey = grey[::-1]
         if view.flip in ("horizontal", "both"):
             grey = grey[:, ::-1]
-        if previous is not None:
-            yield flow_at(previous, grey, spots[i - 1], float(scale[i - 1]))
-        previous = np.ascontiguousarray(grey)
-
-
-def flow_at(a: NDArray[np.uint8], b: NDArray[np.uint8], spots: FloatArray, scale: float) -> FloatArray:
-    """Flow ``(P, 2)`` averaged about each spot; NaN where that is outside the picture."""
-    out = np.full((len(spots), 2), np.nan)
-    if not np.isfinite(scale) or not np.isfinite(spots).any():
-        return out
-    height, width = a.shape
-    half = _WINDOW_M / 2 * scale
-    centre = np.nanmean(spots, axis=0)
-    x0, x1 = int(max(0, centre[0] - half)), int(min(width, centre[0] + half))
-    y0, y1 = int(max(0, centre[1] - half)), int(min(height, centre[1] + half))
-    if x1 - x0 < 16 or y1 - y0 < 16:
-        return out
-    # Small windows are enlarged: the flow's own smoothing would mix hand and background.
-    zoom = _PATCH / max(x1 - x0, y1 - y0)
-    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    patches = [cv2.resize(p[y0:y1, x0:x1], None, fx=zoom, fy=zoom, interpolation=how) for p in (a, b)]
-    flow = cv2.calcOpticalFlowFarneback(patches[0], patches[1], None, 0.5, 3, 15, 3, 7, 1.5, 0)
-    size = max(1, round(_SPOT_M * scale * zoom))
-    flow = cv2.blur(flow, (size, size)) / zoom
-    for k, (x, y) in enumerate((spots - [x0, y0]) * zoom):
-        if 0 <= x < flow.shape[1] - 1 and 0 <= y < flow.shape[0] - 1:
-            out[k] = flow[int(y), int(x)]
-    return out
+        yield np.ascontiguousarray(grey)

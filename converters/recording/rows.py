@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ...cameras import files as calibration
 from ...cameras.files import CalibratedCamera
+from ...cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file
 from ...errors import (
     AmbiguousSourceError,
     FrameCountError,
@@ -23,7 +24,6 @@ from ...errors import (
 )
 from ...schemas.mapping import Gripper
 from ..base import Converter, ConverterOptions
-from ..droid import _file, parse_transform
 from ..kit import hdf5
 from ..kit import tree as _tree
 
@@ -40,8 +40,7 @@ class RowOptions(ConverterOptions):
     tool_from_gripper: str | None = Field(
         None,
         description="the gripper (origin between the fingertips, +z approach, fingers open along +-y) in the frame "
-        "that the poses are of, where it is not known: a YAML file, '{translation: [x, y, z], euler_xyz_deg: "
-        "[r, p, y]}', identity, 'x y z qx qy qz qw', or 16 numbers",
+        f"that the poses are of, where it is not known: {TRANSFORM_FORMS}",
     )
     camera_file: str | None = Field(
         None, description="camera file by view (docs/mapping.md), used before all other calibration"
@@ -70,7 +69,7 @@ class RowConverter(Converter):
 
     def option_files(self) -> list[Path]:
         """Files that options name, whose contents are part of an episode's fingerprint."""
-        named = [self.options.camera_file, _file(self.options.tool_from_gripper)]
+        named = [self.options.camera_file, transform_file(self.options.tool_from_gripper)]
         return [Path(name) for name in named if name is not None]
 
     def stamp(self) -> str:

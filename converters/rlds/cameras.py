@@ -5,8 +5,6 @@ There is no fourth way: where none of the three knows a view's camera, the episo
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cameras.files import OPENCV_FROM_OPENGL, CalibratedCamera, DroidSideFiles, from_entry, load_cameras, scaled_to
+from ...cameras.files import (
+    OPENCV_FROM_OPENGL,
+    CalibratedCamera,
+    DroidSideFiles,
+    UserCameras,
+    load_user_cameras,
+    scaled_to,
+)
 from ...errors import FrameCountError, InvalidCameraError, MissingCalibrationError, WrongFormatError
 from ...geometry import exact, transforms
 from ...model import Camera, CameraTrack, FrameSource
-from ...schemas.camera_file import CameraEntry
-from ...schemas.rlds_registry import FeatureCamera, RldsCameraFile, RldsEntry
-from ...untrusted import text as _text
+from ...schemas.rlds_registry import FeatureCamera, RldsEntry
 from .reader import Record
 from .registry import feature_key
 
@@ -36,57 +39,11 @@ class Sources:
     droid: DroidSideFiles | None = None
 
 
-@dataclass(frozen=True)
-class UserCameras:
-    """A user's camera file: for the data set, by scene, or by episode."""
-
-    path: Path
-    everywhere: Mapping[str, CalibratedCamera]
-    scene_key: str | None
-    scenes: Mapping[str, Mapping[str, CalibratedCamera]]
-    episodes: Mapping[str, Mapping[str, CalibratedCamera]]
-
-    def camera(self, view: str, episode_id: str, record: Record) -> CalibratedCamera | None:
-        """The camera of a view in an episode: the episode's own, the scene's, or the one for all."""
-        tables = [t for pattern, t in self.episodes.items() if fnmatch.fnmatchcase(episode_id, pattern)]
-        if self.scene_key is not None:
-            scene = first_text(record.read(feature_key(self.scene_key)))
-            tables += [t for pattern, t in self.scenes.items() if fnmatch.fnmatchcase(scene, pattern)]
-        return next((t[view] for t in (*tables, self.everywhere) if view in t), None)
-
-
 def first_text(value: Any) -> str:
     """A text feature's value, or its first one that is not empty."""
     if isinstance(value, str):
         return value
     return next((str(v) for v in np.asarray(value, dtype=object).ravel() if str(v).strip()), "")
-
-
-def load_user_cameras(path: Path) -> UserCameras:
-    """A camera file, with or without sections by scene and by episode.
-
-    Raises:
-        SourceNotFoundError: No such file.
-        WrongFormatError: Not a camera file; the field is named.
-        UnsafeFileError: YAML with tags.
-    """
-    if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        head = _text.read_head(path, 16).lstrip()
-        value = None if head.startswith(b"%YAML") else _text.load_any(path)
-        if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
-            parsed = _text.parse(RldsCameraFile, value, path)
-
-            def table(entries: Mapping[str, CameraEntry]) -> dict[str, CalibratedCamera]:
-                return {name: from_entry(entry, parsed.axes) for name, entry in entries.items()}
-
-            return UserCameras(
-                path,
-                table(parsed.cameras),
-                parsed.scene_key,
-                {pattern: table(t) for pattern, t in parsed.scenes.items()},
-                {pattern: table(t) for pattern, t in parsed.episodes.items()},
-            )
-    return UserCameras(path, load_cameras(path), None, {}, {})
 
 
 @lru_cache(maxsize=2)
@@ -113,7 +70,9 @@ def find(
         MissingCalibrationError: Nobody knows this camera; the message says what to do.
         InvalidCameraError: The calibration is of pictures of another aspect.
     """
-    user = None if given.camera_file is None else given.camera_file.camera(name, episode_id, record)
+    user = None
+    if given.camera_file is not None:
+        user = given.camera_file.camera(name, episode_id, lambda key: first_text(record.read(feature_key(key))))
     if user is not None and given.camera_file is not None:
         return scaled_to(user, frames.width, frames.height, episode_id), {"file": given.camera_file.path.name}
     if name in entry.calibration.cameras:

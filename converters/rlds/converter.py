@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ...cameras.transforms import TRANSFORM_FORMS, transform_file
 from ...cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from ...errors import (
     ActionImgError,
@@ -53,7 +54,7 @@ class RLDSOptions(ConverterOptions):
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
     tool_from_gripper: str | None = Field(
         None,
-        description="the canonical gripper frame in the reported one: identity, 'x y z qx qy qz qw', or 16 numbers",
+        description=f"the canonical gripper frame in the reported one, where it is not known: {TRANSFORM_FORMS}",
     )
     robot: str | None = Field(
         None, description="robot file, URDF or MJCF: poses from the joints, not from the entry's pose (with --tip)"
@@ -295,7 +296,9 @@ class RLDSConverter(Converter):
         """What changes when a file that the user gave does."""
         parts = [entry_name]
         robots = [] if self.options.robot is None else robot_files(Path(self.options.robot))
-        for path in (self.options.config, self.options.camera_file, *robots):
+        tool = transform_file(self.options.tool_from_gripper)
+        given = (self.options.config, self.options.camera_file, *robots, None if tool is None else Path(tool))
+        for path in given:
             if path is not None and path.is_file():
                 parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
         folder = self.options.droid_calibration

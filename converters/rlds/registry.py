@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from ...cameras.files import transform_matrix
+from ...cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_matrix
 from ...errors import AmbiguousSourceError, InvalidSpecError, UnsupportedSourceError, WrongFormatError
-from ...geometry import rotations, transforms
-from ...model import _check
 from ...schemas import rlds_registry as models
 from ...schemas.camera_file import CameraEntry, PoseParts
 from ...schemas.mapping import PoseMatrix, Position, Rotation
@@ -191,41 +189,20 @@ def tool_from_gripper(entry: RldsEntry, given: str | None, where: object) -> Flo
 
     Raises:
         InvalidSpecError: What the user gave is no transform.
+        SourceNotFoundError: It names a file that does not exist.
         AmbiguousSourceError: Neither the entry nor the user says.
     """
     if given is not None:
-        return parse_transform(given)
+        return parse_transform(given, "tool_from_gripper")
     if entry.tool_from_gripper is None:
         raise AmbiguousSourceError(
             "nobody states which frame of the hand the poses are of",
             where=where,
             field="tool_from_gripper",
             hint="Give the canonical gripper frame (origin between the fingertips, +z approach, fingers open along +-y)"
-            " in the reported one with --tool-from-gripper: identity, x y z qx qy qz qw, or 16 numbers row by row.",
+            f" in the reported one with --tool-from-gripper: {TRANSFORM_FORMS}.",
         )
     return transform_matrix(entry.tool_from_gripper)
-
-
-def parse_transform(text: str) -> FloatArray:
-    """A 4x4 transform from ``identity``, ``x y z qx qy qz qw`` or 16 numbers row by row (spaces or commas)."""
-    if text.strip() == "identity":
-        return np.eye(4)
-    try:
-        numbers = np.array([float(p) for p in re.split(r"[\s,\[\]]+", text.strip()) if p])
-    except ValueError:
-        numbers = np.empty(0)
-    if len(numbers) == 7 and abs(np.linalg.norm(numbers[3:]) - 1) < 1e-3:
-        matrix = transforms.make_transform(rotations.matrix_from_quaternion(numbers[3:]), numbers[:3])
-    elif len(numbers) == 16:
-        matrix = numbers.reshape(4, 4)
-    else:
-        raise InvalidSpecError(
-            "is no transform",
-            field="tool_from_gripper",
-            expected="identity | x y z qx qy qz qw (a unit quaternion) | 16 numbers, row by row",
-            found=text,
-        )
-    return _check.rigid(np.asarray(matrix, np.float64), "tool_from_gripper", InvalidSpecError)
 
 
 # -- documentation ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 
-from actionimg_data.converters.rlds import images, open_rlds, wire
+from actionimg_data.converters.rlds import open_rlds, wire
 from actionimg_data.demo import rlds as w
 
 STEPS, HEIGHT, WIDTH = 60, 240, 320
@@ -117,8 +118,8 @@ def bare_decode(episodes: list[list[bytes]]) -> int:
     for blobs in episodes:
         held = []
         for blob in blobs:
-            if blob[:2] == b"\xff\xd8" and images.simplejpeg is not None:
-                held.append(images.simplejpeg.decode_jpeg(blob, "RGB", fastdct=True))
+            if blob[:2] == b"\xff\xd8":
+                held.append(simplejpeg.decode_jpeg(blob, "RGB", fastdct=True))
             else:
                 held.append(cv2.imdecode(np.frombuffer(blob, np.uint8), RGB))
         count += len(held)
