@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -109,8 +109,8 @@ class Cameras:
         return Cameras(self.turn[index], self.centre[index], self.focal[index], self.score[index])
 
 
-def choose_pairs(trajectory: GripperTrajectory, count: int) -> NDArray[np.intp]:
-    """Pairs of frames ``(M, 2)`` between which the gripper travels about `TRAVEL_M`, spread over all that it does."""
+def choose_pairs(trajectory: GripperTrajectory, count: int, travel_m: float = TRAVEL_M) -> NDArray[np.intp]:
+    """Pairs of frames ``(M, 2)`` between which the gripper travels about so far, spread over all that it does."""
     pose = trajectory.world_from_gripper
     known = np.flatnonzero(trajectory.known)
     if len(known) < 2:
@@ -121,12 +121,12 @@ def choose_pairs(trajectory: GripperTrajectory, count: int) -> NDArray[np.intp]:
     steps = np.linalg.norm(np.diff(point, axis=0), axis=1) + _ARM_M * turned
     way = np.concatenate([[0.0], np.cumsum(steps)])
     found = set()
-    for start in np.linspace(0, max(way[-1] - TRAVEL_M, 0), count):
+    for start in np.linspace(0, max(way[-1] - travel_m, 0), count):
         i = min(int(np.searchsorted(way, start)), len(way) - 2)
-        j = min(max(int(np.searchsorted(way, way[i] + TRAVEL_M)), i + 1), len(way) - 1)
+        j = min(max(int(np.searchsorted(way, way[i] + travel_m)), i + 1), len(way) - 1)
         if known[j] - known[i] > MAX_GAP:
             j = max(int(np.searchsorted(known, known[i] + MAX_GAP, "right")) - 1, i + 1)
-        if way[j] - way[i] > 0.3 * TRAVEL_M and known[j] - known[i] <= MAX_GAP:
+        if way[j] - way[i] > 0.3 * travel_m and known[j] - known[i] <= MAX_GAP:
             found.add((int(known[i]), int(known[j])))
     return np.array(sorted(found), np.intp).reshape(-1, 2)
 
@@ -150,7 +150,7 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Mov
     }
     background = np.median(np.stack([small[i] for i in evenly]), 0).astype(np.float32)
     grey = {i: cv2.cvtColor(small[i], cv2.COLOR_RGB2GRAY) for i in {*pairs.ravel().tolist()}}
-    dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dense: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dense.setFinestScale(0)
     flow = np.zeros((len(pairs), height, width, 2), np.float32)
     moved = np.zeros((len(pairs), height, width), np.float32)
@@ -162,7 +162,8 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Mov
 
     def points(local: Floats) -> Floats:
         both = pose[pairs.T]
-        return (np.einsum("etij,kj->etki", both[..., :3, :3], local) + both[..., None, :3, 3]).astype(np.float32)
+        moved = np.einsum("etij,kj->etki", both[..., :3, :3], local) + both[..., None, :3, 3]
+        return np.asarray(moved, np.float32)
 
     return Moves(points(_HAND), points(_FREE), flow, moved, scale, pairs)
 
@@ -189,7 +190,8 @@ def search(
     every = sum(len(p) for p in parts)
     sparse = slice(None, None, max(1, every // 16))
     middle = np.concatenate([p.hand[0, :, 0] for p in parts]).mean(0)
-    view = _View(np.asarray(centre, np.float32), np.float32(aspect), *parts[0].moved.shape[:0:-1], marks)
+    height, width = parts[0].moved.shape[1:]
+    view = _View(np.asarray(centre, np.float32), np.float32(aspect), width, height, marks)
 
     drawn = _drawn(rng, _DRAWN, middle, view.width, focal)
     first = _scored(drawn, parts, view, sparse, slice(1, 2), False)
@@ -260,7 +262,8 @@ def _improved(
 
 def score(camera: Cameras, parts: Sequence[Moves], centre: FloatArray, aspect: float = 1.0) -> Floats:
     """How well the hand's points move as the pictures do through each of some cameras; at most 1."""
-    view = _View(np.asarray(centre, np.float32), np.float32(aspect), *parts[0].moved.shape[:0:-1])
+    height, width = parts[0].moved.shape[1:]
+    view = _View(np.asarray(centre, np.float32), np.float32(aspect), width, height)
     return _scored(camera, parts, view).score
 
 
@@ -340,7 +343,7 @@ def _agreement(
 def _drawn(rng: np.random.Generator, count: int, middle: Floats, width: int, focal: float | None) -> Cameras:
     """Cameras about the workspace that look at it, mostly upright, seldom from below."""
     azimuth, height = rng.uniform(0, 2 * np.pi, count), rng.uniform(-0.1, 1, count)
-    distance = np.exp(rng.uniform(*np.log(_DISTANCE_M), count))
+    distance = np.exp(rng.uniform(np.log(_DISTANCE_M[0]), np.log(_DISTANCE_M[1]), count))
     flat = np.sqrt(1 - height**2)
     direction = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), height], 1)
     centre = middle + direction * distance[:, None]
@@ -355,7 +358,11 @@ def _drawn(rng: np.random.Generator, count: int, middle: Floats, width: int, foc
     down = np.cross(forward, right)
     c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
     turn = np.stack([c * right + s * down, -s * right + c * down, forward], 1)
-    widths = np.exp(rng.uniform(*np.log(_FOCAL_WIDTHS), count)) if focal is None else np.full(count, focal / width)
+    widths = (
+        np.exp(rng.uniform(np.log(_FOCAL_WIDTHS[0]), np.log(_FOCAL_WIDTHS[1]), count))
+        if focal is None
+        else np.full(count, focal / width)
+    )
     return Cameras(*(a.astype(np.float32) for a in (turn, centre, width * widths, np.zeros(count))))
 
 

@@ -7,7 +7,7 @@ camera is only given where none of them comes near the best. See docs/calibratio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ..errors import InvalidSpecError, WrongFormatError
-from ..geometry import pinhole, rotations, transforms
-from ..model import Camera
-from . import flow_search
+from ..geometry import exact, pinhole, rotations, transforms
+from ..model import Camera, GripperTrajectory
+from . import flow_search, hand_camera
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
 from .outline import Hand
-from .refine import MAX_FRAMES, Recorded, split_sights
+from .refine import Recorded, split_sights
 from .shape import GripperShape
 from .shift import best_shift
 from .solve import SEARCH_PX, Priors, Solution, as_found, motion, score, solve
@@ -45,8 +45,11 @@ MAX_EPISODES: Final = 8
 """Of those that share a camera, so many are used, so that time and memory stay flat."""
 
 PAIRS: Final = 60
-FRAMES: Final = 24
-QUICK_FRAMES: Final = 12
+HAND_PICTURES: Final = 120
+FRAMES: Final = 36
+"""Of all episodes together."""
+
+QUICK_FRAMES: Final = 14
 BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
@@ -130,7 +133,7 @@ class CameraGuess:
         flow: Agreement of the hand's motion with the pictures', at most 1.
         rivals: The other candidates: their fit, and how many pixels away they see the gripper.
         gripper: How the gripper seems to differ from the model, in words.
-        seconds: Nothing but a note of the time it took.
+        gripper_from_camera: ``(4, 4)`` of a camera that is fixed to the hand; ``world_from_camera`` is None then.
         evidence: Pictures, where they were asked for.
         start: The camera that the flow gave, before the edges.
     """
@@ -154,6 +157,7 @@ class CameraGuess:
     flow: float | None = None
     rivals: tuple[tuple[float, float], ...] = ()
     gripper: tuple[str, ...] = ()
+    gripper_from_camera: FloatArray | None = None
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
     start: FloatArray | None = field(default=None, repr=False)
 
@@ -184,21 +188,29 @@ class CameraGuess:
             "flow": number(self.flow, 3),
             "rivals": [{"edges": round(e, 3), "away_px": round(a, 1)} for e, a in self.rivals],
             "gripper": list(self.gripper),
+            "gripper_from_camera": None if self.gripper_from_camera is None else self.gripper_from_camera.tolist(),
         }
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self, trajectory: GripperTrajectory | None = None) -> dict[str, Any]:
         """The camera as an entry of a camera file.
 
+        Args:
+            trajectory: Of the episode, for a camera fixed to the hand: it has a pose a picture.
+
         Raises:
-            ValueError: There is none.
+            ValueError: There is no camera, or it is fixed to the hand and there is no trajectory.
         """
-        if self.K is None or self.world_from_camera is None:
+        pose = self.world_from_camera
+        if pose is None and self.gripper_from_camera is not None and trajectory is not None:
+            pose = exact.matmul(trajectory.world_from_gripper, self.gripper_from_camera)
+        if self.K is None or pose is None:
             raise ValueError("no camera was found")
         return {
             "K": self.K.tolist(),
             "width": self.width,
             "height": self.height,
-            "world_from_camera": self.world_from_camera.tolist(),
+            "world_from_camera": pose.tolist(),
+            "origin": {"kind": "guessed", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
         }
 
 
@@ -252,11 +264,11 @@ def guess_camera(
             )
     used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, MAX_EPISODES).round().astype(int))]
     marked = _marked(recorded, marks)
-    base: dict[str, Any] = {"focal_known": K is not None}
+    base: dict[str, Any] = {"focal_known": K is not None, "model": shape.name}
     ids = tuple(r.episode for r in recorded)
 
     def cannot(reason: str, **found: Any) -> CameraGuess:
-        return CameraGuess(name, ids, "cannot tell", reason, shape.name, width, height, **{**base, **found})
+        return CameraGuess(name, ids, "cannot tell", reason, width=width, height=height, **{**base, **found})
 
     if any(len(r.arms) != 1 for r in recorded):
         return cannot("several grippers are recorded: which one is seen where cannot be told")
@@ -267,7 +279,7 @@ def guess_camera(
     if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
         return cannot("the gripper hardly moves, as its poses have it")
     if _moves_as_a_whole(parts):
-        return cannot("the whole picture moves: the camera does not stand still")
+        return _in_the_hand(used, K, width, height, cannot)
     if max(float(p.moved.max()) for p in parts) < 0.1:
         return cannot("nothing moves in the pictures")
     scale = parts[0].scale
@@ -281,7 +293,7 @@ def guess_camera(
         seed,
         (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
     )
-    world = _World(used, shape, width, height, K is None, marked)
+    world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
     tried = [_begin(world, *_camera(drawn, i, scale, middle, aspect)) for i in range(min(len(drawn), BEGUN))]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
@@ -323,7 +335,48 @@ def guess_camera(
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
     if K is None and errors[3] > 0.1 * best.K[0, 0]:
         where += "; focal length and distance cannot be told apart: trust the overlay, not the pose"
-    return CameraGuess(name, ids, "found", where, shape.name, width, height, **{**base, **figures})
+    return replace(cannot(where, **figures), verdict="found")
+
+
+def _in_the_hand(
+    used: Sequence[Recorded], K: FloatArray | None, width: int, height: int, cannot: Callable[..., CameraGuess]
+) -> CameraGuess:
+    """The camera as one that is fixed to the hand: the whole picture moves."""
+    middle = np.array([width / 2, height / 2]) if K is None else np.asarray(K[:2, 2])
+    aspect = 1.0 if K is None else float(K[1, 1] / K[0, 0])
+    pictures = max(20, HAND_PICTURES // len(used))
+    tracks = [hand_camera.follow(r.view.frames, arm, pictures) for r in used for arm in _arms(r)]
+    found = hand_camera.find(tracks, middle, None if K is None else float(K[0, 0]), width, aspect)
+    if isinstance(found, str):
+        return cannot(f"the whole picture moves, and {found}")
+    whole = np.array([[found.focal, 0, middle[0]], [0, found.focal * aspect, middle[1]], [0, 0, 1.0]])
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(np.zeros(len(found.covariance)), found.covariance, _DRAWS, method="eigh")
+    zoom = np.exp(draws[:, 6]) if K is None else np.ones(_DRAWS)
+    points = np.array([[0, 0, 0.02], [0, 0.04, 0], [0, -0.04, 0], [0, 0, -0.02]])
+    inverse = np.asarray(transforms.invert(found.gripper_from_camera))
+    here = np.asarray(pinhole.project_camera_points(transforms.apply(inverse, points), whole)[0])
+    away = []
+    for z, draw in zip(zoom, draws, strict=True):
+        moved = np.asarray(transforms.invert(motion(draw[:6]))) @ inverse
+        there = np.asarray(
+            pinhole.project_camera_points(transforms.apply(moved, points), whole @ np.diag([z, z, 1]))[0]
+        )
+        away.append(float(np.linalg.norm(there - here, axis=-1).mean()))
+    figures: dict[str, Any] = {
+        "K": whole,
+        "gripper_from_camera": found.gripper_from_camera,
+        "overlay_px": float(np.quantile(away, 0.9)),
+        "position_mm": 1e3 * float(np.quantile(np.linalg.norm(draws[:, 3:6], axis=1), 0.9)),
+        "rotation_deg": float(np.degrees(np.quantile(np.linalg.norm(draws[:, :3], axis=1), 0.9))),
+        "focal_px": found.focal,
+        "focal_interval_px": float(np.quantile(np.abs(zoom - 1) * found.focal, 0.9)),
+        "model": "none: the scene's texture",
+    }
+    if found.reason:
+        return cannot(f"the whole picture moves, and {found.reason}", **figures)
+    text = f"fixed to the hand: {100 * found.inliers:.0f} % of the scene's points fit, {found.residual_px:.1f} px"
+    return replace(cannot(text, **figures), verdict="found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,11 +389,15 @@ class _World:
     height: int
     free_focal: bool
     marked: Sequence[tuple[FloatArray, FloatArray]]
+    backgrounds: Sequence[dict[object, NDArray[np.float32]]]
 
     def gather(self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False) -> list[Evidence]:
         camera = Camera(K, pose, self.width, self.height)
-        each = max(MIN_FRAMES, min(frames, MAX_FRAMES // len(self.recorded)))
-        found = (gather(r.view.frames, r.arms, camera, pose, self.shape.hand, each, keep) for r in self.recorded)
+        each = max(3, -(-frames // len(self.recorded)))
+        found = (
+            gather(r.view.frames, r.arms, camera, pose, self.shape.hand, each, keep, cache=cache)
+            for r, cache in zip(self.recorded, self.backgrounds, strict=True)
+        )
         return [e for e in found if e.sights]
 
     def points(self) -> FloatArray:
@@ -354,7 +411,7 @@ class _World:
         return float(np.median(np.linalg.norm(first - second, axis=-1)))
 
 
-def _arms(recorded: Recorded) -> Iterator[Any]:
+def _arms(recorded: Recorded) -> Iterator[GripperTrajectory]:
     yield from recorded.arms.values()
 
 

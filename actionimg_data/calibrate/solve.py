@@ -279,7 +279,7 @@ class _Layout:
     def columns(self, k: int) -> NDArray[np.intp]:
         """The unknowns that the pictures of camera ``k`` depend on."""
         own = [self.focal + k] if self.with_focal else []
-        return np.r_[6 * k : 6 * k + 6, 6 * self.count : self.focal, own].astype(np.intp)
+        return np.array([*range(6 * k, 6 * k + 6), *range(6 * self.count, self.focal), *own], np.intp)
 
     def zoom(self, state: FloatArray, k: int) -> float:
         return float(np.exp(state[self.focal + k])) if self.with_focal else 1.0
