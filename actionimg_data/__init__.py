@@ -26,8 +26,8 @@ _EXPORTS = {
     "open_dataset": "shards",
     "ActionImgError": "errors",
 }
-# `decode` is a package that can be called: importing it anywhere would shadow a function of that name.
-_MODULES = ("decode", "mesh", "torch")
+# `decode` and `evaluate` are packages that can be called: importing one anywhere would shadow a function of that name.
+_MODULES = ("decode", "evaluate", "mesh", "torch")
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
 

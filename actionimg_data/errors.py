@@ -278,6 +278,31 @@ class CalibrationOffError(ActionImgError, ValueError):
     code = "calibration-off"
 
 
+class ImplausibleError(ActionImgError, ValueError):
+    """Something about an episode cannot be true of a robot's recording; docs/plausibility.md lists the kinds.
+
+    Args:
+        findings: All that was found (`actionimg_data.plausibility.Finding`).
+    """
+
+    code = "implausible"
+
+    def __init__(self, message: str, *, findings: Iterable[Any] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.findings = tuple(findings)
+
+    def at(self, where: object) -> ImplausibleError:
+        """The same error with its place filled in where it had none."""
+        placed = super().at(where)
+        assert isinstance(placed, ImplausibleError)
+        placed.findings = self.findings
+        return placed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, (cls, message, fields) = super().__reduce__()
+        return make, (cls, message, {**fields, "findings": self.findings})
+
+
 class TooManyBadEpisodesError(ActionImgError, RuntimeError):
     """More episodes failed than ``--max-bad-fraction`` allows."""
 

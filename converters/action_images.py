@@ -32,9 +32,10 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
+from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
+from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import coppelia as _coppelia
 from .kit import tree as _tree
 
 MAX_CAMERA_FILE: Final = 64 << 20
@@ -69,7 +70,7 @@ class ActionImagesConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _tree.find_episodes(root, max_folders=500):
+            for folder in _rlbench.find_episodes(root, max_folders=500):
                 if (folder.path / "actions.npy").is_file() and _views(folder.path):
                     return Detection("action-images", f"first episode {folder.id}")
         except ActionImgError:
@@ -89,7 +90,7 @@ class ActionImagesConverter(Converter):
         """
         root = _tree.source_folder(source)
         tasks = set()
-        for folder in _tree.find_episodes(root):
+        for folder in _rlbench.find_episodes(root):
             views = _views(folder.path)
             if not views and not (folder.path / "actions.npy").is_file():
                 continue
@@ -131,7 +132,7 @@ class ActionImagesConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true.
             InvalidTrajectoryError: A pose is not finite, or its quaternion is not unit.
         """
-        folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
         views = _views(folder.path)
         if not views:
             raise EmptyEpisodeError("has no views", where=folder.path, expected="view*/rgb/video.mp4")
@@ -154,7 +155,7 @@ class ActionImagesConverter(Converter):
             trajectory = GripperTrajectory.from_action8(actions[::ratio], np.arange(len(first)) / fps)
         except InvalidTrajectoryError as error:
             raise error.at(actions_file) from None
-        instructions, instruction_source = _coppelia.instructions(folder, folder.task)
+        instructions, instruction_source = _rlbench.instructions(folder, folder.task)
         return Episode(
             id=ref.id,
             views={
@@ -233,11 +234,11 @@ def _variation(group: str | None) -> int | None:
 
 
 def _load_actions(path: Path) -> NDArray[np.float64]:
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
     try:
         # Mapped, so that a header which claims terabytes is held against the file's size before anything is read.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(plain(path), mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise SourceNotFoundError("no such file", where=path) from None
     except (ValueError, OSError, EOFError) as error:
         raise BadFileError(f"cannot be read as an array: {error}", where=path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 8:
@@ -250,12 +251,10 @@ def _load_actions(path: Path) -> NDArray[np.float64]:
 
 def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     try:
-        if path.stat().st_size > MAX_CAMERA_FILE:
-            raise BadFileError("is too large", where=path, expected=f"at most {MAX_CAMERA_FILE} bytes")
-        params: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceNotFoundError("no such file", where=path) from None
-    except (OSError, ValueError, RecursionError) as error:
+        params: Any = json.loads(read_bytes(path, MAX_CAMERA_FILE))
+    except ActionImgError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadFileError(f"cannot be read as JSON: {error}", where=path) from None
     if not isinstance(params, dict):
         raise BadFileError("bad contents", where=path, expected="a camera a frame", found=type(params).__name__)
@@ -282,6 +281,6 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
                 )
             target[:] = value
     try:
-        return CameraTrack(*_coppelia.opencv_camera(K, pose), video.width, video.height)
+        return CameraTrack(*_rlbench.opencv_camera(K, pose), video.width, video.height)
     except InvalidCameraError as error:
         raise error.at(path) from None

@@ -33,8 +33,9 @@ from ..geometry import exact, transforms
 from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
 from ..model.episode import Image
 from ..schemas.mapping import Gripper
+from ..untrusted import hdf5
+from ..untrusted.files import read_bytes
 from .base import ConverterOptions, Detection
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Frames
 from .kit.kinematics import Chain
@@ -342,7 +343,7 @@ class AlohaConverter(RowConverter):
 
     def _scene(self, path: Path) -> Scene | None:
         if path not in self._scenes:
-            if parse_xml(path.read_bytes(), path).tag == "robot":
+            if parse_xml(read_bytes(path), path).tag == "robot":
                 return None
             self._scenes[path] = Scene.from_file(path)
         return self._scenes[path]

@@ -6,7 +6,7 @@ import inspect
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InvalidSpecError, MissingExtraError, UnsupportedSourceError, WrongFormatError, suggestion
 from ..model import Episode, EpisodeRef
+from ..schemas.plausibility import FindingKind, Limits
 
 ENTRY_POINT_GROUP = "actionimg.converters"
 
@@ -92,17 +93,43 @@ class Converter(ABC):
     """Whether ``discover`` and ``read`` take URLs of object stores themselves; else they are only ever given folders,
     in which the objects of a store appear as files."""
 
+    views_field: ClassVar[str | None] = None
+    """Name of the option that says which views are read; on the command line it is ``--views``."""
+
+    wanted_views: tuple[str, ...] = ()
+    """Views that will be used, where that is known; empty: all. A converter may leave the others closed."""
+
+    allowed: frozenset[str] = frozenset()
+    """Findings about recordings that the user takes as they are (``--allow``), e.g. ``cut-recording``."""
+
+    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+        """Take in which views will be used (none named: all), and what the user takes as it is."""
+        self.wanted_views, self.allowed = tuple(views), frozenset(allowed)
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A converter goes to another process as its class and its options: what it keeps open stays here."""
-        return type(self), (self.options,)
+        """A converter goes to another process as its class, its options and what it was told.
+
+        What it keeps open stays here.
+        """
+        return type(self), (self.options,), {"wanted_views": self.wanted_views, "allowed": self.allowed}
 
     @property
     def poses_only(self) -> bool:
         """Whether the user asked for pictures and trajectory alone: views then have no camera."""
         return bool(getattr(self.options, "poses_only", False))
+
+    @property
+    def allow(self) -> tuple[FindingKind, ...]:
+        """Kinds of findings that the user's own files say are meant; see docs/plausibility.md."""
+        return ()
+
+    @property
+    def limits(self) -> Limits:
+        """Where plausible ends, as the user's own files say."""
+        return Limits()
 
     @classmethod
     @abstractmethod

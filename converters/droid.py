@@ -34,9 +34,10 @@ from ..errors import (
 )
 from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
+from ..untrusted import hdf5
 from ..untrusted import text as _text
+from ..untrusted.files import read_bytes
 from .base import Converter, ConverterOptions, Detection, Streams
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import CroppedFrames
 from .recording.episode import assemble
@@ -175,6 +176,7 @@ class DroidConverter(Converter):
     """DROID's raw recordings."""
 
     name: ClassVar[str] = "droid"
+    views_field = "only_views"
     summary: ClassVar[str] = "DROID raw: trajectory.h5 + MP4s, with the published calibration"
     Options: ClassVar[type[ConverterOptions]] = DroidOptions
 
@@ -204,7 +206,7 @@ class DroidConverter(Converter):
         unknown = sorted(set(self.options.only_views) - set(ROLES))
         if unknown:
             raise WrongFormatError(
-                "has no such view", field="only_views", expected=" | ".join(ROLES), found=", ".join(unknown)
+                "has no such view", field="views", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
         root = _tree.source_folder(source)
         options = hashlib.sha256()
@@ -214,7 +216,7 @@ class DroidConverter(Converter):
         ]
         paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
-            options.update(path.read_bytes() if path.is_file() else b"")
+            options.update(read_bytes(path) if path.is_file() else b"")
         count = others = 0
         for folder in _episodes(root):
             outcome = next((p for p in reversed(folder.parts) if p in ("success", "failure")), None)
@@ -355,7 +357,7 @@ class DroidConverter(Converter):
                     field=name,
                     expected=f"{serial or 'SERIAL'}.mp4",
                     found=", ".join(sorted(filmed)) or "no videos",
-                    hint="Choose views with --only-views.",
+                    hint="Choose views with --views.",
                 )
             found[name] = serial
         return found

@@ -17,8 +17,11 @@ from pydantic import Field
 from ..errors import SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.mapping import Arm, PoseStream, ViewSource
+from ..schemas.plausibility import Finding
+from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
+from .kit.frames import HDF5Frames, ImageFiles, TurnedFrames, ZarrFrames
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
 from .recording import streams
 from .recording.episode import assemble
@@ -26,6 +29,7 @@ from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
+    clocked,
     find_beside,
     gripper_samples,
     inside,
@@ -36,11 +40,12 @@ from .recording.mapping import (
     state_of,
 )
 from .recording.options import StampedOptions
+from .recording.plausibility import video_findings
 from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".m2ts")
 _MAX_EPISODES_LOOKED_AT = 64
 
 
@@ -155,7 +160,9 @@ class FolderConverter(MappedConverter):
         def poses(stream: PoseStream, field: str) -> PoseSamples:
             own = table(stream.file, f"{field}.file")
             count = _rows(own, stream)
-            return streams.poses_from_table(own, stream, times(own, stream.time, count, f"{field}.time"), loaded.folder)
+            return streams.poses_from_table(
+                own, stream, times(own, stream.time, count, f"{field}.time"), loaded.folder, mapping.limits
+            )
 
         def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
             own = table(arm.gripper.file, f"{prefix}gripper.file")
@@ -165,24 +172,48 @@ class FolderConverter(MappedConverter):
 
         arms = recorded_arms(mapping, arm)
         views = {}
-        for name, view in mapping.views.items():
+        findings: list[Finding] = []
+        shown: dict[str, Any] = {}
+        for name, view in self.chosen_views().items():
             # A column, or rows, say when each picture was taken; a stated rate does not say that none is missing.
             counted = rows_fps is not None or (view.time is not None and view.time.column is not None)
             frames = open_frames(view, folder, name, group, str(ref.location["file"]), counted)
             view_times = None
+            made_up = rows_fps is not None or (view.time is not None and view.time.fps is not None)
             if rows_fps is None:
-                own = table(None, "") if view.time is None or view.time.file is None else table(view.time.file, name)
-                view_times = times(own, view.time, len(frames), f"views.{name}.time")
+                if view.time is not None and view.time.video:
+                    view_times = clocked(_video_times(frames, folder, name), view.time)
+                else:
+                    beside_it = view.time is not None and view.time.file is not None
+                    own = table(view.time.file, name) if view.time is not None and beside_it else table(None, "")
+                    view_times = times(own, view.time, len(frames), f"views.{name}.time")
+            if isinstance(frames, VideoFrames):
+                stated = np.arange(len(frames)) / rows_fps if view_times is None and rows_fps else view_times
+                if stated is not None:
+                    findings += video_findings(name, frames, stated, made_up, mapping.limits)
+                if frames.turn:
+                    shown[name] = {"rotation": view.rotation, "degrees": frames.turn}
+            elif isinstance(frames, ImageFiles):
+                findings += missing_numbers(name, frames)
+                if frames.turned:
+                    shown[name] = {"rotation": view.rotation}
+            source: FrameSource = TurnedFrames(frames, view.rotate) if view.rotate else frames
             camera_poses = None if view.camera.poses is None else poses(view.camera.poses, f"views.{name}.camera.poses")
             views[name] = ViewInput(
-                frames,
+                source,
                 view_times,
                 load_calibration(view.camera, beside, name),
                 camera_poses,
                 view.flip,
                 view.camera.scaled,
                 arm=view.camera.gripper or "",
+                assumed=made_up,
             )
+        provenance: dict[str, Any] = {
+            "format": "folder",
+            "path": ref.location["path"],
+            "mapping": loaded.fingerprint,
+        }
         return Recording(
             id=ref.id,
             arms=arms,
@@ -193,7 +224,8 @@ class FolderConverter(MappedConverter):
             limits=SyncLimits(mapping.sync.max_pose_gap_s, mapping.sync.max_frame_gap_s),
             assumed=assumed,
             task=mapping.task,
-            provenance={"format": "folder", "path": ref.location["path"], "mapping": loaded.fingerprint},
+            provenance={**provenance, "shown": shown} if shown else provenance,
+            findings=tuple(findings),
         )
 
     def _instruction(self, folder: Path, beside: tuple[Path, ...], table: Table) -> str:
@@ -275,6 +307,29 @@ def _groups(file: Path, pattern: str | None) -> list[str]:
     return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
 
 
+def _video_times(frames: FrameSource, folder: Path, name: str) -> FloatArray:
+    """The stamps that a view's video itself has."""
+    times = frames.times if isinstance(frames, VideoFrames) else None
+    if times is None:
+        raise WrongFormatError(
+            "has no stamps of its own",
+            where=folder,
+            field=f"views.{name}.time.video",
+            expected="a video whose container says when each picture is shown",
+        )
+    return times
+
+
+def missing_numbers(name: str, frames: ImageFiles) -> list[Finding]:
+    """Numbers that the names of a view's pictures leave out."""
+    names = frames.names
+    if not names.count_missing:
+        return []
+    shown = ", ".join(map(str, names.missing[:5])) + (", …" if names.count_missing > 5 else "")
+    found = f"{names.count_missing} numbers are missing: {shown}"
+    return [Finding(kind="picture-names", episode="", stream=name, found=found, expected="every number between")]
+
+
 def open_frames(
     view: ViewSource, folder: Path, name: str, group: str, pose_file: str, counted: bool = False
 ) -> FrameSource:
@@ -292,9 +347,6 @@ def open_frames(
         SourceNotFoundError: Nothing there.
         BadVideoError: A video that cannot be read.
     """
-    from ..video import VideoFrames
-    from .kit.frames import HDF5Frames, ImageFiles, ZarrFrames
-
     text = view.frames or ""
     if "#" in text:
         file, _, dataset = text.partition("#")
@@ -305,9 +357,9 @@ def open_frames(
     if path.suffix.lower() in VIDEO_SUFFIXES:
         if not path.is_file():
             raise SourceNotFoundError("no such video", where=path, field=f"views.{name}.frames")
-        return VideoFrames(path, counted)
+        return VideoFrames(path, counted, oriented=view.rotation == "applied")
     matches = [p for p in glob.glob(glob.escape(str(folder)) + "/" + text) if os.path.isfile(p)]
-    return ImageFiles(matches, path)
+    return ImageFiles(matches, path, oriented=view.rotation == "applied")
 
 
 __all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]

@@ -7,6 +7,7 @@ version 3 many episodes share a file, and ``meta/episodes`` says which part of e
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import string
@@ -27,7 +28,6 @@ from ..errors import (
     BadImageError,
     BadVideoError,
     FrameCountError,
-    InvalidTextError,
     InvalidTrajectoryError,
     MissingCalibrationError,
     SourceNotFoundError,
@@ -35,11 +35,15 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames
+from ..model import Episode, EpisodeRef, FrameSource, SelectedFrames, instruction_spans
 from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
+from ..untrusted.files import plain, read_bytes
 from .base import ConverterOptions, Detection, Streams
 from .kit import tree as _tree
+from .kit.frame_times import frames_at
+from .kit.frames import TurnedFrames
+from .kit.lerobot_files import INFO, data_sets, rows_file, task_names, texts_of_rows
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
@@ -48,7 +52,6 @@ from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 Image = NDArray[np.uint8]
-INFO = "meta/info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _WIDTH = re.compile(r"0?\d{0,2}d?\Z")
 _MAX_TEMPLATE = 1000
@@ -60,6 +63,9 @@ class LeRobotOptions(ConverterOptions):
     """Options of the LeRobot converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+    split_by_task: bool = Field(
+        False, description="make an episode of each part in which the task stays the same, where an episode has several"
+    )
     episodes: tuple[int, ...] = Field((), description="only these episode indices (default: all)")
 
 
@@ -75,6 +81,7 @@ class Dataset:
     video_path: str
     chunk_size: int
     total: int
+    total_frames: int | None = None
 
     @classmethod
     def load(cls, root: Path) -> Dataset:
@@ -114,6 +121,7 @@ class Dataset:
                 str(info.get("video_path") or ""),
                 chunk_size,
                 int(info["total_episodes"]),
+                None if info.get("total_frames") is None else int(info["total_frames"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WrongFormatError("is not LeRobot's info.json", where=path, found=repr(error)) from None
@@ -168,7 +176,66 @@ class Dataset:
                     where=self.root / "meta",
                     found=json.dumps(row, default=str),
                 )
-        return sorted(rows, key=lambda row: int(row["episode_index"]))
+        rows = sorted(rows, key=lambda row: int(row["episode_index"]))
+        self._check_totals(rows)
+        return rows
+
+    def _check_totals(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hold what ``meta/`` says more than once against itself.
+
+        Raises:
+            WrongFormatError: An episode is listed twice, or the totals are others.
+        """
+        where = self.root / "meta"
+        indices = [int(row["episode_index"]) for row in rows]
+        twice = next((a for a, b in itertools.pairwise(indices) if a == b), None)
+        if twice is not None:
+            raise WrongFormatError("lists an episode twice", where=where, field="episode_index", found=twice)
+        frames = sum(int(row["length"]) for row in rows)
+        for name, stated, found in (
+            ("total_episodes", self.total, len(rows)),
+            ("total_frames", self.total_frames, frames),
+        ):
+            if stated is not None and stated != found:
+                raise WrongFormatError(
+                    "is not what the episodes add up to",
+                    where=self.root / INFO,
+                    field=name,
+                    expected=f"{found}, as meta/episodes has it",
+                    found=stated,
+                    hint="Was the data set cut, joined or interrupted? LeRobot's own tools mend its metadata.",
+                )
+
+    def conflicts(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, WrongFormatError]:
+        """Episodes whose places, in rows and in videos, are not as long as they are, or overlap; with what is wrong."""
+        wrong: dict[int, WrongFormatError] = {}
+        kinds: list[tuple[str, str, float, tuple[str, ...]]] = [("dataset_from_index", "dataset_to_index", 1.0, ())]
+        for key in (k for k, f in self.features.items() if f.get("dtype") == "video"):
+            prefix = f"videos/{key}"
+            own = (f"{prefix}/chunk_index", f"{prefix}/file_index")
+            kinds.append((f"{prefix}/from_timestamp", f"{prefix}/to_timestamp", 1 / self.fps, own))
+        for first, last, unit, files in kinds:
+            places: dict[tuple[Any, ...], list[tuple[float, float, int]]] = {}
+            for row in rows:
+                start, end, index = row.get(first), row.get(last), int(row["episode_index"])
+                if not isinstance(start, (int, float)) or not isinstance(end, (int, float)):
+                    continue
+                length = int(row["length"]) * unit
+                if abs(end - start - length) > 0.5 * unit:
+                    wrong[index] = self._conflict("is not as long as the episode", index, first, length, end - start)
+                places.setdefault(tuple(row.get(name) for name in files), []).append((start, end, index))
+            for found_places in places.values():
+                for (a, b, one), (c, d, other) in itertools.pairwise(sorted(found_places)):
+                    if min(b, d) - c > 0.5 * unit:
+                        for index, theirs in ((one, other), (other, one)):
+                            found = f"{a:g} … {b:g} and {c:g} … {d:g}"
+                            text = f"overlaps episode {theirs}"
+                            wrong[index] = self._conflict(text, index, first, "places of their own", found)
+        return wrong
+
+    def _conflict(self, what: str, index: int, name: str, expected: object, found: object) -> WrongFormatError:
+        place = f"episode {index}: {name}"
+        return WrongFormatError(what, where=self.root / "meta/episodes", field=place, expected=expected, found=found)
 
     def data_file(self, row: Mapping[str, Any]) -> Path:
         """The Parquet file that holds an episode's rows."""
@@ -181,13 +248,33 @@ class Dataset:
             file_index=int(row.get("data/file_index") or 0),
         )
 
+    def rows_file(self, row: Mapping[str, Any]) -> Path:
+        """The Parquet file in which an episode's rows are found: the stated one, or one beside it."""
+        path = self.data_file(row)
+        if not self.packed:
+            if not path.is_file():
+                raise SourceNotFoundError("no such file", where=path)
+            return path
+        chunk, number = int(row.get("data/chunk_index") or 0), int(row.get("data/file_index") or 0)
+        # A chunk holds ``chunk_size`` files; then the next begins.
+        beside = [(chunk, number + 1), (chunk + 1, 0), (chunk, number - 1), (chunk - 1, self.chunk_size - 1)]
+        places = [
+            {"data/chunk_index": c, "data/file_index": n, "episode_index": row["episode_index"]}
+            for c, n in beside
+            if c >= 0 and n >= 0
+        ]
+        return rows_file(path, [self.data_file(place) for place in places], int(row["episode_index"]))
+
+    def texts(self, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+        """The instruction of each row of an episode, or one for all of them; see `lerobot_files.texts_of_rows`."""
+        indices = table.column("task_index").reshape(-1) if "task_index" in table.names else None
+        return texts_of_rows(row, indices, task_names(self.root), self.root / "meta")
+
     def table(self, row: Mapping[str, Any]) -> Table:
         """An episode's rows."""
         import pyarrow as pa
 
-        path, index = self.data_file(row), int(row["episode_index"])
-        if not path.is_file():
-            raise SourceNotFoundError("no such file", where=path)
+        path, index = self.rows_file(row), int(row["episode_index"])
         try:
             names = parquet_names(path)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -208,14 +295,14 @@ def _column(path: Path, name: str, episode: int, names: Sequence[str]) -> Any:
 
     filters = [("episode_index", "=", episode)] if "episode_index" in names else None
     try:
-        return parquet.read_table(path, columns=[name], filters=filters, partitioning=None).column(0)
+        return parquet.read_table(plain(path), columns=[name], filters=filters, partitioning=None).column(0)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(text.read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, text.MAX_JSON_BYTES).splitlines(), 1):
         if not line.strip():
             continue
         value = text.parse_json(line, path, f"line {number}")
@@ -242,7 +329,7 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
         try:
             # Statistics of every feature lie beside what is needed here, and are large.
             names = [n for n in parquet_names(path) if not n.startswith("stats/")]
-            rows.extend(parquet.read_table(path, columns=names, partitioning=None).to_pylist())
+            rows.extend(parquet.read_table(plain(path), columns=names, partitioning=None).to_pylist())
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, ActionImgError):
                 raise
@@ -268,13 +355,13 @@ class ParquetImages:
         data = first._encoded()
         if not data:
             raise BadFileError("has no pictures", where=path, field=column)
-        picture = pictures.decode(data[0], f"{path}: {column}[0]")
+        picture = pictures.decode(data[0], f"{path}: {column}[0]", oriented=True)
         return replace(first, count=len(data), width=picture.shape[1], height=picture.shape[0])
 
     def _encoded(self) -> list[bytes]:
         from pyarrow import parquet
 
-        values = _column(self.path, self.column, self.episode, parquet.read_schema(self.path).names).to_pylist()
+        values = _column(self.path, self.column, self.episode, parquet.read_schema(plain(self.path)).names).to_pylist()
         data = [v.get("bytes") if isinstance(v, dict) else v for v in values]
         encoded = [d for d in data if isinstance(d, bytes)]
         if len(encoded) != len(data):
@@ -289,7 +376,7 @@ class ParquetImages:
         data = self._encoded()
         for i in indices:
             where = f"{self.path}: {self.column}[{i}]"
-            picture = pictures.decode(data[i], where)
+            picture = pictures.decode(data[i], where, oriented=True)
             if picture.shape[:2] != (self.height, self.width):
                 raise BadImageError(
                     "has another size than the first",
@@ -311,29 +398,40 @@ class LeRobotConverter(MappedConverter):
         super().__init__(options)
         self._dataset: Dataset | None = None
         self._rows: dict[int, dict[str, Any]] = {}
+        self._conflicts: dict[int, WrongFormatError] = {}
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
-        """Whether ``source`` holds LeRobot's ``meta/info.json``."""
-        path = Path(source) / INFO
+        """Whether ``source`` holds LeRobot's ``meta/info.json``, or folders right below it do."""
         try:
-            info = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1 << 26 else None
-        except (OSError, ValueError):
+            root = Path(source)
+            sets = data_sets(root) if root.is_dir() else []
+            path = sets[0] / INFO if sets else root / INFO
+            info = text.load_json(path, limit=1 << 26) if path.is_file() else None
+        except (ActionImgError, OSError):
             return None
         if not isinstance(info, dict) or "codebase_version" not in info:
             return None
-        return Detection("LeRobot", f"{info['codebase_version']}, {info.get('total_episodes', '?')} episodes")
+        several = f"{len(sets)} data sets, the first of " if len(sets) > 1 else ""
+        return Detection("LeRobot", f"{several}{info['codebase_version']}, {info.get('total_episodes', '?')} episodes")
 
     def _open(self, root: Path) -> tuple[Dataset, dict[int, dict[str, Any]]]:
         if self._dataset is None or self._dataset.root != root:
             self._dataset = Dataset.load(root)
             self._rows = {int(row["episode_index"]): row for row in self._dataset.episodes()}
+            self._conflicts = self._dataset.conflicts(list(self._rows.values()))
         return self._dataset, self._rows
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each episode that ``meta/`` lists, in order of their indices."""
+        """One reference for each episode that ``meta/`` lists, in order of their indices, set by set."""
+        top = _tree.source_folder(source)
+        for root in _sets(top):
+            name = root.relative_to(top).as_posix()
+            for ref in self._discover(root):
+                yield ref if name == "." else replace(ref, id=f"{_tree.plain_id(name)}/{ref.id}")
+
+    def _discover(self, root: Path) -> Iterator[EpisodeRef]:
         loaded = self.mapping()
-        root = _tree.source_folder(source)
         dataset, rows = self._open(root)
         wanted = self.options.episodes or tuple(rows)
         missing = [i for i in wanted if i not in rows]
@@ -348,16 +446,44 @@ class LeRobotConverter(MappedConverter):
             if path not in stamps:
                 stamps[path] = _tree.file_stamp(path) if path.is_file() else "-1"
             state = f"{content} {stamps[path]} {json.dumps(rows[index], sort_keys=True, default=str)}"
-            yield EpisodeRef(
+            whole = EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},
                 num_frames=int(rows[index]["length"]),
                 fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
             )
+            yield from self._parts(dataset, rows[index], whole) if self.options.split_by_task else [whole]
+
+    def _parts(self, dataset: Dataset, row: Mapping[str, Any], whole: EpisodeRef) -> Iterator[EpisodeRef]:
+        """An episode's reference, or one for each part in which its task stays the same."""
+        try:
+            spans = instruction_spans(self._texts(dataset, row, dataset.table(row)))
+        except ActionImgError:
+            # Its own reason is found again, and told, when it is read.
+            spans = ()
+        if not spans:
+            yield whole
+        for number, span in enumerate(spans):
+            place = {**whole.location, "start": span.start, "end": span.end}
+            yield replace(whole, id=f"{whole.id}_part_{number}", location=place, num_frames=span.end - span.start)
+
+    def remote_headers(self) -> tuple[str, ...]:
+        """What is read to list the episodes; split by task, they are listed by their rows."""
+        return (*super().remote_headers(), *(("data/*", "*/data/*") if self.options.split_by_task else ()))
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its videos are counted, not decoded."""
-        return assemble(self.recording(ref))
+        episode = assemble(self.recording(ref))
+        if "start" not in ref.location:
+            return episode
+        start, end = int(ref.location["start"]), int(ref.location["end"])
+        if not 0 <= start < end <= len(episode):
+            raise WrongFormatError("has changed", where=ref.id, expected=f"{start} … {end}", found=len(episode))
+        part = episode.select(range(start, end))
+        first = float(part.times[0])
+        grippers = {name: replace(g, times=g.times - first) for name, g in part.grippers.items()}
+        about = {**part.provenance, "frames": [start, end]}
+        return replace(part, grippers=grippers, provenance=about)
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the episode's rows and the mapping say."""
@@ -365,6 +491,8 @@ class LeRobotConverter(MappedConverter):
         mapping = loaded.mapping
         dataset, rows = self._open(Path(ref.location["source"]))
         row = rows[int(ref.location["index"])]
+        if (conflict := self._conflicts.get(int(row["episode_index"]))) is not None:
+            raise conflict
         table = dataset.table(row)
         count = int(row["length"])
         if mapping.sync.mode == "rows" and abs((mapping.sync.fps or 0) / dataset.fps - 1) > 1e-3:
@@ -377,18 +505,20 @@ class LeRobotConverter(MappedConverter):
             )
         times = np.arange(count) / dataset.fps
         _check_stamps(table, times, count, dataset.fps)
+        texts = self._texts(dataset, row, table)
 
         def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
-            poses = streams.poses_from_table(table, arm.pose, times, loaded.folder)
+            poses = streams.poses_from_table(table, arm.pose, times, loaded.folder, mapping.limits)
             return poses, gripper_samples(table, arm.gripper, times)
 
         beside = (dataset.root, loaded.folder)
         views = {}
-        for name, view in mapping.views.items():
-            frames = self._frames(dataset, row, str(view.feature))
+        for name, view in self.chosen_views().items():
+            frames = self._frames(dataset, row, str(view.feature), view.rotation == "applied")
+            frames = TurnedFrames(frames, view.rotate) if view.rotate else frames
             camera_poses = None
             if view.camera.poses is not None:
-                camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder)
+                camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
             if view.camera.K_columns is not None:
                 K = _constant_K(table.numbers(view.camera.K_columns, 9), table.where, name)
                 camera = CalibratedCamera(K, frames.width, frames.height)
@@ -400,7 +530,8 @@ class LeRobotConverter(MappedConverter):
             id=ref.id,
             arms=recorded_arms(mapping, arm),
             views=views,
-            instructions=self._instructions(dataset, row, table),
+            instructions=tuple(dict.fromkeys(texts)),
+            texts=texts if len(texts) > 1 else (),
             rows_fps=dataset.fps,
             task=mapping.task,
             provenance={
@@ -411,7 +542,7 @@ class LeRobotConverter(MappedConverter):
             },
         )
 
-    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str) -> FrameSource:
+    def _frames(self, dataset: Dataset, row: Mapping[str, Any], key: str, oriented: bool = True) -> FrameSource:
         from ..video import VideoFrames
 
         index, count = int(row["episode_index"]), int(row["length"])
@@ -422,7 +553,7 @@ class LeRobotConverter(MappedConverter):
                 "has no such pictures", where=dataset.root, field=key, expected=" | ".join(keys), found=key
             )
         if feature["dtype"] == "image":
-            return ParquetImages.open(dataset.data_file(row), key, index)
+            return ParquetImages.open(dataset.rows_file(row), key, index)
         path = dataset.path(
             dataset.video_path,
             episode_index=index,
@@ -431,7 +562,7 @@ class LeRobotConverter(MappedConverter):
             chunk_index=int(row.get(f"videos/{key}/chunk_index") or 0),
             file_index=int(row.get(f"videos/{key}/file_index") or 0),
         )
-        video = VideoFrames(path)
+        video = VideoFrames(path, oriented=oriented)
         if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
             raise BadVideoError(
                 "runs at another rate than the data set",
@@ -439,51 +570,54 @@ class LeRobotConverter(MappedConverter):
                 expected=f"{dataset.fps:g}",
                 found=f"{video.fps:g}",
             )
-        if not dataset.packed:
-            if len(video) != count:
-                raise FrameCountError(
-                    "video and rows differ in number", where=path, expected=f"{count} pictures", found=len(video)
-                )
-            return video
-        start_s = row.get(f"videos/{key}/from_timestamp")
-        if not isinstance(start_s, (int, float)):
-            raise WrongFormatError(
-                "does not say where the episode begins in its video", where=dataset.root / "meta/episodes", field=key
+        if not dataset.packed and len(video) != count:
+            raise FrameCountError(
+                "video and rows differ in number", where=path, expected=f"{count} pictures", found=len(video)
             )
-        start = round(float(start_s) * dataset.fps)
-        if start + count > len(video):
+        start_s: object = 0.0
+        if dataset.packed:
+            start_s = row.get(f"videos/{key}/from_timestamp")
+            if not isinstance(start_s, (int, float)):
+                raise WrongFormatError(
+                    "does not say where the episode begins in its video",
+                    where=dataset.root / "meta/episodes",
+                    field=key,
+                )
+        if video.times is None:
+            raise BadVideoError("has no time stamps, by which an episode's pictures are found", where=path)
+        # A file of one episode begins with it, whatever its first stamp; in one of many, places are times.
+        stamps = video.times if dataset.packed else video.times - video.times[0]
+        wanted = float(start_s) + np.arange(count) / dataset.fps  # type: ignore[arg-type]
+        if count and wanted[-1] > stamps[-1] + 0.5 / dataset.fps:
             raise FrameCountError(
                 "video ends before the episode",
                 where=path,
                 field=f"episode {index}",
-                expected=f"{start + count} pictures",
-                found=len(video),
+                expected=f"pictures up to {wanted[-1]:.3f} s",
+                found=f"{stamps[-1]:.3f} s",
             )
-        return SelectedFrames(video, np.arange(start, start + count))
+        chosen = frames_at(stamps, wanted, 1 / dataset.fps, f"{path}: episode {index}")
+        return SelectedFrames(video, chosen) if dataset.packed else video
 
-    def _instructions(self, dataset: Dataset, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+    def _texts(self, dataset: Dataset, row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
+        """The instruction of each row, or one for all of them."""
         instruction = self.mapping().mapping.instruction
-        if instruction is not None and instruction.text is not None:
+        if instruction is None:
+            return dataset.texts(row, table)
+        if instruction.text is not None:
             return (instruction.text,)
-        if instruction is not None and instruction.column is not None:
-            return (str(table.column(instruction.column)[0]),)
-        if instruction is not None:
-            raise AmbiguousSourceError(
-                "LeRobot has instructions of its own",
-                where=self.mapping().path,
-                field="instruction",
-                expected="text | column",
-            )
-        tasks = row.get("tasks")
-        texts = [str(t).strip() for t in ([tasks] if isinstance(tasks, str) else tasks or [])]
-        texts = [t for t in texts if t]
-        if not texts:
-            raise InvalidTextError("has no task", where=dataset.root / "meta", field=f"episode {row['episode_index']}")
-        return tuple(dict.fromkeys(texts))
+        if instruction.column is not None:
+            return tuple(str(text).strip() for text in table.column(instruction.column).reshape(-1))
+        raise AmbiguousSourceError(
+            "LeRobot has instructions of its own",
+            where=self.mapping().path,
+            field="instruction",
+            expected="text | column",
+        )
 
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's rows."""
-        dataset, rows = self._open(_tree.source_folder(source))
+        dataset, rows = self._open(_sets(_tree.source_folder(source))[0])
         first = min(rows)
         table = dataset.table(rows[first])
         if "timestamp" not in table.names:
@@ -493,8 +627,9 @@ class LeRobotConverter(MappedConverter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Features with shapes and names, episodes, and the first one's stamps."""
-        root = _tree.source_folder(source)
-        dataset, rows = self._open(root)
+        top = _tree.source_folder(source)
+        sets = _sets(top)
+        dataset, rows = self._open(sets[0])
         first = rows[min(rows)]
         table = dataset.table(first)
         found: dict[str, Any] = {
@@ -508,15 +643,40 @@ class LeRobotConverter(MappedConverter):
                 for key, f in dataset.features.items()
             },
         }
+        if len(sets) > 1:
+            found["data_sets"] = [path.relative_to(top).as_posix() for path in sets]
         if "timestamp" in table.names:
             found["streams"] = {"rows": statistics(table.column("timestamp").reshape(-1)).to_json()}
         return found
+
+
+def _sets(root: Path) -> list[Path]:
+    """The data sets at a source.
+
+    Raises:
+        SourceNotFoundError: None.
+    """
+    found = data_sets(root)
+    if not found:
+        raise SourceNotFoundError("no such file", where=root / INFO)
+    return found
 
 
 def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: float) -> None:
     """Rows and pictures belong together one by one only while no row is missing."""
     if "timestamp" not in table.names:
         return
+    if "frame_index" in table.names:
+        numbers = table.column("frame_index").reshape(-1)
+        if len(numbers) == count and not np.array_equal(numbers, np.arange(count)):
+            wrong = int(np.flatnonzero(numbers != np.arange(count))[0])
+            raise InvalidTrajectoryError(
+                "rows are not those of the episode in order",
+                where=table.where,
+                field=f"frame_index[{wrong}]",
+                expected=wrong,
+                found=numbers[wrong],
+            )
     stamps = table.column("timestamp").reshape(-1).astype(np.float64)
     if len(stamps) != count:
         raise FrameCountError("rows and the stated length differ", where=table.where, expected=count, found=len(stamps))

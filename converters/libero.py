@@ -52,7 +52,7 @@ class LiberoConverter(RobosuiteConverter):
     summary: ClassVar[str] = "LIBERO: HDF5, cameras through MuJoCo, pictures turned upright"
     examples: ClassVar[tuple[str, ...]] = (
         "actionimg convert libero libero_90/ shards",
-        "actionimg convert libero libero_90/ shards --only-views agentview",
+        "actionimg convert libero libero_90/ shards --views agentview",
     )
     Options: ClassVar[type[ConverterOptions]] = LiberoOptions
     state_shift: ClassVar[int] = 1

@@ -21,11 +21,10 @@ import io
 import os
 import re
 import shutil
-import stat
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,16 +33,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
 
-from ..errors import ActionImgError, BadFileError, InvalidSpecError, OutputError, SourceNotFoundError, StorageError
+from ..errors import ActionImgError, BadFileError, OutputError, SourceNotFoundError, StorageError
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
+from ..untrusted.files import open_plain, register_opener
 from .base import Converter
+from .cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_bytes, cache_folder
 
 Item = TypeVar("Item")
-CACHE_VARIABLE: Final = "ACTIONIMG_CACHE_DIR"
-SIZE_VARIABLE: Final = "ACTIONIMG_CACHE_SIZE"
-DEFAULT_CACHE_BYTES: Final = 20 << 30
 RANGED: Final = ("*.tfrecord", "*.tfrecord-*")
 """Names of files that are always read in ranges."""
 
@@ -62,34 +60,6 @@ _KEPT: Final = 2
 _THREADS: Final = 16
 _BLOCK: Final = 1 << 18
 _BLOCKS: Final = 256
-_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-def cache_folder() -> Path:
-    """Where objects are kept: ``ACTIONIMG_CACHE_DIR``, else ``XDG_CACHE_HOME`` or ``~/.cache`` with ``actionimg``."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "actionimg"
-
-
-def parse_size(text: str, where: str) -> int:
-    """Bytes from ``20GB``, ``500MB``, ``1000000``.
-
-    Raises:
-        InvalidSpecError: It is none of these.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
-    if match is None or float(match[1]) <= 0:
-        raise InvalidSpecError("is no size", where=where, expected="e.g. 20GB", found=text)
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def cache_bytes() -> int:
-    """How much the cache may hold: ``ACTIONIMG_CACHE_SIZE``, by default 20 GiB."""
-    text = os.environ.get(SIZE_VARIABLE)
-    return parse_size(text, SIZE_VARIABLE) if text else DEFAULT_CACHE_BYTES
 
 
 class _Cache:
@@ -429,6 +399,10 @@ class SourceReader:
         """It goes to another process as its converter, and fetches there what it needs there."""
         return SourceReader, (self.converter,)
 
+    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+        """As `Converter.tell`."""
+        self.converter.tell(views, allowed)
+
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`, of a folder, a file or a URL."""
         if self.converter.reads_urls or not is_url(source):
@@ -548,13 +522,9 @@ class Ranges:
         self._remote: RemotePath | None = None
         self._descriptor = -1
         if found is None:
-            # Without O_NONBLOCK a pipe would be waited for until somebody writes into it.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = os.open(path, flags)
+            with open_plain(path, 0) as file:
+                self._descriptor = os.dup(file.fileno())
             status = os.fstat(self._descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                self.close()
-                raise FileNotFoundError(2, "not a file", str(path))
             self.size = status.st_size
             self.key, self.version = os.path.abspath(path), str(status.st_mtime_ns)
         else:
@@ -630,3 +600,14 @@ class _Blocks(io.RawIOBase):
             if len(self._kept) > _BLOCKS:
                 self._kept.popitem(last=False)
         return part
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """An object in ranges; None for any other path, which is a file once it is fetched."""
+    file = range_file(path)
+    if file is None:
+        fetched(path)
+    return file
+
+
+register_opener(_opened)

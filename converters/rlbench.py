@@ -38,11 +38,12 @@ from ..errors import (
     MissingFrameError,
     UnsupportedSourceError,
     WrongFormatError,
+    suggestion,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
 from ..untrusted import pickles as _safe_pickle
+from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import coppelia as _coppelia
 from .kit import pictures as _images
 from .kit import tree as _tree
 
@@ -75,6 +76,7 @@ class RLBenchConverter(Converter):
     """RLBench demos in the layouts of stepjam/RLBench, PerAct and Colosseum."""
 
     name: ClassVar[str] = "rlbench"
+    views_field = "cameras"
     summary: ClassVar[str] = "RLBench demos (stepjam, PerAct and Colosseum layouts)"
     Options: ClassVar[type[ConverterOptions]] = RLBenchOptions
     options: RLBenchOptions
@@ -86,7 +88,7 @@ class RLBenchConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _tree.find_episodes(root, max_folders=500):
+            for folder in _rlbench.find_episodes(root, max_folders=500):
                 if (folder.path / "low_dim_obs.pkl").is_file():
                     return Detection(_layout(folder), f"first episode {folder.id}")
         except ActionImgError:
@@ -112,7 +114,7 @@ class RLBenchConverter(Converter):
         seen_tasks: Counter[str] = Counter()
         seen_variations: set[int] = set()
         found = processed = 0
-        for folder in _tree.find_episodes(root):
+        for folder in _rlbench.find_episodes(root):
             cameras = _camera_folders(folder.path)
             if not cameras and (folder.path / "actions.npy").is_file():
                 processed += 1
@@ -162,10 +164,10 @@ class RLBenchConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true, or are for another picture size.
             InvalidTrajectoryError: A gripper pose is not finite, or its quaternion is not unit.
         """
-        folder = _tree.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
         demo_file = os.fspath(folder.path / "low_dim_obs.pkl")
         cameras = self._cameras(folder.path)
-        demo = _safe_pickle.load(demo_file, records=_coppelia.DEMO_CLASSES)
+        demo = _safe_pickle.load(demo_file, records=_rlbench.DEMO_CLASSES)
         observations = _observations(demo, demo_file)
         n = len(observations)
         views, no_calibration = {}, []
@@ -178,7 +180,7 @@ class RLBenchConverter(Converter):
         if len(no_calibration) == len(views):
             raise UnsupportedSourceError(_BEFORE_1_1, where=demo_file, field="misc")
         variation, variation_source = _variation(folder, demo)
-        instructions, instruction_source = _coppelia.instructions(folder, _split_task(folder)[0])
+        instructions, instruction_source = _rlbench.instructions(folder, _split_task(folder)[0])
         layout = _layout(folder)
         provenance: dict[str, Any] = {
             "path": folder.relative,
@@ -221,9 +223,10 @@ class RLBenchConverter(Converter):
             raise WrongFormatError(
                 "has no pictures of this camera",
                 where=path,
-                field="cameras",
+                field="views",
                 expected=" | ".join(found) or "a folder CAMERA_rgb",
                 found=" ".join(missing),
+                hint=suggestion(missing[0], list(found)),
             )
         names = wanted or tuple(found)
         if not names:
@@ -241,7 +244,7 @@ def _camera_folders(path: Path) -> dict[str, list[tuple[str, int]]]:
     return {name: files for name, files in found.items() if files}
 
 
-def _reference(folder: _tree.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
+def _reference(folder: _rlbench.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
     digest = hashlib.sha256()
     planes = [
         (part.name, _tree.files_with_sizes(part))
@@ -285,13 +288,13 @@ def _without_index(task: str) -> str:
     return match["task"] if match else task
 
 
-def _split_task(folder: _tree.EpisodeFolder) -> tuple[str | None, int | None]:
+def _split_task(folder: _rlbench.EpisodeFolder) -> tuple[str | None, int | None]:
     """The task's name, and Colosseum's index where the folder's name ends in one."""
     match = _COLOSSEUM_TASK.match(folder.task or "")
     return (match["task"], int(match["index"])) if match else (folder.task, None)
 
 
-def _layout(folder: _tree.EpisodeFolder) -> str:
+def _layout(folder: _rlbench.EpisodeFolder) -> str:
     if _split_task(folder)[1] is not None:
         return "colosseum"
     return {"all_variations": "peract", None: "plain"}.get(folder.group, "stepjam")
@@ -400,7 +403,7 @@ def _camera_track(
             found=f"{K[0, 0, 2]:g}, {K[0, 1, 2]:g}",
         )
     try:
-        return CameraTrack(*_coppelia.opencv_camera(K, pose), frames.width, frames.height)
+        return CameraTrack(*_rlbench.opencv_camera(K, pose), frames.width, frames.height)
     except InvalidCameraError as error:
         raise type(error)(
             error.message, where=where, field=f"{name} {error.field}", expected=error.expected, found=error.found
@@ -415,7 +418,7 @@ def _random_state(demo: Any) -> str | None:
     return None
 
 
-def _variation(folder: _tree.EpisodeFolder, demo: Any) -> tuple[int | None, str]:
+def _variation(folder: _rlbench.EpisodeFolder, demo: Any) -> tuple[int | None, str]:
     """The variation's number and where it was found; the pickled demo's own is often a leftover 0, so it is last."""
     file = folder.path / "variation_number.pkl"
     if file.is_file():
@@ -429,7 +432,7 @@ def _variation(folder: _tree.EpisodeFolder, demo: Any) -> tuple[int | None, str]
     return (value, "low_dim_obs.pkl") if type(value) is int else (None, "unknown")
 
 
-def _variation_if_readable(folder: _tree.EpisodeFolder) -> int | None:
+def _variation_if_readable(folder: _rlbench.EpisodeFolder) -> int | None:
     try:
         return _variation(folder, None)[0]
     except ActionImgError:

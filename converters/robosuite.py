@@ -41,10 +41,10 @@ from ..errors import (
 from ..geometry import exact, transforms
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Gripper
-from ..untrusted import text as _text
+from ..untrusted import hdf5
+from ..untrusted.files import read_bytes
 from ..untrusted.text import parse_json
 from .base import ConverterOptions, Detection
-from .kit import hdf5
 from .kit import tree as _tree
 from .kit.frames import HDF5Depth, HDF5Frames
 from .kit.mjcf import MAX_BYTES, Scene, cameras_in
@@ -185,7 +185,7 @@ def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = N
     env = parse_json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
     model = hdf5.text(group.attrs.get("model_file"))
     if model is None and model_file is not None:
-        model = _text.read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
+        model = read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
     return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts, model)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,17 +16,23 @@ from pydantic import Field
 from ..cameras.files import CalibratedCamera
 from ..errors import ActionImgError, AmbiguousSourceError, MissingExtraError, SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef
-from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera
+from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera, ViewSource
 from .base import ConverterOptions, Detection, Streams
-from .kit import bag
 from .kit import tree as _tree
-from .kit.bag import BagFrames, Messages, TfTree
+from .kit.bags import messages as _messages
+from .kit.bags.messages import Messages
+from .kit.bags.pictures import BagFrames
+from .kit.bags.reader import SUFFIXES, Access, find_bags, open_bag
+from .kit.bags.record import fields_of
+from .kit.bags.tf import TfTree
+from .kit.frames import TurnedFrames
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
     LoadedMapping,
     MappedConverter,
+    clocked,
     gripper_samples,
     load_calibration,
     recorded_arms,
@@ -44,6 +50,9 @@ class RosbagOptions(StampedOptions):
     """Options of the rosbag converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+    msg_path: tuple[str, ...] = Field(
+        (), description="folders of .msg files or ROS packages, for messages that bags do not define themselves"
+    )
 
 
 class RosbagConverter(MappedConverter):
@@ -58,23 +67,28 @@ class RosbagConverter(MappedConverter):
         """Whether there are bags at ``source``, by their names; none is opened."""
         try:
             root = Path(source)
-            found = next(bag.find_bags(root, max_folders=50), None) if root.exists() else None
+            found = next(find_bags(root, max_folders=50), None) if root.exists() else None
         except (OSError, ActionImgError):
             return None
         return None if found is None else Detection("ROS bag", found.name)
+
+    def access(self) -> Access:
+        """With what bags are opened."""
+        meant = self.allow if self.options.mapping is not None else ()
+        return Access("cut-recording" in (*self.allowed, *meant), self.options.msg_path)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each bag at or below ``source``."""
         loaded = self.mapping()
         root = _source(source)
         found = False
-        for path in bag.find_bags(root):
+        for path in find_bags(root):
             relative = path.relative_to(root).as_posix()
             if loaded.mapping.episodes is not None and not fnmatch(relative, loaded.mapping.episodes):
                 continue
             found = True
             stem = path.name if relative == "." else relative
-            stem = stem[: -len(path.suffix)] if path.suffix.lower() in bag.SUFFIXES else stem
+            stem = stem[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else stem
             files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
             sizes = [(file.name, _tree.file_stamp(file)) for file in files]
             state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
@@ -87,7 +101,7 @@ class RosbagConverter(MappedConverter):
             raise WrongFormatError(
                 "no bag found",
                 where=root,
-                expected=" ".join(bag.SUFFIXES)
+                expected=" ".join(SUFFIXES)
                 + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
             )
 
@@ -104,7 +118,8 @@ class RosbagConverter(MappedConverter):
             raise WrongFormatError(
                 "bags have stamps", where=loaded.path, field="sync.mode", expected="stamps", found="rows"
             )
-        messages = bag.read_topics(path, _needed(loaded, path))
+        access, chosen = self.access(), self.chosen_views()
+        messages = _messages.read_topics(path, _needed(loaded, chosen, path, access), access)
         reading = _Reading(path, loaded, messages)
 
         def arm(arm: Arm, prefix: str) -> tuple[PoseSamples, ScalarSamples]:
@@ -112,18 +127,22 @@ class RosbagConverter(MappedConverter):
             if gripper.topic is None:
                 raise WrongFormatError("does not say its topic", where=loaded.path, field=f"{prefix}gripper.topic")
             times = reading.times(gripper.topic, gripper.time, f"{prefix}gripper")
-            table = bag.table_of(messages[gripper.topic], f"{path}: {gripper.topic}")
+            table = _messages.table_of(messages[gripper.topic], f"{path}: {gripper.topic}")
             return reading.poses(arm.pose, f"{prefix}pose"), gripper_samples(table, gripper, times)
 
         arms = recorded_arms(mapping, arm)
         views = {}
-        for name, view in mapping.views.items():
+        left_out = {}
+        for name, view in chosen.items():
             topic = str(view.topic)
-            frames = BagFrames.open(path, topic, messages[topic])
+            frames = BagFrames.open(path, topic, messages[topic], access)
+            if frames.before_first_key:
+                left_out[name] = frames.before_first_key
             camera, camera_poses, frame = reading.camera(view.camera, name)
+            source = TurnedFrames(frames, view.rotate) if view.rotate else frames
             views[name] = ViewInput(
-                frames,
-                reading.times(topic, view.time, f"views.{name}"),
+                source,
+                reading.times(topic, view.time, f"views.{name}")[frames.rows],
                 camera,
                 camera_poses,
                 view.flip,
@@ -145,6 +164,7 @@ class RosbagConverter(MappedConverter):
                 "mapping": loaded.fingerprint,
                 "stamps": reading.whose,
                 "header_to_log_ms": reading.latency,
+                **({"before_first_key_frame": left_out} if left_out else {}),
             },
         )
 
@@ -154,24 +174,26 @@ class RosbagConverter(MappedConverter):
             refs = list(self.discover(source))
             return inspect_recordings(self.name, refs, self.recording(refs[0]))
         root = _source(source)
-        paths = list(bag.find_bags(root))
+        paths = list(find_bags(root))
         if not paths:
-            raise WrongFormatError("no bag found", where=root, expected=" ".join(bag.SUFFIXES))
+            raise WrongFormatError("no bag found", where=root, expected=" ".join(SUFFIXES))
         bags: dict[str, Any] = {}
         for path in paths:
             name = path.name if path == root else path.relative_to(root).as_posix()
             try:
-                with bag.open_bag(path) as reader:
+                with open_bag(path, self.access()) as bag:
                     bags[name] = {
-                        "duration_s": round(reader.duration * 1e-9, 3) if reader.message_count else 0.0,
-                        "topics": {t.name: f"{t.type} × {t.count}" for t in bag.list_topics(reader).values()},
+                        "duration_s": round(bag.duration_s, 3),
+                        "topics": {t.name: t.text() for t in bag.checked_topics().values()},
                     }
+                    if bag.cut:
+                        bags[name]["cut"] = bag.cut
             except MissingExtraError:
                 raise
             except ActionImgError as error:
                 bags[name] = {"error": str(error)}
         good = [p for p, b in zip(paths, bags.values(), strict=True) if "error" not in b]
-        streams = _topic_streams(good[0]).statistics if good else {}
+        streams = _topic_streams(good[0], self.access()).statistics if good else {}
         return {
             "format": self.name,
             "episodes": len(paths),
@@ -183,16 +205,16 @@ class RosbagConverter(MappedConverter):
         """Stamps of the first bag's topics, or of what a mapping makes of them."""
         if self.options.mapping is not None:
             return recorded_streams(self.recording(next(self.discover(source))))
-        return _topic_streams(next(iter(bag.find_bags(_source(source)))))
+        return _topic_streams(next(iter(find_bags(_source(source)))), self.access())
 
 
-def _topic_streams(path: Path) -> Streams:
+def _topic_streams(path: Path, access: Access) -> Streams:
     """Stamps of a bag's topics: their own where they have them, else the log's."""
-    with bag.open_bag(path) as reader:
-        names = [t.name for t in bag.list_topics(reader).values() if t.count]
+    with open_bag(path, access) as bag:
+        names = [t.name for t in bag.topics().values() if t.count]
     found: dict[str, dict[str, Any]] = {}
     every: dict[str, FloatArray] = {}
-    read, wrong = bag.read_readable(path, names)
+    read, wrong = _messages.read_readable(path, names, access)
     found.update({name: {"error": why} for name, why in wrong.items()})
     for name, messages in read.items():
         own = messages.has_header
@@ -221,18 +243,17 @@ class _Reading:
                 field=f"{field}.time",
                 expected="stamp: header | log",
             )
-        offset = 0.0 if source is None else source.offset_s
         which = None if source is None else source.stamp
-        times, whose = bag.stamps(messages, which, offset, f"{self.path}: {topic}")
+        times, whose = _messages.stamps(messages, which, 0.0, f"{self.path}: {topic}")
         self.whose[topic] = whose
         if messages.has_header:
             late = np.asarray(messages.log, dtype=np.int64) - np.asarray(messages.header, dtype=np.int64)
             self.latency[topic] = round(float(np.median(late)) * 1e-6, 3)
-        return times
+        return clocked(times, source)
 
     def tf(self) -> TfTree:
         if self._tf is None:
-            tf = {n: m for n, m in self.messages.items() if m.type in bag.TF_TYPES}
+            tf = {n: m for n, m in self.messages.items() if m.type in _messages.TF_TYPES}
             if not tf:
                 raise WrongFormatError("has no tf", where=self.path, expected="/tf, /tf_static")
             self._tf = TfTree(tf, self.path)
@@ -240,7 +261,6 @@ class _Reading:
 
     def poses(self, stream: PoseStream, field: str) -> PoseSamples:
         if stream.tf is not None:
-            offset = 0.0 if stream.time is None else stream.time.offset_s
             chain = self.tf().chain(stream.tf.parent, stream.tf.child)
             if not isinstance(chain, PoseSamples):
                 raise WrongFormatError(
@@ -249,22 +269,22 @@ class _Reading:
                     field=field,
                     found=f"{stream.tf.parent} and {stream.tf.child}",
                 )
-            samples = PoseSamples(chain.times + offset, chain.position, chain.quaternion_xyzw)
+            samples = PoseSamples(clocked(chain.times, stream.time), chain.position, chain.quaternion_xyzw)
         elif stream.topic is None:
             raise WrongFormatError("does not say its topic", where=self.loaded.path, field=f"{field}.topic")
         else:
             times = self.times(stream.topic, stream.time, field)
             where = f"{self.path}: {stream.topic}"
             if stream.position is not None or stream.matrix is not None or stream.joints is not None:
-                table = bag.table_of(self.messages[stream.topic], where)
-                return streams.poses_from_table(table, stream, times, self.loaded.folder)
-            samples = bag.poses_of(self.messages[stream.topic], times, where)
+                table = _messages.table_of(self.messages[stream.topic], where)
+                return streams.poses_from_table(table, stream, times, self.loaded.folder, self.loaded.mapping.limits)
+            samples = _messages.poses_of(self.messages[stream.topic], times, where)
         return streams.inverted(samples) if stream.inverse else samples
 
     def camera(self, camera: ViewCamera, name: str) -> tuple[CalibratedCamera, PoseSamples | None, str]:
         """Intrinsics, the camera's own poses where it moves, and which frame its pose is in."""
         if camera.camera_info is not None:
-            found = bag.camera_of(
+            found = _messages.camera_of(
                 self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
             )
             posed = with_pose(found, camera)
@@ -284,24 +304,26 @@ class _Reading:
             return instruction.text
         if instruction is None or instruction.topic is None:
             raise WrongFormatError("must be text or a topic", where=self.loaded.path, field="instruction")
-        return str(getattr(self.messages[instruction.topic].values[0], "data", "")).strip()
+        first = self.messages[instruction.topic].values[0]
+        texts = [v for v in fields_of(first).values() if isinstance(v, str)]
+        return str(getattr(first, "data", texts[0] if len(texts) == 1 else "")).strip()
 
 
-def _needed(loaded: LoadedMapping, path: Path) -> list[str]:
+def _needed(loaded: LoadedMapping, views: Mapping[str, ViewSource], path: Path, access: Access) -> list[str]:
     """Topics that the mapping uses; tf topics by their type, where a chain is asked for."""
     mapping = loaded.mapping
     poses = [
         *(arm.pose for arm in mapping.arms.values()),
-        *(v.camera.poses for v in mapping.views.values() if v.camera.poses is not None),
+        *(v.camera.poses for v in views.values() if v.camera.poses is not None),
     ]
     names = [s.topic for s in poses] + [arm.gripper.topic for arm in mapping.arms.values()]
-    for view in mapping.views.values():
+    for view in views.values():
         names += [view.topic, view.camera.camera_info]
     if mapping.instruction is not None:
         names.append(mapping.instruction.topic)
-    if any(s.tf is not None for s in poses) or any(v.camera.tf is not None for v in mapping.views.values()):
-        with bag.open_bag(path) as reader:
-            names += [t.name for t in bag.list_topics(reader).values() if t.type in bag.TF_TYPES and t.count]
+    if any(s.tf is not None for s in poses) or any(v.camera.tf is not None for v in views.values()):
+        with open_bag(path, access) as bag:
+            names += [t.name for t in bag.topics().values() if t.type in _messages.TF_TYPES and t.count]
     return list(dict.fromkeys(n for n in names if n is not None))
 
 

@@ -153,7 +153,9 @@ def train(out: Path, seconds: float, episodes: int, frames: int, size: int, seed
     stored = aid.open_dataset(dataset)
     held_out = stored[len(stored) - 1]
     common: dict[str, Any] = {"view_names": VIEWS, "size": size, "action": "rendered", "modes": {"labelling": 1.0}}
-    data = ActionImageDataset(dataset, WINDOW, filter=pc.field("key") != held_out.key, epochs=None, seed=seed, **common)
+    data = ActionImageDataset(
+        dataset, num_frames=WINDOW, filter=pc.field("key") != held_out.key, epochs=None, seed=seed, **common
+    )
     table = IndexedActionImageDataset(dataset, num_frames=len(held_out), **common)
     loader = iter(DataLoader(data, batch_size=1, collate_fn=collate))
     network = TinyUNet()

@@ -17,6 +17,7 @@ from .dataset import (
     SampleRow,
     ShardRecord,
     ShardSidecar,
+    SpanRow,
     index_schema,
 )
 from .spec import ActionImageSpec
@@ -37,5 +38,6 @@ __all__ = [
     "SampleRow",
     "ShardRecord",
     "ShardSidecar",
+    "SpanRow",
     "index_schema",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -23,6 +24,8 @@ from pydantic import (
 )
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
+from .evaluation import Evaluation, PredictionRow
+from .plausibility import Finding, FindingKind, Limits
 from .spec import ActionImageSpec
 
 if TYPE_CHECKING:
@@ -111,11 +114,15 @@ class ConvertOptions(_Stored):
 
     refined_cameras: str | None = Field(None, description="camera file laid over the source's own cameras")
     refined_cameras_sha256: str | None = Field(None, pattern=SHA256_PATTERN, description="of that file")
+    allow: tuple[FindingKind, ...] = Field(
+        (), description="kinds of findings that are meant; episodes with others are refused (docs/plausibility.md)"
+    )
+    limits: Limits = Field(Limits(), description="where plausible ends")
 
     _later: ClassVar[frozenset[str]] = frozenset(
         {
             *("merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"),
-            *("refined_cameras", "refined_cameras_sha256"),
+            *("refined_cameras", "refined_cameras_sha256", "allow", "limits"),
         }
     )
 
@@ -205,6 +212,9 @@ class QuarantineRow(_Stored):
     code: str
     message: str
     traceback: str | None = None
+    findings: tuple[Finding, ...] = Field((), description="what cannot be true of it; absent where it is another fault")
+
+    _later: ClassVar[frozenset[str]] = frozenset({"findings"})
 
 
 class MemberRow(_Stored):
@@ -245,8 +255,9 @@ class SampleRow(_Stored):
     members: tuple[MemberRow, ...]
     grippers: tuple[Name, ...] = Field((), description="names of the grippers, in order; absent where there is one")
     calibration: tuple[CalibrationRow, ...] = Field((), description="of each view; absent where it was not checked")
+    findings: tuple[Finding, ...] = Field((), description="what was found and allowed; absent where nothing was")
 
-    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration"})
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration", "findings"})
 
 
 class ShardSidecar(_Stored):
@@ -265,6 +276,14 @@ class ShardSidecar(_Stored):
     def frames(self) -> int:
         """Frames of all samples."""
         return sum(s.frames for s in self.samples)
+
+
+class SpanRow(_Stored):
+    """What some of a sample's frames do, in words."""
+
+    start: int = Field(ge=0, description="its first frame, counted in the sample")
+    end: int = Field(ge=1, description="the frame behind its last")
+    text: str = Field(min_length=1)
 
 
 class SampleMeta(_Stored):
@@ -314,15 +333,47 @@ class SampleMeta(_Stored):
         (), description="what the pictures of the episode say of each view's camera; absent where it was not checked"
     )
     calibration_model: str = Field("", description="the gripper model that was looked for; absent where none was")
+    findings: tuple[Finding, ...] = Field(
+        (), description="what cannot be true of the episode, and was allowed; absent where nothing was found"
+    )
+    instruction_spans: tuple[SpanRow, ...] = Field(
+        (),
+        description="where the instruction changes within the sample, the frames of each, one after another from the "
+        "first to the last; ``instructions`` are then their texts. Absent where one holds throughout",
+    )
 
     _later: ClassVar[frozenset[str]] = frozenset(
-        {"grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks", "calibration", "calibration_model"}
+        {
+            *("grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"),
+            *("calibration", "calibration_model", "findings", "instruction_spans"),
+        }
     )
+
+    @model_validator(mode="after")
+    def _spans(self) -> SampleMeta:
+        spans = self.instruction_spans
+        ends = [0, *(span.end for span in spans)]
+        one_after_another = [span.start for span in spans] == ends[:-1] and all(s.start < s.end for s in spans)
+        if spans and not (one_after_another and ends[-1] == self.frames):
+            raise ValueError("instruction_spans must cover the frames one after another")
+        if spans and {span.text for span in spans} != set(self.instructions):
+            raise ValueError("instruction_spans and instructions have other texts")
+        return self
 
     @property
     def planes(self) -> tuple[str, ...]:
         """What is stored beside each view's pictures: ``depth``, ``mask``."""
         return ("depth",) * (self.depth_range_m is not None) + ("mask",) * self.masks
+
+    def instruction_at(self, frames: Iterable[int]) -> str:
+        """What most of some frames do, in words; of two that do so equally often, the earlier one.
+
+        Where the instruction does not change within the sample, the first of ``instructions``.
+        """
+        if not self.instruction_spans:
+            return self.instructions[0]
+        wanted = list(frames)
+        return max(self.instruction_spans, key=lambda s: sum(s.start <= f < s.end for f in wanted)).text
 
 
 class ConverterRecord(_Stored):
@@ -394,6 +445,15 @@ class DatasetManifest(_Stored):
 
     _later: ClassVar[frozenset[str]] = frozenset({"grippers", "earlier"})
 
+    @property
+    def index_columns(self) -> dict[str, Any]:
+        """What `index_schema` has to know of this data set."""
+        return {
+            "grippers": bool(self.grippers),
+            "calibration": self.options.checks_calibration,
+            "allow": self.options.allow,
+        }
+
     def earlier_plans(self) -> dict[str, str]:
         """Shard to plan, of the shards whose sidecars name another plan than this one."""
         return {shard: earlier.plan for earlier in self.earlier for shard in earlier.shards}
@@ -452,12 +512,18 @@ def parse(
         ) from None
 
 
-def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema:
+def finding_column(kind: str) -> str:
+    """The index's column of a kind of findings that a data set allows."""
+    return f"finding_{kind.replace('-', '_')}"
+
+
+def index_schema(grippers: bool = False, calibration: bool = False, allow: tuple[str, ...] = ()) -> pa.Schema:
     """Arrow schema of ``index.parquet``: one row a sample, in the order of the shards.
 
     Args:
         grippers: With a column of their names, as in data sets of several.
         calibration: With a column of what was found out about the cameras, as in data sets that were checked for it.
+        allow: With a column for each of these kinds of findings: whether the sample has one.
     """
     import pyarrow as pa
 
@@ -487,13 +553,16 @@ def index_schema(grippers: bool = False, calibration: bool = False) -> pa.Schema
         row = [("view", pa.string()), ("verdict", pa.string())]
         row += [("displacement_px", pa.float64()), ("interval_px", pa.float64()), ("reason", pa.string())]
         fields.append(pa.field("calibration", pa.list_(pa.struct(row)), nullable=False))
+    fields += [pa.field(finding_column(kind), pa.bool_(), nullable=False) for kind in allow]
     return pa.schema(fields, metadata={"format": FORMAT, "version": str(FORMAT_VERSION)})
 
 
 EXPORTED: Final[dict[str, type[BaseModel]]] = {
     "action-image-spec": ActionImageSpec,
     "dataset": DatasetManifest,
+    "evaluation": Evaluation,
     "plan-row": PlanRow,
+    "prediction": PredictionRow,
     "quarantine-row": QuarantineRow,
     "sample": SampleMeta,
     "shard": ShardSidecar,

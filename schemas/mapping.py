@@ -8,13 +8,16 @@ polarity, and whose clock stamped it. Nothing of that has a default where a wron
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .camera_file import CameraEntry, CameraFile, Transform
+from .plausibility import FindingKind, Limits
 
 UNKNOWN = "???"
 """What a proposed mapping writes where only the user can know; a mapping that still holds it is refused."""
@@ -40,25 +43,63 @@ class TimeSource(_Model):
     """Whose stamps a stream has: a column of stamps, or (assumed, and recorded as such) a constant rate."""
 
     column: ColumnRef | None = Field(None, description="column of stamps")
-    unit: TimeUnit | None = Field(None, description="unit of the stamps; required with `column`")
+    unit: TimeUnit | None = Field(
+        None, description="unit of the stamps; required with a `column` of numbers, not of dates and times"
+    )
     file: str | None = Field(None, description="file that holds the column, where it is not the stream's own")
     fps: float | None = Field(None, gt=0, le=10000, description="constant rate, for streams without stamps")
     start_s: float = Field(0.0, description="time of the first sample, with `fps`")
+    video: Literal[True] | None = Field(None, description="folder logs: the stamps that the video itself has")
     stamp: Literal["header", "log"] | None = Field(
         None, description="bags: the message's own stamp, or the time at which it was logged"
     )
-    offset_s: float = Field(0.0, ge=-3600, le=3600, description="seconds added to every stamp of this stream")
+    start: float | str | None = Field(
+        None,
+        description="when the stream's clock was at zero: seconds since 1970, or a date and time "
+        "(2024-05-01T12:00:00+02:00)",
+    )
+    zone: str | None = Field(
+        None, description="time zone of stamps that are local times, and of `start` where it names none: Europe/Berlin"
+    )
+    offset_s: float = Field(0.0, description="seconds added to every stamp of this stream")
+    drift_ppm: float = Field(
+        0.0,
+        ge=-10_000,
+        le=10_000,
+        description="by how much this stream's clock runs slow: microseconds added for each second since its first "
+        "stamp",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> TimeSource:
-        given = [n for n in ("column", "fps", "stamp") if getattr(self, n) is not None]
+        given = [n for n in ("column", "fps", "video", "stamp") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of column, fps and stamp, not {' and '.join(given)}")
-        if (self.column is None) != (self.unit is None):
-            raise ValueError("column and unit go together")
+            raise ValueError(f"give one of column, fps, video and stamp, not {' and '.join(given)}")
+        if self.unit is not None and self.column is None:
+            raise ValueError("a unit needs a column")
         if self.file is not None and self.column is None:
             raise ValueError("a file of stamps needs a column")
+        if self.zone is not None:
+            try:
+                ZoneInfo(self.zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError(f"{self.zone!r} is no time zone; one is e.g. Europe/Berlin, or UTC") from None
+        if isinstance(self.start, str):
+            try:
+                datetime.fromisoformat(self.start)
+            except ValueError:
+                raise ValueError(f"start is no date and time: {self.start!r}") from None
         return self
+
+    @property
+    def start_epoch_s(self) -> float:
+        """Seconds since 1970 of `start`; 0 where it is not said."""
+        if not isinstance(self.start, str):
+            return self.start or 0.0
+        moment = datetime.fromisoformat(self.start)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=ZoneInfo(self.zone or "UTC"))
+        return moment.timestamp()
 
 
 class Position(_Model):
@@ -254,6 +295,14 @@ class ViewSource(_Model):
     flip: Literal["none", "vertical", "horizontal", "both"] = Field(
         "none", description="pictures are stored flipped, the calibration is of the upright ones: flip them back"
     )
+    rotate: Literal[0, 90, 180, 270] = Field(
+        0, description="degrees by which to turn the pictures clockwise, before they are flipped"
+    )
+    rotation: Literal["applied", "ignored"] = Field(
+        "applied",
+        description="how a video or a picture says that it is to be shown (display matrix, EXIF orientation): turn it "
+        "so, as OpenCV and browsers do, or take it as it is stored",
+    )
 
 
 class Instruction(_Model):
@@ -314,6 +363,10 @@ class Mapping(_Model):
     )
     views: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")], ViewSource] = Field(min_length=1)
     sync: Sync = Sync()
+    allow: tuple[FindingKind, ...] = Field(
+        (), description="kinds of findings that are meant and taken, as --allow (docs/plausibility.md)"
+    )
+    limits: Limits = Field(Limits(), description="where plausible ends, as --limit")
 
     @property
     def arms(self) -> dict[str, Arm]:

@@ -88,7 +88,8 @@ class ArmsConverter(Converter):
         height, width = SOURCE
         views = {}
         for i, name in enumerate(at["views"]):
-            pictures = np.full((n, height, width, 3), 40 * i + 20, np.uint8)
+            t, y, x = np.mgrid[:n, :height, :width]
+            pictures = np.repeat((40 * i + 20 + (x + y + 3 * t) % 16)[..., None], 3, axis=-1).astype(np.uint8)
             depth, mask = planes(number + i, n)
             if bad == "depth-size" and i == 0:
                 depth = depth[:, ::2, ::2]

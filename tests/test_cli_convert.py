@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,13 +14,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from synthetic_converter import SyntheticConverter, camera, write_source
+from synthetic_converter import SyntheticConverter, SyntheticOptions, camera, write_source
 
+from actionimg_data import engine
 from actionimg_data.cli import main
 from actionimg_data.converters import base
+from actionimg_data.converters.cache import CacheSettings, cache_bytes, cache_folder
 from actionimg_data.errors import CalibrationOffError
 from actionimg_data.model import Episode
-from actionimg_data.shards import prepare
+from actionimg_data.report.collect import command_of
+from actionimg_data.schemas import ConvertOptions
+from actionimg_data.shards import prepare, read_manifest
 
 TESTS = Path(__file__).resolve().parent
 
@@ -129,7 +134,7 @@ def test_options_of_the_converter_and_of_the_data_set_reach_the_plan(tmp_path: P
     spec = tmp_path / "spec.json"
     spec.write_text('{"sigma": 0.08}')
     result = call(
-        *("convert", "synthetic", src, tmp_path / "out", "-j", 1, "--size", "48x64", "--cameras", "side,front"),
+        *("convert", "synthetic", src, tmp_path / "out", "-j", 1, "--size", "48x64", "--views", "side,front"),
         *("--stride", 2, "--clip-frames", 2, "--crf", 25, "--split", "val", "--spec", spec, "--episodes-per-shard", 2),
         *("--brightness", 7, "--tags", "a,b", "--tags", "c", "--action-codec", "png"),
     )
@@ -144,7 +149,49 @@ def test_options_of_the_converter_and_of_the_data_set_reach_the_plan(tmp_path: P
     assert (tmp_path / "out/val/000000.tar").is_file()
     help_text = call("convert", "synthetic", "--help").stdout
     assert "--brightness INTEGER" in help_text
-    assert "--views, --cameras" in help_text
+    assert "--views" in help_text
+    assert "--cameras" not in help_text
+
+
+def test_views_are_said_once_to_the_converter_and_to_the_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SyntheticConverter, "views_field", "tags")
+    src = write_source(tmp_path / "src", episodes=1, frames=1)
+    assert convert(src, tmp_path / "out", "--views", "side,front").exit_code == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.views, manifest.converter.options["tags"]) == (("side", "front"), ["side", "front"])
+    assert "--tags" not in call("convert", "synthetic", "--help").stdout
+    assert "--views side,front" in command_of(manifest, "out")
+    assert convert(src, tmp_path / "all").exit_code == 0
+    manifest = read_manifest(tmp_path / "all")
+    assert (manifest.views, manifest.converter.options["tags"]) == (("front", "side"), [])
+    assert "--views" not in command_of(manifest, "out")
+    for path, words in ((tmp_path / "out", ["--views", "side,front"]), (tmp_path / "all", [])):
+        assert "was complete already" in convert(src, path, *words).stdout
+
+
+def test_a_job_takes_along_what_its_converter_was_told_and_the_settings_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = write_source(tmp_path / "src", episodes=1, frames=1)
+    made = engine.plan(SyntheticConverter(), src, ConvertOptions.parse(height=64, width=64))
+    converter = SyntheticConverter(SyntheticOptions(brightness=3))
+    converter.tell(("front",), ("cut-recording",))
+    with CacheSettings(tmp_path / "kept", 1 << 20).used():
+        job = engine.Job(tmp_path / "out", made.manifest.plan, converter, prepare.Recipe.of(made.manifest))
+    before = (cache_folder(), cache_bytes())
+    seen = []
+    read = SyntheticConverter.read
+
+    def watched(self: SyntheticConverter, ref: Any) -> Episode:
+        seen.append((cache_folder(), cache_bytes(), self.options.brightness, self.wanted_views, self.allowed))
+        return read(self, ref)
+
+    monkeypatch.setattr(SyntheticConverter, "read", watched)
+    pickle.loads(pickle.dumps(job)).run_shard(made.rows[0], lambda _: None)
+    assert seen == [(tmp_path / "kept", 1 << 20, 3, ("front",), {"cut-recording"})]
+    assert (cache_folder(), cache_bytes()) == before
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:

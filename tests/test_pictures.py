@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actionimg_data.converters.kit.bag import decode_message
+from actionimg_data.converters.kit.bags.pictures import decode_message
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
 from actionimg_data.converters.kit.pictures import PngFrames
 from actionimg_data.converters.lerobot import ParquetImages

@@ -31,6 +31,7 @@ from actionimg_data.errors import (
 )
 from actionimg_data.model import CameraTrack, Episode, GripperTrajectory
 from actionimg_data.report import collect, html, plots
+from actionimg_data.report import page as page_module
 from actionimg_data.report.html import write_report
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import open_dataset
@@ -163,7 +164,7 @@ def test_the_same_data_set_gives_the_same_bytes(evil: tuple[Path, Path], tmp_pat
 def test_pictures_stop_when_their_room_is_used_up(
     evil: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html, "PICTURE_BYTES", 5000)
+    monkeypatch.setattr(page_module, "PICTURE_BYTES", 5000)
     made = write_report(evil[0], tmp_path / "small.html")
     text = made.path.read_text(encoding="utf-8")
     assert sum(len(url) for url in re.findall(r"base64,([^\"]+)", text)) * 3 / 4 <= 5000
@@ -194,7 +195,7 @@ def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
     many = [collect.Path3(f"key-{i}", path.times, path.position, path.openness, cameras) for i in range(200)]
     scene = len(plots.scene(many)["svg"])
     coverage = 3 * len(plots.coverage("c", "c", rng.uniform(size=(10**6, 3)), 0, 1))
-    assert html.PICTURE_BYTES * 4 / 3 + html.CURVE_BYTES + scene + coverage < 14e6
+    assert page_module.PICTURE_BYTES * 4 / 3 + html.CURVE_BYTES + scene + coverage < 14e6
 
 
 def test_curves_stop_when_their_room_is_used_up(

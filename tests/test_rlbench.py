@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from actionimg_data.converters import detect
-from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
 from actionimg_data.converters.kit.tree import natural_key
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
+from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
 from actionimg_data.demo import scene
 from actionimg_data.demo.demo_data import coppelia_camera
 from actionimg_data.errors import InvalidSpecError, WrongFormatError
@@ -425,7 +425,7 @@ def _finger_handles(path: Path, frames: int) -> set[int]:
 
 
 def test_coppelia_cameras_come_back_as_they_were() -> None:
-    from actionimg_data.converters.kit.coppelia import opencv_camera
+    from actionimg_data.converters.rlbench_tree import opencv_camera
 
     camera = scene.make_cameras(scene.make_motion(1, 0), 64)["front"]
     K, pose = coppelia_camera(camera)

@@ -79,7 +79,7 @@ def fails(source: Path, error: type[ActionImgError], *parts: str) -> ActionImgEr
 
 def change_observations(episode: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Rewrite the demo with its observations' attributes changed in place."""
-    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
     from actionimg_data.untrusted import pickles as _safe_pickle
 
     file = episode / "low_dim_obs.pkl"

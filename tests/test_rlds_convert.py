@@ -162,7 +162,7 @@ def test_without_calibration_the_next_step_is_named(demo: tuple[Path, dict[str, 
         next(episodes(demo[0], **options))
     camera_file = tmp_path / "cameras.json"
     camera_file.write_text(json.dumps({"cameras": {"front": entry_of(front_camera())}}))
-    with pytest.raises(MissingCalibrationError, match=r"right_shoulder to .*--only-views front,wrist"):
+    with pytest.raises(MissingCalibrationError, match=r"right_shoulder to .*--views front,wrist"):
         next(episodes(demo[0], **options, camera_file=camera_file))
 
 
@@ -492,7 +492,7 @@ def test_the_command_converts_bridge_and_inspects_it(sample_data: Path, tmp_path
     def run(*arguments: str) -> Any:
         return CliRunner().invoke(main, arguments)
 
-    arguments = ["--dataset", "bridge_dataset", "--from-split", "train[:4]", "--only-views", "image_0", "--size", "64"]
+    arguments = ["--dataset", "bridge_dataset", "--from-split", "train[:4]", "--views", "image_0", "--size", "64"]
     refused = run("convert", "rlds", source, str(tmp_path / "no"), *arguments)
     assert refused.exit_code == 1
     assert "missing-calibration" in refused.output

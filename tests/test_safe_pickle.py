@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
 from actionimg_data.demo.demo_data import pickle_demo
 from actionimg_data.errors import (
     ActionImgError,

@@ -365,7 +365,7 @@ def test_bimanual_demos_are_converted_with_both_arms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["no-left", "no-pose"])
 def test_a_bimanual_demo_without_an_arm_is_refused_by_name(tmp_path: Path, change: str) -> None:
-    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
     from actionimg_data.demo.demo_data import pickle_demo
     from actionimg_data.errors import BadFileError
     from actionimg_data.untrusted import pickles as _safe_pickle
@@ -466,7 +466,7 @@ def test_the_commands_take_two_arms_with_depth_and_masks(tmp_path: Path) -> None
 
 
 def test_depth_without_its_range_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
-    from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
+    from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
     from actionimg_data.demo.demo_data import pickle_demo
     from actionimg_data.errors import BadFileError
     from actionimg_data.untrusted import pickles as _safe_pickle

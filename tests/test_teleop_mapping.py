@@ -80,8 +80,8 @@ def test_a_mapping_is_read_and_its_fingerprint_follows_its_bytes(tmp_path: Path)
         ("views", {"Front": MAPPING["views"]["front"]}, "should match pattern"),
         ("views.front.camera", {}, "give one of file"),
         ("views.front.camera", {"file": "a", "world_from_camera": {}, "tf": {"parent": "a", "child": "b"}}, "one pose"),
-        ("views.front.time", {"column": "t"}, "column and unit go together"),
-        ("views.front.time", {"fps": 20, "stamp": "log"}, "one of column, fps and stamp"),
+        ("views.front.time", {"unit": "s"}, "a unit needs a column"),
+        ("views.front.time", {"fps": 20, "stamp": "log"}, "one of column, fps, video and stamp"),
         ("views.front.frames", None, "a folder view needs frames"),
         ("instruction", None, "no default is made up"),
         ("sync", {"mode": "rows"}, "rows need fps"),
@@ -429,7 +429,8 @@ def test_joints_that_are_not_the_chains_are_named(tmp_path: Path) -> None:
 
 
 def test_every_field_of_the_schema_is_explained_in_the_docs() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "mapping.md").read_text()
+    docs = Path(__file__).parents[1] / "docs"
+    text = "".join((docs / name).read_text() for name in ("mapping.md", "plausibility.md"))
     schema = Mapping.model_json_schema()
     fields = {name for model in [schema, *schema["$defs"].values()] for name in model.get("properties", {})}
     missing = sorted(name for name in fields if not re.search(f"`{name}[`:]", text))

@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("rosbags")
 
-from actionimg_data.converters.kit import bag
+from actionimg_data.converters.kit.bags import messages
+from actionimg_data.converters.kit.bags.pictures import decode_message
+from actionimg_data.converters.kit.bags.tf import TfTree
 from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
 from actionimg_data.demo.teleop import TeleopLog, make_log, write_rosbag, write_yaml
 from actionimg_data.errors import (
@@ -130,10 +132,10 @@ def test_own_stamps_and_the_times_of_logging_are_told_apart(log: TeleopLog, tmp_
 
 
 def test_stamps_that_were_never_set_are_asked_about() -> None:
-    messages = bag.Messages("sensor_msgs/msg/Image", log=[10**18, 10**18 + 1], header=[0, 0])
+    found = messages.Messages("sensor_msgs/msg/Image", log=[10**18, 10**18 + 1], header=[0, 0])
     with pytest.raises(AmbiguousSourceError, match="stamp: log"):
-        bag.stamps(messages, None, 0.0, "bag")
-    times, whose = bag.stamps(messages, "log", 0.0, "bag")
+        messages.stamps(found, None, 0.0, "bag")
+    times, whose = messages.stamps(found, "log", 0.0, "bag")
     assert whose == "log"
     assert times[0] == 1e9
 
@@ -160,7 +162,7 @@ def test_inspection_of_a_mapped_bag(log: TeleopLog, tmp_path: Path) -> None:
 # tf.
 
 
-def tree(*edges: tuple[str, str, list[float]], stamp: int = 10**9) -> bag.TfTree:
+def tree(*edges: tuple[str, str, list[float]], stamp: int = 10**9) -> TfTree:
     def transform(parent: str, child: str, at: list[float]) -> Any:
         q = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
         header = SimpleNamespace(frame_id=parent, stamp=SimpleNamespace(sec=stamp // 10**9, nanosec=0))
@@ -170,7 +172,7 @@ def tree(*edges: tuple[str, str, list[float]], stamp: int = 10**9) -> bag.TfTree
         )
 
     message = SimpleNamespace(transforms=[transform(*e) for e in edges])
-    return bag.TfTree({"/tf": bag.Messages("tf2_msgs/msg/TFMessage", [1], [-1], [message])}, "bag")
+    return TfTree({"/tf": messages.Messages("tf2_msgs/msg/TFMessage", [1], [-1], [message])}, "bag")
 
 
 def test_a_chain_goes_up_and_down_the_tree() -> None:
@@ -206,12 +208,12 @@ def image(encoding: str, data: np.ndarray, channels: int) -> Any:
 def test_picture_encodings_become_rgb_and_padding_is_left_out() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     flat = rgb.reshape(6, 24)
-    np.testing.assert_array_equal(bag.decode_message(image("rgb8", flat, 3), "x"), rgb)
+    np.testing.assert_array_equal(decode_message(image("rgb8", flat, 3), "x"), rgb)
     bgr = rgb[..., ::-1].reshape(6, 24)
-    np.testing.assert_array_equal(bag.decode_message(image("bgr8", bgr, 3), "x"), rgb)
+    np.testing.assert_array_equal(decode_message(image("bgr8", bgr, 3), "x"), rgb)
     bgra = np.concatenate([rgb[..., ::-1], rgb[..., :1]], axis=2).reshape(6, 32)
-    np.testing.assert_array_equal(bag.decode_message(image("bgra8", bgra, 4), "x"), rgb)
-    grey = bag.decode_message(image("mono8", rgb[..., 0], 1), "x")
+    np.testing.assert_array_equal(decode_message(image("bgra8", bgra, 4), "x"), rgb)
+    grey = decode_message(image("mono8", rgb[..., 0], 1), "x")
     np.testing.assert_array_equal(grey, np.repeat(rgb[..., :1], 3, axis=2))
 
 
@@ -221,7 +223,7 @@ def test_bayer_patterns_are_named_by_their_first_row(pattern: str) -> None:
     mosaic = np.zeros((16, 16), np.uint8)
     for i, letter in enumerate(pattern):
         mosaic[i // 2 :: 2, i % 2 :: 2] = colour["rgb".index(letter)]
-    out = bag.decode_message(image(f"bayer_{pattern}8", mosaic, 1), "x")
+    out = decode_message(image(f"bayer_{pattern}8", mosaic, 1), "x")
     np.testing.assert_array_equal(out[8, 8], colour)
 
 
@@ -232,21 +234,21 @@ def test_compressed_pictures_may_be_padded_but_not_cut_off() -> None:
     for ending, exact in ((".jpg", False), (".png", True)):
         data = cv2.imencode(ending, rgb[..., ::-1])[1].ravel()
         padded = np.concatenate([data, np.zeros(500, np.uint8)])
-        out = bag.decode_message(SimpleNamespace(format="bgr8; compressed", data=padded), "x")
+        out = decode_message(SimpleNamespace(format="bgr8; compressed", data=padded), "x")
         assert out.shape == rgb.shape
         assert not exact or (out == rgb).all()
         with pytest.raises(BadImageError, match="is truncated"):
-            bag.decode_message(SimpleNamespace(format="bgr8; compressed", data=data[: len(data) // 2]), "x")
+            decode_message(SimpleNamespace(format="bgr8; compressed", data=data[: len(data) // 2]), "x")
 
 
 def test_depth_and_short_pictures_are_refused() -> None:
     with pytest.raises(UnsupportedSourceError, match="16UC1"):
-        bag.decode_message(SimpleNamespace(encoding="16UC1", height=1, width=1, step=2, data=np.zeros(2)), "x")
+        decode_message(SimpleNamespace(encoding="16UC1", height=1, width=1, step=2, data=np.zeros(2)), "x")
     with pytest.raises(UnsupportedSourceError, match="depth"):
-        bag.decode_message(SimpleNamespace(format="16UC1; compressedDepth png", data=np.zeros(2, np.uint8)), "x")
+        decode_message(SimpleNamespace(format="16UC1; compressedDepth png", data=np.zeros(2, np.uint8)), "x")
     short = SimpleNamespace(encoding="rgb8", height=4, width=4, step=12, data=np.zeros(40, np.uint8))
     with pytest.raises(BadImageError, match="fewer bytes"):
-        bag.decode_message(short, "x")
+        decode_message(short, "x")
 
 
 # CameraInfo.
@@ -268,19 +270,21 @@ def info(**changes: Any) -> Any:
     return SimpleNamespace(**fields)
 
 
-def camera_messages(*infos: Any) -> bag.Messages:
-    return bag.Messages("sensor_msgs/msg/CameraInfo", [0] * len(infos), [1] * len(infos), list(infos))
+def camera_messages(*infos: Any) -> messages.Messages:
+    return messages.Messages("sensor_msgs/msg/CameraInfo", [0] * len(infos), [1] * len(infos), list(infos))
 
 
 def test_camera_info_of_either_ros_rectified_or_not() -> None:
-    assert bag.camera_of(camera_messages(info()), False, "x").K[0, 0] == 50
-    assert bag.camera_of(camera_messages(info()), True, "x").K[0, 2] == 20
+    assert messages.camera_of(camera_messages(info()), False, "x").K[0, 0] == 50
+    assert messages.camera_of(camera_messages(info()), True, "x").K[0, 2] == 20
     upper = info()
     for name in "kdp":
         setattr(upper, name.upper(), getattr(upper, name))
         delattr(upper, name)
-    assert bag.camera_of(camera_messages(upper), False, "x").K[1, 2] == 24
-    bent = bag.camera_of(camera_messages(info(d=np.array([0.1, 0, 0, 0]), distortion_model="equidistant")), False, "x")
+    assert messages.camera_of(camera_messages(upper), False, "x").K[1, 2] == 24
+    bent = messages.camera_of(
+        camera_messages(info(d=np.array([0.1, 0, 0, 0]), distortion_model="equidistant")), False, "x"
+    )
     assert bent.distortion is not None
     assert bent.distortion.model == "fisheye"
 
@@ -297,12 +301,12 @@ def test_camera_info_of_either_ros_rectified_or_not() -> None:
 )
 def test_camera_infos_that_no_pinhole_explains(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidCameraError, match=message):
-        bag.camera_of(camera_messages(info(**changes)), False, "x")
+        messages.camera_of(camera_messages(info(**changes)), False, "x")
 
 
 def test_intrinsics_that_change_are_refused() -> None:
-    with pytest.raises(InvalidCameraError, match="change within the bag"):
-        bag.camera_of(camera_messages(info(), info(k=np.array([51.0, 0, 24, 0, 50, 24, 0, 0, 1]))), False, "x")
+    with pytest.raises(InvalidCameraError, match="changes within the bag"):
+        messages.camera_of(camera_messages(info(), info(k=np.array([51.0, 0, 24, 0, 50, 24, 0, 0, 1]))), False, "x")
 
 
 # Bad input.
@@ -320,7 +324,7 @@ def test_a_truncated_bag_is_refused(log: TeleopLog, tmp_path: Path, storage: str
         for view in episode.views.values():
             list(view.frames.frames(range(len(episode))))
 
-    with pytest.raises(BadFileError, match="is damaged, or no bag"):
+    with pytest.raises(BadFileError, match=r"was cut off|is damaged, or no bag"):
         read_all()
 
 

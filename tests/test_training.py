@@ -380,8 +380,10 @@ def test_a_state_of_another_run_is_refused(dataset: Path) -> None:
     with pytest.raises(InvalidSpecError, match="another run"):
         ActionImageDataset(dataset, seed=1, **SMALL).load_state_dict(state)
     same = ActionImageDataset(dataset, **SMALL)
-    with pytest.raises(InvalidSpecError, match="rank"):
-        same.load_state_dict({**state, "rank": 1})
+    with pytest.raises(InvalidSpecError, match=r"states are missing.*no worker 1 of process 0"):
+        same.load_state_dict({**state, "workers": 2})
+    with pytest.raises(InvalidSpecError, match="no state"):
+        same.load_state_dict({"epoch": 3})
 
 
 def test_data_sets_survive_pickling_half_way(dataset: Path) -> None:
@@ -696,13 +698,17 @@ def test_bad_paths_are_refused(path: Any, error: type[ActionImgError]) -> None:
         ({"view_names": ("front", "back")}, "no such view.*back"),
         ({"num_frames": 0}, "num_frames"),
         ({"num_frames": 2.5}, "num_frames"),
-        ({"size": 0}, "height"),
+        ({"size": 0}, "size"),
         ({"seed": -1}, "seed"),
         ({"fps": 7.0}, "no whole multiple"),
         ({"fps": -1.0}, "fps"),
         ({"fps": 5.0, "frame_stride": 2}, "not both"),
         ({"action": "drawn"}, "action"),
-        ({"short": "repeat"}, "short"),
+        ({"short": "stretch"}, "short"),
+        ({"text_dropout": 1.5}, "text_dropout"),
+        ({"framerate": 5}, "framerate.*one of num_frames"),
+        ({"num_frames": 6, "strict": True}, r"not 4n \+ 1.*take 5 or 9"),
+        ({"size": 60, "strict": True}, "multiple of 16.*take 64x64"),
         ({"pixels": "float16"}, "pixels"),
         ({"axes": "opengl"}, "axes"),
         ({"modes": {"dream": 1.0}}, "dream"),

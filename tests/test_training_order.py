@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import chain
 
@@ -15,7 +16,8 @@ from actionimg_data.errors import InvalidSpecError
 from actionimg_data.geometry.axes import rotate_half_turn
 from actionimg_data.geometry.pluecker import pluecker_rays
 from actionimg_data.training import modes
-from actionimg_data.training.order import MixedOrder, ShardOrder, Split
+from actionimg_data.training.course import Course, Mark, Progress, Split, merged
+from actionimg_data.training.order import MixedOrder, ShardOrder
 
 
 def shard_order(sizes: list[int], window: int, seed: int = 0, shuffle: bool = True) -> ShardOrder:
@@ -68,13 +70,15 @@ def test_every_position_has_exactly_one_taker(
     total: int, ranks: int, workers: int, batch: int, drop_last: bool
 ) -> None:
     workers = max(workers, 1)
+    course = Course(total, Mark(3), 4, ranks * batch if drop_last else 1)
     shares = [
-        [list(Split(r, ranks, w, workers, batch).positions(total, drop_last)) for w in range(workers)]
-        for r in range(ranks)
+        [list(Split(r, ranks, w, workers, batch).numbers(len(course))) for w in range(workers)] for r in range(ranks)
     ]
-    taken = Counter(chain.from_iterable(chain.from_iterable(shares)))
+    taken = Counter(map(course.at, chain.from_iterable(chain.from_iterable(shares))))
     kept = total - total % (ranks * batch) if drop_last else total
-    assert taken == Counter(range(kept))
+    assert taken == Counter((3, position) for position in range(kept))
+    counts = [Split(r, ranks, 0, 1, batch).count(len(course)) for r in range(ranks)]
+    assert counts == [sum(map(len, share)) for share in shares]
     if drop_last:
         assert len({sum(map(len, share)) for share in shares}) == 1
 
@@ -85,9 +89,84 @@ def test_skipping_positions_is_the_same_as_taking_them(
     total: int, workers: int, batch: int, data: st.DataObject
 ) -> None:
     split = Split(0, 2, workers - 1, workers, batch)
-    whole = list(split.positions(total, False))
+    whole = list(split.numbers(total))
     skip = data.draw(st.integers(0, len(whole)))
-    assert list(split.positions(total, False, skip)) == whole[skip:]
+    assert list(split.numbers(total, skip)) == whole[skip:]
+
+
+class Fleet:
+    """Processes with workers, each of which has taken some of its places: what a job is made of."""
+
+    def __init__(self, size: int, mark: Mark, ranks: int, workers: int, batch: int, epochs: int) -> None:
+        self.turn, self.until, self.mark, self.size = 1, mark.first_epoch + epochs, mark, size
+        self.course = Course(size, mark, self.until)
+        self.splits = [Split(r, ranks, w, workers, batch) for r in range(ranks) for w in range(workers)]
+
+    def stop(self, taken: list[int]) -> tuple[list[tuple[int, int]], list[Progress]]:
+        """The places that were taken, and what each worker says of it."""
+        done, told = [], []
+        for split, wanted in zip(self.splits, taken, strict=True):
+            mine = list(split.numbers(len(self.course)))[:wanted]
+            done += [self.course.at(number) for number in mine]
+            told.append(Progress(split, self.mark, self.turn, self.until, len(mine)))
+        return done, told
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(1, 40), st.integers(1, 2), st.data())
+def test_any_fleet_goes_on_where_another_stopped_with_each_place_once(
+    size: int, epochs: int, data: st.DataObject
+) -> None:
+    """Whatever was taken where, in whatever order: the rest comes once, from fleets of other shapes."""
+    mark, seen = Mark(2), Counter[tuple[int, int]]()
+    for _ in range(3):
+        ranks, workers, batch = (data.draw(st.integers(1, top)) for top in (4, 3, 4))
+        fleet = Fleet(size, mark, ranks, workers, batch, epochs)
+        done, told = fleet.stop([data.draw(st.integers(0, 12)) for _ in fleet.splits])
+        told = [Progress.from_json(json.loads(json.dumps(part.to_json()))) for part in told]
+        seen.update(done)
+        mark = merged(data.draw(st.permutations(told)), size)
+        if mark.begun is None:
+            break
+    else:
+        last = Fleet(size, mark, data.draw(st.integers(1, 4)), 2, 2, epochs)
+        seen.update(last.stop([len(last.course)] * len(last.splits))[0])
+    assert seen == Counter((epoch, position) for epoch in range(2, 2 + epochs) for position in range(size))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 8))
+def test_one_process_speaks_for_all_where_they_go_in_step(
+    size: int, ranks: int, workers: int, batch: int, batches: int
+) -> None:
+    fleet = Fleet(size, Mark(0), ranks, workers, batch, 1)
+    # A loader asks its workers in turn.
+    taken = [batch * len(range(split.worker, batches, workers)) for split in fleet.splits]
+    done, told = fleet.stop(taken)
+    one = merged([part for part in told if part.split.rank == 0], size)
+    assert one == merged(told, size)
+    if one.begun is not None:
+        assert (one.position, one.ahead) == (len(done), frozenset())
+
+
+def test_states_that_do_not_fit_together_are_refused() -> None:
+    told = Fleet(20, Mark(0), 3, 2, 1, 1).stop([1] * 6)[1]
+    with pytest.raises(InvalidSpecError, match="no worker 1 of process 0"):
+        merged(told[:1], 20)
+    with pytest.raises(InvalidSpecError, match="no process 2"):
+        merged(told[:4], 20)
+    with pytest.raises(InvalidSpecError, match="different runs"):
+        merged([*told[:2], *Fleet(20, Mark(1), 3, 2, 1, 1).stop([1] * 6)[1][2:]], 20)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 12), st.integers(0, 11), st.integers(1, 3))
+def test_an_endless_course_is_the_finite_one_without_end(size: int, position: int, turn: int) -> None:
+    mark = Mark(1, min(position, size), frozenset({(1, size - 1)}) if position < size - 1 else frozenset(), 1)
+    endless, finite = Course(size, mark, None, turn), Course(size, mark, 5, turn)
+    assert endless.total is None
+    assert endless.is_empty == (len(Course(size, mark, 9, turn)) == 0)
+    assert [endless.at(n) for n in range(len(finite))] == [finite.at(n) for n in range(len(finite))]
 
 
 @settings(deadline=None, max_examples=40)
@@ -95,7 +174,7 @@ def test_skipping_positions_is_the_same_as_taking_them(
 def test_batches_are_the_same_for_any_number_of_workers(total: int, ranks: int, batch: int) -> None:
     def batches(workers: int) -> list[list[int]]:
         """What a DataLoader makes of it: it asks its workers in turn for a batch each."""
-        shares = [list(Split(0, ranks, w, workers, batch).positions(total, False)) for w in range(workers)]
+        shares = [list(Split(0, ranks, w, workers, batch).numbers(total)) for w in range(workers)]
         cut = [[share[i : i + batch] for i in range(0, len(share), batch)] for share in shares]
         found = []
         for i in range(max(map(len, cut), default=0)):

@@ -24,6 +24,7 @@ from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile
 from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
+from ..untrusted.files import plain, read_head
 from .tracks import is_cameras_npz, read_cameras_npz
 from .transforms import transform_from_xyz_euler, transform_matrix
 
@@ -125,7 +126,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """
     if is_cameras_npz(path):
         return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
-    head = _text.read_head(path, 64).lstrip()
+    head = read_head(path, 64).lstrip()
     if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
     value = _text.load_any(path)
@@ -195,7 +196,7 @@ def load_user_cameras(path: Path) -> UserCameras:
         UnsafeFileError: YAML with tags.
     """
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        head = _text.read_head(path, 16).lstrip()
+        head = read_head(path, 16).lstrip()
         value = None if head.startswith(b"%YAML") else _text.load_any(path)
         if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
             parsed = _text.parse(RldsCameraFile, value, path)
@@ -235,7 +236,7 @@ def _opencv(path: Path) -> CalibratedCamera:
     import cv2
 
     try:
-        storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
+        storage = cv2.FileStorage(plain(str(path)), cv2.FILE_STORAGE_READ)
     except (cv2.error, SystemError) as error:
         raise BadFileError(f"OpenCV cannot read it: {error.__cause__ or error}", where=path) from None
     try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ActionImgError, CorruptDatasetError, SourceNotFoundError
 from ..model import CameraTrack
 from ..untrusted.arrays import load_npz
+from ..untrusted.files import open_plain
 
 CAMERA_FIELDS: Final = ("K", "world_from_camera", "views", "size")
 
@@ -43,7 +44,7 @@ def tracks_from(arrays: Mapping[str, NDArray[Any]], where: object) -> dict[str, 
 def is_cameras_npz(path: Path) -> bool:
     """Whether a file is an archive of arrays, by its first bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError as error:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
@@ -57,7 +58,8 @@ def read_cameras_npz(path: str | Path) -> dict[str, CameraTrack]:
         CorruptDatasetError, BadFileError, UnsafeFileError: It is something else.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_plain(path) as file:
+            data = file.read()
     except OSError as error:
         raise SourceNotFoundError(error.strerror or str(error), where=path) from None
     return tracks_from(load_npz(data, path), path)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "convert": "Convert demonstrations into action-image shards.",
     "render": "Draw action images over a source's pictures, before any conversion.",
     "decode": "Decode action videos back into a 7-DoF trajectory.",
+    "evaluate": "Score videos that a model generated against a data set.",
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
     "repair": "Make again what is broken in a data set, and only that.",
     "finalize": "Assemble a data set's manifest from its shards, whoever made them.",

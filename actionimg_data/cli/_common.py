@@ -94,4 +94,10 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Any]:
     )
     with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
+
+        def advance(steps: float = 1) -> None:
+            bar.advance(task, steps)
+
+        # Where the number of steps is not known when the bar is made.
+        advance.total = lambda steps: bar.update(task, total=steps)  # type: ignore[attr-defined]
+        yield advance

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..converters import Converter
     from ..model import Camera, CameraTrack, Episode
     from ..schemas import ActionImageSpec
+    from ..schemas.plausibility import Limits
     from ..shards import Sample
 
 
@@ -55,17 +56,70 @@ def split_names(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
 
 
+def allowed_kinds(values: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of findings of ``--allow``, in the order in which they are documented.
+
+    Raises:
+        InvalidSpecError: There is no such kind.
+    """
+    from ..schemas.plausibility import KINDS
+
+    names = split_names(values)
+    unknown = next((name for name in names if name not in KINDS), None)
+    if unknown is not None:
+        raise InvalidSpecError(
+            "no such kind of finding",
+            where="--allow",
+            expected=" | ".join(KINDS),
+            found=unknown,
+            hint=suggestion(unknown, KINDS),
+        )
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def plausible_limits(values: Sequence[str]) -> Limits:
+    """The limits of ``--limit NAME=VALUE``.
+
+    Raises:
+        InvalidSpecError: There is no such limit, or its value cannot be.
+    """
+    from pydantic import ValidationError
+
+    from ..schemas.plausibility import Limits
+
+    given = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in Limits.model_fields:
+            raise InvalidSpecError(
+                "no such limit",
+                where="--limit",
+                expected="NAME=VALUE, NAME one of " + " ".join(Limits.model_fields),
+                found=text,
+                hint=suggestion(name, Limits.model_fields),
+            )
+        given[name] = value
+    try:
+        return Limits(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidSpecError(
+            first["msg"], where="--limit", field=str(first["loc"][0]), found=first.get("input")
+        ) from None
+
+
 def load_spec(path: str | None, size: tuple[int, int] | None) -> ActionImageSpec:
     """The spec of a JSON file (a spec alone, or a data set's ``dataset.json``), at ``size`` where given."""
     import json
 
     from ..schemas import ActionImageSpec
-    from ..shards.layout import place
+    from ..shards.layout import place, read_place
 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = json.loads(place(path).read_bytes())
+            content = json.loads(read_place(place(path)))
         except FileNotFoundError:
             raise SourceNotFoundError("no such spec file", where=path) from None
         except StorageError:

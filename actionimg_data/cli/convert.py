@@ -15,26 +15,27 @@ import click
 
 from ..errors import human_bytes
 from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
-from ._inputs import SIZE, load_spec, option_type, split_names
+from ._inputs import SIZE, allowed_kinds, load_spec, option_type, plausible_limits, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
 
+    from ..converters.cache import CacheSettings
     from ..engine import Observer
     from ..shards.plan import Plan
 
 
-def _shared_options(aliases: bool) -> list[click.Option]:
+def _shared_options() -> list[click.Option]:
     choice = click.Choice
-    views = ("--views", "--cameras") if aliases else ("--views",)
     return [
         click.Option(["--size"], type=SIZE, default="512", show_default=True, help="Picture size, N or HxW, even."),
         click.Option(
-            [*views, "views"],
+            ["--views"],
             multiple=True,
-            help="Views to convert, comma-separated, in order.  [default: the calibrated views of the first episode]",
+            help="Views to convert, comma-separated, in order; others are not read.  [default: the calibrated views of "
+            "the first episode]",
         ),
         click.Option(["--stride"], type=click.IntRange(1), default=1, show_default=True, help="Take each N-th frame."),
         click.Option(
@@ -78,6 +79,18 @@ def _shared_options(aliases: bool) -> list[click.Option]:
             multiple=True,
             metavar="NAME=VALUE",
             help="What --check-calibration looks for: a size in metres, mesh=FILE, link=NAME, model_error=MM.",
+        ),
+        click.Option(
+            ["--allow"],
+            multiple=True,
+            metavar="KIND",
+            help="Take episodes in which something of this kind cannot be true: it is meant (docs/plausibility.md).",
+        ),
+        click.Option(
+            ["--limit", "limits"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Where plausible ends, e.g. max_speed_m_s=8 (docs/plausibility.md).",
         ),
         click.Option(
             ["--episodes-per-shard"],
@@ -231,16 +244,13 @@ def _command(name: str) -> click.Command:
     cls = base.converter_class(name)
     fields = cls.Options.model_fields
     taken = {f.replace("_", "-") for f in fields}
-    shared = [
-        option
-        for option in _shared_options(aliases="cameras" not in taken)
-        if not taken & {text.lstrip("-") for text in option.opts}
-    ]
-    own = [_converter_option(field, info) for field, info in fields.items()]
+    shared = [option for option in _shared_options() if not taken & {text.lstrip("-") for text in option.opts}]
+    # Which views are read is said once, by --views.
+    own = [_converter_option(field, info) for field, info in fields.items() if field != cls.views_field]
     arguments = [click.Argument(["source"], metavar="SRC"), click.Argument(["out"], metavar="OUT")]
 
     def callback(**given: Any) -> None:
-        with _cache_settings(given["cache_dir"], given["cache_size"]):
+        with _cache(given["cache_dir"], given["cache_size"]).used():
             _convert(name, given)
 
     return click.Command(
@@ -261,7 +271,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     cls = base.converter_class(name)
     values: dict[str, Any] = {}
     for field in cls.Options.model_fields:
-        value = given[f"own_{field}"]
+        value = given["views"] if field == cls.views_field else given[f"own_{field}"]
         if value is None or value == ():
             continue
         values[field] = tuple(split_names(value)) if isinstance(value, tuple) else value
@@ -277,6 +287,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         check_calibration=given["check_calibration"],
         **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),
+        allow=allowed_kinds(given["allow"]),
+        limits=plausible_limits(given["limits"]),
     )
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
@@ -327,11 +339,12 @@ def _refined_cameras(path: str | None) -> dict[str, str]:
     from pathlib import Path
 
     from ..cameras.files import load_user_cameras
+    from ..untrusted.files import read_bytes
 
     load_user_cameras(Path(path))
     return {
         "refined_cameras": os.path.abspath(path),
-        "refined_cameras_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "refined_cameras_sha256": hashlib.sha256(read_bytes(path)).hexdigest(),
     }
 
 
@@ -344,23 +357,13 @@ def _gripper_words(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("mesh=" + os.path.abspath(w[5:]) if w.startswith("mesh=") else w for w in words)
 
 
-@contextmanager
-def _cache_settings(folder: str | None, size: str | None) -> Iterator[None]:
-    """Options of the cache, for this process and all that it starts: none of them decides any byte."""
-    from ..converters import remote
+def _cache(folder: str | None, size: str | None) -> CacheSettings:
+    from pathlib import Path
 
-    if size is not None:
-        remote.parse_size(size, "--cache-size")
-    settings = {remote.CACHE_VARIABLE: folder and os.path.abspath(folder), remote.SIZE_VARIABLE: size}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update({name: value for name, value in settings.items() if value is not None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    from ..converters.cache import CacheSettings, parse_size
+
+    kept = None if folder is None else Path(os.path.abspath(folder))
+    return CacheSettings(kept, None if size is None else parse_size(size, "--cache-size"))
 
 
 def _part(given: dict[str, Any]) -> tuple[int, int]:

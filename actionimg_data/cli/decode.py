@@ -197,7 +197,7 @@ def _decode(
             hint="Name the view: VIEW=FILE, or --views.",
         )
 
-    readers = {path: open_video(path) for path in dict.fromkeys(path for path, _ in sources.values())}
+    readers = {path: open_video(path, oriented=True) for path in dict.fromkeys(path for path, _ in sources.values())}
     infos = {name: readers[path].info for name, (path, _) in sources.items()}
     sizes = {(info.height, info.width) for info in infos.values()}
     rates = {round(info.fps, 6) for info in infos.values()}

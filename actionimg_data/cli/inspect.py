@@ -15,6 +15,7 @@ import click
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
+    ImplausibleError,
     MissingCalibrationError,
     OutputError,
     OutputExistsError,
@@ -215,7 +216,36 @@ def _first_episode(
         if not converter.poses_only
     ]
     todo = [] if converter.poses_only else [_line("render", *source, "--out", "look")]
-    return episode, {"convertible": True, "missing": missing, "next": [*todo, _line(*convert)]}
+    found = _plausible(episode, converter)
+    if found["refused"]:
+        missing += found.pop("refused")
+        return episode, {"convertible": False, "missing": missing, "next": todo, **found}
+    del found["refused"]
+    return episode, {"convertible": True, "missing": missing, "next": [*todo, _line(*convert)], **found}
+
+
+def _plausible(episode: Episode, converter: Converter) -> dict[str, Any]:
+    """What cannot be true of the first episode, its pictures included, and how often each view shows the gripper."""
+    from ..plausibility import examine, examine_pictures, in_view
+
+    calibrated = {name: view for name, view in episode.views.items() if view.camera is not None}
+    judged = episode.with_views(tuple(calibrated)) if calibrated and not converter.poses_only else episode
+    findings = examine(judged, converter.limits)
+    unreadable: list[dict[str, Any]] = []
+    try:
+        findings += examine_pictures(judged, converter.limits)
+    except ActionImgError as error:
+        unreadable = [{"code": error.code, "what": str(_without_hint(error)), "hint": error.hint}]
+    refused = [
+        {"code": "implausible", "what": f.text(), "hint": f"If that is meant: --allow {f.kind}."}
+        for f in findings
+        if f.kind not in converter.allow
+    ]
+    return {
+        "findings": [f.model_dump(mode="json") for f in findings],
+        "in_view": {name: round(share, 3) for name, share in in_view(judged).items()},
+        "refused": [*unreadable, *refused],
+    }
 
 
 def _cannot(error: ActionImgError, source: list[str], converter: Converter, to_fill_in: str | None) -> dict[str, Any]:
@@ -241,7 +271,8 @@ def _cannot(error: ActionImgError, source: list[str], converter: Converter, to_f
     else:
         todo = [_line("converters", "--explain", converter.name)]
     reason = {"code": error.code, "what": str(_without_hint(error)), "hint": error.hint}
-    return {"convertible": False, "missing": [reason], "next": todo}
+    findings = [f.model_dump(mode="json") for f in error.findings] if isinstance(error, ImplausibleError) else []
+    return {"convertible": False, "missing": [reason], "next": todo, "findings": findings}
 
 
 def _without_hint(error: ActionImgError) -> ActionImgError:
@@ -254,8 +285,10 @@ def _flags(converter: Converter, options: Sequence[str]) -> list[str]:
     words = []
     for text in options:
         name, _, value = text.partition("=")
-        name = name.strip().replace("_", "-")
-        if converter.Options.model_fields[name.replace("-", "_")].annotation is bool:
+        name = name.strip().replace("-", "_")
+        whole = converter.Options.model_fields[name].annotation is bool
+        name = "views" if name == converter.views_field else name.replace("_", "-")
+        if whole:
             words.append(f"--{name}" if value.lower() in ("1", "true", "yes", "on") else f"--no-{name}")
         else:
             words += [f"--{name}", value]
@@ -332,6 +365,7 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
 
 def _shard(path: Place) -> dict[str, Any]:
     from ..shards import open_dataset
+    from ..shards.layout import read_place
     from ..shards.storage import place_sha256
 
     dataset = open_dataset(path)
@@ -340,7 +374,7 @@ def _shard(path: Place) -> dict[str, Any]:
     first = metas[0] if metas else None
     rates = sorted({meta.fps for meta in metas})
     sidecar = path.with_suffix(".json")
-    promised = json.loads(sidecar.read_bytes()).get("sha256") if sidecar.is_file() else None
+    promised = json.loads(read_place(sidecar)).get("sha256") if sidecar.is_file() else None
     return {
         "samples": len(metas),
         "frames": sum(meta.frames for meta in metas),
@@ -570,8 +604,28 @@ def _show_verdict(found: dict[str, Any]) -> None:
     else:
         output().print("cannot be converted yet", style="yellow")
     for item in found["missing"]:
+        if item["code"] == ImplausibleError.code and found["findings"]:
+            continue
         line = f"missing [{item['code']}]: {item['what']}" + (f". {item['hint']}" if item["hint"] else "")
         output().print(line, markup=False, soft_wrap=True)
+    if found.get("findings"):
+        output().print(_finding_table(found["findings"]))
+        kinds = dict.fromkeys(f["kind"] for f in found["findings"])
+        output().print(f"what is meant is taken with {' '.join(f'--allow {k}' for k in kinds)}", markup=False)
+
+
+def _finding_table(findings: list[dict[str, Any]]) -> Any:
+    """What cannot be true, one row a finding."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("finding", style="bold")
+    for name in ("stream", "rows", "found", "expected"):
+        table.add_column(name)
+    for f in findings:
+        rows = "" if f["rows"] is None else f"{f['rows'][0]}–{f['rows'][1]}"
+        table.add_row(f["kind"], f["stream"], rows, f["found"], f["expected"])
+    return table
 
 
 def _view_table(views: dict[str, dict[str, Any]]) -> Any:

@@ -178,7 +178,20 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
                 _write_video(path, _counted(drawn, advance), episode.fps)
                 files.append(str(path))
     result = {"episode": episode.id, "frames": len(episode), "fps": episode.fps, "views": views, "files": files}
+    result["in_view"] = _in_view(episode)
     return result if other is None else {**result, "difference_mm": clips.differences(episode, other)}
+
+
+def _in_view(episode: Episode) -> dict[str, float]:
+    """How often each view shows the gripper; what is likely wrong with one that never does is said."""
+    from ..plausibility import in_view, why_out_of_view
+
+    shares = in_view(episode)
+    for name, share in shares.items():
+        if share == 0:
+            likely = "; or ".join(why_out_of_view(episode, name)[:3]) or "is it the calibration of this camera?"
+            click.echo(f"warning: the gripper is in no frame of {name}: {likely}", err=True)
+    return {name: round(share, 3) for name, share in shares.items()}
 
 
 def _decoded(sample: Sample) -> dict[str, GripperTrajectory]:

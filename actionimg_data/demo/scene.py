@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSpecError
-from ..geometry import rotations, transforms
+from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, CameraTrack
 from ..raster.gripper import gripper_model
 
@@ -83,13 +83,15 @@ class DemoMotion:
         return len(self.jaw)
 
 
-def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
+def make_motion(frames: int, seed: int, colour: str = "red", seconds: float | None = None) -> DemoMotion:
     """A pick and place: reach, descend, close, lift, carry, lower, open, retreat.
 
     Args:
         frames: Number of frames, at least 1.
         seed: Where cube and mat lie, how the hand is tilted on its way.
         colour: One of `COLOURS`.
+        seconds: How long it takes, at 20 frames a second by default. In a short time the hand reaches less far, so
+            that it is never faster than an arm can be.
 
     Raises:
         InvalidSpecError: No frames, or no such colour.
@@ -98,10 +100,12 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
         raise InvalidSpecError("must be positive", field="frames", expected=">= 1", found=frames)
     if colour not in COLOURS:
         raise InvalidSpecError("no such colour", field="colour", expected=" | ".join(COLOURS), found=colour)
+    near = _within_reach(frames, seconds)
     rng = np.random.default_rng([seed, 0xAC710])
     side = rng.choice([-1.0, 1.0])
     cube = np.array([rng.uniform(0.16, 0.34), side * rng.uniform(0.10, 0.22), rng.uniform(-0.6, 0.6)])
     mat = np.array([rng.uniform(0.16, 0.36), -side * rng.uniform(0.10, 0.22), rng.uniform(-0.5, 0.5)])
+    cube[:2], mat[:2] = near(cube[:2], _MIDDLE[:2]), near(mat[:2], _MIDDLE[:2])
     grasp_height = TABLE_HEIGHT + _CUBE / 2 + 0.004
     tilt = rng.uniform(-0.22, 0.22, (3, 2))
 
@@ -126,6 +130,9 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
         (above_mat, 1.0, 5.0),
         (home, 1.0, 8.0),
     ]
+    for pose in {id(w[0]): w[0] for w in waypoints}.values():
+        pose[2, 3] = near(pose[2, 3], grasp_height)
+    home[:2, 3] = near(home[:2, 3], _MIDDLE[:2])
     world_from_gripper, jaw, times, ends = _follow(waypoints, frames)
     lying = _flat(cube[0], cube[1], TABLE_HEIGHT + _CUBE / 2, cube[2])
     gripper_from_cube = transforms.invert(at_cube) @ lying
@@ -134,6 +141,17 @@ def make_motion(frames: int, seed: int, colour: str = "red") -> DemoMotion:
     carried = world_from_gripper @ gripper_from_cube
     world_from_cube = np.where(held[:, None, None], carried, np.where((times >= ends[7])[:, None, None], placed, lying))
     return DemoMotion(world_from_gripper, jaw, (jaw > 0.9).astype(np.float64), world_from_cube, mat, colour)
+
+
+_MIDDLE = np.array([0.25, 0.0, 0.0])
+_FULL_REACH_S = 1.2
+
+
+def _within_reach(frames: int, seconds: float | None) -> Callable[[Any, Any], Any]:
+    """What draws a place towards another one in a motion that is too short for the whole way."""
+    lasts = frames / 20 if seconds is None else seconds
+    reach = 1.0 if frames == 1 else min(1.0, lasts / _FULL_REACH_S)
+    return lambda place, middle: middle + reach * (place - middle)
 
 
 def make_pair(frames: int, seed: int, colours: tuple[str, str] = ("red", "blue")) -> dict[str, DemoMotion]:
@@ -150,6 +168,7 @@ def make_pair(frames: int, seed: int, colours: tuple[str, str] = ("red", "blue")
     if frames < 1:
         raise InvalidSpecError("must be positive", field="frames", expected=">= 1", found=frames)
     motions = {}
+    near = _within_reach(frames, None)
     for name, side, colour in (("right", -1.0, colours[0]), ("left", 1.0, colours[1])):
         if colour not in COLOURS:
             raise InvalidSpecError("no such colour", field="colours", expected=" | ".join(COLOURS), found=colour)
@@ -160,6 +179,8 @@ def make_pair(frames: int, seed: int, colours: tuple[str, str] = ("red", "blue")
         home = _hand(0.16, side * 0.26, 1.02, rng.uniform(-0.3, 0.3), roll, pitch)
         above, at = _hand(x, y, 0.92, heading), _hand(x, y, TABLE_HEIGHT + _CUBE / 2 + 0.004, heading)
         up = _hand(x + 0.03, y - side * 0.03, TABLE_HEIGHT + lift, heading + 0.3, roll / 2, pitch / 2)
+        for pose in (home, above, up):
+            pose[:3, 3] = near(pose[:3, 3], at[:3, 3])
         closed = (_CUBE - 0.001) / _MAX_JAW
         legs = [(home, 1.0, 0.0), (home, 1.0, wait), (above, 1.0, 8.0), (at, 1.0, 6.0), (at, closed, 3.0)]
         legs += [(up, closed, 8.0), (up, closed, 4.0), (at, closed, 8.0), (at, 1.0, 3.0), (above, 1.0, 5.0)]
@@ -217,11 +238,11 @@ def make_cameras(motion: DemoMotion, size: int, names: Sequence[str] = CAMERAS) 
     for name in names:
         if name in stand:
             eye, target, degrees = stand[name]
-            cameras[name] = Camera(_intrinsics(size, degrees), _look_at(eye, target), size, size)
+            cameras[name] = Camera.looking_at(eye, target, size, size, horizontal_fov_deg=degrees)
         elif name == "wrist":
             gripper_from_camera = _wrist_mount()
             pose = motion.world_from_gripper @ gripper_from_camera
-            K = np.broadcast_to(_intrinsics(size, 60.0), (len(motion), 3, 3))
+            K = np.broadcast_to(pinhole.intrinsics(pinhole.focal_of(60.0, size), size, size), (len(motion), 3, 3))
             cameras[name] = CameraTrack(K, pose, size, size)
         else:
             raise InvalidSpecError("no such camera", field="cameras", expected=" | ".join(CAMERAS), found=name)
@@ -392,19 +413,6 @@ def _centres(layer: _Layer, samples: int) -> tuple[NDArray[np.float32], NDArray[
 def _flat(x: float, y: float, z: float, heading: float) -> FloatArray:
     turn = rotations.matrix_from_euler(np.array([0.0, 0.0, heading]))
     return np.asarray(transforms.make_transform(turn, np.array([x, y, z])))
-
-
-def _intrinsics(size: int, degrees: float) -> FloatArray:
-    f = size / 2 / np.tan(np.radians(degrees) / 2)
-    return np.array([[f, 0, size / 2], [0, f, size / 2], [0, 0, 1.0]])
-
-
-def _look_at(eye: FloatArray, target: FloatArray) -> FloatArray:
-    """world_from_camera with OpenCV axes, the picture's up being the world's."""
-    z = (target - eye) / np.linalg.norm(target - eye)
-    x = np.cross(z, [0.0, 0.0, 1.0])
-    x /= np.linalg.norm(x)
-    return np.asarray(transforms.make_transform(np.stack([x, np.cross(z, x), z], axis=1), eye))
 
 
 def _wrist_mount() -> FloatArray:

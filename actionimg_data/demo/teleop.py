@@ -8,6 +8,7 @@ or options that its converter needs, so that all of them have to give the same `
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from ..geometry import transforms
 from ..model import Camera, GripperTrajectory
+from ..untrusted import text
+from ..untrusted.files import open_plain, plain
 from .scene import SceneRenderer, make_cameras, make_motion
 
 FloatArray = NDArray[np.float64]
@@ -118,7 +121,7 @@ def make_log(
         views: Cameras of `actionimg_data.demo.scene`; ``wrist`` moves.
     """
     step = POSE_HZ // FRAME_HZ
-    motion = make_motion(frames * step + step, seed)
+    motion = make_motion(frames * step + step, seed, seconds=(frames + 1) / FRAME_HZ)
     times = np.arange(len(motion)) / POSE_HZ
     at = np.arange(frames) * step + 2
     cameras = make_cameras(motion, size, views)
@@ -153,16 +156,16 @@ def make_log(
 
 def read_panda_log(folder: Path, views: Sequence[str] | None = None) -> TeleopLog:
     """A recording of the sample data (``teleop/episode_N``): a Panda in a physics simulator."""
-    with open(folder / "poses.csv", newline="") as file:
+    with io.TextIOWrapper(open_plain(folder / "poses.csv"), newline="") as file:
         rows = [[float(v) for v in row.values()] for row in csv.DictReader(file)]
     poses = np.array(rows)
-    with open(folder / "frame_times.csv", newline="") as file:
+    with io.TextIOWrapper(open_plain(folder / "frame_times.csv"), newline="") as file:
         frame_times = np.array([float(row["time_s"]) for row in csv.DictReader(file)])
-    calibration = json.loads((folder / "calibration.json").read_text())
+    calibration = text.load_json(folder / "calibration.json")
     logged = {}
     for name in views or calibration["cameras"]:
         camera = calibration["cameras"][name]
-        with av.open(str(folder / f"{name}.mp4")) as container:
+        with av.open(plain(str(folder / f"{name}.mp4"))) as container:
             pictures = np.stack([np.asarray(f.to_ndarray(format="rgb24"), np.uint8) for f in container.decode(video=0)])
         logged[name] = LoggedView(pictures, np.array(camera["intrinsics"]), np.array(camera["camera_to_world"]))
     pose = transforms.make_transform(Rotation.from_quat(poses[:, 4:8]).as_matrix(), poses[:, 1:4])
@@ -404,11 +407,13 @@ def write_lerobot(
     version: Literal["v2.0", "v2.1", "v3.0"] = "v2.1",
     codec: str = "libsvtav1",
     images: bool = False,
+    episodes_per_file: int = 1000,
 ) -> dict[str, Any]:
     """A LeRobot data set with an episode for each log; gives the mapping that explains it.
 
     The state is position, quaternion and width at the times of the pictures, float32 as LeRobot stores it. Version 3
-    packs all episodes into one file of rows and one video a view. ``images`` stores pictures in the rows instead.
+    packs ``episodes_per_file`` episodes into a file of rows and a video a view. ``images`` stores pictures in the rows
+    instead. Instructions are LeRobot's tasks: each row has the index of its own.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -443,37 +448,49 @@ def write_lerobot(
     }
     (root / "meta" / "info.json").write_text(json.dumps(info))
     tables, listed, start = [], [], 0
+    tasks = {text: number for number, text in enumerate(dict.fromkeys(log.instruction for log in logs))}
     for index, log in enumerate(logs):
         n = len(log.frame_times)
-        tables.append(_lerobot_rows(log, index, start, keys if images else {}))
+        tables.append(_lerobot_rows(log, index, start, tasks[log.instruction], keys if images else {}))
         row: dict[str, Any] = {"episode_index": index, "tasks": [log.instruction], "length": n}
         if packed:
-            row.update({"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": start})
+            file = index // episodes_per_file
+            before = sum(len(other.frame_times) for other in logs[file * episodes_per_file : index])
+            row.update({"data/chunk_index": 0, "data/file_index": file})
+            row.update({"dataset_from_index": start, "dataset_to_index": start + n})
             for key in keys.values() if not images else ():
-                row[f"videos/{key}/chunk_index"] = row[f"videos/{key}/file_index"] = 0
-                row[f"videos/{key}/from_timestamp"] = start / FRAME_HZ
-                row[f"videos/{key}/to_timestamp"] = (start + n) / FRAME_HZ
+                row.update({f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": file})
+                row[f"videos/{key}/from_timestamp"] = before / FRAME_HZ
+                row[f"videos/{key}/to_timestamp"] = (before + n) / FRAME_HZ
+            row.update({"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
         listed.append(row)
         start += n
     if packed:
         data = root / "data" / "chunk-000"
         data.mkdir(parents=True)
-        parquet.write_table(pa.concat_tables(tables), data / "file-000.parquet")
+        for first in range(0, len(logs), episodes_per_file):
+            together = pa.concat_tables(tables[first : first + episodes_per_file])
+            parquet.write_table(together, data / f"file-{first // episodes_per_file:03d}.parquet")
         episodes = root / "meta" / "episodes" / "chunk-000"
         episodes.mkdir(parents=True)
         parquet.write_table(pa.Table.from_pylist(listed), episodes / "file-000.parquet")
+        # A pandas table whose index is the text.
+        named = pa.table({"task_index": list(tasks.values()), "__index_level_0__": list(tasks)})
+        parquet.write_table(named, root / "meta" / "tasks.parquet")
     else:
         data = root / "data" / "chunk-000"
         data.mkdir(parents=True)
         for index, table in enumerate(tables):
             parquet.write_table(table, data / f"episode_{index:06d}.parquet")
         (root / "meta" / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
-        tasks = [{"task_index": 0, "task": logs[0].instruction}]
-        (root / "meta" / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+        lines = [json.dumps({"task_index": number, "task": text}) + "\n" for text, number in tasks.items()]
+        (root / "meta" / "tasks.jsonl").write_text("".join(lines))
     for name, key in keys.items() if not images else ():
         if packed:
-            whole = np.concatenate([log.views[name].pictures for log in logs])
-            write_video(root / "videos" / key / "chunk-000" / "file-000.mp4", whole, FRAME_HZ, codec)
+            for first in range(0, len(logs), episodes_per_file):
+                whole = np.concatenate([log.views[name].pictures for log in logs[first : first + episodes_per_file]])
+                path = root / "videos" / key / "chunk-000" / f"file-{first // episodes_per_file:03d}.mp4"
+                write_video(path, whole, FRAME_HZ, codec)
         else:
             for index, log in enumerate(logs):
                 path = root / "videos" / "chunk-000" / key / f"episode_{index:06d}.mp4"
@@ -500,7 +517,7 @@ _LEROBOT_INDEX = {
 }
 
 
-def _lerobot_rows(log: TeleopLog, index: int, start: int, images: Mapping[str, str]) -> Any:
+def _lerobot_rows(log: TeleopLog, index: int, start: int, task: int, images: Mapping[str, str]) -> Any:
     import pyarrow as pa
 
     n = len(log.frame_times)
@@ -513,7 +530,7 @@ def _lerobot_rows(log: TeleopLog, index: int, start: int, images: Mapping[str, s
         "frame_index": np.arange(n),
         "episode_index": np.full(n, index),
         "index": np.arange(start, start + n),
-        "task_index": np.zeros(n, dtype=np.int64),
+        "task_index": np.full(n, task, dtype=np.int64),
     }
     for name, key in images.items():
         encoded = [cv2.imencode(".png", p[..., ::-1])[1].tobytes() for p in log.views[name].pictures]

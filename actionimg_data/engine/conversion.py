@@ -14,9 +14,18 @@ from typing import Final
 from ..converters import base
 from ..converters.base import Converter
 from ..converters.remote import SourceReader
-from ..errors import ActionImgError, InvalidSpecError, OutputError, StorageError, TooManyBadEpisodesError, human_bytes
+from ..errors import (
+    ActionImgError,
+    InvalidSpecError,
+    OutputError,
+    StorageError,
+    TooManyBadEpisodesError,
+    human_bytes,
+    printable,
+)
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
+from ..schemas.plausibility import KINDS, Limits
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
@@ -88,8 +97,10 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     source = os.path.abspath(source) if "://" not in source else source
     if converter.poses_only:
         options = options.without_cameras()
+    options = _with_own(options, converter)
     cameras = refined_cameras(options)
     reader = SourceReader(converter)
+    reader.tell(options.views or (), options.allow)
     refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
@@ -102,11 +113,22 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
                 raise
             except ActionImgError as error:
                 yield ref, error
+            except Exception as error:  # noqa: BLE001
+                # What is wrong with one episode, of whatever kind, is for the quarantine: the others convert.
+                yield ref, ActionImgError(f"{type(error).__name__}: {printable(str(error), 400)}", where=ref.id)
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
+    reader.tell(views, options.allow)
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     every = itertools.chain(head, refs)
     return make_plan(record, source, every, views, options, _plugin_version(converter), grippers)
+
+
+def _with_own(options: ConvertOptions, converter: Converter) -> ConvertOptions:
+    """The options with what the converter's own files say is plausible; what is given here comes first."""
+    limits = {**converter.limits.model_dump(exclude_defaults=True), **options.limits.model_dump(exclude_defaults=True)}
+    allow = tuple(kind for kind in KINDS if kind in (*options.allow, *converter.allow))
+    return options.model_copy(update={"allow": allow, "limits": Limits(**limits)})
 
 
 def _plugin_version(converter: Converter) -> dict[str, str]:

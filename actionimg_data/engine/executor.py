@@ -23,10 +23,11 @@ An `Executor` is the middle step for many rows. What it must hold to:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol
 
+from ..converters.cache import CacheSettings, cache_settings
 from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
@@ -48,6 +49,7 @@ class Job:
     plan: str
     reader: Reader
     recipe: Recipe
+    cache: CacheSettings = field(default_factory=cache_settings)
 
     def run_shard(
         self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
@@ -64,7 +66,8 @@ class Job:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
         """
-        return write_shard(self.out, row, self.plan, self.reader, self.recipe, report=report, skip=skip, crew=crew)
+        with self.cache.used():
+            return write_shard(self.out, row, self.plan, self.reader, self.recipe, report=report, skip=skip, crew=crew)
 
 
 class Executor(Protocol):

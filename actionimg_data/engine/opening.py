@@ -111,7 +111,7 @@ def own_rows(out: Place, existing: DatasetManifest) -> PlanRows:
         return rows
     path = out / NEXT_PLAN
     if path.exists():
-        with path.open("rb") as file:
+        with layout.open_place(path) as file:
             ahead = PlanRows(file, path)
         if fingerprint(existing, ahead) == existing.plan:
             layout.publish(out / layout.PLAN, b"".join(ahead.lines()))

@@ -163,7 +163,9 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
-    return cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
+    converter.tell(manifest.views, manifest.options.allow)
+    return converter
 
 
 def _from_source(manifest: DatasetManifest) -> Plan:
@@ -233,7 +235,7 @@ def _complete(
 def _good_sidecar(out: Place, record: ShardRecord, row: PlanRow) -> ShardSidecar | None:
     path = out / f"{row.shard}.json"
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
         good = hashlib.sha256(data).hexdigest() == record.sidecar_sha256
         return parse(ShardSidecar, data, path) if good else None
     except (FileNotFoundError, IsADirectoryError, CorruptDatasetError):
@@ -261,7 +263,7 @@ def _quarantine_rows(out: Place, manifest: DatasetManifest) -> dict[str, Sequenc
     """The quarantine by shard, of all shards that have one; empty where it is broken."""
     path = out / layout.QUARANTINE
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
         if hashlib.sha256(data).hexdigest() != manifest.files.get(layout.QUARANTINE):
             return {}
         rows: dict[str, list[QuarantineRow]] = {r.path.removesuffix(".tar"): [] for r in manifest.shards}
@@ -308,7 +310,7 @@ def _sample_rows(tar: Place, manifest: DatasetManifest) -> Iterator[SampleRow]:
         sample = Sample(key, tar, members, manifest.options.spec)
         meta: SampleMeta = sample.meta
         listed = []
-        with tar.open("rb") as file:
+        with layout.open_place(tar) as file:
             for name, (start, size) in members.items():
                 file.seek(start)
                 listed.append(
@@ -447,10 +449,10 @@ def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result:
     for name in (layout.QUARANTINE, layout.INDEX):
         path = out / name
         with contextlib.suppress(OSError):
-            if hashlib.sha256(path.read_bytes()).hexdigest() == files.get(name):
+            if hashlib.sha256(layout.read_place(path)).hexdigest() == files.get(name):
                 continue
         if name == layout.INDEX:
-            data = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
+            data = index_bytes(sidecars(), **manifest.index_columns)
         else:
             data = b"".join(to_line(q) for sidecar in sidecars() for q in sidecar.quarantined)
         digest = hashlib.sha256(data).hexdigest()

@@ -260,15 +260,15 @@ def _index(out: Place, rows: Sequence[PlanRow], manifest: DatasetManifest) -> It
 
     path = out / layout.INDEX
     try:
-        table = load_parquet(path.read_bytes())
+        table = load_parquet(layout.read_place(path))
         sidecars = [sidecar for row in rows if (sidecar := read_sidecar(out, row.shard)) is not None]
-        wanted = index_table(sidecars, bool(manifest.grippers), manifest.options.checks_calibration)
+        wanted = index_table(sidecars, **manifest.index_columns)
     except StorageError:
         raise
     except (OSError, pa.ArrowException, ActionImgError) as error:
         yield Failure(None, None, f"{path}: cannot be read: {error}")
         return
-    schema = index_schema(bool(manifest.grippers), manifest.options.checks_calibration)
+    schema = index_schema(**manifest.index_columns)
     kept = [name for name in schema.names if name not in _DECODE_COLUMNS]
     if table.schema != schema or not table.select(kept).equals(wanted.select(kept)):
         yield Failure(None, None, f"{path}: is not the index of these shards")
@@ -373,7 +373,7 @@ def record(out: str | Path | RemotePath, report: Report) -> None:
         "decode_openness_accuracy": [_accuracy(own) for own in rows],
         "undecodable_frames": [sum(t.undecodable for t in own) for own in rows],
     }
-    schema = index_schema(bool(report.manifest.grippers), report.manifest.options.checks_calibration)
+    schema = index_schema(**report.manifest.index_columns)
     for name, values in columns.items():
         place = schema.get_field_index(name)
         table = table.set_column(place, schema.field(name), pa.array(values, schema.field(name).type))

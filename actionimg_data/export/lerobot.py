@@ -79,13 +79,14 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
         index = 0
         for number, sample in enumerate(usable):
             count = len(sample)
-            task = tasks.setdefault(sample.instruction, len(tasks))
+            texts = [sample.meta.instruction_at([frame]) for frame in range(count)]
+            task = np.asarray([tasks.setdefault(text, len(tasks)) for text in texts], dtype=np.int64)
             columns = _columns(sample, views, fps, number, index, task)
             stats = {name: _statistics(values) for name, values in columns.items()}
             place = divmod(number, CHUNK)
             row: dict[str, Any] = {
                 "episode_index": number,
-                "tasks": [sample.instruction],
+                "tasks": list(dict.fromkeys(texts)),
                 "length": count,
                 "dataset_from_index": index,
                 "dataset_to_index": index + count,
@@ -151,7 +152,7 @@ def _features(
 
 
 def _columns(
-    sample: Sample, views: tuple[str, ...], fps: float, number: int, index: int, task: int
+    sample: Sample, views: tuple[str, ...], fps: float, number: int, index: int, task: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
     """Arrays ``(T, …)`` of a sample's frames, in the order of the features."""
     count = len(sample)
@@ -168,7 +169,7 @@ def _columns(
     columns["frame_index"] = frames
     columns["episode_index"] = np.full(count, number, np.int64)
     columns["index"] = frames + index
-    columns["task_index"] = np.full(count, task, np.int64)
+    columns["task_index"] = task
     return columns
 
 

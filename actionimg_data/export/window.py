@@ -77,7 +77,7 @@ def _write(window: Window, root: Path) -> None:
             (root / f"{view}.action{ending}").write_bytes(encode_bytes(pictures, action_encoding("h264"), *shape))
     for name, trajectory in window.grippers.items():
         write_trajectory(root / (f"trajectory.{name}.csv" if name else "trajectory.csv"), trajectory)
-    (root / "caption.txt").write_text(sample.instruction + "\n", encoding="utf-8")
+    (root / "caption.txt").write_text(sample.meta.instruction_at(window.indices) + "\n", encoding="utf-8")
     if not calibrated:
         return
     (root / "cameras.npz").write_bytes(cameras_bytes(window.cameras))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 from ..conventions import DEFAULT_NEAR
 from . import exact, transforms
@@ -55,6 +57,16 @@ def unproject(uv: Array, depth: Array, K: Array, world_from_camera: Array) -> Ar
     homogeneous = xp.concat([uv, xp.ones_like(uv[..., :1])], axis=-1)
     rays = exact.matmul(homogeneous, xp.matrix_transpose(exact.inv3(K)))
     return transforms.apply(world_from_camera, rays * depth[..., None])
+
+
+def intrinsics(focal_px: float, width: int, height: int) -> NDArray[np.float64]:
+    """``K (3, 3)`` of a camera with square pixels whose axis goes through the middle of ``[0, W] x [0, H]``."""
+    return np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
+
+
+def focal_of(fov_deg: float, pixels: int) -> float:
+    """Focal length in pixels of a field of view over so many pixels: ``n / 2 / tan(fov / 2)``."""
+    return float(pixels / 2 / exact.tan(np.radians(fov_deg) / 2))
 
 
 def projection_matrix(K: Array, world_from_camera: Array) -> Array:

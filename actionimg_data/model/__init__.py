@@ -10,11 +10,14 @@ from .episode import (
     Episode,
     EpisodeRef,
     FrameSource,
+    InstructionSpan,
     SelectedFrames,
     View,
+    instruction_spans,
     millimetres,
     view_planes,
 )
+from .recorded import Recorded, StreamSamples
 from .trajectory import GripperTrajectory
 
 __all__ = [
@@ -27,8 +30,12 @@ __all__ = [
     "EpisodeRef",
     "FrameSource",
     "GripperTrajectory",
+    "InstructionSpan",
+    "Recorded",
     "SelectedFrames",
+    "StreamSamples",
     "View",
+    "instruction_spans",
     "millimetres",
     "view_planes",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FrameCountError, InvalidCameraError
-from ..geometry import crop, pinhole
+from ..geometry import crop, pinhole, transforms
 from . import checks
 
 FloatArray = NDArray[np.float64]
@@ -43,6 +43,62 @@ class Camera:
         object.__setattr__(self, "world_from_camera", checks.rigid(pose, "world_from_camera", InvalidCameraError))
         object.__setattr__(self, "width", checks.size(width, "width", InvalidCameraError))
         object.__setattr__(self, "height", checks.size(height, "height", InvalidCameraError))
+
+    @classmethod
+    def looking_at(
+        cls,
+        eye: ArrayLike,
+        target: ArrayLike,
+        width: int,
+        height: int,
+        *,
+        vertical_fov_deg: float | None = None,
+        horizontal_fov_deg: float | None = None,
+        up: ArrayLike = (0.0, 0.0, 1.0),
+    ) -> Camera:
+        """A camera as simulators state it: where it is, what it looks at, and its field of view.
+
+        Pixels are square, and the axis goes through the middle of the picture.
+
+        Args:
+            eye: ``(3,)`` the camera's place in the world, metres.
+            target: ``(3,)`` a point in the middle of its picture.
+            width: Picture width in pixels.
+            height: Picture height in pixels.
+            vertical_fov_deg: From the upper to the lower border, degrees (PyBullet, MuJoCo, OpenGL); or
+            horizontal_fov_deg: from the left to the right one. One of the two.
+            up: ``(3,)`` the direction in the world that is up in the picture.
+
+        Raises:
+            InvalidCameraError: Not one field of view, one outside of 0 … 180 degrees, or a camera that looks along
+                ``up`` or at its own place.
+
+        Example:
+            >>> Camera.looking_at((1.0, 0.0, 0.5), (0.0, 0.0, 0.2), 200, 200, vertical_fov_deg=60).K[0, 0].round(2)
+            173.21
+        """
+        given = [f for f in (vertical_fov_deg, horizontal_fov_deg) if f is not None]
+        if len(given) != 1 or not 0 < given[0] < 180:
+            raise InvalidCameraError(
+                "needs one field of view",
+                field="vertical_fov_deg, horizontal_fov_deg",
+                expected="one of them, 0 … 180 degrees",
+                found=f"{vertical_fov_deg}, {horizontal_fov_deg}",
+            )
+        places = [
+            checks.float_array(value, (3,), name, InvalidCameraError)
+            for name, value in (("eye", eye), ("target", target), ("up", up))
+        ]
+        pose = transforms.look_at(*places)
+        if not np.isfinite(pose).all():
+            raise InvalidCameraError(
+                "looks along the picture's up, or at its own place",
+                field="eye, target, up",
+                found=", ".join(str(p.tolist()) for p in places),
+            )
+        pixels = checks.size(height if vertical_fov_deg is not None else width, "size", InvalidCameraError)
+        K = pinhole.intrinsics(pinhole.focal_of(given[0], pixels), width, height)
+        return cls(K, pose, width, height)
 
     def track(self, num_frames: int) -> CameraTrack:
         """This camera standing still for ``num_frames`` frames."""

@@ -19,6 +19,7 @@ from ..errors import (
     suggestion,
 )
 from .camera import Camera, CameraTrack
+from .recorded import Recorded
 from .trajectory import GripperTrajectory
 
 Image = NDArray[np.uint8]
@@ -161,6 +162,24 @@ class EpisodeRef:
     fingerprint: str = ""
 
 
+@dataclass(frozen=True)
+class InstructionSpan:
+    """What an episode's frames ``start`` … ``end - 1`` do, in words."""
+
+    start: int
+    end: int
+    text: str
+
+
+def instruction_spans(texts: Sequence[str]) -> tuple[InstructionSpan, ...]:
+    """Spans of the texts of frames, one each; none where all frames have one text."""
+    if len(set(texts)) <= 1:
+        return ()
+    starts = [0, *(i for i in range(1, len(texts)) if texts[i] != texts[i - 1])]
+    ends = [*starts[1:], len(texts)]
+    return tuple(InstructionSpan(start, end, texts[start]) for start, end in zip(starts, ends, strict=True))
+
+
 @dataclass(frozen=True, init=False)
 class Episode:
     """One demonstration.
@@ -177,6 +196,9 @@ class Episode:
         provenance: Where this comes from, for the record (JSON values only).
         grippers: Several grippers instead of one ``trajectory``: name (``[a-z0-9_-]+``) to the gripper at each frame's
             time, in the order in which they are drawn and stored; all with the same times.
+        recorded: The log's own streams, where there are any: they are looked at for what cannot be true.
+        spans: Where the instruction changes within the episode, the frames of each one, from the first frame to the
+            last without a gap; ``instructions`` are then their texts. Else empty.
 
     Attributes:
         grippers: The grippers by name, in order; of an episode with one ``trajectory``, that one under the name "".
@@ -198,6 +220,8 @@ class Episode:
     sync_residual_s: NDArray[np.float64] | None
     provenance: Mapping[str, Any]
     grippers: Mapping[str, GripperTrajectory]
+    recorded: Recorded
+    spans: tuple[InstructionSpan, ...]
 
     def __init__(
         self,
@@ -212,6 +236,8 @@ class Episode:
         sync_residual_s: NDArray[np.float64] | None = None,
         provenance: Mapping[str, Any] | None = None,
         grippers: Mapping[str, GripperTrajectory] | None = None,
+        recorded: Recorded | None = None,
+        spans: tuple[InstructionSpan, ...] = (),
     ) -> None:
         # dataclasses.replace(episode, trajectory=...) passes the one gripper there was along.
         if trajectory is not None and (grippers is None or tuple(grippers) == ("",)):
@@ -234,6 +260,8 @@ class Episode:
             "sync_residual_s": sync_residual_s,
             "provenance": {} if provenance is None else provenance,
             "grippers": dict(grippers),
+            "recorded": recorded or Recorded(),
+            "spans": spans,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -249,6 +277,23 @@ class Episode:
             raise InvalidTextError("has no instruction", where=id, field="instructions")
         for text in instructions:
             check_instruction(text, id)
+        self._check_spans()
+
+    def _check_spans(self) -> None:
+        if not self.spans:
+            return
+        ends = [0, *(span.end for span in self.spans)]
+        whole = [span.start for span in self.spans] == ends[:-1] and ends[-1] == len(self)
+        if not whole or any(span.start >= span.end for span in self.spans):
+            raise InvalidTextError(
+                "spans of instructions do not cover the frames one after another",
+                where=self.id,
+                field="spans",
+                expected=f"0 … {len(self)}",
+                found=" ".join(f"{span.start}…{span.end}" for span in self.spans),
+            )
+        if {span.text for span in self.spans} != set(self.instructions):
+            raise InvalidTextError("spans have other texts than the instructions", where=self.id, field="spans")
 
     def _check_grippers(self) -> None:
         names = tuple(self.grippers)
@@ -385,8 +430,12 @@ class Episode:
             for name, view in self.views.items()
         }
         residual = None if self.sync_residual_s is None else self.sync_residual_s[window]
+        every = [span.text for span in self.spans for _ in range(span.start, span.end)]
+        texts = [every[i] for i in frames] if every else []
         return replace(
             self,
+            spans=instruction_spans(texts),
+            instructions=tuple(dict.fromkeys(texts)) or self.instructions,
             views=views,
             grippers={name: trajectory[window] for name, trajectory in self.grippers.items()},
             fps=self.fps / frames.step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ActionImgError, BadFileError, InvalidSpecError, SourceNotFoundError, WrongFormatError
-from ..untrusted import arrays, text, unpack
+from ..errors import ActionImgError, BadFileError, InvalidSpecError, WrongFormatError
+from ..untrusted import arrays, files, text, unpack
 from .trajectory import GripperTrajectory
 
 SUFFIXES = (".csv", ".npz", ".npy", ".json")
@@ -44,29 +45,26 @@ def read_trajectory(path: str | Path, fps: float | None = None) -> GripperTrajec
         InvalidTrajectoryError: The values are not a trajectory.
     """
     path = Path(path)
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
-    if path.stat().st_size > _MAX_BYTES:
-        raise BadFileError("is too large for a trajectory", where=path, expected=f"≤ {_MAX_BYTES} bytes")
     suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise WrongFormatError("unknown kind of trajectory file", where=path, expected=" ".join(SUFFIXES), found=suffix)
+    data = files.read_bytes(path, _MAX_BYTES)
     try:
         if suffix == ".npy":
-            return _from_members({"action": arrays.load_npy(path.read_bytes(), path)}, fps, path)
+            return _from_members({"action": arrays.load_npy(data, path)}, fps, path)
         if suffix == ".npz":
-            return _from_members(arrays.load_npz(path, path), fps, path)
+            return _from_members(arrays.load_npz(data, path), fps, path)
         if suffix == ".json":
-            content = text.parse_json(path.read_bytes(), path)
+            content = text.parse_json(data, path)
             if not isinstance(content, dict):
                 raise WrongFormatError("is not a JSON object", where=path, found=type(content).__name__)
             known = (*_OWN_MEMBERS, "action_7d", "action_8d")
             return _from_members({k: _numbers(content[k]) for k in known if k in content}, fps, path)
-        if suffix == ".csv":
-            return _from_members(_csv_members(path), fps, path)
+        return _from_members(_csv_members(data, path), fps, path)
     except ActionImgError as error:
         raise error.at(path) from None
     except (ValueError, TypeError, OSError, EOFError, KeyError, csv.Error) as error:
         raise BadFileError("cannot be read", where=path, found=error) from error
-    raise WrongFormatError("unknown kind of trajectory file", where=path, expected=" ".join(SUFFIXES), found=suffix)
 
 
 def _numbers(value: Any) -> NDArray[Any]:
@@ -75,9 +73,9 @@ def _numbers(value: Any) -> NDArray[Any]:
     return np.where(array == None, math.nan, array).astype(np.float64) if array.dtype == object else array  # noqa: E711
 
 
-def _csv_members(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
+def _csv_members(data: bytes, path: Path) -> dict[str, NDArray[Any]]:
+    lines = io.StringIO(data.decode("utf-8"), newline="")
+    rows = [row for row in csv.reader(lines) if row and not row[0].startswith("#")]
     if not rows:
         raise WrongFormatError("has no rows", where=path)
     try:

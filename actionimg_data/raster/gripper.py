@@ -27,6 +27,7 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import rotations, transforms
+from ..untrusted.files import check_plain, read_bytes
 
 if TYPE_CHECKING:
     import trimesh
@@ -457,9 +458,10 @@ def _load_file(path: Path) -> list[tuple[str, Any]]:
                 "reading this format needs another package", where=path, hint=f"pip install {_NEEDS[kind]}"
             )
         raise WrongFormatError("is not a mesh file", where=path, expected=" ".join(sorted(readable)), found=path.suffix)
+    check_plain(path)
     try:
         # Unprocessed: processing would drop vertices that are not finite without a word.
-        loaded = trimesh.load_scene(str(path), process=False)
+        loaded = trimesh.load_scene(str(path), process=False, resolver=_resolver(trimesh, path))
         pieces = [
             (str(name), loaded.geometry[geometry].copy().apply_transform(pose))
             for name in loaded.graph.nodes_geometry
@@ -476,6 +478,19 @@ def _load_file(path: Path) -> list[tuple[str, Any]]:
     return pieces
 
 
+def _resolver(trimesh: Any, path: Path) -> Any:
+    """What gives a mesh the materials and textures beside it, which are files of unknown origin as well."""
+
+    class Plain(trimesh.resolvers.FilePathResolver):  # type: ignore[misc]
+        def get(self, name: str) -> Any:
+            beside = Path(self.parent) / name.strip()
+            if beside.exists():
+                check_plain(beside)
+            return super().get(name)
+
+    return Plain(str(path))
+
+
 class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses a document type declaration before any entity in it could be expanded or fetched."""
 
@@ -484,10 +499,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def _urdf_root(path: Path) -> ElementTree.Element:
-    if path.stat().st_size > MAX_URDF_BYTES:
-        raise UnsafeFileError("is too large for a URDF", where=path, expected=f"≤ {MAX_URDF_BYTES} bytes")
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+        root = ElementTree.fromstring(read_bytes(path, MAX_URDF_BYTES), ElementTree.XMLParser(target=_NoDoctype()))
     except UnsafeFileError as error:
         raise error.at(path) from None
     except ElementTree.ParseError as error:

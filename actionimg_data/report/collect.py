@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.base import converter_class
 from ..errors import ActionImgError
 from ..model import CameraTrack
 from ..raster import project_keypoints
@@ -274,12 +275,32 @@ def worst_frames(trips: Sequence[RoundTrip], most: int) -> list[BadFrame]:
     return sorted(chosen, key=lambda bad: -bad.position_mm)
 
 
+def _views_said(manifest: DatasetManifest) -> tuple[Sequence[str], dict[str, Any]]:
+    """What --views said when a data set was made, and the converter's other options.
+
+    A converter that leaves out what is not named remembers that; of another one naming what it found changes nothing.
+    """
+    converter = manifest.converter
+    try:
+        kind = converter_class(converter.name)
+    except ActionImgError:
+        # Of a plug-in that is not installed here.
+        return manifest.views, converter.options
+    if kind.views_field is None:
+        return manifest.views, converter.options
+    others = {name: value for name, value in converter.options.items() if name != kind.views_field}
+    usual = kind.Options.model_fields[kind.views_field].get_default(call_default_factory=True)
+    said = tuple(converter.options.get(kind.views_field, ()))
+    return (manifest.views if said and said != tuple(usual) else ()), others
+
+
 def command_of(manifest: DatasetManifest, out: str) -> str:
     """A command line that makes this data set."""
     options, converter = manifest.options, manifest.converter
     size = str(options.height) if options.height == options.width else f"{options.height}x{options.width}"
     words = ["actionimg", "convert", converter.name, *manifest.sources, out, "--size", size]
-    words += ["--views", ",".join(options.views or manifest.views)]
+    views, others = _views_said(manifest)
+    words += ["--views", ",".join(views)] if views else []
     usual: dict[str, Any] = {
         name: ConvertOptions.model_fields[name].default
         for name in (
@@ -288,7 +309,7 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
         )
     }
     given = {name: getattr(options, name) for name, default in usual.items() if getattr(options, name) != default}
-    for name, value in {**converter.options, **given}.items():
+    for name, value in {**others, **given}.items():
         if value is None or value in ("", [], {}):
             continue
         flag = f"--{name.replace('_', '-')}"

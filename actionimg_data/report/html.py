@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..errors import ActionImgError, BadImageError, InvalidSpecError, MissingExtraError, WrongFormatError
+from ..errors import ActionImgError, InvalidSpecError, WrongFormatError
 from ..objectstore import RemotePath
 from ..raster import merge
 from ..schemas import ActionImageSpec, DatasetManifest
@@ -24,11 +21,10 @@ from ..shards.layout import Place
 from ..shards.manifest import read_quarantine
 from ..shards.verify import RoundTrip
 from . import collect, plots
+from .page import Album, asset, safe, script_hash, template
 from .pictures import blend, evenly, mark
 
 Image = NDArray[np.uint8]
-PICTURE_BYTES: Final = 6_500_000
-"""Pictures end here, before base64: the file stays under 15 MB whatever the data set's size."""
 CURVE_BYTES: Final = 4_400_000
 """Curves over time end here, as pictures do: with several grippers there are many."""
 MOST_SAMPLES: Final = 40
@@ -50,30 +46,6 @@ class ReportSummary:
     samples_decoded: int = 0
     pictures: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-class _Album:
-    """Makes data URLs of pictures until their budget is used up."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.left_out = 0
-        self._room = PICTURE_BYTES
-
-    def add(self, picture: Image, quality: int = 80) -> dict[str, Any] | None:
-        """The picture ``(H, W, 4)`` RGBA as a WebP, with its size; None when there is no room left."""
-        done, data = cv2.imencode(
-            ".webp", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, quality]
-        )
-        if not done:
-            raise BadImageError("cannot be encoded", field="picture", found=str(picture.shape))
-        if len(data) > self._room:
-            self.left_out += 1
-            return None
-        self._room -= len(data)
-        self.count += 1
-        text = base64.b64encode(data.tobytes()).decode("ascii")
-        return {"url": f"data:image/webp;base64,{text}", "height": picture.shape[0], "width": picture.shape[1]}
 
 
 def write_report(
@@ -99,7 +71,7 @@ def write_report(
     if not 0 <= samples <= MOST_SAMPLES:
         raise InvalidSpecError("out of range", field="samples", expected=f"0 … {MOST_SAMPLES}", found=samples)
     place = layout.place(out)
-    page = _template()
+    page = template("report.html")
     dataset = open_dataset(place)
     if dataset.manifest is None:
         raise WrongFormatError("is a shard", where=place, expected="the folder of a data set")
@@ -119,39 +91,11 @@ def _default_path(out: Place) -> Path:
     return folder.with_name(f"{folder.name}.report.html")
 
 
-def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError(
-            "a report needs jinja2", field="jinja2", hint="pip install 'actionimg-data[report]'"
-        ) from None
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["count"] = lambda value: f"{value:,}".replace(",", "\u202f")
-    environment.filters["metres"] = lambda value: f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
-    environment.filters["share"] = _share
-    return environment.from_string(_file("report.html"))
-
-
-def _file(name: str) -> str:
-    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def _share(value: float) -> str:
-    """A share in percent that says 100 and 0 only when it is."""
-    percent = 100 * value
-    if 99.5 <= percent < 100:
-        return "> 99 %"
-    return "< 1 %" if 0 < percent < 0.5 else f"{percent:.0f} %"
-
-
 def _content(
     out: Place, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary, frames: slice
 ) -> dict[str, Any]:
     spec = manifest.options.spec
-    album = _Album()
+    album = Album()
     moved = collect.motion(dataset, spec, manifest.views, manifest.grippers or ("",))
     trips = [] if manifest.options.action_codec == "none" else collect.decode(dataset, spec, moved.unreadable)
     bad = {key for key, _ in moved.unreadable}
@@ -167,15 +111,14 @@ def _content(
         summary.notes.append(f"{len(moved.unreadable)} samples could not be read")
     if album.left_out:
         summary.notes.append(f"{album.left_out} pictures were left out to keep the file small")
-    script = _file("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    script = asset("script.js")
     return {
         "name": out.resolve().name,
         "out": str(out),
         "version": __version__,
-        "style": _safe(_file("style.css")),
-        "script": _safe(script),
-        "script_hash": digest,
+        "style": safe(asset("style.css")),
+        "script": safe(script),
+        "script_hash": script_hash(script),
         "manifest": manifest,
         "counts": manifest.counts,
         "spec": spec,
@@ -193,12 +136,6 @@ def _content(
     }
 
 
-def _safe(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
 def _seconds(dataset: Dataset) -> float:
     frames = np.asarray(dataset.table["frames"].to_pylist(), np.float64)
     return float((frames / np.asarray(dataset.table["fps"].to_pylist(), np.float64)).sum())
@@ -208,7 +145,7 @@ def _samples(
     dataset: Dataset,
     spec: ActionImageSpec,
     wanted: int,
-    album: _Album,
+    album: Album,
     bad: set[str],
     unreadable: list[tuple[str, str]],
     window: slice,
@@ -250,7 +187,7 @@ def _samples(
             "columns": columns,
             "rows": ("camera", "action", "both") if sample.meta.calibrated else ("camera",),
             "grippers": [
-                {"gripper": name, "plots": [{**plot, "svg": _safe(plot["svg"])} for plot in curves]}
+                {"gripper": name, "plots": [{**plot, "svg": safe(plot["svg"])} for plot in curves]}
                 for name, curves in (drawn.items() if room >= 0 else ())
             ],
         }
@@ -316,7 +253,7 @@ def _marked(sample: Sample, view: str, frame: int, rgb: Image, action: Image, sp
 
 
 def _worst(
-    dataset: Dataset, trips: Sequence[RoundTrip], spec: ActionImageSpec, album: _Album, most: int = 6
+    dataset: Dataset, trips: Sequence[RoundTrip], spec: ActionImageSpec, album: Album, most: int = 6
 ) -> Iterator[dict[str, Any]]:
     height, width = _tile(spec, _WORST_TILE)
     for bad in collect.worst_frames(trips, most):
@@ -360,9 +297,9 @@ def _motion(moved: collect.Motion, manifest: DatasetManifest) -> dict[str, Any] 
         "grippers": list(manifest.grippers),
         "frames": moved.frames,
         "missing_pose": moved.missing_pose,
-        "scene": {**space, "svg": _safe(space["svg"])},
+        "scene": {**space, "svg": safe(space["svg"])},
         "coverage": [
-            {"title": title, "svg": _safe(plots.coverage(f"cover{i}", f"Gripper positions, {title}", points, a, b))}
+            {"title": title, "svg": safe(plots.coverage(f"cover{i}", f"Gripper positions, {title}", points, a, b))}
             for i, (title, a, b) in enumerate(
                 (("from above", 0, 1), ("from the side, along y", 0, 2), ("along x", 1, 2))
             )
@@ -417,7 +354,7 @@ def _decode(
             svg = plots.histogram(
                 f"err{title[0]}", f"{title} error of each frame, {unit}", values, {"°": "degrees"}.get(unit, "mm")
             )
-            found["histograms"].append({"title": f"{title} error, each frame", "svg": _safe(svg)})
+            found["histograms"].append({"title": f"{title} error, each frame", "svg": safe(svg)})
     found["each"] = []
     for name in manifest.grippers:
         own = [t for t in trips if t.gripper == name and t.decoded]
@@ -433,7 +370,7 @@ def _decode(
     if len(position) > 1:
         svg = plots.histogram("errRec", "95th percentile of each sample's position error, mm", position, "mm")
         title = f"p95 of each sample, all {len(position)}"
-        found["histograms"].append({"title": title, "svg": _safe(svg)})
+        found["histograms"].append({"title": title, "svg": safe(svg)})
     return found
 
 
@@ -445,20 +382,20 @@ def _timing(dataset: Dataset, moved: collect.Motion) -> dict[str, Any]:
     found["plots"] = []
     if len(frames) > 1 and frames.min() < frames.max():
         svg = plots.histogram("lengths", "Frames of each sample", frames, "frames", whole=True)
-        found["plots"].append({"title": "Length of the samples", "svg": _safe(svg)})
+        found["plots"].append({"title": "Length of the samples", "svg": safe(svg)})
     residuals = moved.residuals_ms
     found["residual"] = None
     if len(residuals):
         median, p95 = np.quantile(residuals, [0.5, 0.95])
         found["residual"] = {"median": float(median), "p95": float(p95), "max": float(residuals.max())}
         svg = plots.histogram("sync", "Time from a frame to its nearest measured pose, ms", residuals, "ms")
-        found["plots"].append({"title": "From a frame to its nearest pose", "svg": _safe(svg)})
+        found["plots"].append({"title": "From a frame to its nearest pose", "svg": safe(svg)})
     intervals = [1000 * np.diff(path.times) for path in moved.paths if len(path.times) > 1]
     if intervals:
         every = np.concatenate(intervals)
         if float(np.ptp(every)) > 0.01:
             svg = plots.histogram("steps", "Time from one frame to the next, ms", every, "ms")
-            found["plots"].append({"title": "From one frame to the next", "svg": _safe(svg)})
+            found["plots"].append({"title": "From one frame to the next", "svg": safe(svg)})
     return found
 
 
@@ -466,7 +403,7 @@ def _words(dataset: Dataset) -> dict[str, Any]:
     found = collect.instructions(dataset)
     svg = None
     if len(found.lengths) > 1 and found.lengths.min() < found.lengths.max():
-        svg = _safe(plots.histogram("words", "Words of each instruction", found.lengths, "words", whole=True))
+        svg = safe(plots.histogram("words", "Words of each instruction", found.lengths, "words", whole=True))
     return {
         "distinct": found.distinct,
         "most": found.most,

@@ -292,3 +292,25 @@ def _draw(line: _Line, zoom: float) -> str:
         )
     title = f"<title>{escape(line.label)}</title>" if line.label else ""
     return f'<polyline class="{line.kind}" data-p="{data}" points="{at}">{title}</polyline>'
+
+
+def curves(
+    name: str,
+    title: str,
+    x: FloatArray,
+    values: Sequence[tuple[str, FloatArray]],
+    xlabel: str,
+    *,
+    ylim: tuple[float, float] | None = None,
+) -> str:
+    """Curves over anything, as SVG; each of ``values`` is the name of a colour of the page and ``(N,)`` numbers."""
+    figure, axes = _figure()
+    for colour, series in values:
+        single = np.isfinite(series).sum() == 1
+        axes.plot(x, series, color=_PALETTE[colour], linewidth=1.3, marker="o" if single else None, markersize=3)
+    axes.set_xlabel(xlabel, loc="right", labelpad=1)
+    axes.margins(x=0.01, y=0.08)
+    axes.locator_params(axis="y", nbins=5)
+    if ylim is not None:
+        axes.set_ylim(*ylim)
+    return _svg(figure, name, title)

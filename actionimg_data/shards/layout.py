@@ -13,6 +13,7 @@ from typing import IO, Final, TypeAlias
 
 from ..errors import OutputError, StorageError
 from ..objectstore import RemotePath, is_url
+from ..untrusted.files import open_plain
 
 Place: TypeAlias = Path | RemotePath
 """Where a data set, or a file of it, is: a local path, or an object in a store."""
@@ -77,9 +78,29 @@ def read_range(path: Place, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes of a file or an object; fewer where it ends before."""
     if isinstance(path, RemotePath):
         return path.read_range(offset, size)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         file.seek(offset)
         return file.read(size)
+
+
+def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
+    """A file or an object, open for reading; a pipe or a device in a data set's place is not waited on.
+
+    Raises:
+        OSError: It cannot be opened, or is not a plain file.
+        StorageError: The store does not answer.
+    """
+    if isinstance(path, RemotePath):
+        return path.open("rb") if buffering < 0 else path.open("rb", buffering)
+    return open_plain(path, buffering)
+
+
+def read_place(path: Place) -> bytes:
+    """All of a file or an object; raises as `open_place`."""
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open_plain(path) as file:
+        return file.read()
 
 
 def listing(folder: Place) -> dict[str, int]:

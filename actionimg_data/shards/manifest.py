@@ -23,7 +23,7 @@ from ..schemas import (
     ShardSidecar,
     index_schema,
 )
-from ..schemas.dataset import FORMAT, FORMAT_VERSION, parse, to_bytes, to_line
+from ..schemas.dataset import FORMAT, FORMAT_VERSION, finding_column, parse, to_bytes, to_line
 from . import layout
 from .layout import Place
 from .rows import PlanRows
@@ -103,7 +103,7 @@ def _sealed_elsewhere(document: dict[str, Any], data: bytes) -> bool:
 def read_bytes(path: Place) -> bytes:
     """All of a file; `SourceNotFoundError` where there is none."""
     try:
-        return path.read_bytes()
+        return layout.read_place(path)
     except StorageError:
         raise
     except OSError as error:
@@ -128,7 +128,7 @@ def read_plan(out: Place) -> PlanRows:
     """The rows of ``plan.jsonl``; each is parsed, and checked, when it is asked for."""
     path = out / layout.PLAN
     try:
-        with path.open("rb") as file:
+        with layout.open_place(path) as file:
             return PlanRows(file, path)
     except StorageError:
         raise
@@ -152,7 +152,7 @@ def read_sidecar(out: Place, shard: str) -> ShardSidecar | None:
     """
     path = out / f"{shard}.json"
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
     except FileNotFoundError:
         return None
     sidecar = parse(ShardSidecar, data, path)
@@ -201,26 +201,30 @@ def published(
 REPAIR_HINT = "actionimg repair finds and makes again what is broken."
 
 
-def index_table(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False) -> pa.Table:
+def index_table(
+    sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False, allow: tuple[str, ...] = ()
+) -> pa.Table:
     """The index: one row a sample, in the order of the shards; decode errors are null until `verify` records them.
 
     Args:
         sidecars: Of the shards.
         grippers: Of a data set whose samples have several.
         calibration: Of a data set whose cameras were checked.
+        allow: Kinds of findings that the data set allows.
     """
     import pyarrow as pa
 
-    schema = index_schema(grippers, calibration)
+    schema = index_schema(grippers, calibration, allow)
     batches = []
     for sidecar in sidecars:
-        rows = [_index_row(sidecar.shard, sample) for sample in sidecar.samples]
+        rows = [_index_row(sidecar.shard, sample, allow) for sample in sidecar.samples]
         batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
     return pa.Table.from_batches(batches, schema=schema)
 
 
-def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
-    row = {**sample.model_dump(exclude={"members", "calibration"}), "grippers": sample.grippers}
+def _index_row(shard: str, sample: SampleRow, allow: tuple[str, ...] = ()) -> dict[str, Any]:
+    row = {**sample.model_dump(exclude={"members", "calibration", "findings"}), "grippers": sample.grippers}
+    row |= {finding_column(kind): any(f.kind == kind for f in sample.findings) for kind in allow}
     row["calibration"] = [c.model_dump() for c in sample.calibration]
     members = [{"name": m.name, "offset": m.offset, "size": m.size} for m in sample.members]
     return {**row, "shard": shard, "members": members}
@@ -250,7 +254,9 @@ class _TableWriter:
         return self._buffer.getvalue()
 
 
-def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False) -> bytes:
+def index_bytes(
+    sidecars: Iterable[ShardSidecar], grippers: bool = False, calibration: bool = False, allow: tuple[str, ...] = ()
+) -> bytes:
     """The index as a parquet file, of which `INDEX_ROWS` rows at a time are in memory as objects."""
     writer: _TableWriter | None = None
     waiting: list[ShardSidecar] = []
@@ -258,7 +264,7 @@ def index_bytes(sidecars: Iterable[ShardSidecar], grippers: bool = False, calibr
 
     def write() -> None:
         nonlocal writer, rows
-        table = index_table(waiting, grippers, calibration)
+        table = index_table(waiting, grippers, calibration, allow)
         writer = writer or _TableWriter(table.schema)
         writer.write(table)
         waiting.clear()
@@ -315,7 +321,7 @@ def assemble(out: Place, manifest: DatasetManifest, rows: Sequence[PlanRow]) -> 
             yield sidecar
 
     try:
-        index = index_bytes(sidecars(), bool(manifest.grippers), manifest.options.checks_calibration)
+        index = index_bytes(sidecars(), **manifest.index_columns)
     except _Missing:
         return None
     bad = sum(codes.values())

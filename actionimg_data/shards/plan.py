@@ -247,6 +247,9 @@ def choose_streams(
             found=" ".join(missing or wanted),
             hint=suggestion(missing[0], list(read.views)) if missing else None,
         )
+    if first is not None and first.field == "views":
+        # A converter that was asked for these views alone knows of others.
+        raise first
     if wanted is not None:
         return tuple(wanted), ()
     raise EmptyEpisodeError(

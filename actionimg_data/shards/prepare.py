@@ -25,7 +25,9 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import Episode, EpisodeRef
+from ..plausibility import Finding, examine, refuse
 from ..schemas import CalibrationRow, ConvertOptions, DatasetManifest, PlanEpisode
+from ..untrusted.files import read_bytes
 from .plan import check_planes
 
 
@@ -62,24 +64,37 @@ class Prepared:
     """An episode as it is written: its views, stride and cameras are the data set's; pictures are resized as they come.
 
     ``calibration`` holds what the pictures say of each camera, and ``model`` the gripper that was looked for; both are
-    empty where nothing was to be checked.
+    empty where nothing was to be checked. ``findings`` are those that cannot be true and are allowed; those of its
+    pictures come as they are read.
     """
 
     episode: Episode
     calibration: tuple[CalibrationRow, ...] = ()
     model: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
     """An episode of a plan, ready to be written.
 
     Raises:
+        ImplausibleError: Something about it cannot be true, and is not allowed.
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
     ref = EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
     source = read_episode(ref, reader, refined_cameras(recipe.options))
     episode = selected(source, recipe)
-    return Prepared(episode, *checked(source, recipe))
+    findings = examine(_as_written(source, recipe), recipe.options.limits)
+    refuse(findings, recipe.options.allow, source.id)
+    return Prepared(episode, *checked(source, recipe), tuple(findings))
+
+
+def _as_written(source: Episode, recipe: Recipe) -> Episode:
+    """The views that are written, without their cameras where none are wanted."""
+    views = {name: source.views[name] for name in recipe.views}
+    if recipe.options.poses_only:
+        views = {name: replace(view, camera=None) for name, view in views.items()}
+    return replace(source, views=views)
 
 
 def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:
@@ -108,7 +123,7 @@ def refined_cameras(options: ConvertOptions) -> UserCameras | None:
 @lru_cache(maxsize=2)
 def _cameras(path: str, sha256: str | None) -> UserCameras:
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise SourceNotFoundError("no such camera file", where=path) from None
     found = hashlib.sha256(data).hexdigest()

@@ -446,7 +446,7 @@ def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
         table = load_parquet(data).combine_chunks()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(bool(manifest.grippers), manifest.options.checks_calibration)):
+    if not table.schema.equals(index_schema(**manifest.index_columns)):
         raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
     check_index(table, manifest, where)
     return table
@@ -476,7 +476,7 @@ def scan_tar(tar: Place) -> dict[str, dict[str, tuple[int, int]]]:
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tar.open("rb", buffering=1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with layout.open_place(tar, 1 << 16) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 key, dot, member = info.name.partition(".")
                 if not info.isreg() or not dot or not key or "/" in info.name:

@@ -184,7 +184,7 @@ def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar
             other = _clear(mark, target, sidecar)
         layout.sync_folder(target.parent)
     if other is None:
-        other = sidecar if layout.publish_if_absent(mark, sidecar) else mark.read_bytes()
+        other = sidecar if layout.publish_if_absent(mark, sidecar) else layout.read_place(mark)
     if part is not None:
         _staged(mark, sha256).unlink(missing_ok=True)
     return other
@@ -228,7 +228,7 @@ def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, 
             if other is not None:
                 return other
             target.unlink(missing_ok=True)
-        return sidecar if mark.create(sidecar) else mark.read_bytes()
+        return sidecar if mark.create(sidecar) else layout.read_place(mark)
     _check(file_sha256(part), sha256, size, part)
     staged = _staged(mark, sha256)
     layout.publish(staged, sidecar)
@@ -244,7 +244,7 @@ def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, 
             _check(place_sha256(target), sha256, size, target)
         there = sidecar
     else:
-        there = mark.read_bytes()
+        there = layout.read_place(mark)
     staged.unlink(missing_ok=True)
     return there
 
@@ -300,7 +300,7 @@ def _staged(mark: Place, sha256: str) -> Place:
 
 def _read(path: Place) -> bytes | None:
     try:
-        return path.read_bytes()
+        return layout.read_place(path)
     except FileNotFoundError:
         return None
 

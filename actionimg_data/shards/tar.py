@@ -8,6 +8,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
+from ..untrusted.files import open_plain
+
 BLOCK: Final = tarfile.BLOCKSIZE
 RECORD: Final = tarfile.RECORDSIZE
 
@@ -64,7 +66,7 @@ class TarWriter:
 def file_sha256(path: str | os.PathLike[str]) -> tuple[str, int]:
     """SHA-256 and size of a file."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "rb", buffering=0) as file:
+    with open_plain(path, 0) as file:
         for chunk in _chunks(file):
             digest.update(chunk)
             size += len(chunk)

@@ -25,6 +25,7 @@ from ..model.episode import check_instruction
 from ..raster import project_keypoints, render_merged, separate_blobs
 from ..schemas import ActionImageSpec, DatasetManifest, PlanRow, SampleRow, ShardRecord, ShardSidecar
 from ..schemas.dataset import parse, to_line
+from ..untrusted.files import open_plain
 from ..video import ENDINGS
 from . import layout, storage
 from .layout import Place
@@ -175,7 +176,7 @@ def _sidecar(out: Place, record: ShardRecord, row: PlanRow, manifest: DatasetMan
     """The sidecar, held against the manifest and the plan."""
     path = out / f"{row.shard}.json"
     try:
-        data = path.read_bytes()
+        data = layout.read_place(path)
     except StorageError:
         raise
     except OSError as error:
@@ -235,7 +236,7 @@ def _damage(tar: Path, record: ShardRecord, sidecar: ShardSidecar) -> Iterator[s
 
 def _damaged_members(tar: Path, sidecar: ShardSidecar) -> Iterator[str]:
     try:
-        with open(tar, "rb") as file:
+        with open_plain(tar) as file:
             for sample in sidecar.samples:
                 for member in sample.members:
                     file.seek(member.offset)

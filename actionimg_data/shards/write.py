@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from ..errors import (
     ActionImgError,
     FrameCountError,
+    ImplausibleError,
     OutputError,
     StorageError,
     WrongFormatError,
     printable,
 )
 from ..model import CameraTrack, Episode, FrameSource, GripperTrajectory, view_planes
+from ..plausibility import Finding, PictureWatch, refuse
 from ..raster import render_merged
 from ..schemas import (
     ActionImageSpec,
@@ -44,6 +46,7 @@ from ..schemas import (
     SampleMeta,
     SampleRow,
     ShardSidecar,
+    SpanRow,
 )
 from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
@@ -135,7 +138,8 @@ def write_shard(
                     if isinstance(error, OSError) and not isinstance(error, ActionImgError) and _is_about(error, part):
                         raise
                     tar.rewind(mark)
-                    quarantined.append(_quarantine(planned, row, *_reason(error)))
+                    findings = error.findings if isinstance(error, ImplausibleError) else ()
+                    quarantined.append(_quarantine(planned, row, *_reason(error), findings))
                     code = quarantined[-1].code
                 report(Progress(planned.id, ended=True, code=code))
             sha256 = tar.close()
@@ -167,8 +171,17 @@ def _reason(error: Exception) -> tuple[str, str, str | None]:
     return INTERNAL_ERROR, f"{type(error).__name__}: {printable(str(error), 400)}", text
 
 
-def _quarantine(planned: PlanEpisode, row: PlanRow, code: str, message: str, trace: str | None = None) -> QuarantineRow:
-    return QuarantineRow(id=planned.id, key=planned.key, shard=row.shard, code=code, message=message, traceback=trace)
+def _quarantine(
+    planned: PlanEpisode,
+    row: PlanRow,
+    code: str,
+    message: str,
+    trace: str | None = None,
+    findings: tuple[Finding, ...] = (),
+) -> QuarantineRow:
+    return QuarantineRow(
+        id=planned.id, key=planned.key, shard=row.shard, code=code, message=message, traceback=trace, findings=findings
+    )
 
 
 class _Shard:
@@ -202,15 +215,27 @@ class _Shard:
         episode, options = made.episode, self.options
         count, offset = len(episode), self.tar.offset
         cameras = {name: view.camera.track(count) for name, view in episode.views.items() if view.camera is not None}
-        meta = _meta(key, clip, start_frame, episode, cameras, options)
-        meta = meta.model_copy(update={"calibration": made.calibration, "calibration_model": made.model})
-        small = {layout.META: to_line(meta)}
-        for gripper, trajectory in episode.grippers.items():
-            small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
-        if not options.poses_only:
-            small[layout.CAMERAS] = sample.cameras_bytes(cameras)
-        members = [self._add(key, name, io.BytesIO(data), len(data)) for name, data in small.items()]
-        members += self._add_videos(key, self._videos(episode, cameras), episode.id, count)
+        watches = {name: PictureWatch(episode, name, options.limits) for name in episode.views}
+        videos = self._videos(episode, cameras, watches)
+        with contextlib.ExitStack() as bodies:
+            encoded = self._encode_all(videos, episode.id, count, bodies)
+            # What the pictures show is known once they have passed, and stands in what comes before them.
+            seen = [f for watch in watches.values() for f in watch.findings()]
+            if clip or options.stride > 1:
+                seen = [_in_source(f, start_frame, options.stride) for f in seen]
+            refuse(seen, options.allow, episode.id)
+            findings = (*made.findings, *seen)
+            meta = _meta(key, clip, start_frame, episode, cameras, options).model_copy(
+                update={"calibration": made.calibration, "calibration_model": made.model, "findings": findings}
+            )
+            small = {layout.META: to_line(meta)}
+            for gripper, trajectory in episode.grippers.items():
+                small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
+            if not options.poses_only:
+                small[layout.CAMERAS] = sample.cameras_bytes(cameras)
+            members = [self._add(key, name, io.BytesIO(data), len(data)) for name, data in small.items()]
+            for video, (body, size) in zip(videos, encoded, strict=True):
+                members.append(self._add(key, video.member, body, size))
         return SampleRow(
             key=key,
             episode=episode.id,
@@ -221,6 +246,7 @@ class _Shard:
             views=tuple(episode.views),
             grippers=episode.gripper_names,
             calibration=made.calibration,
+            findings=findings,
             instruction=episode.instruction,
             task=episode.task or "",
             offset=offset,
@@ -232,12 +258,14 @@ class _Shard:
         start, digest = self.tar.add(f"{key}.{name}", body, size)
         return MemberRow(name=name, offset=start, size=size, sha256=digest)
 
-    def _videos(self, episode: Episode, cameras: Mapping[str, CameraTrack]) -> list[_Video]:
-        """The videos of a sample, in the order of its members."""
+    def _videos(
+        self, episode: Episode, cameras: Mapping[str, CameraTrack], watches: Mapping[str, PictureWatch]
+    ) -> list[_Video]:
+        """The videos of a sample, in the order of its members; each view's pictures are watched as they pass."""
         options, count = self.options, len(episode)
         videos = []
         for name, view in episode.views.items():
-            pictures = functools.partial(_pictures, view.frames, count, options, episode.id, name)
+            pictures = functools.partial(_seen_pictures, watches[name], view.frames, count, options, episode.id, name)
             member = layout.rgb_member(name, self.rgb.ending)
             videos.append(_Video(name, member, functools.partial(self._encoded, pictures, self.rgb, episode.fps)))
             if self.action is not None:
@@ -269,8 +297,11 @@ class _Shard:
             raise
         return body, size
 
-    def _add_videos(self, key: str, videos: Sequence[_Video], episode: str, count: int) -> list[MemberRow]:
-        members: list[MemberRow] = []
+    def _encode_all(
+        self, videos: Sequence[_Video], episode: str, count: int, bodies: contextlib.ExitStack
+    ) -> list[tuple[IO[bytes], int]]:
+        """All videos of a sample and their sizes; ``bodies`` closes them."""
+        encoded: list[tuple[IO[bytes], int]] = []
         seen: set[str] = set()
         # Closed in any case, so that threads that still encode have ended before the shard is rewound.
         # Camera pictures take longest to encode, so they are begun first.
@@ -278,11 +309,11 @@ class _Shard:
         made = self.crew.run([v.encoded for v in videos], order, discard=lambda unused: unused[0].close())
         with contextlib.closing(made) as results:
             for video, (body, size) in zip(videos, results, strict=True):
-                with body:
-                    members.append(self._add(key, video.member, body, size))
+                bodies.enter_context(body)
+                encoded.append((body, size))
                 self.report(Progress(episode, frames=0 if video.view in seen else count, bytes=size))
                 seen.add(video.view)
-        return members
+        return encoded
 
 
 class _Video(NamedTuple):
@@ -302,6 +333,21 @@ def _watched(frames: Iterator[NDArray[Any]], crew: Crew) -> Generator[NDArray[An
     for frame in frames:
         crew.checkpoint()
         yield frame
+
+
+def _in_source(finding: Finding, start: int, stride: int) -> Finding:
+    """A finding about frames of a sample, its rows counted as the source counts them."""
+    if finding.rows is None:
+        return finding
+    first, last = finding.rows
+    return finding.model_copy(update={"rows": (start + first * stride, start + last * stride)})
+
+
+def _seen_pictures(watch: PictureWatch, *given: Any) -> Generator[Image, None, None]:
+    with contextlib.closing(_pictures(*given)) as pictures:
+        for picture in pictures:
+            watch.see(picture)
+            yield picture
 
 
 def _pictures(
@@ -381,6 +427,7 @@ def _meta(
         overlapping_frames=sample.overlapping_frames(episode.grippers, cameras, options.spec) if merged else (),
         depth_range_m=tuple(view.depth_range_m for view in episode.views.values()) if options.depth else None,
         masks=options.masks,
+        instruction_spans=tuple(SpanRow(start=s.start, end=s.end, text=s.text) for s in episode.spans),
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from . import modes
 from .batch import DeviceTransform, collate
 from .datasets import ActionImageDataset, ConcatActionImageDataset, IndexedActionImageDataset, SkippedSampleWarning
+from .options import SampleOptions, StreamOptions, UnusualWindowWarning
 
 __all__ = [
     "ActionImageDataset",
     "ConcatActionImageDataset",
     "DeviceTransform",
     "IndexedActionImageDataset",
+    "SampleOptions",
     "SkippedSampleWarning",
+    "StreamOptions",
+    "UnusualWindowWarning",
     "collate",
     "modes",
 ]

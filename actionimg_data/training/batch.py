@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import InvalidSpecError
@@ -16,17 +17,40 @@ _PICTURES = ("video", "action_video", "action_video_rendered")
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as a batch: tensors stacked, ``fps`` as a float64 tensor, everything else a list by sample."""
+    """Samples as a batch: whatever holds numbers becomes a tensor, so that frameworks move it; the rest are lists.
+
+    Tensors and arrays are stacked, numbers become tensors (floats as float64), dictionaries become dictionaries of
+    batches; texts and all else are lists by sample.
+
+    Raises:
+        InvalidSpecError: Samples differ in their keys, or in the shape of a value.
+    """
     batch: dict[str, Any] = {}
-    for name, first in samples[0].items():
-        values = [sample[name] for sample in samples]
-        if isinstance(first, torch.Tensor):
-            batch[name] = torch.stack(values)
-        elif isinstance(first, float):
-            batch[name] = torch.tensor(values, dtype=torch.float64)
-        else:
-            batch[name] = values
+    for sample in samples:
+        if sample.keys() != samples[0].keys():
+            other = sorted(sample.keys() ^ samples[0].keys())
+            raise InvalidSpecError("samples of a batch differ in their keys", field="collate", found=", ".join(other))
+    for name in samples[0]:
+        try:
+            batch[name] = _stacked([sample[name] for sample in samples])
+        except RuntimeError as error:
+            raise InvalidSpecError("does not fit into one batch", field=name, found=error) from None
     return batch
+
+
+def _stacked(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, torch.Tensor):
+        return torch.stack(values)
+    if isinstance(first, (np.ndarray, np.generic)) and first.dtype.kind in "biuf":
+        return torch.stack([torch.as_tensor(value) for value in values])
+    if isinstance(first, bool):
+        return torch.tensor(values)
+    if isinstance(first, (int, float)):
+        return torch.tensor(values, dtype=torch.float64 if any(isinstance(v, float) for v in values) else torch.int64)
+    if isinstance(first, dict):
+        return collate(values)
+    return values
 
 
 class DeviceTransform:

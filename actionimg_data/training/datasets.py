@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +19,11 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..errors import ActionImgError, InvalidSpecError
 from ..schemas import ActionImageSpec
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS
-from .order import MixedOrder, Order, ShardOrder, Split
-from .sample import Action, Arms, Axes, Pixels, SampleOptions, SampleReader, Short
+from .course import Course, Mark, Progress, Split, merged, states_in
+from .options import SampleOptions, StreamOptions, refuse_unknown, told
+from .order import MixedOrder, Order, ShardOrder
+from .process import refuse_second_dealing, this_process
+from .sample import SampleReader
 from .source import open_sources
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -27,95 +31,52 @@ Sample = dict[str, Any]
 
 MIXED_SEED = 0x6D6978
 _RATE_TOLERANCE = 1e-3
+_WORKERS: Final = 1024
+"""Workers of a process that can tell whether they have begun since a restart."""
 
 
 class SkippedSampleWarning(UserWarning):
     """A damaged sample was left out, because the data set was told to."""
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width."""
-    return (size, size) if isinstance(size, (int, np.integer)) else size
-
-
-def sample_options(
-    size: int | tuple[int, int] = 512, view_names: Sequence[str] | None = None, **options: Any
-) -> SampleOptions:
-    """Options of a sample from keyword arguments.
-
-    Raises:
-        InvalidSpecError: One is unknown or outside its range.
-    """
-    height, width = _size(size)
-    try:
-        return SampleOptions(
-            height=height, width=width, view_names=None if view_names is None else tuple(view_names), **options
-        )
-    except TypeError as error:
-        raise InvalidSpecError(str(error).partition("__init__() ")[2], field="options") from None
-
-
-def _process() -> tuple[int, int]:
-    """Rank and number of processes, of torch.distributed or, before it is set up, of torchrun's variables."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
     """Samples of one or more readers in an order: distributed, resumable, deterministic."""
 
     def __init__(
-        self,
-        readers: Sequence[SampleReader],
-        names: Sequence[str],
-        order: Order,
-        *,
-        seed: int,
-        batch_size: int,
-        drop_last: bool,
-        epochs: int | None,
-        rank: int | None,
-        world_size: int | None,
-        on_error: Literal["raise", "skip"],
-        max_errors: int,
+        self, readers: Sequence[SampleReader], names: Sequence[str], order: Order, stream: StreamOptions, seed: int
     ) -> None:
         super().__init__()
-        if on_error not in ("raise", "skip"):
-            raise InvalidSpecError("no such choice", field="on_error", expected="raise | skip", found=on_error)
-        for name, value in (("batch_size", batch_size), ("epochs", 1 if epochs is None else epochs)):
-            if value < 1:
-                raise InvalidSpecError("must be positive", field=name, expected=">= 1", found=value)
-        if (rank is None) != (world_size is None):
-            raise InvalidSpecError("rank and world_size go together", field="rank", found=rank)
-        rank, world_size = _process() if rank is None or world_size is None else (rank, world_size)
-        if not 0 <= rank < world_size:
-            raise InvalidSpecError("no such process", field="rank", expected=f"0 … {world_size - 1}", found=rank)
-        self._readers, self._names, self._order = list(readers), list(names), order
-        self._batch, self._drop_last, self._epochs = batch_size, drop_last, epochs
-        self._rank, self._ranks = rank, world_size
-        self._on_error, self._max_errors = on_error, max_errors
-        # Shared, so that set_epoch reaches workers that live on (persistent_workers).
+        self._readers, self._names, self._order, self._options = list(readers), list(names), order, stream
+        self._process: tuple[int, int] | None = None
+        # Shared, so that what is said here reaches workers that live on (persistent_workers).
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._state = {"epoch": 0, "done": 0, "taken": 0, "skipped": 0}
-        self._resume: dict[str, int] | None = None
-        self._identity = self._fingerprint(seed)
+        self._dry = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._begun = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
+        self._at: Progress | None = None
+        self._resume: tuple[Progress | None, Mark | None] = (None, None)
+        self._ticket = secrets.randbits(62)
+        self._identity = self._told(seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process that is spawned knows of no process group; here it is known when its loader begins.
+        rank, ranks = self._rank_of(self._options)
+        refuse_second_dealing(self, ranks)
+        return {**self.__dict__, "_process": (rank, ranks)}
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration starts with."""
+        """The epoch that the next iteration starts with, or goes on in."""
         return int(self._epoch)
 
     @property
     def skipped(self) -> int:
         """Damaged samples that the latest iteration in this process has left out."""
-        return self._state["skipped"]
+        return 0 if self._at is None else self._at.skipped
 
     @property
     def epoch_samples(self) -> int:
         """Samples in an epoch, over all processes."""
-        total = len(self._order)
-        return total - total % (self._ranks * self._batch) if self._drop_last else total
+        return len(self._order) - len(self._order) % self._turn(self._split())
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next: another order, other windows, views and modes."""
@@ -129,162 +90,249 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         Raises:
             TypeError: It goes on without end (``epochs=None``).
         """
-        if self._epochs is None:
+        if self._options.epochs is None:
             raise TypeError("a stream with epochs=None has no length")
-        turn, share = self._ranks * self._batch, self.epoch_samples
-        whole, rest = divmod(share, turn)
-        mine = whole * self._batch + min(max(rest - self._rank * self._batch, 0), self._batch)
-        return mine * self._epochs
+        split = self._split()
+        return split.count(len(Course(len(self._order), Mark(0), self._options.epochs, self._turn(split))))
 
     def __iter__(self) -> Iterator[Sample]:
-        self._state = self._resume or {"epoch": self.epoch, "done": 0, "taken": 0, "skipped": 0}
-        self._resume = None
-        return self._samples(self._state)
-
-    def _samples(self, state: dict[str, int]) -> Iterator[Sample]:
-        """This worker's samples; ``state`` is kept up to date while it runs."""
         split = self._split()
-        while self._epochs is None or state["done"] < self._epochs:
-            epoch = state["epoch"] + state["done"]
-            for position in split.positions(len(self._order), self._drop_last, state["taken"]):
-                sample = self._at(epoch, position, state)
-                state["taken"] += 1
-                if sample is not None:
-                    yield sample
-            if state["taken"] == 0:
-                # This worker's share is empty, and would be in every epoch.
-                return
-            state["done"] += 1
-            state["taken"] = 0
+        refuse_second_dealing(self, split.ranks)
+        if int(self._dry):
+            begin = Progress(split, Mark(self.epoch), self._turn(split), self.epoch + 1, 0)
+            return self._places(begin)
+        self._at = self._beginning(split)
+        self._begun[min(split.worker, _WORKERS - 1)] = self._ticket
+        return self._samples()
+
+    def _samples(self) -> Iterator[Sample]:
+        """This worker's samples; ``_at`` is kept up to date while it runs."""
+        at = self._at
+        assert at is not None
+        course = Course(len(self._order), at.mark, at.until, at.turn)
+        if course.is_empty:
+            return
+        split, taken, skipped = at.split, at.taken, at.skipped
+        for number in split.numbers(course.total, taken):
+            sample = None
+            try:
+                sample = self._sample(*course.at(number))
+            except (ActionImgError, OSError) as error:
+                skipped += 1
+                self._skip(error, self._where(*course.at(number)), skipped)
+            taken += 1
+            self._at = Progress(split, at.mark, at.turn, at.until, taken, skipped, self._identity)
+            if sample is not None:
+                yield sample
+
+    def _sample(self, epoch: int, position: int) -> Sample:
+        place = self._order.at(epoch, position)
+        sample = self._readers[place.source].draw(place.row, place.turn)
+        sample["source"] = self._names[place.source]
+        return sample
+
+    def _where(self, epoch: int, position: int) -> str:
+        place = self._order.at(epoch, position)
+        return self._readers[place.source].source.where(place.row)
+
+    def _skip(self, error: ActionImgError | OSError, where: str, skipped: int) -> None:
+        if self._options.on_error == "raise" or skipped > self._options.max_errors:
+            raise (error.at(where) if isinstance(error, ActionImgError) else error) from None
+        warnings.warn(f"left out {where}: {error}", SkippedSampleWarning, stacklevel=3)
+
+    # -- who takes what ------------------------------------------------------------------------------------------
+
+    def _rank_of(self, options: StreamOptions) -> tuple[int, int]:
+        if options.rank is not None and options.world_size is not None:
+            return options.rank, options.world_size
+        if self._process is not None and get_worker_info() is not None:
+            return self._process
+        return this_process()
 
     def _split(self) -> Split:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        return Split(self._rank, self._ranks, worker, workers, self._batch)
+        return Split(*self._rank_of(self._options), worker, workers, self._options.batch_size)
 
-    def _at(self, epoch: int, position: int, state: dict[str, int]) -> Sample | None:
-        place = self._order.at(epoch, position)
-        reader = self._readers[place.source]
-        try:
-            sample = reader.draw(place.row, place.turn)
-        except (ActionImgError, OSError) as error:
-            where = reader.source.where(place.row)
-            state["skipped"] += 1
-            if self._on_error == "raise" or state["skipped"] > self._max_errors:
-                raise (error.at(where) if isinstance(error, ActionImgError) else error) from None
-            warnings.warn(f"left out {where}: {error}", SkippedSampleWarning, stacklevel=2)
-            return None
-        sample["source"] = self._names[place.source]
-        return sample
+    def _turn(self, split: Split) -> int:
+        return split.ranks * split.batch if self._options.drop_last else 1
 
-    def _fingerprint(self, seed: int) -> str:
-        digest = hashlib.sha256()
-        for reader in self._readers:
-            digest.update(repr((reader.source.manifest.plan, len(reader.source), reader.options)).encode())
-        digest.update(repr((seed, len(self._order), self._batch, self._drop_last, self._ranks, self._epochs)).encode())
-        return digest.hexdigest()[:16]
+    def _beginning(self, split: Split) -> Progress:
+        """Where this worker begins: where it was told to go on, once, and only in that epoch."""
+        (own, marked), turn, epochs = self._resume, self._turn(split), self._options.epochs
+        used = int(self._begun[min(split.worker, _WORKERS - 1)]) == self._ticket
+        mark = Mark(self.epoch)
+        if not used:
+            if own is not None and own.split == split and (marked is None or marked.epoch == self.epoch):
+                return replace(own, turn=turn, identity=self._identity)
+            if marked is not None and marked.epoch == self.epoch:
+                mark = marked
+        until = None if epochs is None else mark.first_epoch + epochs
+        return Progress(split, mark, turn, until, 0, 0, self._identity)
+
+    # -- restarts ------------------------------------------------------------------------------------------------
+
+    def _told(self, seed: int) -> dict[str, Any]:
+        """What decides the samples and their order, by name."""
+        sources = {}
+        for name, reader in zip(self._names, self._readers, strict=True):
+            facts = {"data set": reader.source.manifest.plan, "samples": len(reader.source)}
+            sources[name if len(self._names) > 1 else ""] = {**facts, **reader.options.identity()}
+        facts = {f"{name}: {field}" if name else field: v for name, s in sources.items() for field, v in s.items()}
+        return {**facts, **self._order.identity(), "seed": seed, "samples of an epoch": len(self._order)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this worker is: give it to `load_state_dict` of an equal data set to go on with the next sample.
+        """Where this worker is: give it to `load_state_dict` of a data set of the same samples to go on from there.
 
-        torchdata's ``StatefulDataLoader`` collects and restores the states of its workers.
+        torchdata's ``StatefulDataLoader`` collects and restores the states of its workers. Beside another loader see
+        `state_after`.
         """
-        split = self._split()
-        return {
-            "identity": self._identity,
-            "rank": split.rank,
-            "worker": split.worker,
-            "workers": split.workers,
-            **(self._resume or self._state),
-        }
+        if self._at is None and get_worker_info() is None and bool((self._begun == self._ticket).any()):
+            raise InvalidSpecError(
+                "is in the loader's workers",
+                field="state_dict",
+                hint="Use torchdata's StatefulDataLoader, or state_after(batches).",
+            )
+        return (self._at or self._beginning(self._split())).to_json()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+    def state_after(self, batches: int) -> dict[str, Any]:
+        """The state after this process was given so many batches since the epoch began, or was resumed.
+
+        For loaders that keep no state, whatever their workers have fetched ahead. It is taken that all processes have
+        been given as many.
 
         Raises:
-            InvalidSpecError: The state is of another data set, other options, or another number of processes or
-                workers.
+            InvalidSpecError: With ``on_error="skip"``: how many places batches take is then not known.
         """
+        if self._options.on_error == "skip":
+            raise InvalidSpecError("is not known where samples are skipped", field="on_error", expected="raise")
+        rank, ranks = self._rank_of(self._options)
+        split = Split(rank, ranks, 0, 1, self._options.batch_size)
+        begin = self._beginning(split)
+        taken = begin.taken + batches * split.batch
+        return Progress(split, begin.mark, begin.turn, begin.until, taken, 0, self._identity).to_json()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from a state, with any number of processes and workers: each sample comes once an epoch.
+
+        With the numbers that it was taken with, batches are exactly those that would have come.
+
+        Args:
+            state: Of `state_dict` or `state_after`; of a loader that has it from there (``StatefulDataLoader``), whose
+                processes have all come as far; or a list of those of all processes.
+
+        Raises:
+            InvalidSpecError: It is of other data or other options, which are named; or some are missing.
+        """
+        parts = [Progress.from_json(found) for found in states_in(state)]
+        if not parts:
+            raise InvalidSpecError("is no state of a training data set", field="state", found=type(state).__name__)
+        for part in parts:
+            self._check_identity(part.identity)
         split = self._split()
-        for name, expected in (
-            ("identity", self._identity),
-            ("rank", split.rank),
-            ("worker", split.worker),
-            ("workers", split.workers),
-        ):
-            if state.get(name) != expected:
+        own = next((part for part in parts if part.split == split and part.turn == self._turn(split)), None)
+        if own is not None and get_worker_info() is not None:
+            # A loader tells each worker its own state, and none those of the others.
+            self._resume = (own, None)
+            self._epoch.fill_(own.mark.first_epoch)
+        else:
+            mark = merged(parts, len(self._order))
+            # Of one process alone it is not known whether samples were left out, and with that how far others are.
+            self._resume = (own if len(parts) == 1 else None, mark)
+            self._epoch.fill_(mark.epoch)
+        self._at = None
+        # By it each worker knows whether it has begun since, so that the next epoch is a whole one.
+        self._ticket = secrets.randbits(62)
+
+    def _check_identity(self, found: Mapping[str, Any]) -> None:
+        mine = self._identity
+        for name in [*mine, *(name for name in found if name not in mine)]:
+            if mine.get(name) != found.get(name):
                 raise InvalidSpecError(
                     "the state is of another run",
                     field=name,
-                    expected=expected,
-                    found=state.get(name),
-                    hint="Data, options, seed, processes and workers have to be those of the run that stopped.",
+                    expected=mine.get(name),
+                    found=found.get(name),
+                    hint="Data and options that decide the samples have to be those of the run that stopped.",
                 )
-        self._resume = {name: int(state[name]) for name in self._state}
+
+    # -- nothing lost --------------------------------------------------------------------------------------------
+
+    def check(self, loader: Iterable[Any]) -> int:
+        """Go through an epoch of a loader without reading a sample, and refuse one that loses or doubles any.
+
+        All processes call it. It takes whatever stands between this data set and the training step: wrappers that deal
+        samples out once more, or that drop batches.
+
+        Args:
+            loader: What the training step will iterate over; its batches are those of `collate`, or torch's own.
+
+        Returns:
+            Samples that this process was given.
+
+        Raises:
+            InvalidSpecError: Some samples of the epoch came to no process, or to several.
+        """
+        self._dry.fill_(1)
+        try:
+            mine = [int(place) for batch in loader for place in _positions(batch, loader)]
+        finally:
+            self._dry.fill_(0)
+        rank, ranks = self._rank_of(self._options)
+        expected: Iterable[int] = range(self.epoch_samples)
+        seen = [mine]
+        if ranks > 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
+            seen = [[] for _ in range(ranks)]
+            torch.distributed.all_gather_object(seen, mine)
+        elif ranks > 1:
+            expected = Split(rank, ranks, 0, 1, self._options.batch_size).numbers(self.epoch_samples)
+        counts = Counter(place for places in seen for place in places)
+        wanted = list(expected)
+        lost = sum(place not in counts for place in wanted)
+        twice = sum(number > 1 for number in counts.values())
+        if lost or twice:
+            raise InvalidSpecError(
+                "the loader does not give each sample of an epoch once",
+                where=type(loader).__name__,
+                expected=f"{len(wanted)} samples",
+                found=f"{lost} lost, {twice} more than once",
+                hint="Does anything shard, dispatch or skip batches behind this data set, which deals them out itself?",
+            )
+        return len(mine)
+
+    def _places(self, begin: Progress) -> Iterator[Sample]:
+        course = Course(len(self._order), begin.mark, begin.until, begin.turn)
+        for number in begin.split.numbers(course.total):
+            yield {"position": torch.tensor(course.at(number)[1])}
+
+
+def _positions(batch: Any, loader: object) -> torch.Tensor:
+    if not isinstance(batch, Mapping) or "position" not in batch:
+        raise InvalidSpecError(
+            "its batches do not say which samples they are of",
+            where=type(loader).__name__,
+            expected="batches as collate makes them, of a loader that has not begun",
+            found=type(batch).__name__,
+        )
+    return torch.as_tensor(batch["position"]).flatten()
 
 
 class ActionImageDataset(_Stream):
     """A stream of windows over the samples of a data set, as the published training code reads them.
 
-    Each epoch takes every stored sample once and cuts one window of it, from views drawn without repetition. A sample
-    is a dictionary (T ``num_frames``, V ``views``):
-
-    * ``text`` str: one of the sample's instructions
-    * ``video`` (3, V T, H, W) float32 in [-1, 1], one view after the other in time
-    * ``action_video`` (3, V T, H, W) in the same range: stored, or drawn at this size; with ``action="both"`` the
-      stored one, and ``action_video_rendered``
-    * ``camera`` (V T, 12) float32: 3x4 poses relative to frame 0 of the first view
-    * ``extrinsics`` (V T, 4, 4) camera-to-world and ``intrinsics`` (V T, 3, 3), float32, in the axes of ``axes``
-    * ``action_7d`` (T, 7), ``action_8d`` (T, 8) float32; 0 where the pose is not known
-    * ``plucker`` (6, V T, H, W) float32: directions, moments / 3, from ``camera`` and ``intrinsics``
-    * ``path`` str, ``key`` str, ``source`` str, ``view_names`` tuple of str
-    * ``frame_indices`` (T,) int64 in the stored sample, -1 where padded; ``fps`` float of the window
-    * ``valid`` (T,) bool: the frame is there and its pose is known, of all grippers
-    * ``mode`` str, ``condition_mask`` and ``used_mask`` (2 V T,) bool over [video₁ | action₁ | video₂ | action₂],
-      ``condition_mask_latent`` and ``used_mask_latent`` (2 V L,) in latent frames
-
-    With ``streams``, ``depth`` (V T, H, W) float32 in metres and ``mask`` (V T, H, W) int32 ids; 0 where not known or
-    padded. Of G grippers with names, ``action_7d`` and ``action_8d`` are (G, T, …), ``gripper_valid`` is (G, T) and
-    ``grippers`` are the names; with ``arms`` separate the action video is (3, V G T, H, W), and the masks are over
-    [video₁ | action₁ of each gripper | video₂ | …], (1 + G) V T.
-
-    What is drawn (order, window, views, instruction, mode) is a function of the seed, the epoch and the sample; the
-    number of workers does not change it.
+    ``ActionImageDataset("out", sample=SampleOptions(num_frames=41), stream=StreamOptions(batch_size=2))``, or with the
+    options as keywords. Each epoch takes every stored sample once and cuts one window of it, from views drawn without
+    repetition. What is drawn (order, window, views, instruction, mode) is a function of the seed, the epoch and the
+    sample; the number of workers does not change it. The sample's keys and every option are in docs/training.md.
 
     Args:
         paths: A data set's folder or fsspec URL, or shards (``.tar``) of one data set.
-        num_frames: Frames of a window.
-        frame_stride: Stored frames from one frame of the window to the next.
-        fps: Instead of ``frame_stride``: the rate of the window, a whole fraction of the data set's.
-        views: Number of views of a sample.
-        view_names: Draw from these views only; all by default.
-        size: Height and width, or both as one number: centre-cropped to the aspect and scaled, K kept true.
-        action: Where the action images come from: "stored", "rendered", "both" or "none".
-        plucker: Give the rays; they are 24 B a pixel, and `DeviceTransform` makes them on the device instead.
-        modes: Odds of each task by name (`modes.MODES`); those of the published code for RLBench by default.
-        latent_stride: Frames to a latent frame.
-        short: What becomes of samples that are shorter than a window: "pad" with black frames, zero actions and the
-            last camera, ``valid`` false; "skip" them; or "error".
-        pixels: "float32" in [-1, 1], or "uint8" (a quarter of the bytes; `DeviceTransform` makes floats of them).
-        axes: "rlbench" (x left, y up, negative focal lengths), which the published code stores, or "opencv".
-            Both give the same pixels; ``camera`` and ``plucker`` differ in the signs of x and y.
+        sample: How samples are cut.
+        stream: In which order they come, and to whom.
         filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
-        shuffle: Shuffle shards, and samples among neighbours.
-        shuffle_buffer: How many neighbouring samples are shuffled.
-        seed: Of everything that is drawn.
-        arms: Of several grippers, give each its own action segment ("separate"), or the clipped sum of all in one
-            ("merged"); "auto" takes them as they are stored.
-        streams: Which of ``depth`` and ``mask`` to give beside the video.
-        batch_size: That of the loader. With it, batches are the same for any number of workers.
-        drop_last: Leave out the samples at the end of an epoch that do not fill a batch on every process, so that all
-            have as many.
-        epochs: Epochs of one iteration; None goes on without end.
-        rank: Number of this process; of torch.distributed or torchrun by default.
-        world_size: Number of processes.
-        on_error: "raise", with shard and key, or "skip" the sample with a `SkippedSampleWarning`.
-        max_errors: Samples that a worker skips before it raises.
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
+        options: Fields of `SampleOptions` and `StreamOptions`, in place of theirs.
 
     Raises:
         InvalidSpecError: An option is out of its range or does not fit the data set.
@@ -296,70 +344,21 @@ class ActionImageDataset(_Stream):
     def __init__(
         self,
         paths: Paths,
-        num_frames: int = 41,
-        frame_stride: int = 1,
-        views: int = 2,
-        size: int | tuple[int, int] = 512,
-        action: Action = "stored",
-        modes: Mapping[str, float] = PUBLISHED_ODDS,
+        sample: SampleOptions | None = None,
+        stream: StreamOptions | None = None,
         *,
-        fps: float | None = None,
-        view_names: Sequence[str] | None = None,
-        plucker: bool = True,
-        latent_stride: int = LATENT_STRIDE,
-        short: Short = "pad",
-        pixels: Pixels = "float32",
-        axes: Axes = "rlbench",
         filter: pc.Expression | None = None,
-        shuffle: bool = True,
-        shuffle_buffer: int = 1000,
-        seed: int = 0,
-        arms: Arms = "auto",
-        streams: Sequence[str] = (),
-        batch_size: int = 1,
-        drop_last: bool = False,
-        epochs: int | None = 1,
-        rank: int | None = None,
-        world_size: int | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
-        max_errors: int = 10,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        options = sample_options(
-            size,
-            view_names,
-            num_frames=num_frames,
-            frame_stride=frame_stride,
-            fps=fps,
-            views=views,
-            action=action,
-            plucker=plucker,
-            modes=modes,
-            latent_stride=latent_stride,
-            short=short,
-            pixels=pixels,
-            axes=axes,
-            seed=seed,
-            arms=arms,
-            streams=streams,
-        )
+        sample, stream = told(SampleOptions, sample, options), told(StreamOptions, stream, options)
+        refuse_unknown(options)
         source = open_sources(paths, filter=filter, verify=verify, storage_options=storage_options)
-        reader = SampleReader(source, options)
+        reader = SampleReader(source, sample)
         rows = reader.usable()
-        super().__init__(
-            [reader],
-            [source.path],
-            ShardOrder(rows, source.shards[rows], shuffle_buffer, shuffle, seed),
-            seed=seed,
-            batch_size=batch_size,
-            drop_last=drop_last,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            on_error=on_error,
-            max_errors=max_errors,
-        )
+        order = ShardOrder(rows, source.shards[rows], stream.shuffle_buffer, stream.shuffle, sample.seed)
+        super().__init__([reader], [source.path], order, stream, sample.seed)
 
     @property
     def spec(self) -> ActionImageSpec:
@@ -380,11 +379,16 @@ class ConcatActionImageDataset(_Stream):
         ratios: Share of each data set, by its path, or by a name that ``paths`` resolves.
         paths: Paths (as `ActionImageDataset` takes them) by name; by default the names are the paths.
         root: Folder or URL that relative paths are in.
-        fps: The one rate; each source's has to be a whole multiple of it.
-        frame_stride: Instead of ``fps``: stored frames to a frame, for all or by name.
+        frame_stride: Instead of ``fps``, the one rate: stored frames to a frame, for all or by name.
         allow_different_rates: Declare that the windows of the sources may span different times.
         epoch_samples: Samples in an epoch.
-        options: All else as `ActionImageDataset` takes it, for all sources.
+        sample: As `ActionImageDataset`, for all sources.
+        stream: As `ActionImageDataset`.
+        view_names: As of `SampleOptions`, for all or by name.
+        filter: As `ActionImageDataset`, for all sources.
+        verify: As `ActionImageDataset`.
+        storage_options: As `ActionImageDataset`.
+        options: Fields of `SampleOptions` and `StreamOptions`, in place of theirs.
 
     Raises:
         InvalidSpecError: As `ActionImageDataset`; a ratio is not positive; windows would span different times and that
@@ -394,26 +398,16 @@ class ConcatActionImageDataset(_Stream):
     def __init__(
         self,
         ratios: Mapping[str, float],
+        sample: SampleOptions | None = None,
+        stream: StreamOptions | None = None,
         *,
         paths: Mapping[str, Paths] | None = None,
         root: str | os.PathLike[str] | None = None,
-        fps: float | None = None,
-        frame_stride: int | Mapping[str, int] = 1,
+        frame_stride: int | Mapping[str, int] | None = None,
+        view_names: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
         allow_different_rates: bool = False,
         epoch_samples: int | None = None,
-        size: int | tuple[int, int] = 512,
-        view_names: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
         filter: pc.Expression | None = None,
-        shuffle: bool = True,
-        shuffle_buffer: int = 1000,
-        seed: int = 0,
-        batch_size: int = 1,
-        drop_last: bool = False,
-        epochs: int | None = 1,
-        rank: int | None = None,
-        world_size: int | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
-        max_errors: int = 10,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -423,38 +417,29 @@ class ConcatActionImageDataset(_Stream):
         bad = next((name for name, ratio in ratios.items() if not (np.isfinite(ratio) and ratio > 0)), None)
         if bad is not None:
             raise InvalidSpecError("must be positive", field=f"ratios[{bad}]", found=ratios[bad])
+        sample, stream = told(SampleOptions, sample, options), told(StreamOptions, stream, options)
+        refuse_unknown(options)
         names = list(ratios)
         readers, orders = [], []
         for number, name in enumerate(names):
             place = name if paths is None else paths.get(name)
             if place is None:
                 raise InvalidSpecError("has no path", field=f"paths[{name}]", expected="a path", found="nothing")
-            stride = frame_stride.get(name, 1) if isinstance(frame_stride, Mapping) else frame_stride
-            chosen = view_names.get(name) if isinstance(view_names, Mapping) else view_names
-            settings = sample_options(size, chosen, fps=fps, frame_stride=stride, seed=seed, **options)
+            own = {"frame_stride": _of(frame_stride, name), "view_names": _of(view_names, name)}
+            settings = told(SampleOptions, sample, {field: value for field, value in own.items() if value is not None})
             source = open_sources(_below(root, place), filter=filter, verify=verify, storage_options=storage_options)
             reader = SampleReader(source, settings)
             rows = reader.usable()
             readers.append(reader)
-            orders.append(ShardOrder(rows, source.shards[rows], shuffle_buffer, shuffle, seed + number))
+            shards = source.shards[rows]
+            orders.append(ShardOrder(rows, shards, stream.shuffle_buffer, stream.shuffle, sample.seed + number))
         _check_rates(names, readers, allow_different_rates)
         _check_specs(names, readers)
         total = sum(map(len, orders)) if epoch_samples is None else epoch_samples
         if total < 1:
             raise InvalidSpecError("must be positive", field="epoch_samples", expected=">= 1", found=total)
-        super().__init__(
-            readers,
-            names,
-            MixedOrder(orders, list(ratios.values()), total, seed + MIXED_SEED),
-            seed=seed,
-            batch_size=batch_size,
-            drop_last=drop_last,
-            epochs=epochs,
-            rank=rank,
-            world_size=world_size,
-            on_error=on_error,
-            max_errors=max_errors,
-        )
+        order = MixedOrder(orders, list(ratios.values()), total, sample.seed + MIXED_SEED)
+        super().__init__(readers, names, order, stream, sample.seed)
 
     @property
     def spec(self) -> ActionImageSpec:
@@ -469,13 +454,13 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
 
     Args:
         paths: As `ActionImageDataset`.
+        sample: As `ActionImageDataset`.
         filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, e.g.
             ``(pc.field("frames") >= 41) & (pc.field("decode_position_p95_mm") < 0.5)`` or
             ``pc.match_substring(pc.field("instruction"), "drawer")``.
-        size: Height and width, or both as one number.
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
-        options: All that `ActionImageDataset` says about one sample: ``num_frames``, ``views``, ``action``, …
+        options: Fields of `SampleOptions`, in place of those of ``sample``.
 
     Raises:
         As `ActionImageDataset`.
@@ -484,17 +469,18 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
     def __init__(
         self,
         paths: Paths,
+        sample: SampleOptions | None = None,
         *,
         filter: pc.Expression | None = None,
-        size: int | tuple[int, int] = 512,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        settings = sample_options(size, **options)
+        sample = told(SampleOptions, sample, options)
+        refuse_unknown(options)
         self._source = open_sources(paths, filter=filter, verify=verify, storage_options=storage_options)
-        self._reader = SampleReader(self._source, settings)
+        self._reader = SampleReader(self._source, sample)
         self._rows = self._reader.usable()
 
     @property
@@ -549,6 +535,11 @@ def _below(root: str | os.PathLike[str] | None, place: Paths) -> Paths:
         return [str(_below(root, one)) for one in place]
     text = os.fspath(place)
     return text if os.path.isabs(text) or ":" in text else f"{os.fspath(root).rstrip('/')}/{text}"
+
+
+def _of(value: Any, name: str) -> Any:
+    """What is said for one source: for all, or by its name."""
+    return value.get(name) if isinstance(value, Mapping) else value
 
 
 def _check_rates(names: Sequence[str], readers: Sequence[SampleReader], allowed: bool) -> None:

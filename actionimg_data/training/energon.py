@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import CorruptDatasetError
-from .datasets import Sample, sample_options
+from .datasets import Sample
+from .options import SampleOptions
 from .sample import SampleReader
 from .source import open_sources
 
@@ -30,7 +31,7 @@ class Cook:
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
         self._source = open_sources(path)
-        self._reader = SampleReader(self._source, sample_options(**options))
+        self._reader = SampleReader(self._source, SampleOptions(**options))
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample:
         """One training sample.

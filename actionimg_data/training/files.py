@@ -17,6 +17,7 @@ from ..errors import (
     UnsupportedSourceError,
 )
 from ..objectstore import calling
+from ..untrusted.files import open_plain
 
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 _OPEN_FILES: Final = 64
@@ -66,7 +67,7 @@ class Files:
         try:
             if self.is_url:
                 return bytes(calling("read", self.path(name), lambda: self._remote().cat_file(self._key(name))))
-            with open(os.path.join(self._folder, name), "rb") as file:
+            with open_plain(os.path.join(self._folder, name)) as file:
                 return file.read()
         except StorageError:
             raise
@@ -125,7 +126,8 @@ class Files:
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        descriptor = os.open(os.path.join(self._folder, name), os.O_RDONLY)
+        with open_plain(os.path.join(self._folder, name), 0) as file:
+            descriptor = os.dup(file.fileno())
         found = os.fstat(descriptor).st_size
         if found != total:
             os.close(descriptor)

@@ -105,10 +105,12 @@ def task(mode: str, frames: int, views: int = 2, stride: int = LATENT_STRIDE, ac
     elif mode == "video_only":
         used[:, 1:] = False
     given &= used
-    return Task(mode, used.ravel(), given.ravel(), _latent(used, stride).ravel(), _latent(given, stride).ravel())
+    latent = [latent_mask(mask, stride).ravel() for mask in (used, given)]
+    return Task(mode, used.ravel(), given.ravel(), *latent)
 
 
-def _latent(mask: Mask, stride: int) -> Mask:
+def latent_mask(mask: Mask, stride: int = LATENT_STRIDE) -> Mask:
+    """A mask ``(…, T)`` of frames in latent frames ``(…, L)``: whether all frames of a latent frame are in it."""
     length = latent_frames(mask.shape[-1], stride)
     groups = mask[..., 1 : 1 + (length - 1) * stride].reshape(*mask.shape[:-1], length - 1, stride)
     return np.concatenate([mask[..., :1], groups.all(-1)], axis=-1)

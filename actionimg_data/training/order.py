@@ -1,4 +1,4 @@
-"""In which order the samples of an epoch come, and which of them each process takes.
+"""In which order the samples of an epoch come.
 
 An order is a function of seed, epoch and position alone: nothing is drawn one after the other. That makes it the same
 for any number of workers, and a restart in the middle of an epoch needs one number, the position.
@@ -7,9 +7,8 @@ for any number of workers, and a restart in the middle of an epoch needs one num
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,10 @@ class Order(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Positions in an epoch."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What decides the order beside the seed, as JSON values by name."""
 
     @abstractmethod
     def at(self, epoch: int, position: int) -> Place:
@@ -66,6 +69,10 @@ class ShardOrder(Order):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def identity(self) -> dict[str, Any]:
+        """Shuffled or not, and among how many."""
+        return {"shuffle": self._shuffle, **({"shuffle_buffer": self._window} if self._shuffle else {})}
 
     def at(self, epoch: int, position: int) -> Place:
         """The row at a position; each epoch is a pass of its own."""
@@ -115,6 +122,10 @@ class MixedOrder(Order):
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    def identity(self) -> dict[str, Any]:
+        """How many of each source, and as the orders of the sources."""
+        return {"ratios": self.counts.tolist(), **self._orders[0].identity()}
+
     def at(self, epoch: int, position: int) -> Place:
         """The source at a position, and what comes next in it."""
         if self._epoch != epoch:
@@ -129,43 +140,3 @@ class MixedOrder(Order):
         order = self._orders[source]
         turn, inside = divmod(int(self.counts[source]) * epoch + int(self._nth[position]), len(order))
         return Place(source, order.at(turn, inside).row, turn)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which positions one worker of one process takes.
-
-    Positions are dealt in batches of ``batch`` to the ``ranks`` processes, and within a process to its ``workers`` in
-    the order in which a DataLoader asks them. So every position has one taker, and with the loader's own batch size
-    the batches are the same for any number of workers.
-
-    Args:
-        rank: Number of this process among ``ranks``.
-        ranks: Number of processes.
-        worker: Number of this worker among ``workers``.
-        workers: Number of workers of this process.
-        batch: Batch size of the loader.
-    """
-
-    rank: int
-    ranks: int
-    worker: int
-    workers: int
-    batch: int
-
-    def positions(self, total: int, drop_last: bool, skip: int = 0) -> Iterator[int]:
-        """This worker's positions among ``total``, without the first ``skip``.
-
-        With ``drop_last`` positions that do not fill a batch on every process are left out.
-        """
-        turn = self.ranks * self.batch
-        if drop_last:
-            total -= total % turn
-        # Only the last of a worker's batches can be short, so whole ones are skipped by counting.
-        number, skip = divmod(skip, self.batch)
-        step = self.worker + number * self.workers
-        while (start := step * turn + self.rank * self.batch) < total:
-            stop = min(start + self.batch, total)
-            yield from range(start + skip, stop)
-            skip = 0
-            step += self.workers

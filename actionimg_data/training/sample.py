@@ -10,8 +10,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -33,95 +32,11 @@ from ..shards import sample as stored
 from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds, draw, task
+from .modes import draw, latent_mask, task
+from .options import SampleOptions
 from .source import ShardSource
 
-Action = Literal["stored", "rendered", "both", "none"]
-Arms = Literal["auto", "separate", "merged"]
-Axes = Literal["rlbench", "opencv"]
-Short = Literal["pad", "skip", "error"]
-Pixels = Literal["float32", "uint8"]
-
 _RATE_TOLERANCE: Final = 1e-3
-
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """How samples are cut; see `ActionImageDataset` for each field."""
-
-    num_frames: int = 41
-    frame_stride: int = 1
-    fps: float | None = None
-    views: int = 2
-    view_names: tuple[str, ...] | None = None
-    height: int = 512
-    width: int = 512
-    action: Action = "stored"
-    plucker: bool = True
-    modes: Mapping[str, float] = field(default_factory=lambda: dict(PUBLISHED_ODDS))
-    latent_stride: int = LATENT_STRIDE
-    short: Short = "pad"
-    pixels: Pixels = "float32"
-    axes: Axes = "rlbench"
-    seed: int = 0
-    arms: Arms = "auto"
-    streams: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        counts = ("num_frames", "frame_stride", "views", "height", "width", "latent_stride")
-        for name in counts:
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise InvalidSpecError("must be a positive integer", field=name, expected=">= 1", found=value)
-        if self.seed < 0:
-            raise InvalidSpecError("must not be negative", field="seed", found=self.seed)
-        if self.fps is not None and not (np.isfinite(self.fps) and self.fps > 0):
-            raise InvalidSpecError("must be positive", field="fps", found=self.fps)
-        if self.fps is not None and self.frame_stride != 1:
-            raise InvalidSpecError("give fps or frame_stride, not both", field="fps", found=self.fps)
-        for name, allowed in (
-            ("action", ("stored", "rendered", "both", "none")),
-            ("short", ("pad", "skip", "error")),
-            ("pixels", ("float32", "uint8")),
-            ("axes", ("rlbench", "opencv")),
-            ("arms", ("auto", "separate", "merged")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InvalidSpecError(
-                    "no such choice", field=name, expected=" | ".join(allowed), found=getattr(self, name)
-                )
-        streams = tuple(self.streams)
-        unknown = [name for name in streams if name not in ("depth", "mask")]
-        if unknown or len(set(streams)) != len(streams):
-            raise InvalidSpecError("no such choice", field="streams", expected="depth, mask", found=" ".join(streams))
-        object.__setattr__(self, "streams", streams)
-        object.__setattr__(self, "modes", check_odds(self.modes))
-
-    @property
-    def span(self) -> int:
-        """Frames from the first to the last of a window, for `frame_stride`."""
-        return (self.num_frames - 1) * self.frame_stride + 1
-
-    def stride(self, fps: float, where: object) -> int:
-        """Frames from one to the next at a source's rate.
-
-        Raises:
-            InvalidSpecError: The declared rate is not a whole fraction of the source's.
-        """
-        if self.fps is None:
-            return self.frame_stride
-        stride = max(1, round(fps / self.fps))
-        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
-            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
-            raise InvalidSpecError(
-                "the source's rate is no whole multiple of the declared one",
-                where=where,
-                field="fps",
-                expected=f"one of {whole}, …",
-                found=self.fps,
-                hint="Frames are never repeated or interpolated to meet a rate.",
-            )
-        return stride
 
 
 class SampleReader:
@@ -133,6 +48,7 @@ class SampleReader:
 
     def __init__(self, source: ShardSource, options: SampleOptions) -> None:
         self.source, self.options = source, options
+        options.warn_if_unusual()
         stored_options = source.manifest.options
         names = source.views if options.view_names is None else options.view_names
         missing = [name for name in names if name not in source.views]
@@ -210,7 +126,7 @@ class SampleReader:
         """
         options, source = self.options, self.source
         strides = {rate: options.stride(float(rate), source.path) for rate in np.unique(source.fps)}
-        if options.short == "pad":
+        if options.short in ("pad", "repeat"):
             return np.arange(len(source))
         spans = np.array([(options.num_frames - 1) * strides[rate] + 1 for rate in source.fps])
         long_enough = source.frames >= spans
@@ -221,7 +137,7 @@ class SampleReader:
                 where=source.where(row),
                 expected=f">= {spans[row]} frames",
                 found=f"{source.frames[row]}",
-                hint="short='pad' fills up with a mask, short='skip' leaves such samples out.",
+                hint="short='pad' fills up with a mask, 'repeat' with the last frame, 'skip' leaves such samples out.",
             )
         rows = np.flatnonzero(long_enough)
         if not len(rows):
@@ -268,6 +184,7 @@ class SampleReader:
         drawn_views = [self.names[i] for i in rng.permutation(len(self.names))[: options.views]]
         drawn_mode = draw(options.modes, float(rng.random()))
         pick = float(rng.random())
+        silent = float(rng.random()) < options.text_dropout
         start = drawn_start if start is None else start
         if not 0 <= start < total:
             raise InvalidSpecError(
@@ -285,7 +202,10 @@ class SampleReader:
                 )
         indices = start + stride * np.arange(options.num_frames)
         indices = indices[indices < total]
-        return self._cut(row, indices, list(views or drawn_views), mode or drawn_mode, pick, stride, members)
+        sample = self._cut(row, indices, list(views or drawn_views), mode or drawn_mode, pick, stride, members)
+        if silent:
+            sample["text"] = ""
+        return sample
 
     def _cut(
         self,
@@ -325,24 +245,30 @@ class SampleReader:
             cameras = [camera.resized(options.height, options.width) for camera in cameras]
         count = options.num_frames
         pad = count - len(indices)
+        # Past the end of the episode: the last frame, which is there only where it is repeated.
+        held = np.minimum(np.arange(count), len(indices) - 1)
+        there = np.arange(count) < (count if options.short == "repeat" else len(indices))
 
         known = np.stack([window.known & np.isfinite(window.openness) for window in windows.values()])
         action7 = np.stack([window.to_action7() for window in windows.values()])
         action8 = np.stack([window.to_action8() for window in windows.values()])
+        valid = known[:, held] & there
         action7, action8 = (
-            np.concatenate(
-                [np.where(known[..., None], np.nan_to_num(action), 0.0), np.zeros((len(known), pad, action.shape[-1]))],
-                axis=1,
-            )
-            for action in (action7, action8)
+            np.where(valid[..., None], np.nan_to_num(action)[:, held], 0.0) for action in (action7, action8)
         )
-        valid = np.concatenate([known, np.zeros((len(known), pad), np.bool_)], axis=1)
         intrinsics, extrinsics = self._published_cameras(cameras, count)
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
         together = [list(windows)] if self._merged else [[name] for name in windows]
         masks = task(mode, count, options.views, options.latent_stride, len(together))
-        instructions = meta.instructions
+        every: NDArray[np.bool_] = np.logical_and.reduce(valid)
+        seen = np.stack([there, *([every] if len(together) == 1 else valid)])
+        valid_latent = latent_mask(seen, options.latent_stride)
+        per_view = (options.views, 1, 1)
+        loss = masks.used & ~masks.given & np.tile(seen, per_view).ravel()
+        loss_latent = masks.used_latent & ~masks.given_latent & np.tile(valid_latent, per_view).ravel()
+        # Where the instruction changes within the sample, a window has that of its own frames.
+        instructions = (meta.instruction_at(indices),) if meta.instruction_spans else meta.instructions
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
             "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),
@@ -354,14 +280,17 @@ class SampleReader:
             "path": source.location(row),
             "key": meta.key,
             "view_names": tuple(views),
-            "frame_indices": torch.from_numpy(np.concatenate([indices, np.full(pad, -1)]).astype(np.int64)),
+            "frame_indices": torch.from_numpy(np.where(there, indices[held], -1).astype(np.int64)),
             "fps": meta.fps / stride,
-            "valid": torch.from_numpy(valid.all(axis=0)),
+            "valid": torch.from_numpy(every),
+            "valid_latent": torch.from_numpy(latent_mask(every, options.latent_stride)),
             "mode": mode,
             "condition_mask": torch.from_numpy(masks.given),
             "used_mask": torch.from_numpy(masks.used),
             "condition_mask_latent": torch.from_numpy(masks.given_latent),
             "used_mask_latent": torch.from_numpy(masks.used_latent),
+            "loss_mask": torch.from_numpy(loss.astype(np.float32)),
+            "loss_mask_latent": torch.from_numpy(loss_latent.astype(np.float32)),
         }
         if self.grippers:
             result["grippers"] = self.grippers
@@ -472,6 +401,8 @@ class SampleReader:
             with self._open(data, f"{where}.{view}.{kind}") as video:
                 for j, plane in enumerate(resized_planes(video.planes(kind, indices.tolist()), kind, *size)):
                     target[j] = plane / np.float32(1000) if depth else plane
+            if options.short == "repeat":
+                target[len(indices) :] = target[len(indices) - 1]
         return torch.from_numpy(out.reshape(-1, options.height, options.width))
 
     @contextlib.contextmanager
@@ -495,11 +426,15 @@ _LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.
 
 
 class _Planes:
-    """A video ``(3, S T, H, W)`` that is filled segment by segment; padded frames are black, with ``black`` all."""
+    """A video ``(3, S T, H, W)`` that is filled segment by segment.
+
+    Padded frames are black, or the last one where it is repeated; with ``black`` all are at first.
+    """
 
     def __init__(self, options: SampleOptions, pad: int, segments: int, black: bool = False) -> None:
         size = (options.height, options.width)
         self._bytes = options.pixels == "uint8"
+        self._repeat = options.short == "repeat"
         self._count = options.num_frames
         shape = (3, segments * self._count, *size)
         # Zeros from the system cost nothing where nothing is drawn.
@@ -516,16 +451,19 @@ class _Planes:
     @contextlib.contextmanager
     def frames(self, segment: int, count: int) -> Iterator[NDArray[np.uint8]]:
         """``(3, count, H, W)`` uint8 to fill with a segment's first frames."""
-        target = self._array[:, segment * self._count : segment * self._count + count]
+        whole = self._array[:, segment * self._count : (segment + 1) * self._count]
+        target = whole[:, :count]
         if self._scratch is None:
             yield target
-            return
-        if self._black:
-            self._scratch.fill(0)
-        yield self._scratch
-        for channel, levels in zip(self._scratch, target, strict=True):
-            for plane, out in zip(channel, levels, strict=True):
-                cv2.LUT(plane, _LEVELS, out)
+        else:
+            if self._black:
+                self._scratch.fill(0)
+            yield self._scratch
+            for channel, levels in zip(self._scratch, target, strict=True):
+                for plane, out in zip(channel, levels, strict=True):
+                    cv2.LUT(plane, _LEVELS, out)
+        if self._repeat:
+            whole[:, count:] = whole[:, count - 1 : count]
 
 
 def _resized(frame: NDArray[np.uint8], change: CropResize) -> NDArray[np.uint8]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,6 +31,17 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_ORIENTATION = 0x0112
+_UPRIGHT: dict[int, Callable[[Picture], Picture]] = {
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: p[::-1].swapaxes(0, 1),
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: lambda p: p[:, ::-1].swapaxes(0, 1),
+}
+"""How a picture with each of EXIF's orientations is brought upright."""
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _COLOUR_RGB: int | None = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11; instead of IMREAD_COLOR, never with it
 
@@ -124,6 +136,49 @@ def png_header(data: bytes, where: object = None) -> PictureHeader:
     return PictureHeader("png", height, width, _PNG_CHANNELS[colour], bits)
 
 
+def orientation(data: bytes) -> int:
+    """How a picture says that it is to be shown: EXIF's 1 (as it is stored) to 8, in a JPEG, PNG or WebP."""
+    found = _exif(data)
+    if found[:2] not in (b"II", b"MM") or len(found) < 8:
+        return 1
+    order: Literal["little", "big"] = "little" if found[:2] == b"II" else "big"
+    at = int.from_bytes(found[4:8], order)
+    count = min(int.from_bytes(found[at : at + 2], order), 1000)
+    for entry in (found[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)):
+        if int.from_bytes(entry[:2], order) == _ORIENTATION and len(entry) == 12:
+            value = int.from_bytes(entry[8:10], order)
+            return value if value in _UPRIGHT else 1
+    return 1
+
+
+def _exif(data: bytes) -> bytes:
+    """The TIFF structure that a camera wrote beside a picture; empty where it wrote none."""
+    if data[:2] == b"\xff\xd8":
+        at = 2
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b"\xd9", b""):
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+                return data[at + 10 : at + 2 + length]
+            at += 2 + max(length, 2)
+        return b""
+    if data[:4] == b"\x89PNG":
+        start, name, order = 8, b"eXIf", "big"
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        start, name, order = 12, b"EXIF", "little"
+    else:
+        return b""
+    at = start
+    while at + 8 <= len(data):
+        length_first = order == "big"
+        kind = data[at + 4 : at + 8] if length_first else data[at : at + 4]
+        size = data[at : at + 4] if length_first else data[at + 4 : at + 8]
+        length = int.from_bytes(size, order)  # type: ignore[arg-type]
+        if kind == name:
+            return data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0")
+        at += 8 + length + (4 if length_first else length % 2)
+    return b""
+
+
 def decode(
     data: Encoded,
     where: object = None,
@@ -132,8 +187,9 @@ def decode(
     out: Picture | None = None,
     head: PictureHeader | None = None,
     fast_dct: bool = False,
+    oriented: bool = False,
 ) -> Picture:
-    """An encoded picture; the turn that a camera wrote beside it (EXIF) is not followed.
+    """An encoded picture.
 
     Args:
         data: JPEG, PNG, WebP or BMP.
@@ -143,11 +199,16 @@ def decode(
         out: Where to write it, contiguous and of the right shape and dtype; a new array where None.
         head: What `picture_header` gives, where that is known already.
         fast_dct: Decode JPEGs with the fast integer transform, as TensorFlow does.
+        oriented: Turn it as the camera wrote beside it (EXIF), as OpenCV and browsers do; not with ``out``.
 
     Raises:
         BadImageError: It cannot be decoded, is cut or damaged, or states what it cannot hold.
     """
     raw = data if isinstance(data, bytes) else bytes(data)
+    if oriented:
+        stored = decode(raw, where, channels, head=head, fast_dct=fast_dct)
+        turn = _UPRIGHT.get(orientation(raw))
+        return stored if turn is None else np.ascontiguousarray(turn(stored))
     head = picture_header(raw, where) if head is None else head
     if head.kind == "jpeg":
         if head.channels not in (1, 3) or channels is None:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError, WrongFormatError
+from ..errors import BadFileError, UnsafeFileError, WrongFormatError
+from .files import read_bytes
 
 MAX_YAML_BYTES = 16 << 20
 MAX_JSON_BYTES = 1 << 28
@@ -36,24 +37,6 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
                 )
         result: dict[Any, Any] = super().construct_mapping(node, deep)
         return result
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The bytes of a file of at most ``limit`` bytes."""
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
-    size = path.stat().st_size
-    if size > limit:
-        raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {limit} bytes", found=size)
-    return path.read_bytes()
-
-
-def read_head(path: Path, count: int) -> bytes:
-    """The first bytes of a file."""
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
-    with path.open("rb") as file:
-        return file.read(count)
 
 
 def load_yaml(path: Path) -> Any:

@@ -8,11 +8,12 @@ import os
 import struct
 import zipfile
 import zlib
-from functools import cache
-from types import SimpleNamespace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Final
 
 from ..errors import BadFileError, BadImageError, UnsafeFileError
+from .files import open_plain
 from .sizes import SIZES, jpegxl_size, sensible_size
 
 MAX_ARRAY_BYTES: Final = 1 << 29
@@ -39,7 +40,7 @@ _LARGEST_RATIO = 200
 _SMALLEST_LIMIT = 1 << 30
 
 
-def _whole(unpacker: Any, data: bytes, kind: str) -> bytes:
+def _whole(unpacker: Any, data: bytes, kind: str, cut: bool = False) -> bytes:
     """All that ``data`` unpacks to, at most `MAX_CHUNK` bytes."""
     out = bytearray()
     part = unpacker.decompress(data, max_length=_STEP)
@@ -50,6 +51,8 @@ def _whole(unpacker: Any, data: bytes, kind: str) -> bytes:
         if unpacker.eof:
             return bytes(out)
         if unpacker.needs_input:
+            if cut:
+                return bytes(out)
             raise BadFileError("a chunk is cut", field=kind, found=f"{len(out)} bytes")
         part = unpacker.decompress(b"", max_length=_STEP)
 
@@ -76,38 +79,73 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
+def unpacked(data: bytes, kind: str, cut: bool = False) -> bytes:
+    """What a chunk of a bag unpacks to, at most `MAX_CHUNK` bytes.
+
+    Args:
+        data: The packed bytes.
+        kind: ``bz2``, ``lz4``, ``zstd``, or empty for bytes as they are.
+        cut: The chunk was cut off: what can be had of it is wanted.
+
+    Raises:
+        UnsafeFileError: It unpacks to more.
+        BadFileError: Cut off or damaged, or packed by another method.
+    """
+    if kind in ("", "none"):
+        return data
+    if kind == "bz2":
+        unpacker: Any = bz2.BZ2Decompressor()
+        wrong: tuple[type[Exception], ...] = (OSError, ValueError, EOFError)
+    elif kind == "lz4":
+        import lz4.frame  # type: ignore[import-untyped]
+
+        unpacker, wrong = lz4.frame.LZ4FrameDecompressor(), (RuntimeError, ValueError, EOFError)
+    elif kind == "zstd":
+        unpacker, wrong = _zstd().ZstdDecompressor(), (_zstd().ZstdError, ValueError, EOFError)
+    else:
+        raise BadFileError("a chunk is packed by a method that is not read", expected="lz4 | zstd | bz2", found=kind)
+    try:
+        return _whole(unpacker, data, kind, cut)
+    except wrong as error:
+        raise BadFileError(f"a chunk is damaged: {error}", field=kind) from None
+
+
+def _zstd() -> Any:
+    """The zstd library that `rosbags` uses: Python's own from 3.14 on."""
+    from rosbags.rosbag2 import storage_mcap as mcap
+
+    return mcap.zstd  # type: ignore[attr-defined]
+
+
+def unpack_file(path: Path, to: Path) -> Path:
+    """A file packed by zstd, unpacked to ``to``, which is given back.
+
+    Raises:
+        UnsafeFileError: It unpacks to more than such a file can hold.
+        BadFileError: It is damaged.
+    """
+    zstd = _zstd()
+    try:
+        with open_plain(path) as packed, open(to, "wb") as out:
+            source = _Bounded(zstd.open(packed, "rb"), os.fstat(packed.fileno()).st_size)
+            while part := source.read(_STEP):
+                out.write(part)
+    except (zstd.ZstdError, EOFError) as error:
+        raise BadFileError(f"is damaged: {error}", where=path) from None
+    return to
+
+
 @cache
 def bound() -> None:
     """Let `rosbags` unpack with the functions of this file, from now on."""
-    import lz4.frame  # type: ignore[import-untyped]
     from rosbags.rosbag1 import reader as rosbag1
-    from rosbags.rosbag2 import reader as rosbag2
-    from rosbags.rosbag2 import storage_mcap as mcap
 
-    zstd: Any = rosbag2.zstd  # type: ignore[attr-defined]
-
-    def unpack_bz2(data: bytes, _: int = 0) -> bytes:
-        return _whole(bz2.BZ2Decompressor(), data, "bz2")
-
-    def unpack_lz4(data: bytes, _: int = 0) -> bytes:
-        return _whole(lz4.frame.LZ4FrameDecompressor(), data, "lz4")
-
-    def unpack_zstd(data: bytes, _: int = 0) -> bytes:
-        return _whole(zstd.ZstdDecompressor(), data, "zstd")
-
-    def open_zstd(file: Any, *arguments: Any, **named: Any) -> Any:
-        return _Bounded(zstd.open(file, *arguments, **named), os.fstat(file.fileno()).st_size)
-
-    rosbag1.decompressors.update({"bz2": unpack_bz2, "lz4": unpack_lz4})
-    mcap.DECOMPRESSORS.update({"lz4": unpack_lz4, "zstd": unpack_zstd})
-    rosbag2.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment,attr-defined]
+    rosbag1.decompressors.update({kind: partial(unpacked, kind=kind) for kind in ("bz2", "lz4")})
 
 
 def zstd_error() -> type[Exception]:
     """What the zstd library raises."""
-    from rosbags.rosbag2 import storage_mcap as mcap
-
-    error: type[Exception] = mcap.zstd.ZstdError  # type: ignore[attr-defined]
+    error: type[Exception] = _zstd().ZstdError
     return error
 
 

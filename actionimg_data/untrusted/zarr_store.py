@@ -7,9 +7,10 @@ from typing import Any
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import WrapperStore, ZipStore
+from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from ..errors import BadFileError, UnsafeFileError
+from .files import check_plain
 from .pictures import check_jpeg
 from .unpack import MAX_ARRAY_BYTES, check_unpacked, unzip
 
@@ -33,6 +34,10 @@ class Guarded(WrapperStore[Any]):
                 _check(data, f"{store.path}: {key}")
                 packed: Buffer = prototype.buffer.from_bytes(data)
                 return packed
+        elif isinstance(store, LocalStore):
+            file = store.root / key
+            if file.exists() and not file.is_dir():
+                check_plain(file)
         found: Buffer | None = await store.get(key, prototype, byte_range)
         if found is not None:
             if len(found) > MAX_ARRAY_BYTES:

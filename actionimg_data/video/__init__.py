@@ -16,6 +16,7 @@ from .encode import (
     rgb_encoding,
     x264_build,
 )
+from .packets import PacketIndex, PacketScan, codec_named, decode_packets
 from .read import FrameIndex, VideoFrames, VideoInfo, iter_chunks, open_video, read_frames, read_planes
 
 __all__ = [
@@ -24,9 +25,13 @@ __all__ = [
     "Codec",
     "Encoding",
     "FrameIndex",
+    "PacketIndex",
+    "PacketScan",
     "VideoFrames",
     "VideoInfo",
     "action_encoding",
+    "codec_named",
+    "decode_packets",
     "encode",
     "encode_bytes",
     "iter_chunks",

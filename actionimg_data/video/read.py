@@ -8,6 +8,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..errors import (
     UnsafeFileError,
 )
 from ..untrusted import pictures
-from ..untrusted.files import open_plain
+from ..untrusted.files import open_plain, plain
 from ..untrusted.pictures import SIZES, sensible_size
 from ..untrusted.unpack import unzip
 from ..untrusted.videos import DECODER_OPTIONS, MAX_VIDEO_FRAMES, VIDEO_OPTIONS, check_mp4
@@ -61,12 +62,23 @@ class FrameIndex:
             where the file has none that say which frame is which: frames are then counted as they are decoded.
         keys: Numbers of the frames at which decoding can begin.
         fps: Frames per second, 0 where the file does not say.
+        second: Units of the time base in a second.
+        turn: Degrees clockwise, a multiple of 90, by which frames are turned: as the file says they are to be shown.
     """
 
     count: int
     stamps: NDArray[np.int64] | None
     keys: NDArray[np.int64]
     fps: float
+    second: Fraction = Fraction(1)
+    turn: int = 0
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """``(count,)`` seconds at which the file says that each frame is shown, or None where it does not."""
+        if self.stamps is None:
+            return None
+        return np.array([float(Fraction(int(stamp)) / self.second) for stamp in self.stamps])
 
 
 class VideoReader(ABC):
@@ -95,7 +107,12 @@ class VideoReader(ABC):
 
 
 def open_video(
-    source: Source, name: object = None, *, counted: bool = False, index: FrameIndex | None = None
+    source: Source,
+    name: object = None,
+    *,
+    counted: bool = False,
+    index: FrameIndex | None = None,
+    oriented: bool = False,
 ) -> VideoReader:
     """Open a video, or a zip of PNG pictures.
 
@@ -104,6 +121,8 @@ def open_video(
         name: What to call it in an error, where ``source`` is bytes.
         counted: Take frames whose time stamps repeat in the order in which they are decoded.
         index: What was found when the same video was open before; it is not counted again.
+        oriented: Turn frames as the file says that they are to be shown (its display matrix), as OpenCV and browsers
+            do.
 
     Raises:
         SourceNotFoundError: The path does not exist.
@@ -122,7 +141,7 @@ def open_video(
         except OSError as error:
             raise BadVideoError(f"cannot be opened: {error.strerror or error}", where=where) from None
         file = str(source)
-    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where, counted, index)
+    return _ZipReader(file, where) if head == b"PK\x03\x04" else _AvReader(file, where, counted, index, oriented)
 
 
 def read_frames(source: Source, indices: Sequence[int] | None = None, name: object = None) -> Image:
@@ -187,17 +206,28 @@ class VideoFrames:
         path: The file.
         counted: Take the pictures in the order in which they are decoded where the file's own time stamps repeat,
             instead of refusing it: for recordings whose pictures have their times elsewhere.
+        oriented: Turn pictures as the file says that they are to be shown; else they are as they are stored.
+
+    Attributes:
+        turn: Degrees clockwise by which the file says that pictures are to be turned, whether they are or not.
+        times: ``(N,)`` seconds of the file's own time stamps, or None where it has none.
 
     Raises:
         SourceNotFoundError: The file does not exist.
         BadVideoError: It is no video, has no frames, cannot be read, or its time stamps repeat.
     """
 
-    def __init__(self, path: str | Path, counted: bool = False) -> None:
+    def __init__(self, path: str | Path, counted: bool = False, oriented: bool = True) -> None:
         self.path = str(path)
-        with open_video(self.path, counted=counted) as video:
+        with open_video(self.path, counted=counted, oriented=True) as video:
             self.info = video.info
             self._index = video.index
+        self.turn = 0 if self._index is None else self._index.turn
+        self.times = None if self._index is None else self._index.times
+        if self._index is not None and self.turn and not oriented:
+            self._index = replace(self._index, turn=0)
+            if self.turn % 180:
+                self.info = replace(self.info, width=self.info.height, height=self.info.width)
         self._size = os.path.getsize(self.path)
 
     @property
@@ -233,6 +263,18 @@ class VideoFrames:
             yield from video.frames(indices)
 
 
+def rgb_picture(reformatter: av.video.reformatter.VideoReformatter, frame: av.VideoFrame) -> Image:
+    """RGB uint8 ``(H, W, 3)`` of a decoded frame, by the colours that it states."""
+    rgb = reformatter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=frame.colorspace,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        interpolation=INTERPOLATION,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)
+
+
 def _check_indices(indices: Sequence[int], count: int, where: object) -> None:
     previous = -1
     for index in indices:
@@ -251,7 +293,7 @@ def _check_size(width: int, height: int, where: object) -> None:
 class _AvReader(VideoReader):
     index: FrameIndex
 
-    def __init__(self, file: Any, where: object, counted: bool, index: FrameIndex | None) -> None:
+    def __init__(self, file: Any, where: object, counted: bool, index: FrameIndex | None, oriented: bool) -> None:
         self._file, self._where = file, where
         self._convert = av.video.reformatter.VideoReformatter()
         try:
@@ -262,13 +304,18 @@ class _AvReader(VideoReader):
         try:
             context = self._stream.codec_context
             self.index = self._find(counted) if index is None else index
-            _check_size(context.width, context.height, where)
+            if index is None and oriented:
+                self.index = replace(self.index, turn=self._turn())
+                context = self._stream.codec_context
+            self._stored = (context.width, context.height)
+            _check_size(*self._stored, where)
         except (av.error.FFmpegError, BadVideoError) as error:
             self.close()
             if isinstance(error, BadVideoError):
                 raise
             raise BadVideoError(f"cannot be read: {error}", where=where) from None
-        self.info = VideoInfo(context.width, context.height, self.index.count, self.index.fps, context.codec.name)
+        width, height = self._stored[::-1] if self.index.turn % 180 else self._stored
+        self.info = VideoInfo(width, height, self.index.count, self.index.fps, context.codec.name)
 
     def _open(self) -> None:
         """Open the container at its beginning."""
@@ -276,6 +323,8 @@ class _AvReader(VideoReader):
         try:
             if isinstance(self._file, io.BytesIO):
                 self._file.seek(0)
+            else:
+                plain(self._file)
             self._container = av.open(self._file, options=VIDEO_OPTIONS)
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise BadVideoError(f"cannot be opened as a video: {error}", where=where) from None
@@ -302,7 +351,8 @@ class _AvReader(VideoReader):
         # For a stream without a container ffmpeg makes a rate up.
         stated = any(stamp is not None for stamp in stamps)
         rate = (self._stream.average_rate or self._stream.guessed_rate) if stated else None
-        found = FrameIndex(len(stamps), None, np.zeros(1, np.int64), float(rate) if rate else 0.0)
+        second = 1 / Fraction(self._stream.time_base) if self._stream.time_base else Fraction(1)
+        found = FrameIndex(len(stamps), None, np.zeros(1, np.int64), float(rate) if rate else 0.0, second)
         known = [stamp for stamp in stamps if stamp is not None]
         # AVI states no time at which a frame is shown; with frames that are decoded before others they are guessed.
         guessed = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
@@ -323,6 +373,18 @@ class _AvReader(VideoReader):
             found=f"{float(known[again] * self._stream.time_base):g} s again",
             hint="A mapping file that takes the pictures' times from a column, or pairs rows and pictures, reads it.",
         )
+
+    def _turn(self) -> int:
+        """Degrees clockwise by which frames are to be turned; each carries the display matrix of the file."""
+        self._restart()
+        first = next(self._container.decode(self._stream), None)
+        # ffmpeg counts counter-clockwise.
+        degrees = 0 if first is None else -int(first.rotation) % 360
+        if degrees % 90:
+            raise BadVideoError(
+                "is to be shown at an angle", where=self._where, expected="0 | 90 | 180 | 270", found=degrees
+            )
+        return degrees
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         return self._decoded(indices, self._rgb)
@@ -405,24 +467,18 @@ class _AvReader(VideoReader):
         self._open()
 
     def _sized(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if (frame.width, frame.height) != (self.info.width, self.info.height):
+        if (frame.width, frame.height) != self._stored:
             raise BadVideoError(
                 "picture size changes",
                 where=self._where,
-                expected=f"{self.info.width}x{self.info.height}",
+                expected=f"{self._stored[0]}x{self._stored[1]}",
                 found=f"{frame.width}x{frame.height}",
             )
         return frame
 
     def _rgb(self, frame: av.VideoFrame) -> Image:
-        rgb = self._convert.reformat(
-            self._sized(frame),
-            format="rgb24",
-            src_colorspace=frame.colorspace,
-            src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
-            interpolation=INTERPOLATION,
-        )
-        return np.asarray(rgb.to_ndarray(), np.uint8)
+        picture = rgb_picture(self._convert, self._sized(frame))
+        return np.ascontiguousarray(np.rot90(picture, -self.index.turn // 90)) if self.index.turn else picture
 
     def close(self) -> None:
         self._container.close()
@@ -432,7 +488,7 @@ class _ZipReader(VideoReader):
     def __init__(self, file: Any, where: object) -> None:
         self._where = where
         try:
-            self._archive = zipfile.ZipFile(file)
+            self._archive = zipfile.ZipFile(file if isinstance(file, io.BytesIO) else plain(file))
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadVideoError(f"cannot be opened as a zip of pictures: {error}", where=where) from None
         entries = self._archive.infolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadImageError, MissingFrameError, WrongFormatError
 from ...model import DerivedFrames, FrameSource, millimetres
-from ...untrusted import pictures
+from ...untrusted import hdf5, pictures
+from ...untrusted.files import open_plain, read_bytes
 from ...untrusted.pictures import sensible_size
-from . import hdf5, tables
-from .tree import natural_key
+from . import tables
+from .names import ordered_names
 
 Image = NDArray[np.uint8]
 _MAX_PICTURE_BYTES = 1 << 28
@@ -62,35 +62,74 @@ class FlippedFrames(DerivedFrames):
             yield flipped(picture, self.flip)
 
 
+def turned(picture: NDArray[Any], degrees: int) -> NDArray[Any]:
+    """A picture ``(H, W, ...)`` turned clockwise by 0, 90, 180 or 270 degrees."""
+    return np.ascontiguousarray(np.rot90(picture, -degrees // 90))
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedFrames(DerivedFrames):
+    """Pictures turned clockwise by 90, 180 or 270 degrees, for a camera that was mounted so."""
+
+    degrees: int
+
+    @property
+    def width(self) -> int:
+        """Picture width in pixels, after the turn."""
+        return self.source.height if self.degrees % 180 else self.source.width
+
+    @property
+    def height(self) -> int:
+        """Picture height in pixels, after the turn."""
+        return self.source.width if self.degrees % 180 else self.source.height
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        for picture in self.source.frames(indices):
+            yield turned(picture, self.degrees)
+
+
 class ImageFiles:
-    """Pictures in files, one a frame, in natural order of their names.
+    """Pictures in files, one a frame, in the order that their names say (`names.ordered_names`).
+
+    Args:
+        paths: The files.
+        where: For errors.
+        oriented: Turn pictures as their EXIF orientation says, as OpenCV and browsers do.
 
     Raises:
         MissingFrameError: No file, or one that is gone when it is read.
         BadImageError: A file that is no picture, or has another size than the first.
+        AmbiguousSourceError: The names do not say in which order the pictures are.
     """
 
-    def __init__(self, paths: Sequence[str], where: object) -> None:
+    def __init__(self, paths: Sequence[str], where: object, oriented: bool = True) -> None:
         if not paths:
             raise MissingFrameError("no picture matches", where=where)
-        self.paths = tuple(sorted(paths, key=natural_key))
+        self.names = ordered_names(paths, where)
+        self.paths, self.oriented = self.names.paths, oriented
         first = self._read(self.paths[0])
         self.height, self.width = first.shape[:2]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    @staticmethod
-    def _read(path: str) -> Image:
+    @property
+    def turned(self) -> bool:
+        """Whether the first picture's EXIF orientation turns it, applied or not."""
+        return pictures.orientation(read_bytes(self.paths[0], _MAX_PICTURE_BYTES)) != 1
+
+    def _read(self, path: str) -> Image:
         try:
-            if os.path.getsize(path) > _MAX_PICTURE_BYTES:
+            with open_plain(path) as file:
+                data = file.read(_MAX_PICTURE_BYTES + 1)
+            if len(data) > _MAX_PICTURE_BYTES:
                 raise BadImageError("is too large for a picture", where=path, expected=f"≤ {_MAX_PICTURE_BYTES} bytes")
-            data = Path(path).read_bytes()
         except FileNotFoundError:
             raise MissingFrameError("picture is missing", where=path) from None
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror}", where=path) from None
-        return pictures.decode(data, path)
+        return pictures.decode(data, path, oriented=self.oriented)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""
@@ -147,7 +186,7 @@ class HDF5Frames:
     def _decode(self, row: object, index: int) -> Image:
         # Fixed-length rows are padded with zeros behind the picture.
         data = row if isinstance(row, bytes) else np.asarray(row).tobytes().rstrip(b"\0")
-        return pictures.decode(data, f"{self.path}#{self.name}[{index}]")
+        return pictures.decode(data, f"{self.path}#{self.name}[{index}]", oriented=True)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image]:
         """The pictures at ``indices``."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnsupportedSourceError, WrongFormatError
 from ...geometry import exact, rotations, transforms
-from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 from . import mjcf
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +37,8 @@ class Motion:
         zero: Value at which the joint does not move anything (MJCF's ``ref``).
         multiplier: Of a joint that mimics another: its value is this times the other's, plus `offset`.
         offset: In radians or metres.
+        low: Least value that the robot file allows, in radians or metres.
+        high: Largest value.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Motion:
     zero: float = 0.0
     multiplier: float = 1.0
     offset: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class Chain:
             UnsupportedSourceError: A joint with several degrees of freedom.
             MissingExtraError: An MJCF file, and MuJoCo is not installed.
         """
-        root = mjcf.parse_xml(_text.read_bytes(path, mjcf.MAX_BYTES), path)
+        root = mjcf.parse_xml(read_bytes(path, mjcf.MAX_BYTES), path)
         if root.tag == "robot":
             return _urdf_chain(root, path, base, tip)
         if root.tag in ("mujoco", "mujocoinclude"):
@@ -94,6 +98,16 @@ class Chain:
     def names(self) -> tuple[str, ...]:
         """Names of the joints that have values of their own, in order."""
         return tuple(dict.fromkeys(m.name for m in self.motions))
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Least and largest value of each joint that moves by a value of its own; infinite where none is stated."""
+        return {m.name: (m.low, m.high) for m in self.motions if (m.multiplier, m.offset) == (1.0, 0.0)}
+
+    @property
+    def turning(self) -> frozenset[str]:
+        """Names of the joints whose values are angles."""
+        return frozenset(m.name for m in self.motions if m.kind == "turn")
 
     def poses(self, names: Sequence[str], values: FloatArray, angle_unit: float = 1.0) -> FloatArray:
         """Poses ``(N, 4, 4)`` of the tip in the base.
@@ -170,6 +184,8 @@ class _Joint:
     parent_from_joint: FloatArray
     axis: FloatArray
     mimic: tuple[str, float, float] | None
+    low: float
+    high: float
 
 
 def _urdf_chain(root: ElementTree.Element, path: Path, base: str | None, tip: str) -> Chain:
@@ -199,7 +215,7 @@ def _urdf_chain(root: ElementTree.Element, path: Path, base: str | None, tip: st
         if joint.kind in _MOVING:
             name, multiplier, offset = joint.mimic or (joint.name, 1.0, 0.0)
             kind: Literal["turn", "slide"] = "slide" if joint.kind == "prismatic" else "turn"
-            motions.append(Motion(name, kind, before, joint.axis, 0.0, multiplier, offset))
+            motions.append(Motion(name, kind, before, joint.axis, 0.0, multiplier, offset, joint.low, joint.high))
             before = np.eye(4)
     return Chain(tuple(motions), before, str(path))
 
@@ -229,6 +245,12 @@ def _joint(element: ElementTree.Element, path: Path) -> _Joint:
     axis = numbers(None if axis_element is None else axis_element.get("xyz"), "1 0 0")
     if np.linalg.norm(axis) == 0:
         raise WrongFormatError("axis is zero", where=path, field=name)
+    limit = element.find("limit")
+    bounds = (-np.inf, np.inf)
+    # A limit of 0 to 0 is what tools write who know of none.
+    if limit is not None and kind != "continuous":
+        low, high = (float(numbers(limit.get(k), "0", 1)[0]) for k in ("lower", "upper"))
+        bounds = (low, high) if low < high else bounds
     follows = None
     if mimic is not None:
         multiplier, offset = (float(numbers(mimic.get(k), d, 1)[0]) for k, d in (("multiplier", "1"), ("offset", "0")))
@@ -241,6 +263,7 @@ def _joint(element: ElementTree.Element, path: Path) -> _Joint:
         np.asarray(transforms.make_transform(rotations.matrix_from_euler(rpy), xyz)),
         np.asarray(rotations.normalize(axis)),
         follows,
+        *bounds,
     )
 
 
@@ -284,6 +307,8 @@ def scene_chain(scene: mjcf.Scene, base: str | None, tip: str) -> Chain:
             turn = joint_kind == int(types.mjJNT_HINGE)
             axis = np.array(model.jnt_axis[j], dtype=np.float64)
             zero = float(model.qpos0[int(model.jnt_qposadr[j])])
-            motions.append(Motion(name, "turn" if turn else "slide", exact.matmul(before, anchor), axis, zero))
+            low, high = map(float, model.jnt_range[j]) if model.jnt_limited[j] else (-np.inf, np.inf)
+            way: Literal["turn", "slide"] = "turn" if turn else "slide"
+            motions.append(Motion(name, way, exact.matmul(before, anchor), axis, zero, low=low, high=high))
             before = np.asarray(transforms.invert(anchor))
     return Chain(tuple(motions), exact.matmul(before, scene.in_body(kind, index)), scene.where)

@@ -28,7 +28,7 @@ from ...errors import (
     WrongFormatError,
 )
 from ...geometry import exact, rotations, transforms
-from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 
 FloatArray = NDArray[np.float64]
 MAX_BYTES = 32 << 20
@@ -79,7 +79,7 @@ def robot_files(path: Path) -> list[Path]:
         if file in files or not file.is_file():
             continue
         files.append(file)
-        root = parse_xml(_text.read_bytes(file, MAX_BYTES), file)
+        root = parse_xml(read_bytes(file, MAX_BYTES), file)
         pending += [_beside(str(e.get("file")), file, path) for e in root.iter("include")]
     return files
 
@@ -103,7 +103,7 @@ def _included(root: ElementTree.Element, file: Path | None, main: Path | None, w
             read.append(other)
             if len(read) > MAX_INCLUDES:
                 raise BadFileError("files include each other", where=where, expected=f"≤ {MAX_INCLUDES} includes")
-            inner = parse_xml(_text.read_bytes(other, MAX_BYTES), other)
+            inner = parse_xml(read_bytes(other, MAX_BYTES), other)
             _included(inner, other, main, other, read)
             parent[place : place + 1] = list(inner)
 
@@ -218,7 +218,7 @@ class Scene:
             MissingExtraError: MuJoCo is not installed.
             WrongFormatError: Not MJCF.
         """
-        root = parse_xml(_text.read_bytes(path, MAX_BYTES), path)
+        root = parse_xml(read_bytes(path, MAX_BYTES), path)
         _included(root, path, path, path, [])
         return cls._compiled(root, path)
 

@@ -1,17 +1,21 @@
-"""Pictures in numbered PNG files, decoded only when they are asked for."""
+"""Pictures in numbered files, decoded only when they are asked for."""
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadImageError, MissingFrameError
+from ...errors import BadImageError, FrameCountError, MissingFrameError
 from ...untrusted import pictures
 from ...untrusted.files import open_plain
+from .frames import ImageFiles
+from .tree import files_with_sizes
 
 
 def png_size(path: str) -> tuple[int, int]:
@@ -76,3 +80,28 @@ class PngFrames:
                     found=f"{size[0]}x{size[1]}",
                 )
             yield pictures.decode(data, path, head=head)
+
+
+def numbered_pictures(folder: Path, pattern: str, count: int | None = None) -> ImageFiles:
+    """The pictures of a folder, one a file, in the order of the numbers in their names.
+
+    Args:
+        folder: Where they lie.
+        pattern: Of their names, e.g. ``rgb_*.png``; any kind of picture that OpenCV reads.
+        count: How many there have to be, e.g. one for each pose; None for any number.
+
+    Raises:
+        MissingFrameError: No file matches, or a file is gone when it is read.
+        FrameCountError: There are more, or fewer.
+        BadImageError: A file is no picture, is damaged, or has another size than the first.
+
+    Example:
+        ``numbered_pictures(episode / "front", "*.jpg", count=len(poses))``
+    """
+    names = [name for name, _ in files_with_sizes(folder) if fnmatch.fnmatchcase(name, pattern)]
+    found = ImageFiles([str(folder / name) for name in names], f"{folder}/{pattern}")
+    if count is not None and len(found) != count:
+        raise FrameCountError(
+            "pictures and poses differ in number", where=f"{folder}/{pattern}", expected=count, found=len(found)
+        )
+    return found

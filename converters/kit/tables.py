@@ -22,11 +22,12 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
+from ...untrusted import hdf5
 from ...untrusted.arrays import load_npy
+from ...untrusted.files import open_plain, plain
 from ...untrusted.text import parse_json
 from ...untrusted.unpack import MAX_ARRAY_BYTES, unzip
 from ..remote import fetched
-from . import hdf5
 
 FloatArray = NDArray[np.float64]
 MAX_ZIP_BYTES = 8 << 30
@@ -57,6 +58,7 @@ class Table:
         load: Gives the values ``(N,)`` or ``(N, ...)`` of a column.
         where: What to call the table in an error.
         labels: Names of the parts of columns that hold vectors: ``COLUMN.LABEL`` is then a column too.
+        zoned: Columns of dates and times that name their zone; their values are in UTC.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Table:
         load: Callable[[str], Any],
         where: object,
         labels: Mapping[str, Sequence[str]] | None = None,
+        zoned: Sequence[str] = (),
     ) -> None:
         self.names = tuple(names)
+        self.zoned = frozenset(zoned)
         self.where = where
         self._load = load
         self._labels = labels or {}
@@ -182,7 +186,14 @@ def _csv(path: Path) -> Table:
         raise WrongFormatError("names a column twice", where=path, found=",".join(names))
     if all(re.fullmatch(r"[-+\d.eE]+|nan|inf", n) for n in names):
         raise WrongFormatError("has no header line", where=path, expected="names of the columns", found=names[:8])
-    return Table(names, lambda name: arrow_values(table.column(names.index(name)), path, name), path)
+    zoned = [n for n, kind in zip(names, table.schema.types, strict=True) if _names_its_zone(kind)]
+    return Table(names, lambda name: arrow_values(table.column(names.index(name)), path, name), path, zoned=zoned)
+
+
+def _names_its_zone(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) and kind.tz is not None)
 
 
 def _parquet(path: Path) -> Table:
@@ -191,17 +202,18 @@ def _parquet(path: Path) -> Table:
 
     try:
         names = parquet_names(path)
+        zoned = [field.name for field in parquet.read_schema(plain(path)) if _names_its_zone(field.type)]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadFileError(f"is not Parquet: {error}", where=path) from None
 
     def load(name: str) -> NDArray[Any]:
         try:
-            column = parquet.read_table(path, columns=[name], partitioning=None).column(0)
+            column = parquet.read_table(plain(path), columns=[name], partitioning=None).column(0)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFileError(f"is damaged: {error}", where=path, field=name) from None
         return arrow_values(column, path, name)
 
-    return Table(names, load, path)
+    return Table(names, load, path, zoned=zoned)
 
 
 def parquet_names(path: Path) -> list[str]:
@@ -214,7 +226,7 @@ def parquet_names(path: Path) -> list[str]:
     """
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(plain(path)) as file:
         metadata, totals = file.metadata, dict[str, int]()
         for group in range(metadata.num_row_groups):
             for index in range(metadata.num_columns):
@@ -242,7 +254,11 @@ def arrow_values(column: Any, where: object, name: str) -> NDArray[Any]:
             raise WrongFormatError("lists differ in length", where=where, field=name, found=sorted(set(counts))[:5])
         return flat.reshape(len(counts), -1)
     if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
+        # Of one that names its zone this is the time in UTC.
+        column = column.cast(pa.timestamp("ns", kind.tz)).cast(pa.int64())
+        # The smallest number is what numpy takes for no time at all.
+        filled = column.fill_null(np.iinfo(np.int64).min)
+        return np.asarray(filled.to_numpy()).astype("M8[ns]")
     return np.asarray(column.to_numpy())
 
 
@@ -250,7 +266,7 @@ def _jsonl(path: Path) -> Table:
     rows: list[dict[str, Any]] = []
     if path.stat().st_size > MAX_ARRAY_BYTES:
         raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {MAX_ARRAY_BYTES} bytes")
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -290,7 +306,7 @@ def check_zip(path: Path) -> list[str]:
         BadFileError: Not a zip file, or truncated.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(plain(path)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise BadFileError(f"is not a zip file: {error}", where=path) from None
@@ -312,7 +328,7 @@ def _npz(path: Path) -> Table:
 
     def load(name: str) -> NDArray[Any]:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(plain(path)) as archive:
                 return load_npy(unzip(archive, archive.getinfo(f"{name}.npy"), path), path, name)
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             if isinstance(error, ActionImgError):

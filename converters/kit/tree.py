@@ -1,6 +1,5 @@
-"""Finds episode folders in trees laid out as RLBench writes them: ``TASK/GROUP/episodes/episodeN``.
+"""Folders and files of a source: natural order, ids, stamps.
 
-GROUP is ``variationN`` or ``all_variations``, or is left out. Folders are visited in natural order (2 before 10).
 Links are not followed, so that a cycle of them does no harm, and names that begin with a dot are passed over.
 """
 
@@ -10,51 +9,19 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, suggested_path
+from ...untrusted.files import open_plain
 
-MAX_DEPTH: Final = 8
-"""Folders below the source that are searched for episodes."""
-
-_EPISODE = re.compile(r"episode\d+\Z")
-_GROUP = re.compile(r"(all_variations|variation\d+)\Z")
 _DIGITS = re.compile(r"(\d+)")
-_MARKS = ("low_dim_obs.pkl", "actions.npy")
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts ``episode2`` before ``episode10``."""
-    return tuple((0, int(p), p) if p.isdigit() else (1, 0, p) for p in _DIGITS.split(name) if p)
-
-
-@dataclass(frozen=True)
-class EpisodeFolder:
-    """One episode's folder and what its place in the tree says."""
-
-    root: Path
-    path: Path
-    id: str
-    task: str | None
-    group: str | None
-
-    @property
-    def relative(self) -> str:
-        """Path relative to the source, with forward slashes; "." where the source is the episode itself."""
-        return self.path.relative_to(self.root).as_posix()
-
-    def location(self) -> dict[str, str | None]:
-        """What `from_location` needs, as JSON values."""
-        return {"source": str(self.root), "path": self.relative, "task": self.task, "group": self.group}
-
-    @classmethod
-    def from_location(cls, id: str, location: Mapping[str, Any]) -> EpisodeFolder:
-        """The folder of an `EpisodeRef`."""
-        root = Path(location["source"])
-        return cls(root, root / location["path"], id, location["task"], location["group"])
+    """What to sort names by so that ``episode2`` comes before ``episode10``: ``sorted(names, key=natural_key)``."""
+    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in _DIGITS.split(name) if p)
 
 
 def source_folder(source: str) -> Path:
@@ -100,7 +67,7 @@ def file_stamp(path: Path) -> str:
     if not stat.S_ISREG(found.st_mode):
         return str(size)
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             digest = hashlib.sha256(file.read(HEAD))
             if size > HEAD:
                 file.seek(max(HEAD, size - HEAD))
@@ -134,52 +101,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise BadFileError(f"folder cannot be read: {error.strerror}", where=folder) from None
-
-
-def find_episodes(root: Path, max_folders: int | None = None) -> Iterator[EpisodeFolder]:
-    """Every episode folder at or under ``root``, lazily and in natural order.
-
-    Args:
-        root: Data set, task, variation, ``episodes`` or episode folder (absolute).
-        max_folders: Give up quietly after looking into so many folders (None: never).
-    """
-    if _is_episode(root):
-        yield _episode(root, root)
-        return
-    left = [max_folders if max_folders is not None else -1]
-    yield from _walk(root, root, 0, left)
-
-
-def _walk(root: Path, folder: Path, depth: int, left: list[int]) -> Iterator[EpisodeFolder]:
-    if left[0] == 0:
-        return
-    left[0] -= 1
-    for child in subfolders(folder):
-        if _EPISODE.match(child.name):
-            yield _episode(root, child)
-        elif depth < MAX_DEPTH:
-            yield from _walk(root, child, depth + 1, left)
-
-
-def _is_episode(folder: Path) -> bool:
-    return _EPISODE.match(folder.name) is not None or any((folder / name).is_file() for name in _MARKS)
-
-
-def _episode(root: Path, path: Path) -> EpisodeFolder:
-    task = group = None
-    base = root
-    above = path.parent
-    if above.name == "episodes":
-        above = above.parent
-        if _GROUP.match(above.name):
-            group, above = above.name, above.parent
-        task = above.name or None
-        if above == root or above in root.parents:
-            base = above.parent
-    elif root == path:
-        base = path.parent
-    parts = [p for p in path.relative_to(base).parts if p != "episodes"]
-    return EpisodeFolder(root, path, plain_id("/".join(parts)), task, group)
 
 
 def plain_id(text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...schemas.mapping import UNKNOWN
 from ..aloha import AlohaConverter
-from ..kit import bag
+from ..kit.bags.messages import CAMERA_TYPES, POSE_TYPES, TF_TYPES
 from ..libero import LiberoConverter
 from ..robomimic import RobomimicConverter
 from ..umi import UmiConverter
@@ -78,7 +78,7 @@ def _listing(found: Survey) -> Iterator[str]:
         kind = f" ({table.kind})" if table.kind else ""
         yield f"#   {table.name}{kind}: {table.rows} rows{rate}"
         # What a CameraInfo says is the same in every camera; its stream is enough.
-        for column in table.columns if not table.kind.endswith("/CameraInfo") else ():
+        for column in table.columns if table.kind not in CAMERA_TYPES else ():
             yield f"#     {column.name}: {describe(column)}"
     for picture in found.pictures:
         rate = f", {picture.fps:.4g} Hz" if picture.fps else ""
@@ -148,7 +148,7 @@ def _time_column(table: TableFound) -> Column | None:
 def _pose_table(found: Survey) -> TableFound | None:
     """The table that most looks like poses; for bags a topic of poses."""
     if found.format == "rosbag":
-        typed = [t for t in found.tables if t.kind in bag.POSE_TYPES]
+        typed = [t for t in found.tables if t.kind in POSE_TYPES]
         return max(typed, key=lambda t: t.rows, default=None)
 
     def score(table: TableFound) -> tuple[int, int]:
@@ -229,7 +229,7 @@ def _pose_columns(table: TableFound | None) -> Iterator[str]:
 
 def _gripper(found: Survey, pose: TableFound | None) -> Iterator[str]:
     candidates: list[tuple[TableFound, str, Column]] = []
-    tables = [t for t in found.tables if not t.kind.endswith(("/CameraInfo", "/TFMessage", "/tfMessage"))]
+    tables = [t for t in found.tables if t.kind not in (*CAMERA_TYPES, *TF_TYPES)]
     for table in sorted(tables, key=lambda t: t is not pose):
         for column in table.columns:
             whole = f"{table.name}/{column.name}" if found.format == "rosbag" else column.name
@@ -310,7 +310,7 @@ def _camera(found: Survey, picture: Pictures) -> Iterator[str]:
             return
     if found.format == "rosbag":
         stem = picture.source.rsplit("/", 1)[0] if "/" in picture.source else ""
-        infos = [t.name for t in found.tables if t.kind.endswith("/CameraInfo")]
+        infos = [t.name for t in found.tables if t.kind in CAMERA_TYPES]
         near = next((n for n in infos if stem and n.startswith(stem)), infos[0] if len(infos) == 1 else None)
         info = _quoted(near or UNKNOWN)
         frames = f'{{parent: "{UNKNOWN}", child: "{UNKNOWN}"}}'

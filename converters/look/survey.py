@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...errors import ActionImgError, SourceNotFoundError, WrongFormatError
+from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
 from ..folder import VIDEO_SUFFIXES
-from ..kit import bag, hdf5, tables
+from ..kit import tables
 from ..kit import tree as _tree
+from ..kit.bags import messages as _messages
+from ..kit.bags.pictures import BagFrames
+from ..kit.bags.reader import SUFFIXES, is_bag_folder, open_bag
+from ..kit.bags.tf import transforms_of
+from ..kit.lerobot_files import data_sets
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -190,18 +196,19 @@ def survey(source: str) -> Survey:
         return _survey_hdf5(root)
     if suffix in (".zarr", ".zarr.zip"):
         return _survey_zarr(root)
-    if (root / lerobot.INFO).is_file():
-        return _survey_lerobot(root)
+    sets = data_sets(root) if root.is_dir() else []
+    if sets:
+        return _survey_lerobot(sets[0])
     if root.is_file() and suffix in tables.TABLE_SUFFIXES:
         return Survey(root.parent, "folder", [_table(root.name, tables.open_table(root))])
-    if root.suffix.lower() in bag.SUFFIXES or bag.is_bag_folder(root):
+    if root.suffix.lower() in SUFFIXES or is_bag_folder(root):
         return _survey_bag(root)
     if root.is_dir():
         return _survey_folder(root)
     raise WrongFormatError(
         "is not a log that can be looked at",
         where=root,
-        expected=" | ".join([*tables.TABLE_SUFFIXES, *bag.SUFFIXES, "a folder"]),
+        expected=" | ".join([*tables.TABLE_SUFFIXES, *SUFFIXES, "a folder"]),
     )
 
 
@@ -219,9 +226,9 @@ def _survey_folder(root: Path) -> Survey:
             if any(n.lower().endswith(VIDEO_SUFFIXES) for n in names) or kinds & {".h5", ".hdf5"}:
                 first = folder
                 break
-        bags = [n for n in names if n.lower().endswith(bag.SUFFIXES)]
+        bags = [n for n in names if n.lower().endswith(SUFFIXES)]
         if bags and first is None:
-            return _survey_bag(folder if bag.is_bag_folder(folder) else folder / bags[0])
+            return _survey_bag(folder if is_bag_folder(folder) else folder / bags[0])
         pending.extend(reversed([p for p in _tree.subfolders(folder) if not p.name.endswith(".zarr")]))
     if first is None:
         raise WrongFormatError("holds no table, bag or data set", where=root, expected=" ".join(tables.TABLE_SUFFIXES))
@@ -362,28 +369,26 @@ def _survey_lerobot(root: Path) -> Survey:
 
 def _survey_bag(path: Path) -> Survey:
     found = Survey(path.parent if path.is_file() else path, "rosbag")
-    with bag.open_bag(path) as reader:
-        topics = [t for t in bag.list_topics(reader).values() if t.count]
-    read, wrong = bag.read_readable(path, [t.name for t in topics])
+    with open_bag(path) as bag:
+        topics = [t for t in bag.topics().values() if t.count]
+    read, wrong = _messages.read_readable(path, [t.name for t in topics])
     found.notes.extend(f"{name}: {why}" for name, why in wrong.items())
     for topic in (t for t in topics if t.name in read):
         messages = read[topic.name]
         times = np.asarray(messages.header if messages.has_header else messages.log, dtype=np.int64) * 1e-9
         rate = statistics(times).rate_hz
-        if topic.type in bag.IMAGE_TYPES:
+        if topic.type in _messages.IMAGE_TYPES:
             name = re.sub(r"[^a-z0-9_-]+", "_", topic.name.lower()).strip("_")
             try:
-                frames = bag.BagFrames.open(path, topic.name, messages)
+                frames = BagFrames.open(path, topic.name, messages)
                 found.pictures.append(Pictures(name, topic.name, len(frames), frames.width, frames.height, rate))
             except ActionImgError as error:
                 found.notes.append(f"{topic.name} ({topic.type}): {error.message}")
             continue
-        if topic.type in bag.TF_TYPES:
-            pairs = sorted(
-                {f"{t.header.frame_id} -> {t.child_frame_id}" for m in messages.values for t in m.transforms}
-            )
+        if topic.type in _messages.TF_TYPES:
+            pairs = sorted({f"{above} -> {below}" for m in messages.values for above, below, *_ in transforms_of(m)})
             found.notes.append(f"{topic.name}: {'; '.join(pairs)}")
-        table = bag.table_of(messages, topic.name)
+        table = _messages.table_of(messages, topic.name)
         columns = []
         for name in table.names:
             if name.startswith("header.stamp"):

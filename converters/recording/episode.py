@@ -26,10 +26,12 @@ from ...model import (
     GripperTrajectory,
     SelectedFrames,
     View,
+    instruction_spans,
 )
 from ..kit.frames import FlippedFrames
 from . import streams, sync
 from .offset import estimate_offset
+from .plausibility import explained, recorded
 from .recording import Recording, ViewInput, shifted
 
 FloatArray = NDArray[np.float64]
@@ -49,7 +51,7 @@ def assemble(recording: Recording, time_offset: str = "none") -> Episode:
     try:
         return _assemble(recording, time_offset)
     except ActionImgError as error:
-        raise error.at(recording.id) from None
+        raise explained(error, recording) from None
 
 
 def _assemble(recording: Recording, time_offset: str) -> Episode:
@@ -125,6 +127,8 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         sync="assumed" if recording.assumed or recording.rows_fps is not None else "measured",
         sync_residual_s=synced.residual_s,
         provenance=provenance,
+        recorded=recorded(recording),
+        spans=instruction_spans(recording.texts),
     )
 
 

@@ -26,8 +26,10 @@ from ...errors import (
 from ...geometry import exact
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
-from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera
+from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera, ViewSource
+from ...schemas.plausibility import FindingKind, Limits
 from ...untrusted import text as _text
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
 from ..kit.tables import Table
@@ -100,7 +102,7 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
         raise WrongFormatError(
             "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
         )
-    return LoadedMapping(mapping, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    return LoadedMapping(mapping, path, hashlib.sha256(read_bytes(path)).hexdigest()[:16])
 
 
 class MappedConverter(Converter):
@@ -113,13 +115,31 @@ class MappedConverter(Converter):
     def remote_headers(self) -> tuple[str, ...]:
         """Calibrations, instructions, and what describes bags, LeRobot data sets and zarr groups."""
         small = ("*.json", "*.jsonl", "*.yaml", "*.yml", "*.txt")
-        return (*small, "meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
+        return (*small, "meta/*", "*/meta/*", "*.zgroup", "*.zarray", "*.zattrs", "*.zmetadata", "*.zarr.zip")
 
     def mapping(self) -> LoadedMapping:
         """The mapping of the options, read once."""
         if self._loaded is None:
             self._loaded = load_mapping(self.options.mapping, self.name)
         return self._loaded
+
+    def chosen_views(self) -> dict[str, ViewSource]:
+        """The mapping's views that will be used, and the one whose pictures set the times; the others stay closed."""
+        mapping = self.mapping().mapping
+        wanted = {*self.wanted_views, *([mapping.sync.master] if mapping.sync.master else [])}
+        if not self.wanted_views or not set(self.wanted_views) <= set(mapping.views):
+            return dict(mapping.views)
+        return {name: view for name, view in mapping.views.items() if name in wanted}
+
+    @property
+    def allow(self) -> tuple[FindingKind, ...]:
+        """What the mapping says is meant."""
+        return self.mapping().mapping.allow
+
+    @property
+    def limits(self) -> Limits:
+        """Where the mapping says that plausible ends."""
+        return self.mapping().mapping.limits
 
 
 def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
@@ -135,11 +155,11 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
     digest = hashlib.sha256(loaded.fingerprint.encode())
     for name in dict.fromkeys(n for n in names if n is not None):
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        digest.update(b"\0" if path is None else path.read_bytes())
+        digest.update(b"\0" if path is None else read_bytes(path))
     robots = [arm.pose.joints.robot for arm in mapping.arms.values() if arm.pose.joints is not None]
     for name in dict.fromkeys(robots):
         for path in robot_files(loaded.folder / name):
-            digest.update(path.read_bytes())
+            digest.update(read_bytes(path))
     return digest.hexdigest()[:16]
 
 
@@ -226,21 +246,59 @@ def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
 
 
 def stamps(table: Table, source: TimeSource | None, count: int, where: object) -> tuple[FloatArray, bool]:
-    """Stamps ``(count,)`` in seconds with the offset applied, and whether they are made up from a rate.
+    """Stamps ``(count,)`` in seconds, all that the mapping says of their clock applied; whether a rate made them up.
 
     Raises:
-        AmbiguousSourceError: The mapping does not say whose stamps the stream has.
+        AmbiguousSourceError: The mapping does not say whose stamps the stream has, or in what unit.
+        WrongFormatError: The column does not hold stamps.
     """
     if source is not None and source.fps is not None:
-        return source.start_s + source.offset_s + np.arange(count) / source.fps, True
-    if source is None or source.column is None or source.unit is None:
+        return clocked(source.start_s + np.arange(count) / source.fps, source), True
+    if source is None or source.column is None:
         raise AmbiguousSourceError("has no stamps", where=where, field="time", expected="column and unit, or fps")
     values = table.column(source.column)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
+    if values.dtype.kind in "OSU":
+        values, zoned = streams.parsed_times(values, table.where, source.column)
+    else:
+        zoned = source.column in table.zoned
+    if values.ndim != 1 or values.dtype.kind not in "iufM":
         raise WrongFormatError("is not a column of stamps", where=table.where, field=source.column, found=values.dtype)
-    return streams.seconds(values, source.unit, source.offset_s), False
+    if values.dtype.kind == "M":
+        # Dates and times say their own unit, and some of them their zone.
+        if zoned and source.zone is not None:
+            raise AmbiguousSourceError(
+                "the stamps have a zone of their own", where=table.where, field="time.zone", found=source.zone
+            )
+        if len(values) and np.isnat(values).any():
+            raise WrongFormatError(
+                "has rows without a time", where=table.where, field=f"{source.column}[{int(np.isnat(values).argmax())}]"
+            )
+        times = streams.seconds(values.astype("M8[ns]").astype(np.int64), "ns")
+    elif source.unit is None:
+        raise AmbiguousSourceError(
+            "has no unit",
+            where=where,
+            field="time.unit",
+            expected="s | ms | us | ns",
+            found=f"{source.column}, numbers",
+        )
+    else:
+        times = streams.seconds(values, source.unit)
+    return clocked(times, source), False
+
+
+def clocked(times: FloatArray, source: TimeSource | None) -> FloatArray:
+    """Stamps ``(N,)`` as the stream's clock gave them, on the common clock: zone, start, drift and offset applied."""
+    if source is None or len(times) == 0:
+        return times
+    if source.zone is not None and source.start is None:
+        times = times - streams.zone_offset(times, source.zone)
+    finite = times[np.isfinite(times)]
+    first = float(finite[0]) if len(finite) else 0.0
+    drift = (times - first) * source.drift_ppm * 1e-6 if source.drift_ppm else 0.0
+    return np.asarray(times + source.start_epoch_s + drift + source.offset_s)
 
 
 def tool_transforms(pose: ToolPose) -> tuple[FloatArray, FloatArray]:
@@ -276,7 +334,7 @@ def instruction_from_file(path: Path, key: str | None) -> str:
         InvalidTextError: No text there.
     """
     if key is None:
-        return _text.read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
+        return read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
     value = _text.load_json(path)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -288,6 +346,7 @@ def instruction_from_file(path: Path, key: str | None) -> str:
 __all__ = [
     "LoadedMapping",
     "PoseSamples",
+    "clocked",
     "find_beside",
     "gripper_samples",
     "inside",

@@ -13,6 +13,7 @@ from ...cameras.files import CalibratedCamera
 from ...errors import MissingCalibrationError
 from ...model import FrameSource
 from ...schemas.mapping import Rotation
+from ...schemas.plausibility import Finding
 from .sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
@@ -36,6 +37,7 @@ class ViewInput:
         depth_range_m: The least and largest depth that the source can tell.
         pinhole_K: ``(3, 3)`` of the pictures without distortion that are made where the lens distorts; None: the
             largest without empty corners.
+        assumed: The stamps were made from a stated rate.
 
     ``camera`` is None where the user wants pictures and poses alone.
     """
@@ -52,6 +54,7 @@ class ViewInput:
     depth: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
     pinhole_K: FloatArray | None = None
+    assumed: bool = False
 
     @property
     def known(self) -> CalibratedCamera:
@@ -95,6 +98,8 @@ class Recording:
         assumed: Some stream's stamps were made from a stated rate.
         task: Name of the task.
         provenance: For the record.
+        findings: What cannot be true, as far as only the converter can tell.
+        texts: The instruction of each row, where it changes and everything belongs together row by row; else empty.
     """
 
     id: str
@@ -107,6 +112,8 @@ class Recording:
     assumed: bool = False
     task: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def first(self) -> Arm:

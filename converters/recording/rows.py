@@ -21,10 +21,12 @@ from ...errors import (
     InvalidTextError,
     SourceNotFoundError,
     WrongFormatError,
+    suggestion,
 )
 from ...schemas.mapping import Gripper
+from ...untrusted import hdf5
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
-from ..kit import hdf5
 from ..kit import tree as _tree
 
 FloatArray = NDArray[np.float64]
@@ -52,6 +54,8 @@ class RowOptions(ConverterOptions):
 class RowConverter(Converter):
     """Base of the converters of such logs."""
 
+    views_field = "only_views"
+
     def __init__(self, options: ConverterOptions | None = None) -> None:
         super().__init__(options)
         self._cameras: dict[str, CalibratedCamera] | None = None
@@ -76,7 +80,7 @@ class RowConverter(Converter):
         """What changes when a file that an option names does."""
         digest = hashlib.sha256()
         for path in self.option_files():
-            digest.update(path.read_bytes() if path.is_file() else b"\0")
+            digest.update(read_bytes(path) if path.is_file() else b"\0")
         return digest.hexdigest()
 
     def tool(self, known: FloatArray | None, where: object, why: str) -> FloatArray:
@@ -146,6 +150,7 @@ class RowConverter(Converter):
                 field="views",
                 expected=" | ".join(found) or "pictures",
                 found=", ".join(missing) or None,
+                hint=suggestion(missing[0], list(found)) if missing else None,
             )
         return wanted
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AmbiguousSourceError, InvalidTrajectoryError, MissingCalibrationError, WrongFormatError
 from ...geometry import rotations, transforms
-from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, PoseStream, Rotation
+from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, Joints, PoseStream, Rotation
+from ...schemas.plausibility import Finding, Limits
 from ..kit.kinematics import Chain
 from ..kit.tables import Table
 from .sync import PoseSamples
@@ -33,6 +37,42 @@ def seconds(stamps: NDArray[np.generic], unit: str, offset_s: float = 0.0) -> Fl
         whole, rest = np.divmod(stamps.astype(np.int64), per_second)
         return whole.astype(np.float64) + rest.astype(np.float64) / per_second + offset_s
     return np.asarray(stamps, dtype=np.float64) * TIME_UNITS[unit] + offset_s
+
+
+def parsed_times(values: NDArray[Any], where: object, field: str) -> tuple[NDArray[np.datetime64], bool]:
+    """Texts of dates and times (ISO 8601) as ``datetime64[ns]`` in UTC, and whether they name their zone.
+
+    Raises:
+        WrongFormatError: One is none, or only some name their zone.
+    """
+    moments = []
+    for row, text in enumerate(values):
+        try:
+            moments.append(datetime.fromisoformat(str(text).strip()))
+        except ValueError:
+            raise WrongFormatError(
+                "is not a column of stamps",
+                where=where,
+                field=f"{field}[{row}]",
+                expected="numbers, or dates and times",
+                found=str(text),
+            ) from None
+    zoned = {m.tzinfo is not None for m in moments}
+    if len(zoned) > 1:
+        raise WrongFormatError("only some stamps name their zone", where=where, field=field)
+    as_utc = [m.astimezone(UTC).replace(tzinfo=None) if m.tzinfo is not None else m for m in moments]
+    return np.asarray(as_utc, dtype="M8[us]").astype("M8[ns]"), zoned == {True}
+
+
+def zone_offset(local_s: FloatArray, zone: str) -> FloatArray:
+    """Seconds by which the local times ``(N,)`` of a zone are ahead of UTC."""
+    known = ZoneInfo(zone)
+    finite = np.where(np.isfinite(local_s), local_s, 0.0)
+    # Zones change at whole quarters of an hour.
+    quarters, place = np.unique(np.floor(finite / 900.0), return_inverse=True)
+    moments = [datetime(1970, 1, 1) + timedelta(seconds=float(q) * 900.0) for q in quarters]
+    offsets = [m.replace(tzinfo=known).utcoffset() or timedelta(0) for m in moments]
+    return np.asarray([o.total_seconds() for o in offsets])[place]
 
 
 def quaternions(values: FloatArray, form: str, order: str | None, unit: str | None, where: object) -> FloatArray:
@@ -94,7 +134,52 @@ def quaternions(values: FloatArray, form: str, order: str | None, unit: str | No
 _WIDTHS = {"quaternion": 4, "euler": 3, "rotation_vector": 3, "matrix": 9, "rotation_6d": 6}
 
 
-def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder: Path) -> PoseSamples:
+def angle_findings(values: FloatArray, unit: str, columns: Sequence[str], limits: Limits) -> list[Finding]:
+    """Angles ``(N, k)`` that do not fit their unit.
+
+    Radians go once around at most. Degrees of a hand that moves seldom stay within a few; but those of one that points
+    down are near 180, so that numbers within ±π which come near to ±π are radians.
+    """
+    size = np.abs(values[np.isfinite(values)])
+    largest = float(size.max()) if len(size) else 0.0
+    stream = ", ".join(columns)
+    if unit == "rad" and largest > limits.max_angle_rad:
+        row = int(np.nanargmax(np.where(np.isfinite(values), np.abs(values), -1).max(axis=1)))
+        found, expected = f"{largest:.4g} rad", f"at most {limits.max_angle_rad:.4g} rad: are they degrees?"
+        return [Finding(kind="angle-unit", episode="", stream=stream, rows=(row, row), found=found, expected=expected)]
+    if unit == "deg" and 3.0 < largest <= np.pi + 1e-3 and float(np.ptp(size)) > 1e-3:
+        found = f"all angles lie within ±{largest:.4g}°, as radians of a hand that points down would"
+        return [Finding(kind="angle-unit", episode="", stream=stream, found=found, expected="are they radians?")]
+    return []
+
+
+def joint_findings(joints: Joints, chain: Chain, values: FloatArray, limits: Limits) -> list[Finding]:
+    """Joints ``(N, k)`` that are outside of what the robot file allows, or no angles in their unit."""
+    found: list[Finding] = []
+    for column, name in enumerate(joints.names):
+        low, high = chain.limits.get(name, (-np.inf, np.inf))
+        turns = name in chain.turning
+        own = values[:, column] * (ANGLE_UNITS[joints.unit] if turns else 1.0)
+        finite = np.isfinite(own)
+        over = finite & ((own < low - limits.joint_margin_rad) | (own > high + limits.joint_margin_rad))
+        if over.any():
+            row = int(np.flatnonzero(over)[0])
+            unit = "rad" if turns else "m"
+            seen = f"{own[row]:.4g} {unit}" + (
+                ", said to be rad: is it degrees?" if turns and abs(own[row]) > 7 else ""
+            )
+            stated = f"{low:.4g} … {high:.4g} {unit}, as the robot file says"
+            found.append(
+                Finding(kind="joint-limits", episode="", stream=name, rows=(row, row), found=seen, expected=stated)
+            )
+        elif turns and joints.unit == "rad" and not np.isfinite([low, high]).all():
+            found += angle_findings(values[:, column : column + 1], "rad", (name,), limits)
+    return found
+
+
+def poses_from_table(
+    table: Table, stream: PoseStream, times: FloatArray, folder: Path, limits: Limits | None = None
+) -> PoseSamples:
     """The poses of the reported frame, as logged: metres, before ``tool_from_gripper``.
 
     Args:
@@ -102,14 +187,18 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         stream: What they mean.
         times: ``(N,)`` seconds.
         folder: Where a robot file is looked for.
+        limits: Where plausible ends.
 
     Raises:
         WrongFormatError: Columns that do not exist, or hold another count of numbers.
         InvalidTrajectoryError: Rotations that are none.
     """
+    findings: list[Finding] = []
+    limits = limits or Limits()
     if stream.joints is not None:
         chain = Chain.load(folder / stream.joints.robot, stream.joints.base, stream.joints.tip)
         angles = table.numbers(stream.joints.columns, len(stream.joints.names))
+        findings += joint_findings(stream.joints, chain, angles, limits)
         matrix = chain.poses(stream.joints.names, angles, ANGLE_UNITS[stream.joints.unit])
         position = matrix[:, :3, 3]
         q = quaternions(matrix[:, :3, :3].reshape(-1, 9), "matrix", "row", None, table.where)
@@ -144,6 +233,8 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         position = table.numbers(stream.position.columns, 3) * LENGTH_UNITS[stream.position.unit]
         r = stream.rotation
         raw = table.numbers(r.columns, _WIDTHS[r.form])
+        if r.unit is not None:
+            findings += angle_findings(raw, r.unit, r.columns, limits)
         q = quaternions(raw, r.form, r.order, r.unit, table.where)
     else:
         raise MissingCalibrationError(
@@ -156,7 +247,7 @@ def poses_from_table(table: Table, stream: PoseStream, times: FloatArray, folder
         raise InvalidTrajectoryError(
             "poses and stamps differ in number", where=table.where, expected=len(position), found=len(times)
         )
-    samples = PoseSamples(times, position, q)
+    samples = PoseSamples(times, position, q, tuple(findings))
     return inverted(samples) if stream.inverse else samples
 
 
@@ -166,7 +257,7 @@ def inverted(samples: PoseSamples) -> PoseSamples:
         transforms.make_transform(rotations.matrix_from_quaternion(samples.quaternion_xyzw), samples.position)
     )
     q = np.where(samples.finite[:, None], samples.quaternion_xyzw * [-1, -1, -1, 1], np.nan)
-    return PoseSamples(samples.times, np.asarray(pose[:, :3, 3]), q)
+    return PoseSamples(samples.times, np.asarray(pose[:, :3, 3]), q, samples.findings)
 
 
 def openness_from_columns(values: FloatArray, gripper: Gripper, where: object) -> FloatArray:

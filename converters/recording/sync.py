@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import EmptyEpisodeError, FrameCountError, InvalidArrayError, InvalidTrajectoryError
 from ...geometry import rotations
+from ...schemas.plausibility import Finding
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -111,9 +112,18 @@ def median_period(times: FloatArray) -> float:
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
+def undropped_period(times: FloatArray) -> float:
+    """Period of a stream as if nothing had been dropped: the lower quartile of its periods.
+
+    The median grows with what was dropped, up to any length, and a limit that is made of it would let pass what it
+    is there to find.
+    """
+    return float(np.quantile(np.diff(times), 0.25)) if len(times) > 1 else 0.0
+
+
 def pose_gap_limit(times: FloatArray, stated: float | None = None) -> float:
     """Longest gap to interpolate over: as stated, else the longer of two periods and 50 ms."""
-    return stated if stated is not None else max(2 * median_period(times), DEFAULT_MAX_POSE_GAP_S) + _ROUNDING_S
+    return stated if stated is not None else max(2 * undropped_period(times), DEFAULT_MAX_POSE_GAP_S) + _ROUNDING_S
 
 
 def _check_backwards(times: FloatArray, name: str) -> None:
@@ -179,11 +189,13 @@ class PoseSamples:
         times: ``(N,)`` seconds.
         position: ``(N, 3)`` metres.
         quaternion_xyzw: ``(N, 4)`` unit.
+        findings: What cannot be true of the numbers that they were read from.
     """
 
     times: FloatArray
     position: FloatArray
     quaternion_xyzw: FloatArray
+    findings: tuple[Finding, ...] = ()
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -369,7 +381,10 @@ def synchronize(
     if not cameras:
         raise EmptyEpisodeError("has no cameras")
     limits = limits or SyncLimits()
-    master = master or default_master(cameras)
+    # Pictures' stamps are looked at before anything is made of them.
+    kept = {name: ordered_pictures(times, name) for name, times in cameras.items()}
+    stamps = {name: np.asarray(cameras[name], dtype=np.float64)[kept[name]] for name in cameras}
+    master = master or default_master(stamps)
     streams = {"pose": poses.cleaned("pose")}
     streams.update({name: samples.cleaned(name) for name, samples in (extra or {}).items()})
     others = others or {}
@@ -377,8 +392,6 @@ def synchronize(
     widths = {"gripper": gripper.cleaned("gripper")}
     widths.update({f"gripper {name}": arm[1].cleaned(f"gripper {name}") for name, arm in others.items()})
 
-    kept = {name: ordered_pictures(times, name) for name, times in cameras.items()}
-    stamps = {name: np.asarray(cameras[name], dtype=np.float64)[kept[name]] for name in cameras}
     times = stamps[master]
     frames, distances = {master: kept[master]}, {}
     usable = np.ones(len(times), dtype=bool)

@@ -95,7 +95,7 @@ def missing(name: str, entry: RldsEntry, given: Sources, episode_id: str) -> Mis
     else:
         ways.append(f"add {name} to {given.camera_file.path}")
     if len(entry.views) > 1 and (entry.calibration.kind != "none" or given.camera_file is not None):
-        ways.append(f"leave the view out: --only-views {','.join(v for v in entry.views if v != name)}")
+        ways.append(f"leave the view out: --views {','.join(v for v in entry.views if v != name)}")
     ways.append("convert pictures and trajectory without action images: --poses-only")
     return MissingCalibrationError(
         f"the camera of view {name!r} is not known: the data set carries no calibration of it",
@@ -142,7 +142,7 @@ def _from_droid(
     role = "" if droid is None else droid.serials.get(name, "")
     episode = files.episode_id(path)
     hint = (
-        "Episodes without a calibration go to quarantine; raise --max-bad-fraction, choose views with --only-views, "
+        "Episodes without a calibration go to quarantine; raise --max-bad-fraction, choose views with --views, "
         "give cameras with --camera-file, or go without action images with --poses-only."
     )
     if episode is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
+from ...untrusted.files import plain
 from ..remote import fetched
 from . import index, tfrecord
 
@@ -82,7 +83,7 @@ class ArrayRecordFile(Container):
             raise BadFileError(f"record {location[0]} cannot be read", where=self.path, found=error) from None
 
     def _reader(self) -> Any:
-        return _array_record_reader(str(fetched(self.path)), _stamp(self.path))
+        return _array_record_reader(str(plain(fetched(self.path))), _stamp(self.path))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -141,7 +142,7 @@ class _OpenParquet:
         self.path = path
         self.errors = (pa.ArrowException, OSError)
         try:
-            self.file = pq.ParquetFile(path)
+            self.file = pq.ParquetFile(plain(path))
         except self.errors as error:
             raise BadFileError("is not a Parquet file", where=path, found=error) from None
         schema = self.file.schema_arrow

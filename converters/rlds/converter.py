@@ -30,6 +30,7 @@ from ...geometry import exact
 from ...model import Camera, CameraTrack, Episode, EpisodeRef, FrameSource, GripperTrajectory, View, millimetres
 from ...model.episode import Frame, Plane
 from ...schemas.rlds_registry import RldsEntry, RldsView
+from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
 from ..kit.kinematics import Chain
@@ -178,6 +179,7 @@ class RLDSConverter(Converter):
     """RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them, read without TensorFlow."""
 
     name: ClassVar[str] = "rlds"
+    views_field = "only_views"
     summary: ClassVar[str] = "RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them"
     Options: ClassVar[type[ConverterOptions]] = RLDSOptions
     options: RLDSOptions
@@ -266,9 +268,7 @@ class RLDSConverter(Converter):
     def _views(self, entry: RldsEntry) -> list[str]:
         unknown = [v for v in self.options.only_views if v not in entry.views]
         if unknown:
-            raise InvalidSpecError(
-                "no such view", field="only_views", expected=" | ".join(entry.views), found=unknown[0]
-            )
+            raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
 
     def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
@@ -300,7 +300,7 @@ class RLDSConverter(Converter):
         given = (self.options.config, self.options.camera_file, *robots, None if tool is None else Path(tool))
         for path in given:
             if path is not None and path.is_file():
-                parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                parts.append(hashlib.sha256(read_bytes(path)).hexdigest())
         folder = self.options.droid_calibration
         if folder is not None and folder.is_dir():
             parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ...errors import BadFileError, SourceNotFoundError
+from ...errors import ActionImgError, BadFileError
+from ...untrusted.files import read_bytes
 
 MAX_DEPTH = 32
 MAX_JSON_BYTES = 64 << 20
@@ -136,13 +137,10 @@ def read_json(path: Path) -> Any:
         BadFileError: It cannot be read, is too large, or is not JSON.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise BadFileError("is too large", where=path, expected=f"≤ {MAX_JSON_BYTES} bytes", found=size)
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise SourceNotFoundError("no such file", where=path) from None
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_bytes(path, MAX_JSON_BYTES))
+    except ActionImgError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadFileError("is not readable JSON", where=path, found=error) from None
 
 

@@ -1,9 +1,9 @@
 """A cache of where the records of TFRecord files are, so that a large data set is not walked again and again.
 
-The cache lies in ``$ACTIONIMG_CACHE_DIR``, else ``$XDG_CACHE_HOME/actionimg``, else ``~/.cache/actionimg``, never
-beside the data. Entries are written under a temporary name and renamed; where the folder cannot be written, everything
-works without. An entry counts only while the file has the same size, modification time, first and last bytes, and the
-headers of records spread over it are those remembered; and each record's CRC is compared again when it is read.
+The cache lies where all converters keep theirs (`actionimg_data.converters.cache`), never beside the data. Entries are
+written under a temporary name and renamed; where the folder cannot be written, everything works without. An entry
+counts only while the file has the same size, modification time, first and last bytes, and the headers of records spread
+over it are those remembered; and each record's CRC is compared again when it is read.
 """
 
 from __future__ import annotations
@@ -17,24 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BadFileError, StorageError
+from ...untrusted.files import open_plain
+from ..cache import index_folder
 from . import tfrecord
 from .tfrecord import FOOTER, HEADER, Records
 
 VERSION = 1
 _EDGE = 4096
 _SAMPLES = 8
-
-
-def cache_folder() -> Path | None:
-    """Where indexes are kept; None where there is no such place."""
-    named = os.environ.get("ACTIONIMG_CACHE_DIR")
-    if named is not None:
-        return Path(named) / "rlds-index" if named else None
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "actionimg" / "rlds-index"
-    except RuntimeError:
-        return None
 
 
 def load(path: Path) -> Records:
@@ -44,7 +34,7 @@ def load(path: Path) -> Records:
         SourceNotFoundError: No such file.
         BadFileError: The file is cut or damaged.
     """
-    folder = cache_folder()
+    folder = index_folder()
     if folder is None:
         return tfrecord.scan(path)
     identity, key = _identity(path)
@@ -76,7 +66,7 @@ def _identity(path: Path) -> tuple[str, str]:
 def _load_entry(entry: Path, identity: str) -> Records | None:
     try:
         # Opened here, because np.load leaves a file open that turns out to be no archive.
-        with entry.open("rb") as raw:
+        with open_plain(entry) as raw:
             if not zipfile.is_zipfile(raw):
                 return None
             raw.seek(0)

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from actionimg_data.converters.kit.coppelia import DEMO_CLASSES
 from actionimg_data.converters.rlbench import RLBenchConverter
+from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
 from actionimg_data.testing import write_rlbench_dataset
 from actionimg_data.untrusted import pickles as _safe_pickle
 

@@ -38,7 +38,8 @@ from actionimg_data import engine
 from actionimg_data.cameras import files as calibration
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
-from actionimg_data.converters.kit import bag, hdf5, tables
+from actionimg_data.converters.kit import tables
+from actionimg_data.converters.kit.bags.reader import open_bag
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import rlds as rlds_writer
@@ -55,6 +56,7 @@ from actionimg_data.model.files import read_trajectory
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import npz, open_dataset
 from actionimg_data.testing import write_rlbench_dataset
+from actionimg_data.untrusted import hdf5
 from actionimg_data.untrusted import text as _text
 from actionimg_data.video import VideoFrames, read_frames
 
@@ -911,10 +913,10 @@ def bag_case(name: str, change: Callable[[Path], None], storage: str = "mcap", h
         change(folder)
 
     def open_it(folder: Path) -> None:
-        path = folder / ("run.bag" if storage == "ros1" else "run")
-        with bag.open_bag(path) as reader:
-            for connection, _, raw in reader.messages():
-                reader.deserialize(raw, connection.msgtype)
+        path = next(p for p in (folder / "run.bag", folder / "run.mcap", folder / "run") if p.exists())
+        with open_bag(path) as bag:
+            for channel, _, data in bag.messages(bag.channels):
+                bag.decode(channel, data)
 
     case("bags and records", name, make, open_it, harmless)
 
@@ -931,7 +933,6 @@ def _mcap(*records: tuple[int, bytes]) -> Callable[[Path], None]:
             other.rename(folder / "x.mcap")
         (folder / "run").rmdir()
         (folder / "x.mcap").rename(folder / "run.mcap")
-        (folder / "run").symlink_to(folder / "run.mcap")
 
     return change
 

@@ -1,17 +1,32 @@
-"""CoppeliaSim's cameras as OpenCV's, and RLBench's variation descriptions: shared by the two RLBench trees."""
+"""What RLBench's two trees have in common: episode folders, CoppeliaSim's cameras, variation descriptions.
+
+Episodes lie in ``TASK/GROUP/episodes/episodeN``. GROUP is ``variationN`` or ``all_variations``, or is left out. Folders
+are visited in natural order (2 before 10); links are not followed.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadFileError, InvalidTextError
-from ...model.episode import check_instruction
-from ...untrusted import pickles as _safe_pickle
-from .tree import EpisodeFolder
+from ..errors import BadFileError, InvalidTextError
+from ..model.episode import check_instruction
+from ..untrusted import pickles as _safe_pickle
+from .kit.tree import plain_id, subfolders
+
+MAX_DEPTH: Final = 8
+"""Folders below the source that are searched for episodes."""
+
+_EPISODE = re.compile(r"episode\d+\Z")
+_GROUP = re.compile(r"(all_variations|variation\d+)\Z")
+_MARKS = ("low_dim_obs.pkl", "actions.npy")
 
 DEMO_CLASSES = {
     ("rlbench.demo", "Demo"): "Demo",
@@ -21,6 +36,78 @@ DEMO_CLASSES = {
     ("rlbench.backend.observation", "BimanualObservation"): "BimanualObservation",
     ("rlbench.backend.observation", "UnimodalObservationData"): "UnimodalObservationData",
 }
+
+
+@dataclass(frozen=True)
+class EpisodeFolder:
+    """One episode's folder and what its place in the tree says."""
+
+    root: Path
+    path: Path
+    id: str
+    task: str | None
+    group: str | None
+
+    @property
+    def relative(self) -> str:
+        """Path relative to the source, with forward slashes; "." where the source is the episode itself."""
+        return self.path.relative_to(self.root).as_posix()
+
+    def location(self) -> dict[str, str | None]:
+        """What `from_location` needs, as JSON values."""
+        return {"source": str(self.root), "path": self.relative, "task": self.task, "group": self.group}
+
+    @classmethod
+    def from_location(cls, id: str, location: Mapping[str, Any]) -> EpisodeFolder:
+        """The folder of an `EpisodeRef`."""
+        root = Path(location["source"])
+        return cls(root, root / location["path"], id, location["task"], location["group"])
+
+
+def find_episodes(root: Path, max_folders: int | None = None) -> Iterator[EpisodeFolder]:
+    """Every episode folder at or under ``root``, lazily and in natural order.
+
+    Args:
+        root: Data set, task, variation, ``episodes`` or episode folder (absolute).
+        max_folders: Give up quietly after looking into so many folders (None: never).
+    """
+    if _is_episode(root):
+        yield _episode(root, root)
+        return
+    left = [max_folders if max_folders is not None else -1]
+    yield from _walk(root, root, 0, left)
+
+
+def _walk(root: Path, folder: Path, depth: int, left: list[int]) -> Iterator[EpisodeFolder]:
+    if left[0] == 0:
+        return
+    left[0] -= 1
+    for child in subfolders(folder):
+        if _EPISODE.match(child.name):
+            yield _episode(root, child)
+        elif depth < MAX_DEPTH:
+            yield from _walk(root, child, depth + 1, left)
+
+
+def _is_episode(folder: Path) -> bool:
+    return _EPISODE.match(folder.name) is not None or any((folder / name).is_file() for name in _MARKS)
+
+
+def _episode(root: Path, path: Path) -> EpisodeFolder:
+    task = group = None
+    base = root
+    above = path.parent
+    if above.name == "episodes":
+        above = above.parent
+        if _GROUP.match(above.name):
+            group, above = above.name, above.parent
+        task = above.name or None
+        if above == root or above in root.parents:
+            base = above.parent
+    elif root == path:
+        base = path.parent
+    parts = [p for p in path.relative_to(base).parts if p != "episodes"]
+    return EpisodeFolder(root, path, plain_id("/".join(parts)), task, group)
 
 
 def opencv_camera(

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ActionImgError, BadFileError, SourceNotFoundError, StorageError, UnsafeFileError
-from ...untrusted.unpack import MAX_ARRAY_BYTES
-from ..remote import fetched, range_file
+from ..errors import ActionImgError, BadFileError, StorageError, UnsafeFileError
+from .files import open_seekable, unreadable
+from .unpack import MAX_ARRAY_BYTES
 
 MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
 """Largest column of numbers that is read whole; and largest chunk or row that is read at all."""
@@ -34,11 +34,14 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         BadFileError: Not HDF5, or truncated.
         UnsafeFileError: An external link, external storage, or a virtual data set over other files.
     """
-    if not path.is_file():
-        raise SourceNotFoundError("no such file", where=path)
     try:
-        # A large file in a store is read in ranges.
-        file = h5py.File(range_file(path) or fetched(path), "r", locking=False)
+        opened = open_seekable(path)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise unreadable(error, path) from None
+    try:
+        file = h5py.File(opened or path, "r", locking=False)
     except StorageError:
         raise
     except DAMAGED as error:
