@@ -11,7 +11,7 @@ import json
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -250,7 +250,7 @@ class Arm(_Model):
 
 
 class ViewCamera(_Model):
-    """Where a view's calibration is: a file, the log itself (bags), or written here."""
+    """Where a view's calibration is: a file, the log itself (bags), or written here; or that it is not known."""
 
     file: str | None = Field(None, description="camera file, OpenCV, ROS or Kalibr YAML")
     name: str | None = Field(None, description="camera within the file")
@@ -258,6 +258,9 @@ class ViewCamera(_Model):
     camera_info: str | None = Field(None, description="bags: topic of the CameraInfo")
     K_columns: tuple[ColumnRef, ...] | None = Field(
         None, description="lerobot: features that hold K, 9 numbers row by row, the same in every row"
+    )
+    uncalibrated: bool = Field(
+        False, description="nobody knows the camera; written as the word alone, camera: uncalibrated"
     )
     rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
     scaled: bool = Field(False, description="the pictures are the calibrated ones scaled, whole, to another size")
@@ -271,11 +274,20 @@ class ViewCamera(_Model):
     )
     poses: PoseStream | None = Field(None, description="the camera's own pose stream, for one that is tracked")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return {"uncalibrated": True} if value == "uncalibrated" else value
+
     @model_validator(mode="after")
     def _one_source(self) -> ViewCamera:
+        if self.uncalibrated:
+            if self.model_fields_set != {"uncalibrated"}:
+                raise ValueError("an uncalibrated camera has nothing else")
+            return self
         given = [n for n in ("file", "entry", "camera_info", "K_columns") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError("give one of file, entry, camera_info and K_columns")
+            raise ValueError("give one of file, entry, camera_info and K_columns, or the word uncalibrated")
         poses = [n for n in ("tf", "world_from_camera", "tool_from_camera", "poses") if getattr(self, n) is not None]
         if len(poses) > 1:
             raise ValueError(f"give one pose, not {' and '.join(poses)}")

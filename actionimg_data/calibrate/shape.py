@@ -25,7 +25,7 @@ SIZE_DEVIATION_M: Final = {
     "flange_radius": 0.01,
     "hand_size.x": 0.012,
     "hand_size.y": 0.04,
-    "hand_size.z": 0.015,
+    "hand_size.z": 0.025,
 }
 """Standard deviations, in metres, of parallel-jaw grippers' sizes from the parametric one's: about the spread over the
 data sheets of the Franka Hand, the Robotiq 2F-85, the WSG 50, the xArm gripper and the hands of ViperX and Sawyer. The

@@ -213,13 +213,17 @@ def find_beside(relative: str, folders: tuple[Path, ...], field: str) -> Path:
     raise SourceNotFoundError("no such file", where=folders[0] / relative, field=field)
 
 
-def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -> CalibratedCamera:
+def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -> CalibratedCamera | None:
     """A view's calibration from its file or the mapping itself, with the poses that the mapping adds.
+
+    None where the mapping says that nobody knows the camera.
 
     Raises:
         MissingCalibrationError: The file has no such camera.
         SourceNotFoundError: No such file.
     """
+    if camera.uncalibrated:
+        return None
     if camera.file is not None:
         path = find_beside(camera.file, folders, f"views.{name}.camera.file")
         cameras = calibration.load_cameras(path)
