@@ -15,7 +15,7 @@ import posixpath
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeVar
@@ -99,6 +99,7 @@ class RemotePath:
 
     Args:
         url: Where it is, e.g. ``s3://bucket/shards``; credentials and endpoints come from the environment.
+        options: What fsspec's file system needs beside that.
 
     Raises:
         UnsafeFileError: ``pipe:`` and other chained protocols.
@@ -106,27 +107,28 @@ class RemotePath:
         MissingExtraError: The package of that file system is not installed.
     """
 
-    __slots__ = ("url",)
+    __slots__ = ("_options", "url")
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         scheme, _, rest = url.partition("://")
         if "::" in url or not rest:
             raise UnsafeFileError("is not a plain URL of a store", where=url, expected="PROTOCOL://BUCKET/FOLDER")
         self.url = f"{scheme}://{posixpath.normpath('/' + rest).lstrip('/')}"
+        self._options = dict(options or {})
         self._class()
 
     @classmethod
-    def at(cls, url: str) -> RemotePath:
+    def at(cls, url: str, options: dict[str, Any] | None = None) -> RemotePath:
         """The place of a URL that is known to be one: nothing of it is checked."""
         path = cls.__new__(cls)
-        path.url = url
+        path.url, path._options = url, options or {}
         return path
 
-    def __getstate__(self) -> str:
-        return self.url
+    def __getstate__(self) -> tuple[str, dict[str, Any]]:
+        return self.url, self._options
 
-    def __setstate__(self, state: str) -> None:
-        self.url = state
+    def __setstate__(self, state: tuple[str, dict[str, Any]]) -> None:
+        self.url, self._options = state
 
     def __repr__(self) -> str:
         return f"RemotePath({self.url!r})"
@@ -144,7 +146,7 @@ class RemotePath:
         return hash(self.url)
 
     def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath.at(f"{self.url}/{name}")
+        return RemotePath.at(f"{self.url}/{name}", self._options)
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class RemotePath:
     def parent(self) -> RemotePath:
         """The folder it is in; a bucket is its own."""
         scheme, _, rest = self.url.partition("://")
-        return RemotePath.at(f"{scheme}://{posixpath.dirname(rest) or rest}")
+        return RemotePath.at(f"{scheme}://{posixpath.dirname(rest) or rest}", self._options)
 
     def with_suffix(self, suffix: str) -> RemotePath:
         """Another last ending, with its dot."""
@@ -291,6 +293,13 @@ class RemotePath:
             if offset >= self.stat().st_size:
                 return b""
             raise
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Bytes by offset and size, asked for side by side; fewer where the object ends before."""
+        starts = [offset for offset, _ in ranges]
+        ends = [offset + size for offset, size in ranges]
+        found = self._call("read", lambda fs, key: fs.cat_ranges([key] * len(starts), starts, ends, on_error="raise"))
+        return [bytes(part) for part in found]
 
     def open(self, mode: str = "rb", buffering: int = 1 << 20) -> IO[bytes]:
         """The object as a binary file that reads ranges where it is read, at least ``buffering`` bytes at once.
@@ -423,7 +432,7 @@ class RemotePath:
     def _filesystem(self) -> Any:
         # fsspec keeps one a process, thread and set of options.
         made = self._class()
-        return made(use_listings_cache=False, **made._get_kwargs_from_urls(self.url))
+        return made(**{"use_listings_cache": False, **made._get_kwargs_from_urls(self.url), **self._options})
 
     def _class(self) -> Any:
         import fsspec

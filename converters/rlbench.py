@@ -41,11 +41,11 @@ from ..errors import (
     suggestion,
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
-from ..untrusted import pickles as _safe_pickle
+from ..untrusted import pickles
 from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import pictures as _images
 from .kit import tree as _tree
+from .kit.pictures import PngFrames, png_size
 
 FPS: Final = 20.0
 """RLBench steps the simulation by 0.05 s an observation (CoppeliaSim's default time step)."""
@@ -167,7 +167,7 @@ class RLBenchConverter(Converter):
         folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
         demo_file = os.fspath(folder.path / "low_dim_obs.pkl")
         cameras = self._cameras(folder.path)
-        demo = _safe_pickle.load(demo_file, records=_rlbench.DEMO_CLASSES)
+        demo = pickles.load(demo_file, records=_rlbench.DEMO_CLASSES)
         observations = _observations(demo, demo_file)
         n = len(observations)
         views, no_calibration = {}, []
@@ -303,14 +303,14 @@ def _layout(folder: _rlbench.EpisodeFolder) -> str:
 # What the pickles say.
 
 
-def _observations(demo: Any, where: str) -> list[_safe_pickle.Record]:
-    observations = demo.get("_observations") if isinstance(demo, _safe_pickle.Record) else demo
+def _observations(demo: Any, where: str) -> list[pickles.Record]:
+    observations = demo.get("_observations") if isinstance(demo, pickles.Record) else demo
     if not isinstance(observations, list):
         raise BadFileError("holds no demo", where=where, expected="a list of observations", found=type(demo).__name__)
     if not observations:
         raise EmptyEpisodeError("has no observations", where=where)
     for i, o in enumerate(observations):
-        if not (isinstance(o, _safe_pickle.Record) and o.kind in ("Observation", "BimanualObservation")):
+        if not (isinstance(o, pickles.Record) and o.kind in ("Observation", "BimanualObservation")):
             raise BadFileError(
                 "holds something else than observations", where=where, field=f"[{i}]", found=type(o).__name__
             )
@@ -335,13 +335,13 @@ def _stack(values: list[Any], shape: tuple[int, ...], where: str, field: str) ->
     return np.asarray(values, dtype=np.float64)
 
 
-def _grippers(observations: list[_safe_pickle.Record], where: str) -> dict[str, GripperTrajectory]:
+def _grippers(observations: list[pickles.Record], where: str) -> dict[str, GripperTrajectory]:
     if observations[0].kind == "Observation":
         return {"": _trajectory(observations, where)}
     grippers = {}
     for name in GRIPPERS:
         arms = [o.get(name) for o in observations]
-        absent = next((i for i, arm in enumerate(arms) if not isinstance(arm, _safe_pickle.Record)), None)
+        absent = next((i for i, arm in enumerate(arms) if not isinstance(arm, pickles.Record)), None)
         if absent is not None:
             raise BadFileError(
                 "lacks an arm",
@@ -354,7 +354,7 @@ def _grippers(observations: list[_safe_pickle.Record], where: str) -> dict[str, 
     return grippers
 
 
-def _trajectory(observations: list[_safe_pickle.Record], where: str, arm: str = "") -> GripperTrajectory:
+def _trajectory(observations: list[pickles.Record], where: str, arm: str = "") -> GripperTrajectory:
     pose = _stack([o.get("gripper_pose") for o in observations], (7,), where, f"{arm}gripper_pose")
     openness = _stack([o.get("gripper_open") for o in observations], (), where, f"{arm}gripper_open")
     try:
@@ -370,14 +370,12 @@ def _trajectory(observations: list[_safe_pickle.Record], where: str, arm: str = 
         ) from None
 
 
-def _misc(observations: list[_safe_pickle.Record]) -> list[dict[str, Any]]:
+def _misc(observations: list[pickles.Record]) -> list[dict[str, Any]]:
     found = [o.get("misc") for o in observations]
     return [m if isinstance(m, dict) else {} for m in found]
 
 
-def _camera_track(
-    observations: list[_safe_pickle.Record], name: str, frames: _images.PngFrames, where: str
-) -> CameraTrack | None:
+def _camera_track(observations: list[pickles.Record], name: str, frames: PngFrames, where: str) -> CameraTrack | None:
     """The camera over time, or None where the demo carries no calibration of it."""
     misc = _misc(observations)
     keys = (f"{name}_camera_intrinsics", f"{name}_camera_extrinsics")
@@ -412,7 +410,7 @@ def _camera_track(
 
 def _random_state(demo: Any) -> str | None:
     """A short name for numpy's random state before the demo: its first words, hashed."""
-    state = demo.get("random_seed") if isinstance(demo, _safe_pickle.Record) else None
+    state = demo.get("random_seed") if isinstance(demo, pickles.Record) else None
     if isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], np.ndarray):
         return hashlib.sha256(state[1].tobytes()).hexdigest()[:12]
     return None
@@ -422,13 +420,13 @@ def _variation(folder: _rlbench.EpisodeFolder, demo: Any) -> tuple[int | None, s
     """The variation's number and where it was found; the pickled demo's own is often a leftover 0, so it is last."""
     file = folder.path / "variation_number.pkl"
     if file.is_file():
-        value = _safe_pickle.load(file)
+        value = pickles.load(file)
         if type(value) is not int and not isinstance(value, np.integer):
             raise BadFileError("bad contents", where=file, expected="a whole number", found=type(value).__name__)
         return int(value), file.name
     if folder.group is not None and folder.group.startswith("variation"):
         return int(folder.group.removeprefix("variation")), "folder name"
-    value = demo.get("variation_number") if isinstance(demo, _safe_pickle.Record) else None
+    value = demo.get("variation_number") if isinstance(demo, pickles.Record) else None
     return (value, "low_dim_obs.pkl") if type(value) is int else (None, "unknown")
 
 
@@ -457,7 +455,7 @@ class _Beside:
     folder: str
     camera: str
     kind: str
-    rgb: _images.PngFrames
+    rgb: PngFrames
     clip: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -510,9 +508,9 @@ class _Beside:
 def _view(
     episode: Path,
     name: str,
-    frames: _images.PngFrames,
+    frames: PngFrames,
     track: CameraTrack | None,
-    observations: list[_safe_pickle.Record],
+    observations: list[pickles.Record],
 ) -> View:
     """A camera with what the demo has beside its pictures."""
     there = {kind: episode / f"{name}_{kind}" for kind in ("depth", "mask")}
@@ -530,7 +528,7 @@ def _number(value: Any) -> float:
     return float(value) if number and np.isfinite(value) else math.nan
 
 
-def _frames(folder: Path, camera: str, files: list[str], n: int) -> _images.PngFrames:
+def _frames(folder: Path, camera: str, files: list[str], n: int) -> PngFrames:
     numbers = set()
     pattern = "{}.png"
     for file in files:
@@ -560,5 +558,5 @@ def _frames(folder: Path, camera: str, files: list[str], n: int) -> _images.PngF
             expected=f"{n} pictures, one an observation",
             found=f"{len(numbers)} pictures",
         )
-    width, height = _images.png_size(os.fspath(folder / pattern.format(0)))
-    return _images.PngFrames(os.fspath(folder), n, width, height, pattern)
+    width, height = png_size(os.fspath(folder / pattern.format(0)))
+    return PngFrames(os.fspath(folder), n, width, height, pattern)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadFileError, InvalidTextError
 from ..model.episode import check_instruction
-from ..untrusted import pickles as _safe_pickle
+from ..untrusted import pickles
 from .kit.tree import plain_id, subfolders
 
 MAX_DEPTH: Final = 8
@@ -147,8 +147,8 @@ def descriptions(path: str | os.PathLike[str]) -> tuple[str, ...] | str:
         InvalidTextError: A text is empty, over 4096 characters, or holds control characters.
     """
     where = os.fspath(path)
-    value: Any = _safe_pickle.load(where, records=DEMO_CLASSES)
-    if isinstance(value, _safe_pickle.Record):
+    value: Any = pickles.load(where, records=DEMO_CLASSES)
+    if isinstance(value, pickles.Record):
         return f"{os.path.basename(where)} holds a pickled {value.kind}"
     if isinstance(value, str):
         value = [value]

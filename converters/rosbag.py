@@ -136,8 +136,9 @@ class RosbagConverter(MappedConverter):
         for name, view in chosen.items():
             topic = str(view.topic)
             frames = BagFrames.open(path, topic, messages[topic], access)
-            if frames.before_first_key:
-                left_out[name] = frames.before_first_key
+            counted = {"before_first_key_frame": frames.before_first_key, "behind_lost_packets": frames.behind_gaps}
+            if any(counted.values()):
+                left_out[name] = {why: count for why, count in counted.items() if count}
             camera, camera_poses, frame = reading.camera(view.camera, name)
             source = TurnedFrames(frames, view.rotate) if view.rotate else frames
             views[name] = ViewInput(
@@ -164,7 +165,7 @@ class RosbagConverter(MappedConverter):
                 "mapping": loaded.fingerprint,
                 "stamps": reading.whose,
                 "header_to_log_ms": reading.latency,
-                **({"before_first_key_frame": left_out} if left_out else {}),
+                **({"left_out": left_out} if left_out else {}),
             },
         )
 
@@ -181,19 +182,19 @@ class RosbagConverter(MappedConverter):
         for path in paths:
             name = path.name if path == root else path.relative_to(root).as_posix()
             try:
-                with open_bag(path, self.access()) as bag:
+                with open_bag(path, replace(self.access(), cut=True)) as bag:
                     bags[name] = {
                         "duration_s": round(bag.duration_s, 3),
                         "topics": {t.name: t.text() for t in bag.checked_topics().values()},
                     }
                     if bag.cut:
-                        bags[name]["cut"] = bag.cut
+                        bags[name]["cut"] = f"{bag.cut}; to convert what is whole of it: --allow cut-recording"
             except MissingExtraError:
                 raise
             except ActionImgError as error:
                 bags[name] = {"error": str(error)}
         good = [p for p, b in zip(paths, bags.values(), strict=True) if "error" not in b]
-        streams = _topic_streams(good[0], self.access()).statistics if good else {}
+        streams = _topic_streams(good[0], replace(self.access(), cut=True)).statistics if good else {}
         return {
             "format": self.name,
             "episodes": len(paths),
@@ -205,7 +206,7 @@ class RosbagConverter(MappedConverter):
         """Stamps of the first bag's topics, or of what a mapping makes of them."""
         if self.options.mapping is not None:
             return recorded_streams(self.recording(next(self.discover(source))))
-        return _topic_streams(next(iter(find_bags(_source(source)))), self.access())
+        return _topic_streams(next(iter(find_bags(_source(source)))), replace(self.access(), cut=True))
 
 
 def _topic_streams(path: Path, access: Access) -> Streams:

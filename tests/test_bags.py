@@ -358,7 +358,7 @@ def test_a_topic_of_video_is_a_view(log: TeleopLog, tmp_path: Path, codec: str) 
     for window in ([5], [2, 9], [7, 8], [0]):
         got = np.stack(list(episode.views["front"].frames.frames(window)))
         np.testing.assert_array_equal(got, whole[window])
-    assert "before_first_key_frame" not in episode.provenance
+    assert "left_out" not in episode.provenance
     assert f"topic: {json.dumps('/front/image')}" in propose_mapping(str(tmp_path / "bags/run.mcap"))
 
 
@@ -367,7 +367,7 @@ def test_pictures_before_the_first_key_frame_are_left_out_and_counted(log: Teleo
     mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent[2:])
     mapping["sync"] = {"master": "front"}
     episode = read(tmp_path, mapping)
-    assert episode.provenance["before_first_key_frame"] == {"front": 2}
+    assert episode.provenance["left_out"] == {"front": {"before_first_key_frame": 2}}
     np.testing.assert_allclose(episode.trajectory.position, log.truth().position[4:], atol=1e-6)
     off = np.abs(pictures(episode, "front").astype(int) - log.views["front"].pictures[4:])
     assert off.mean() < 4
@@ -411,9 +411,43 @@ def test_pictures_that_are_sent_out_of_order_keep_their_stamps(log: TeleopLog, t
         assert distance[i] == min(distance)
 
 
+@pytest.mark.parametrize("profile", ["baseline", "main", "high", "high444"])
+def test_pictures_that_build_upon_a_lost_one_are_left_out_and_counted(
+    log: TeleopLog, tmp_path: Path, profile: str
+) -> None:
+    sent = video(log, profile=profile)
+    del sent[5]
+    mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent)
+    mapping["sync"] = {"master": "front"}
+    episode = read(tmp_path, mapping)
+    # Of 4 5 6 7, begun by a key frame, 5 was lost, and the next key frame is 8.
+    assert episode.provenance["left_out"] == {"front": {"behind_lost_packets": 2}}
+    kept = [0, 1, 2, 3, 4, 8, 9]
+    off = np.abs(pictures(episode, "front").astype(int) - log.views["front"].pictures[kept])
+    assert off.mean() < 4
+
+
+def test_b_frames_that_nothing_builds_upon_may_be_lost() -> None:
+    from actionimg_data.video import PacketScan
+
+    scene = list(make_log(frames=12, size=64, views=("front",)).views["front"].pictures)
+    sent = list(
+        bag_data.packets(scene, "libx264", g="12", bf="2", b_strategy="0", sc_threshold="0", **{"b-pyramid": "none"})
+    )
+    for lost, behind in ((None, 0), (2, 0), (4, 7)):
+        scan = PacketScan("h264")
+        for position, (_, data) in enumerate(sent):
+            if position != lost:
+                scan.add(data)
+        found = scan.index("x")
+        assert found.behind_gaps == behind, lost
+        assert len(found.pictures) + behind == len(sent) - (lost is not None)
+
+
 def test_a_damaged_packet_is_named(log: TeleopLog, tmp_path: Path) -> None:
     sent = video(log)
-    sent[5] = (5, sent[5][1][:6] + bytes([255]) * 40)
+    # Its header stays, by which its number is known.
+    sent[5] = (5, sent[5][1][: len(sent[5][1]) // 2])
     mapping = bag_data.write_video_topic(log, tmp_path / "bags/run.mcap", sent)
     episode = read(tmp_path, mapping)
     list(episode.views["front"].frames.frames([0, 1, 2, 3]))
@@ -451,6 +485,64 @@ def test_key_frames_of_av1_and_vp9_are_seen() -> None:
         assert len(index.pictures) == len(scene)
         got = list(decode_packets(index, lambda start, sent=sent: iter(sent[start:]), [5, 8], "x"))  # type: ignore[misc]
         assert np.abs(np.stack(got).astype(int) - scene[[5, 8]]).mean() < 6
+
+
+# What is shown.
+
+
+def test_forty_bags_of_foreign_kinds_are_shown_and_none_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    profiles = ("", "ros1", "px4", "x-foreign")
+    kinds = [
+        ("json", "jsonschema", b"{}", b'{"transforms": [{"odd": 1}], "x": [1, "a", null], "pose": 3}'),
+        ("cbor", "", b"", b"\xa1axx"),
+        ("protobuf", "protobuf", b"\0\1\2", b"\xff"),
+        ("flatbuffer", "flatbuffer", b"\0" * 40, b"\0" * 8),
+        ("cdr", "omgidl", b"struct X {", b"\0\1\0\0"),
+        ("ros1", "ros1msg", b"int32 a\nnone/Such b", b"1234"),
+        ("", "", b"", b""),
+        ("cdr", "ros2msg", "float64 é".encode(), b"\0\1\0\0"),
+    ]
+    names = ["foxglove.FrameTransforms", "sensor_msgs/msg/Image", "foxglove.PoseInFrame", "odd/Type/of/all", ""]
+    forms = list(FORMS.values())
+    for number in range(40):
+        encoding, schema_encoding, schema, data = kinds[number % len(kinds)]
+        channels = {
+            "/odd": (names[number % len(names)], encoding, schema_encoding, schema),
+            "/plain": ("", "json", "", b""),
+            "/empty": ("foxglove.CompressedVideo", "json", "jsonschema", b"{}"),
+        }
+        sent = [
+            (10**18 + i, topic, data if topic == "/odd" else b'{"x": 1}')
+            for i in range(3)
+            for topic in ("/odd", "/plain")
+        ]
+        path = tmp_path / f"bags/{number:02d}.mcap"
+        bag_data.write_mcap(path, sent, channels, profile=profiles[number % 4], **forms[number % len(forms)])
+    shown = RosbagConverter().inspect(str(tmp_path / "bags"))
+    assert len(shown["bags"]) == 40
+    for name, bag in shown["bags"].items():
+        assert "error" not in bag, name
+        assert bag["topics"]["/plain"] == "json × 3"
+    for path in sorted((tmp_path / "bags").iterdir()):
+        assert 'topic: "???"' in propose_mapping(str(path))
+
+
+def test_a_bag_that_was_cut_off_is_shown_as_far_as_it_goes(log: TeleopLog, tmp_path: Path) -> None:
+    bag_data.write_json(log, tmp_path / "bags/run.mcap")
+    path = tmp_path / "bags/run.mcap"
+    path.write_bytes(path.read_bytes()[:-100])
+    shown = RosbagConverter().inspect(str(tmp_path / "bags"))["bags"]["run.mcap"]
+    assert "--allow cut-recording" in shown["cut"]
+    assert shown["topics"]["/ee_pose"].startswith("foxglove.PoseInFrame")
+    assert "--allow cut-recording" in propose_mapping(str(path))
+
+
+def test_a_calibration_is_proposed_for_its_own_pictures(log: TeleopLog, tmp_path: Path) -> None:
+    bag_data.write_json(log, tmp_path / "run.mcap")
+    draft = propose_mapping(str(tmp_path / "run.mcap"))
+    for name in log.views:
+        assert f'camera_info: "/{name}/calib"' in draft
 
 
 # What is opened.

@@ -173,7 +173,7 @@ def test_07_the_plug_in_keeps_the_contract_of_converters(plugin: dict[str, str],
         str(tmp_path),
     ]
     done = run_program([*command, str(PLUGIN / "test_jsonarm.py")], env=plugin, cwd=tmp_path, timeout=150)
-    assert re.search(r"\b14 passed", done.stdout)
+    assert re.search(r"\b18 passed", done.stdout)
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -209,3 +209,11 @@ def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: 
     shown = picture(tmp_path / "10_overlay_gripper.png")
     assert shown.shape == (5 * 96, 3 * 96, 3)
     assert has_colour(shown, (255, 255, 0), 90) > 100
+
+
+def test_12_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> None:
+    folder = EXAMPLES / "12_npz_steps"
+    words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *words, str(folder / "test_npzsteps.py")]
+    assert re.search(r"\b18 passed", run_program(command, env=env, cwd=tmp_path, timeout=150).stdout)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -551,7 +552,7 @@ def test_one_flipped_byte_is_found_in_every_member_that_is_read(copy: Path) -> N
         bad = bytearray(good)
         bad[member["offset"] + member["size"] // 2] ^= 1
         shard.write_bytes(bytes(bad))
-        with pytest.raises(CorruptDatasetError, match=f"{key}: {member['name']}"):
+        with pytest.raises(CorruptDatasetError, match=re.escape(f"{key}.{member['name']}")):
             data[key]
     shard.write_bytes(good)
     assert data[0]["key"] == data.keys[0]
@@ -644,7 +645,7 @@ def test_a_shard_of_another_data_set_is_refused(copy: Path, slow_dataset: Path) 
         shutil.copy(slow_dataset / "train" / name, copy / "train" / name)
     with pytest.raises(CorruptDatasetError, match=r"000000"):
         list(ActionImageDataset(copy, **SMALL))
-    with pytest.raises(CorruptDatasetError, match="manifest names"):
+    with pytest.raises(CorruptDatasetError, match="what the manifest says"):
         ActionImageDataset([copy / "train" / "000000.tar"], **SMALL)
     with pytest.raises(WrongFormatError, match="ConcatActionImageDataset"):
         ActionImageDataset([copy / "train" / "000001.tar", slow_dataset / "train" / "000000.tar"], **SMALL)

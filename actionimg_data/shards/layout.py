@@ -7,11 +7,11 @@ import difflib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-from ..errors import OutputError, StorageError
+from ..errors import CorruptDatasetError, OutputError, StorageError
 from ..objectstore import RemotePath, is_url
 from ..untrusted.files import open_plain
 
@@ -74,13 +74,26 @@ def similar(path: Place) -> str | None:
     return f"Did you mean {str(path.with_name(close[0]))!r}?" if close else None
 
 
-def read_range(path: Place, offset: int, size: int) -> bytes:
-    """Up to ``size`` bytes of a file or an object; fewer where it ends before."""
+def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None = None) -> list[bytes]:
+    """Bytes of a file or an object by offset and size; fewer where it ends before.
+
+    Args:
+        path: The file.
+        ranges: Offset and size of each.
+        size: Its bytes, where they are known; of an object it is not asked.
+
+    Raises:
+        CorruptDatasetError: It has another size.
+        FileNotFoundError: There is none.
+        StorageError: The store does not answer.
+    """
     if isinstance(path, RemotePath):
-        return path.read_range(offset, size)
+        return path.read_ranges(ranges)
     with open_plain(path) as file:
-        file.seek(offset)
-        return file.read(size)
+        found = os.fstat(file.fileno()).st_size
+        if size is not None and found != size:
+            raise CorruptDatasetError("has the wrong size", where=path, expected=f"{size} B", found=f"{found} B")
+        return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
 
 
 def open_place(path: Place, buffering: int = -1) -> IO[bytes]:

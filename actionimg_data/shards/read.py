@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,6 @@ from ..errors import (
     CorruptDatasetError,
     MissingCalibrationError,
     MissingFrameError,
-    SourceNotFoundError,
     StorageError,
     WrongFormatError,
     suggestion,
@@ -25,20 +22,17 @@ from ..errors import (
 from ..model import CameraTrack, GripperTrajectory
 from ..objectstore import RemotePath
 from ..raster import render_view
-from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, ShardSidecar, index_schema
+from ..schemas import ActionImageSpec, DatasetManifest, SampleMeta, index_schema
 from ..schemas.dataset import parse
-from ..untrusted.parquet import load_parquet
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
-from .manifest import check_index, read_bytes, read_manifest
+from .members import Sidecars, open_manifest, read_index, read_members
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Image = NDArray[np.uint8]
-MAX_MEMBER: Final = 4 << 30
-_SHARDS_KEPT: Final = 128
 
 
 class Sample:
@@ -81,27 +75,7 @@ class Sample:
             raise CorruptDatasetError(
                 "has no such member", where=self.key, expected=" ".join(self._members), found=member
             )
-        offset, size = self._members[member]
-        if not 0 <= size <= MAX_MEMBER:
-            raise CorruptDatasetError("has an impossible size", where=self._where(member), found=size)
-        try:
-            data = layout.read_range(self._tar, offset, size)
-        except StorageError:
-            raise
-        except OSError as error:
-            raise SourceNotFoundError(error.strerror or str(error), where=self._tar) from None
-        if len(data) != size:
-            raise CorruptDatasetError(
-                "is truncated", where=self._where(member), expected=f"{size} B", found=f"{len(data)} B"
-            )
-        if self._digests is not None and hashlib.sha256(data).hexdigest() != self._digests.get(member):
-            raise CorruptDatasetError(
-                "was changed after it was written",
-                where=self._where(member),
-                field="SHA-256",
-                hint="actionimg verify checks the whole data set.",
-            )
-        return data
+        return read_members(self._tar, self.key, {member: self._members[member]}, self._digests)[member]
 
     def _where(self, member: str) -> str:
         return f"{self._tar}: {self.key}.{member}"
@@ -330,31 +304,7 @@ class Dataset:
         self.path = path
         self.manifest = manifest
         self.table = table
-        self._verify = verify and manifest is not None
-        self._digests: OrderedDict[str, dict[str, dict[str, str]]] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_digests": OrderedDict()}
-
-    def _digests_of(self, shard: str, key: str) -> dict[str, str] | None:
-        """SHA-256 of each member of a sample, from its shard's sidecar (some shards are kept)."""
-        if not self._verify or self.manifest is None:
-            return None
-        if shard not in self._digests:
-            where = self.path / f"{shard}.json"
-            data = read_bytes(where)
-            if hashlib.sha256(data).hexdigest() != self._sidecars.get(shard):
-                raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
-            sidecar = parse(ShardSidecar, data, where)
-            self._digests[shard] = {s.key: {m.name: m.sha256 for m in s.members} for s in sidecar.samples}
-            if len(self._digests) > _SHARDS_KEPT:
-                self._digests.popitem(last=False)
-        return self._digests[shard].get(key, {})
-
-    @cached_property
-    def _sidecars(self) -> dict[str, str]:
-        records = () if self.manifest is None else self.manifest.shards
-        return {record.path.removesuffix(".tar"): record.sidecar_sha256 for record in records}
+        self._sidecars = Sidecars(path, manifest) if verify and manifest is not None else None
 
     @cached_property
     def _number(self) -> dict[str, int]:
@@ -395,7 +345,8 @@ class Dataset:
         key, shard, members = (self.table[name][number].as_py() for name in ("key", "shard", "members"))
         tar = self.path / f"{shard}.tar" if self.manifest is not None else self.path
         places = {m["name"]: (m["offset"], m["size"]) for m in members}
-        return Sample(key, tar, places, self.spec, self._digests_of(shard, key))
+        digests = None if self._sidecars is None else self._sidecars.digests(shard, key)
+        return Sample(key, tar, places, self.spec, digests)
 
     def __iter__(self) -> Iterator[Sample]:
         for i in range(len(self)):
@@ -421,35 +372,8 @@ def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
     path = layout.place(path)
     if path.is_file():
         return Dataset(path, None, _scan(path))
-    if not (path / layout.MANIFEST).is_file():
-        raise SourceNotFoundError(
-            f"has no {layout.MANIFEST}" if path.is_dir() else "does not exist",
-            where=path,
-            hint=layout.similar(path) or "A data set is a folder that actionimg convert wrote.",
-        )
-    manifest = read_manifest(path)
-    if not manifest.complete:
-        raise CorruptDatasetError(
-            "is not complete", where=path, hint="Run the same actionimg convert again to finish it."
-        )
-    return Dataset(path, manifest, _index(path, manifest, verify), verify)
-
-
-def _index(path: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
-    import pyarrow as pa
-
-    where = path / layout.INDEX
-    data = read_bytes(where)
-    if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
-        raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
-    try:
-        table = load_parquet(data).combine_chunks()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(**manifest.index_columns)):
-        raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
-    check_index(table, manifest, where)
-    return table
+    manifest = open_manifest(path)
+    return Dataset(path, manifest, read_index(path, manifest, verify), verify)
 
 
 def _scan(tar: Place) -> pa.Table:

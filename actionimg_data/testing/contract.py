@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
 import pickle
 import re
+import shutil
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,25 +24,42 @@ import pytest
 from ..converters.base import Converter, Detection
 from ..errors import ActionImgError, SourceNotFoundError
 from ..model import Camera, CameraTrack, Episode, EpisodeRef, view_planes
+from ..plausibility import sight
+from ..plausibility.examine import examine
 
+_NUMPY_DOMAIN = 389047  # np.lib.tracemalloc_domain, which numpy 1.26 has elsewhere
 _MAX_REFS = 50
 _MAX_EPISODES = 3
 _MAX_FRAMES = 8
+_MAX_WALK_BYTES = 32 << 20
+_HELD_BYTES = 256 << 10
+_PEAK_BYTES = 8 << 20
+_MAX_HELD = 0.5
+_MIN_SEEN = 0.5
 
 
 class ConverterContract:
-    """Tests of one converter; subclass it, and give the two fixtures.
+    """Tests of one converter; subclass it, and give the two fixtures ``converter`` and ``source``.
 
-    ::
+    They hold it to lazy, sorted and repeatable discovery, fingerprints that follow the data, references that travel
+    between processes, pictures that are RGB and read when they are asked for, cameras that see the gripper, metres, and
+    clear refusals.
 
-        class TestMyConverter(ConverterContract):
-            @pytest.fixture
-            def converter(self):
-                return MyConverter()
+    Example:
+        ::
 
-            @pytest.fixture
-            def source(self, tmp_path):
-                return write_my_format(tmp_path / "data")  # two episodes or more, small
+            class TestMyConverter(ConverterContract):
+                @pytest.fixture
+                def converter(self):
+                    return MyConverter()
+
+                @pytest.fixture
+                def source(self, tmp_path):
+                    return write_my_format(tmp_path / "data")  # two episodes or more, small
+
+                @pytest.fixture
+                def large_source(self, tmp_path):  # not needed, but telling
+                    return write_many_empty_episodes(tmp_path / "many", 10_000)
     """
 
     @pytest.fixture
@@ -49,6 +71,11 @@ class ConverterContract:
     def source(self) -> str | Path:
         """A small source of its format, with at least two episodes."""
         raise NotImplementedError("a subclass of ConverterContract gives the fixture `source`")
+
+    @pytest.fixture
+    def large_source(self) -> str | Path | None:
+        """A source of some ten thousand episodes that are only found, never read; None: there is none to try."""
+        return None
 
     @pytest.fixture
     def refs(self, converter: Converter, source: str | Path) -> list[EpisodeRef]:
@@ -65,11 +92,44 @@ class ConverterContract:
         """`detect` says which layout it sees."""
         assert isinstance(type(converter).detect(str(source)), Detection)
 
-    def test_discover_is_lazy(self, converter: Converter, source: str | Path) -> None:
-        """The first reference of a large source does not wait for the last."""
-        found = converter.discover(str(source))
-        assert isinstance(found, Iterator)
-        assert isinstance(next(found), EpisodeRef)
+    def test_discover_is_lazy(self, converter: Converter, source: str | Path, large_source: str | Path | None) -> None:
+        """The first reference of a large source does not wait for the last: each is made when it is asked for.
+
+        Of a large source as many as there are pass by without being held.
+        """
+        for place in (source, large_source):
+            if place is None:
+                continue
+            with _references_made() as made:
+                found = converter.discover(str(place))
+                assert isinstance(found, Iterator), "discover has to give an iterator: let it yield each reference"
+                assert isinstance(next(found), EpisodeRef)
+                assert len(made) == 1, (
+                    f"discover made {len(made)} references before the first was handed out: yield each as it is found"
+                )
+        if large_source is not None:
+            with _memory() as memory:
+                count = sum(1 for _ in converter.discover(str(large_source)))
+            assert count >= 1000, f"large_source holds {count} episodes only"
+            assert memory.peak <= _MAX_WALK_BYTES, f"finding {count} episodes takes {memory.peak >> 20} MiB"
+
+    def test_fingerprints_follow_the_data(self, converter: Converter, source: str | Path, tmp_path: Path) -> None:
+        """An episode whose files have changed is another one: its shard is made again, not taken for done."""
+        place = _copied(Path(source), tmp_path / "copy")
+        kind, options = type(converter), converter.options
+        before = list(islice(kind(options).discover(str(place)), _MAX_REFS))
+        for path in [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]:
+            with open(path, "ab") as file:
+                file.write(b"\n")
+        try:
+            after = {ref.id: ref for ref in islice(kind(options).discover(str(place)), _MAX_REFS)}
+        except ActionImgError:
+            return  # it has noticed, and says so
+        same = [ref.id for ref in before if ref.id in after and after[ref.id].fingerprint == ref.fingerprint]
+        assert not same, (
+            f"the fingerprint of {', '.join(same)} is the same after every file of the source has changed: make it of "
+            "what changes with the data, e.g. converters.kit.file_stamp of each file"
+        )
 
     def test_discover_gives_the_same_each_time(
         self, converter: Converter, source: str | Path, refs: list[EpisodeRef]
@@ -107,6 +167,39 @@ class ConverterContract:
                 if view.camera is not None:
                     assert isinstance(view.camera, (Camera, CameraTrack))
                     assert (view.camera.width, view.camera.height) == (view.frames.width, view.frames.height)
+
+    def test_reading_an_episode_holds_none_of_its_pictures(self, converter: Converter, refs: list[EpisodeRef]) -> None:
+        """`read` finds out how many pictures there are and how large; they are read one by one, when asked for."""
+        # What is read for the first time in a process may import, and keep what it imports.
+        type(converter)(converter.options).read(refs[-1])
+        fresh = type(converter)(converter.options)
+        with _memory() as memory:
+            episode = fresh.read(refs[0])
+        pictures = sum(len(v.frames) * v.frames.height * v.frames.width * 3 for v in episode.views.values())
+        share = f"{memory.arrays:,} B of arrays and {memory.held:,} B in all, its pictures are {pictures:,} B"
+        assert memory.arrays <= _MAX_HELD * pictures, f"read holds the pictures: {share}"
+        assert memory.held <= _MAX_HELD * pictures + _HELD_BYTES, f"read holds the pictures: {share}"
+        assert memory.peak <= pictures + _PEAK_BYTES, f"read loads the pictures: {memory.peak:,} B at once"
+
+    def test_the_gripper_is_in_some_picture(self, converter: Converter, refs: list[EpisodeRef]) -> None:
+        """Cameras stand where they say: an inverted pose, or other axes, put the gripper out of every picture."""
+        for ref in refs[:_MAX_EPISODES]:
+            episode = converter.read(ref)
+            seen = sight.in_view(episode)
+            why = [f"{name}: {cause}" for name in seen for cause in sight.why_out_of_view(episode, name)]
+            assert not seen or max(seen.values()) >= _MIN_SEEN, (
+                f"{ref.id}: no view shows the gripper in {_MIN_SEEN:.0%} of its frames, but "
+                f"{', '.join(f'{name} in {share:.0%}' for name, share in seen.items())}. "
+                f"{'; '.join(why) or 'Is world_from_camera inverted, or are its axes not OpenCV?'}"
+            )
+
+    def test_episodes_are_plausible(self, converter: Converter, refs: list[EpisodeRef]) -> None:
+        """Metres, radians and seconds: nothing moves or stands as no robot does (docs/plausibility.md)."""
+        for ref in refs[:_MAX_EPISODES]:
+            found = examine(converter.read(ref))
+            assert not found, f"{ref.id}: " + "; ".join(
+                f"{f.kind}: {f.stream}: {f.found}, expected {f.expected}" for f in found
+            )
 
     def test_pictures_are_rgb_and_any_subset_is_the_same(self, converter: Converter, refs: list[EpisodeRef]) -> None:
         """Frames asked for alone, later, or with others are the same frames."""
@@ -163,6 +256,53 @@ class ConverterContract:
             assert type(converter).detect(str(folder)) is None
             with pytest.raises(ActionImgError, match=folder.name):
                 list(converter.discover(str(folder)))
+
+
+@contextmanager
+def _references_made() -> Iterator[set[str]]:
+    """Ids of all references that are made within."""
+    made: set[str] = set()
+    original = EpisodeRef.__init__
+
+    def counting(self: EpisodeRef, *args: Any, **named: Any) -> None:
+        original(self, *args, **named)
+        made.add(self.id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpisodeRef, "__init__", counting)
+        yield made
+
+
+@dataclass
+class _Memory:
+    """Bytes that were allocated within and are held after it: arrays of numpy, all of them, and the most at once."""
+
+    arrays: int = 0
+    held: int = 0
+    peak: int = 0
+
+
+@contextmanager
+def _memory() -> Iterator[_Memory]:
+    found = _Memory()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield found
+        gc.collect()
+        found.held, found.peak = tracemalloc.get_traced_memory()
+        domain = tracemalloc.DomainFilter(True, _NUMPY_DOMAIN)
+        arrays = tracemalloc.take_snapshot().filter_traces((domain,))
+        found.arrays = sum(trace.size for trace in arrays.traces)
+    finally:
+        tracemalloc.stop()
+
+
+def _copied(source: Path, place: Path) -> Path:
+    place.mkdir()
+    if source.is_file():
+        return Path(shutil.copy(source, place / source.name))
+    return Path(shutil.copytree(source, place / source.name))
 
 
 def _digest_elsewhere(cls: type[Converter], options: Any, ref: EpisodeRef) -> str:

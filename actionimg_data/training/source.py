@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,17 +15,15 @@ from ..errors import (
     EmptyEpisodeError,
     InvalidSpecError,
     MissingCalibrationError,
-    SourceNotFoundError,
+    UnsafeFileError,
     WrongFormatError,
 )
-from ..schemas import ActionImageSpec, DatasetManifest, SampleRow, ShardSidecar, index_schema
-from ..schemas.dataset import parse
+from ..objectstore import RemotePath, is_url
+from ..schemas import ActionImageSpec, SampleRow, index_schema
 from ..shards import layout
-from ..shards.manifest import check_index, parse_manifest
-from ..untrusted.parquet import load_parquet
-from .files import Files
+from ..shards.layout import Place
+from ..shards.members import Sidecars, open_manifest, read_index, read_members
 
-_DIGESTS: Final = 128
 _TAR: Final = ".tar"
 
 
@@ -59,13 +55,16 @@ class ShardSource:
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
-        self._files = Files(path, storage_options)
+        self._root = _place(path, storage_options)
         self._verify = verify
-        self.manifest = self._read_manifest()
+        self.manifest = open_manifest(self._root)
+        if self.manifest.options.poses_only:
+            raise MissingCalibrationError(
+                "was made with --poses-only: without cameras there is no action image to train on", where=path
+            )
+        self._sidecars = Sidecars(self._root, self.manifest)
         self._sizes: dict[str, int] = {}
-        self._digests: OrderedDict[str, dict[tuple[str, str], str]] = OrderedDict()
-        self._records = {record.path.removesuffix(_TAR): record for record in self.manifest.shards}
-        table = self._index() if shards is None else self._table_of(shards)
+        table = read_index(self._root, self.manifest, verify) if shards is None else self._table_of(shards)
         if filter is not None:
             table = _filtered(table, filter, path)
         if table.num_rows == 0:
@@ -95,11 +94,11 @@ class ShardSource:
 
     def where(self, row: int) -> str:
         """Shard and key of a sample, for errors."""
-        return f"{self._files.path(self.shard(row))}{_TAR}: {self.key(row)}"
+        return f"{self._root}/{self.shard(row)}{_TAR}: {self.key(row)}"
 
     def location(self, row: int) -> str:
         """A path that names a sample: the shard's, and the key in it."""
-        return f"{self._files.path(self.shard(row))}{_TAR}/{self.key(row)}"
+        return f"{self._root}/{self.shard(row)}{_TAR}/{self.key(row)}"
 
     def row_of(self, key: str) -> int:
         """Row of the sample with this key; `KeyError` where there is none."""
@@ -121,7 +120,7 @@ class ShardSource:
         """
         first, last = self._members[row], self._members[row + 1]
         codes = self._member_codes[first:last].tolist()
-        places = []
+        places = {}
         for name in names:
             code = self._member_names.get(name, -1)
             if code not in codes:
@@ -130,106 +129,22 @@ class ShardSource:
                     "has no such member", where=self.where(row), field=name, expected=" ".join(have)
                 )
             place = first + codes.index(code)
-            places.append((int(self._member_offsets[place]), int(self._member_sizes[place])))
-        shard = self.shard(row)
-        parts = self._files.read_ranges(f"{shard}{_TAR}", places, self._bytes_of(shard))
-        if self._verify:
-            key = self.key(row)
-            digests = self._digests_of(shard)
-            for name, part in zip(names, parts, strict=True):
-                expected = digests.get((key, name))
-                found = hashlib.sha256(part).hexdigest()
-                if expected != found:
-                    raise CorruptDatasetError(
-                        "was changed after it was written",
-                        where=self.where(row),
-                        field=name,
-                        expected=f"SHA-256 {expected}",
-                        found=found,
-                        hint="actionimg verify checks the whole data set.",
-                    )
-        return dict(zip(names, parts, strict=True))
-
-    def _read_manifest(self) -> DatasetManifest:
-        where = self._files.path(layout.MANIFEST)
-        if not self._files.exists(layout.MANIFEST):
-            raise SourceNotFoundError(
-                f"has no {layout.MANIFEST}",
-                where=self.path,
-                hint="A data set is a folder that actionimg convert wrote.",
-            )
-        data = self._files.read(layout.MANIFEST)
-        manifest = parse_manifest(data, where)
-        if manifest.options.poses_only:
-            raise MissingCalibrationError(
-                "was made with --poses-only: without cameras there is no action image to train on", where=self.path
-            )
-        return manifest
-
-    def _index(self) -> pa.Table:
-        if not self.manifest.complete:
-            raise CorruptDatasetError(
-                "is not complete", where=self.path, hint="Run the same actionimg convert again to finish it."
-            )
-        where = self._files.path(layout.INDEX)
-        data = self._files.read(layout.INDEX)
-        if self._verify and hashlib.sha256(data).hexdigest() != self.manifest.files.get(layout.INDEX):
-            raise CorruptDatasetError("is not the one the manifest names", where=where, field="SHA-256")
-        try:
-            table = load_parquet(data)
-        except (OSError, pa.ArrowException) as error:
-            raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-        missing = [name for name in index_schema().names if name not in table.column_names]
-        if missing:
-            raise CorruptDatasetError("lacks a column", where=where, field=missing[0])
-        check_index(table, self.manifest, where)
-        return table
+            places[name] = (int(self._member_offsets[place]), int(self._member_sizes[place]))
+        shard, key = self.shard(row), self.key(row)
+        digests = self._sidecars.digests(shard, key) if self._verify else None
+        size = self._sizes.get(shard, self._sidecars.size(shard))
+        return read_members(self._root / f"{shard}{_TAR}", key, places, digests, size)
 
     def _table_of(self, shards: Sequence[str]) -> pa.Table:
         """The index of some shards, from their sidecars: the data set may be unfinished."""
         schema = index_schema()
         batches = []
         for shard in shards:
-            rows = [_index_row(shard, sample) for sample in self._sidecar(shard).samples]
+            sidecar = self._sidecars.of(shard)
+            self._sizes[shard] = sidecar.bytes
+            rows = [_index_row(shard, sample) for sample in sidecar.samples]
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
         return pa.Table.from_batches(batches, schema=schema)
-
-    def _sidecar(self, shard: str) -> ShardSidecar:
-        name = f"{shard}.json"
-        where = self._files.path(name)
-        data = self._files.read(name)
-        record = self._records.get(shard)
-        if record is not None and hashlib.sha256(data).hexdigest() != record.sidecar_sha256:
-            raise CorruptDatasetError("is not the one the manifest names", where=where, field="SHA-256")
-        sidecar = parse(ShardSidecar, data, where)
-        if sidecar.shard != shard:
-            raise CorruptDatasetError("is of another shard", where=where, expected=shard, found=sidecar.shard)
-        plan = self.manifest.plan_of(shard)
-        if sidecar.plan != plan:
-            raise CorruptDatasetError(
-                "is of another data set",
-                where=where,
-                field="plan",
-                expected=plan[:12],
-                found=sidecar.plan[:12],
-                hint="Shards of different data sets are mixed with ConcatActionImageDataset.",
-            )
-        self._sizes[shard] = sidecar.bytes
-        return sidecar
-
-    def _bytes_of(self, shard: str) -> int:
-        record = self._records.get(shard)
-        return self._sizes[shard] if record is None else record.bytes
-
-    def _digests_of(self, shard: str) -> dict[tuple[str, str], str]:
-        if shard not in self._digests:
-            samples = self._sidecar(shard).samples
-            self._digests[shard] = {(s.key, m.name): m.sha256 for s in samples for m in s.members}
-            if len(self._digests) > _DIGESTS:
-                self._digests.popitem(last=False)
-        else:
-            self._digests.move_to_end(shard)
-        return self._digests[shard]
 
     def _load(self, table: pa.Table) -> None:
         """Columns as flat arrays: no Python object a row, so that worker processes share their memory."""
@@ -268,6 +183,18 @@ def _filtered(table: pa.Table, expression: pc.Expression, where: str) -> pa.Tabl
         ) from None
 
 
+def _refuse_command(text: str) -> None:
+    if text.lstrip().lower().startswith("pipe:"):
+        raise UnsafeFileError(
+            "a command is not a data set", where=text, hint="Name the files, or a URL that fsspec reads."
+        )
+
+
+def _place(text: str, options: Mapping[str, Any] | None) -> Place:
+    _refuse_command(text)
+    return RemotePath(text, options) if is_url(text) else layout.place(text)
+
+
 def open_sources(
     paths: Any,
     *,
@@ -292,8 +219,7 @@ def open_sources(
     roots = []
     shards = []
     for text in texts:
-        if text.lstrip().lower().startswith("pipe:"):
-            Files(text)
+        _refuse_command(text)
         parts = text.replace("\\", "/").rsplit("/", 2)
         if len(parts) < 3:
             parts = ["."] * (3 - len(parts)) + parts

@@ -1,4 +1,4 @@
-"""numpy's files of arrays, made of the bytes that are there and of nothing else; no objects."""
+"""numpy's files of arrays, made of the bytes that are there and of nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadFileError, UnsafeFileError
+from ..errors import BadFileError, SourceNotFoundError, UnsafeFileError
+from . import pickles
+from .files import open_plain
 from .unpack import BAD_ZIP, MAX_ARRAY_BYTES, unzip
 
 _BAD_NPY = (
@@ -76,3 +78,41 @@ def load_npy(body: bytes, where: object, name: str | None = None) -> NDArray[Any
         if isinstance(error, (BadFileError, UnsafeFileError)):
             raise
         raise BadFileError(f"cannot be read: {error}", where=where, field=name) from None
+
+
+def load_objects(path: Path, max_bytes: int = pickles.MAX_BYTES) -> Any:
+    """What an ``.npy`` holds that was saved with Python objects in it; nothing of it is run.
+
+    ``np.save(path, {"text": [...], "span": [(0, 64), ...]})`` makes such a file: its single object is returned as it
+    is, a dict here; an array of several as an object array. Objects may be numbers, texts, bytes, lists, tuples, dicts
+    and arrays; a file of plain numbers gives its array.
+
+    Raises:
+        SourceNotFoundError: The file does not exist.
+        UnsafeFileError: It asks for anything else, or exceeds a limit.
+        BadFileError: It is damaged.
+    """
+    try:
+        with open_plain(path) as file:
+            body = file.read(min(path.stat().st_size, max_bytes) + 1)
+    except FileNotFoundError:
+        raise SourceNotFoundError("no such file", where=path) from None
+    except OSError as error:
+        raise BadFileError(f"cannot be read: {error.strerror}", where=path) from None
+    if len(body) > max_bytes:
+        raise UnsafeFileError("is too large", where=path, expected=f"at most {max_bytes} bytes")
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+    except _BAD_NPY as error:
+        raise BadFileError(f"cannot be read: {error}", where=path) from None
+    if not dtype.hasobject:
+        return load_npy(body, path)
+    if dtype != np.dtype(object):
+        raise UnsafeFileError("holds a structured number type with objects", where=path)
+    found = pickles.loads(body[stream.tell() :], str(path), max_bytes=max_bytes, objects=True)
+    if not isinstance(found, np.ndarray) or found.shape != shape:
+        raise BadFileError("does not hold what its header states", where=path, expected=f"objects {shape}")
+    return found[()] if shape == () else found

@@ -106,7 +106,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int = MAX_BYTES) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise UnsafeFileError("is too large to read", where=path, expected=f"≤ {limit} bytes", found=size)
-            return file.read(limit)
+            # Room for the whole limit would be made before a byte is read.
+            return file.read(size)
     except OSError as error:
         raise unreadable(error, path) from None
 

@@ -113,7 +113,7 @@ def load(
         if size > max_bytes:
             raise UnsafeFileError("is too large", where=where, expected=f"at most {max_bytes} bytes", found=f"{size}")
         with open_plain(where) as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(min(size, max_bytes) + 1)
     except FileNotFoundError:
         raise SourceNotFoundError("no such file", where=where) from None
     except OSError as error:
@@ -129,11 +129,15 @@ def loads(
     unsupported: Mapping[tuple[str, str], str] | None = None,
     max_bytes: int = MAX_BYTES,
     max_steps: int = MAX_STEPS,
+    objects: bool = False,
 ) -> Any:
-    """`load` for the bytes of a file; ``where`` names it in errors."""
+    """`load` for the bytes of a file; ``where`` names it in errors.
+
+    With ``objects`` an array may hold what a list may: numbers, texts, lists, dicts, arrays.
+    """
     if len(data) > max_bytes:
         raise UnsafeFileError("is too large", where=where, expected=f"at most {max_bytes} bytes", found=f"{len(data)}")
-    machine = _Machine(data, records or {}, unsupported or {}, max_steps)
+    machine = _Machine(data, records or {}, unsupported or {}, max_steps, objects)
     try:
         return machine.run()
     except ActionImgError as error:
@@ -151,8 +155,10 @@ class _Machine:
         records: Mapping[tuple[str, str], str],
         unsupported: Mapping[tuple[str, str], str],
         max_steps: int,
+        objects: bool,
     ) -> None:
         self.data = data
+        self.objects = objects
         self.records = records
         self.unsupported = unsupported
         self.max_steps = max_steps
@@ -457,6 +463,10 @@ class _Machine:
             target.attributes = state
         elif type(target) is np.ndarray and type(state) is tuple and len(state) == 5:
             _, shape, dtype, fortran, raw = state
+            if self.objects and type(dtype) is _Dtype and dtype.code == "O":
+                target.__setstate__((1, self._checked_objects(shape, raw), dtype.numpy, fortran is True, raw))  # type: ignore[arg-type]
+                self.stack.append(target)
+                return
             # The array is in the memo already, so its contents are set in place.
             kind = self._checked(dtype, shape, raw)
             target.__setstate__((1, shape, kind, fortran is True, raw))  # type: ignore[arg-type]
@@ -473,6 +483,8 @@ class _Machine:
     # Arrays.
 
     def _dtype(self, code: Any) -> _Dtype:
+        if self.objects and _is_text(code, ("O", "O8", "|O")):
+            return _Dtype("O", "|")
         match = _DTYPE.match(code) if type(code) is str and len(code) < 8 else None
         if match is None or (match[1] == "b" and match[2] != "1") or (match[1] == "f" and match[2] == "1"):
             found = code if type(code) is str else type(code).__name__
@@ -511,6 +523,16 @@ class _Machine:
             raise _Damaged("an array's shape is impossible")
         self._charge(len(raw))
         return kind
+
+    def _checked_objects(self, shape: Any, items: Any) -> Any:
+        """The shape of an array of objects that is made of a list in the file and of nothing else."""
+        plain = type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS
+        if not plain or any(type(n) is not int or not 0 <= n < 1 << 32 for n in shape):
+            raise _Damaged("an array's shape is no tuple of whole numbers")
+        if type(items) is not list or len(items) != math.prod(shape):
+            raise BadFileError("an array's objects do not fill its shape", field=f"byte {self.pos}")
+        self._charge(len(items))
+        return shape
 
     def _charge(self, count: int) -> None:
         self.copies_left -= count

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import av
 import av.error
@@ -53,6 +53,7 @@ class PacketIndex:
         keys: ``(K,)`` numbers of the packets at which decoding can begin.
         setup: For each key the parameter sets that came before it, where its own packet has none.
         before_first_key: Pictures that came before decoding could begin, or need ones that did.
+        behind_gaps: Pictures of H.264 that build upon one that was lost, up to the next key frame.
     """
 
     codec: str
@@ -60,6 +61,7 @@ class PacketIndex:
     keys: NDArray[np.int64]
     setup: tuple[bytes, ...]
     before_first_key: int
+    behind_gaps: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Packet:
         setup: The parameter sets in it.
         begins: They are whole: with those of the sequence.
         leading: It is shown before the key frame that it comes behind.
+        gap: A picture that others build upon was lost before it.
     """
 
     picture: bool
@@ -79,6 +82,7 @@ class _Packet:
     setup: bytes = b""
     begins: bool = False
     leading: bool = False
+    gap: bool = False
 
     @property
     def refresh(self) -> bool:
@@ -98,10 +102,13 @@ class PacketScan:
         self._packets: list[_Packet] = []
         self._setup: dict[int, bytes] = {}
         self._last = b""
+        self._numbers = _FrameNumbers()
 
     def add(self, data: bytes) -> None:
         """The next packet."""
         packet = _LOOK[self.codec](data)
+        if self.codec == "h264":
+            packet = replace(packet, gap=self._numbers.gap(data))
         if packet.key or packet.refresh:
             self._setup[len(self._packets)] = b"" if packet.refresh else self._last
         if packet.setup:
@@ -119,7 +126,8 @@ class PacketScan:
         keys = keys or [i for i, p in enumerate(self._packets) if p.refresh]
         if not keys:
             raise BadVideoError("has no key frame, at which decoding could begin", where=where, found=self.codec)
-        pictures, lost = [], 0
+        pictures, lost, behind = [], 0, 0
+        starts, broken = set(keys), False
         # What is shown before the first key frame but sent behind it needs pictures that were not recorded.
         leading = True
         for i, packet in enumerate(self._packets):
@@ -127,8 +135,11 @@ class PacketScan:
                 continue
             if i > keys[0] and not packet.leading:
                 leading = False
+            broken = (broken or packet.gap) and i not in starts
             if i < keys[0] or (packet.leading and leading):
                 lost += 1
+            elif broken:
+                behind += 1
             else:
                 pictures.append(i)
         return PacketIndex(
@@ -137,6 +148,7 @@ class PacketScan:
             np.asarray(keys, np.int64),
             tuple(self._setup[k] for k in keys),
             lost,
+            behind,
         )
 
 
@@ -241,6 +253,110 @@ def _h264(data: bytes) -> _Packet:
     found = {kind for kind, _, _ in kinds}
     setup = b"".join(b"\0\0\0\1" + data[a:b] for kind, a, b in kinds if kind in (7, 8))
     return _Packet(any(1 <= kind <= 5 for kind in found), 5 in found, setup, 7 in found)
+
+
+class _Bits:
+    """Bits of a NAL unit (H.264, 7.2 and 9.1)."""
+
+    def __init__(self, unit: bytes) -> None:
+        # A byte 3 behind two zeros keeps start codes out of a unit (7.4.1).
+        raw = unit.replace(b"\0\0\3", b"\0\0")
+        self._value, self._left = int.from_bytes(raw, "big"), 8 * len(raw)
+
+    def u(self, count: int) -> int:
+        """The next bits as a number."""
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("ends early")
+        return self._value >> self._left & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        """The next Exp-Golomb code."""
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+            if zeros > 32:
+                raise ValueError("is no Exp-Golomb code")
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def se(self) -> int:
+        """The next signed Exp-Golomb code."""
+        code = self.ue()
+        return (code + 1) // 2 if code & 1 else -(code // 2)
+
+
+class _FrameNumbers:
+    """Follows the numbers of H.264's reference pictures, of which none may be missing (7.4.3, ``frame_num``)."""
+
+    _HIGH: ClassVar = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._planes = self._may_miss = False
+        self._previous: int | None = None
+
+    def gap(self, data: bytes) -> bool:
+        """Whether a reference picture is missing before the picture in a packet."""
+        found = False
+        for start, end in _units(data):
+            kind = data[start] & 0x1F
+            try:
+                if kind == 7:
+                    self._take_sequence(_Bits(data[start + 1 : end]))
+                elif kind in (1, 5) and self._width:
+                    # The header of a slice begins with what is asked for here.
+                    found |= self._follow(
+                        _Bits(data[start + 1 : min(end, start + 33)]), kind == 5, data[start] >> 5 & 3
+                    )
+            except ValueError:
+                return found  # what is damaged is told by the decoder
+        return found
+
+    def _follow(self, bits: _Bits, fresh: bool, used: int) -> bool:
+        bits.ue(), bits.ue(), bits.ue()
+        if self._planes:
+            bits.u(2)
+        number, before = bits.u(self._width), self._previous
+        if fresh:
+            self._previous = number
+            return False
+        following = before is not None and number in (before, (before + 1) % (1 << self._width))
+        if used:
+            self._previous = number
+        return before is not None and not following and not self._may_miss
+
+    def _take_sequence(self, bits: _Bits) -> None:
+        """From a sequence parameter set (7.3.2.1.1) what is needed to read the numbers."""
+        profile = bits.u(8)
+        bits.u(16)
+        bits.ue()
+        planes = False
+        if profile in self._HIGH:
+            chroma = bits.ue()
+            planes = chroma == 3 and bool(bits.u(1))
+            bits.ue(), bits.ue(), bits.u(1)
+            if bits.u(1):
+                for i in range(12 if chroma == 3 else 8):
+                    if bits.u(1):
+                        self._skip_list(bits, 16 if i < 6 else 64)
+        width = bits.ue() + 4
+        order = bits.ue()
+        if order == 0:
+            bits.ue()
+        elif order == 1:
+            bits.u(1), bits.se(), bits.se()
+            for _ in range(min(bits.ue(), 255)):
+                bits.se()
+        bits.ue()
+        self._width, self._planes, self._may_miss = min(width, 16), planes, bool(bits.u(1))
+
+    @staticmethod
+    def _skip_list(bits: _Bits, size: int) -> None:
+        last = following = 8
+        for _ in range(size):
+            if following:
+                following = (last + bits.se() + 256) % 256
+            last = following or last
 
 
 def _hevc(data: bytes) -> _Packet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ class ImageFiles:
     def _read(self, path: str) -> Image:
         try:
             with open_plain(path) as file:
-                data = file.read(_MAX_PICTURE_BYTES + 1)
+                data = file.read(min(os.fstat(file.fileno()).st_size, _MAX_PICTURE_BYTES) + 1)
             if len(data) > _MAX_PICTURE_BYTES:
                 raise BadImageError("is too large for a picture", where=path, expected=f"≤ {_MAX_PICTURE_BYTES} bytes")
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadFileError, InvalidTextError, SourceNotFoundError, WrongFormatError
 from ...untrusted import text as _text
-from ...untrusted.files import read_bytes
+from ...untrusted.files import plain, read_bytes
 from . import tree as _tree
 from .tables import parquet_names
 
@@ -76,7 +76,7 @@ def _episodes_in(path: Path, size: int, changed: int) -> frozenset[int]:
     try:
         if "episode_index" not in parquet_names(path):
             raise WrongFormatError("has no such column", where=path, field="episode_index")
-        column = parquet.read_table(path, columns=["episode_index"], partitioning=None).column(0)
+        column = parquet.read_table(plain(path), columns=["episode_index"], partitioning=None).column(0)
         return frozenset(int(i) for i in np.unique(column.to_numpy()).tolist())
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, ActionImgError):
@@ -119,7 +119,7 @@ def _packed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
         texts = sorted((n for n in names if n != "task_index"), key=lambda n: usual.index(n) if n in usual else 2)
         if "task_index" not in names or not texts:
             raise WrongFormatError("has no such column", where=path, field="task_index, task", found=" ".join(names))
-        table = parquet.read_table(path, columns=["task_index", texts[0]], partitioning=None)
+        table = parquet.read_table(plain(path), columns=["task_index", texts[0]], partitioning=None)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, ActionImgError):
             raise

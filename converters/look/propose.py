@@ -311,7 +311,10 @@ def _camera(found: Survey, picture: Pictures) -> Iterator[str]:
     if found.format == "rosbag":
         stem = picture.source.rsplit("/", 1)[0] if "/" in picture.source else ""
         infos = [t.name for t in found.tables if t.kind in CAMERA_TYPES]
-        near = next((n for n in infos if stem and n.startswith(stem)), infos[0] if len(infos) == 1 else None)
+        near = next(
+            (n for n in infos if stem and n.startswith(stem)),
+            infos[0] if len(infos) == len(found.pictures) == 1 else None,
+        )
         info = _quoted(near or UNKNOWN)
         frames = f'{{parent: "{UNKNOWN}", child: "{UNKNOWN}"}}'
         yield f'    camera: {{camera_info: {info}, rectified: "{UNKNOWN}", tf: {frames}}}'

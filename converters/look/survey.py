@@ -21,7 +21,7 @@ from ..kit import tables
 from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
-from ..kit.bags.reader import SUFFIXES, is_bag_folder, open_bag
+from ..kit.bags.reader import SUFFIXES, Access, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
 from ..recording.sync import statistics
@@ -367,11 +367,22 @@ def _survey_lerobot(root: Path) -> Survey:
     return found
 
 
+def _frames(transforms: Sequence[Any]) -> str:
+    """Which frames transforms are between, in words."""
+    try:
+        return "; ".join(sorted({f"{above} -> {below}" for m in transforms for above, below, *_ in transforms_of(m)}))
+    except ActionImgError as error:
+        return error.message
+
+
 def _survey_bag(path: Path) -> Survey:
     found = Survey(path.parent if path.is_file() else path, "rosbag")
-    with open_bag(path) as bag:
+    access = Access(cut=True)
+    with open_bag(path, access) as bag:
+        if bag.cut:
+            found.notes.append(f"was cut off: {bag.cut}; to convert what is whole of it: --allow cut-recording")
         topics = [t for t in bag.topics().values() if t.count]
-    read, wrong = _messages.read_readable(path, [t.name for t in topics])
+    read, wrong = _messages.read_readable(path, [t.name for t in topics], access)
     found.notes.extend(f"{name}: {why}" for name, why in wrong.items())
     for topic in (t for t in topics if t.name in read):
         messages = read[topic.name]
@@ -380,18 +391,17 @@ def _survey_bag(path: Path) -> Survey:
         if topic.type in _messages.IMAGE_TYPES:
             name = re.sub(r"[^a-z0-9_-]+", "_", topic.name.lower()).strip("_")
             try:
-                frames = BagFrames.open(path, topic.name, messages)
+                frames = BagFrames.open(path, topic.name, messages, access)
                 found.pictures.append(Pictures(name, topic.name, len(frames), frames.width, frames.height, rate))
             except ActionImgError as error:
                 found.notes.append(f"{topic.name} ({topic.type}): {error.message}")
             continue
         if topic.type in _messages.TF_TYPES:
-            pairs = sorted({f"{above} -> {below}" for m in messages.values for above, below, *_ in transforms_of(m)})
-            found.notes.append(f"{topic.name}: {'; '.join(pairs)}")
+            found.notes.append(f"{topic.name}: {_frames(messages.values)}")
         table = _messages.table_of(messages, topic.name)
         columns = []
         for name in table.names:
-            if name.startswith("header.stamp"):
+            if name.startswith(("header.stamp", "timestamp.")):
                 continue
             try:
                 columns.append(_column(name, table.column(name)))

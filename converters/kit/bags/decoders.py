@@ -176,7 +176,7 @@ class Decoders:
 
 def _said(error: Exception) -> str:
     """What a library says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _of_topic(error: ActionImgError, topic: str) -> ActionImgError:

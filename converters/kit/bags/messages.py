@@ -205,16 +205,20 @@ def poses_of(messages: Messages, times: FloatArray, where: object) -> PoseSample
             hint="Name its fields: position and rotation, or matrix.",
         )
     position, quaternion = [], []
-    for message in messages.values:
+    for number, message in enumerate(messages.values):
         pose = message
         for part in ("pose", "pose"):
             pose = getattr(pose, part, pose)
-        if hasattr(pose, "transform"):
-            at, turn = pose.transform.translation, pose.transform.rotation
-        else:
-            at, turn = pose.position, pose.orientation
-        position.append((at.x, at.y, at.z))
-        quaternion.append((turn.x, turn.y, turn.z, turn.w))
+        try:
+            if hasattr(pose, "transform"):
+                at, turn = pose.transform.translation, pose.transform.rotation
+            else:
+                at, turn = pose.position, pose.orientation
+            position.append((at.x, at.y, at.z))
+            quaternion.append((turn.x, turn.y, turn.z, turn.w))
+        except AttributeError as error:
+            # JSON holds what its writer wrote, whatever its schema is called.
+            raise WrongFormatError(f"is not a pose: {error}", where=where, field=f"message {number}") from None
     return PoseSamples(
         times, np.asarray(position, dtype=np.float64), unit_quaternions(np.asarray(quaternion, dtype=np.float64))
     )
@@ -254,6 +258,9 @@ def camera_of(messages: Messages, rectified: bool, where: object) -> CalibratedC
         return np.asarray(getattr(info, name.lower(), getattr(info, name.upper(), ())), dtype=np.float64)
 
     first = messages.values[0]
+    lacking = next((n for n in ("width", "height", "distortion_model") if not hasattr(first, n)), None)
+    if lacking is not None:
+        raise WrongFormatError("is not a calibration: it lacks a field", where=where, field=lacking)
     K, d, P = read(first, "k"), read(first, "d"), read(first, "p")
     for name, values, count in (("k", K, 9), ("p", P, 12)):
         # Foxglove's calibrations may leave out the projection of rectified pictures.

@@ -57,6 +57,9 @@ def decode_message(message: Any, where: object) -> Image:
         UnsupportedSourceError: An encoding that is not a colour or grey picture of 8 bits.
         BadImageError: It cannot be decoded.
     """
+    lacking = [n for n in ("encoding", "height", "width", "step") if not hasattr(message, n)]
+    if not hasattr(message, "format") and lacking:
+        raise WrongFormatError("is not a picture: it lacks a field", where=where, field=lacking[0])
     if hasattr(message, "format"):
         if "compressedDepth" in str(message.format):
             raise UnsupportedSourceError("holds depth, not colours", where=where, found=message.format)
@@ -136,6 +139,11 @@ class BagFrames:
     def before_first_key(self) -> int:
         """Pictures of a video that were left out, since what they build upon was not recorded."""
         return 0 if self.packets is None else self.packets.before_first_key
+
+    @property
+    def behind_gaps(self) -> int:
+        """Pictures of a video that were left out, since one that they build upon was lost."""
+        return 0 if self.packets is None else self.packets.behind_gaps
 
     def __len__(self) -> int:
         return len(self.rows)

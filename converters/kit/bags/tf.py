@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....errors import WrongFormatError
+from ....errors import InvalidTrajectoryError, WrongFormatError
 from ....geometry import exact, rotations, transforms
 from ...recording.streams import seconds
 from ...recording.sync import PoseSamples, ordered
@@ -24,11 +24,15 @@ def transforms_of(message: Any) -> Iterator[tuple[str, str, int, Any, Any]]:
     """Parent, child, stamp in nanoseconds, translation and rotation of the transforms in a message."""
     many = getattr(message, "transforms", None)
     for one in [message] if many is None else many:
-        if hasattr(one, "parent_frame_id"):
-            yield one.parent_frame_id, one.child_frame_id, stamp_of(one), one.translation, one.rotation
-        else:
-            of = one.transform
-            yield one.header.frame_id, one.child_frame_id, stamp_of(one), of.translation, of.rotation
+        try:
+            if hasattr(one, "parent_frame_id"):
+                yield one.parent_frame_id, one.child_frame_id, stamp_of(one), one.translation, one.rotation
+            else:
+                of = one.transform
+                yield one.header.frame_id, one.child_frame_id, stamp_of(one), of.translation, of.rotation
+        except AttributeError as error:
+            # JSON holds what its writer wrote, whatever its schema is called.
+            raise WrongFormatError(f"is not a transform: {error}") from None
 
 
 def _is_static(topic: str) -> bool:
@@ -108,6 +112,15 @@ class TfTree:
             raise WrongFormatError("tf frames are not connected", where=self.where, found=f"{parent} and {child}")
         # parent_from_child = inverse(common_from_parent) @ common_from_child
         edges = [(f, True) for f in down[: down.index(common)]] + [(f, False) for f in reversed(up[: up.index(common)])]
+        unset = next((f for f, _ in edges if not np.isfinite(self._poses[f].quaternion_xyzw).any()), None)
+        if unset is not None:
+            raise InvalidTrajectoryError(
+                "the rotation of a transform was never set",
+                where=self.where,
+                field=f"tf {unset}",
+                expected="a quaternion of length 1",
+                hint="Give the camera's pose in a camera file, or as world_from_camera.",
+            )
         moving = [f for f, _ in edges if not self._static(f)]
         if not moving:
             pose = np.eye(4)
