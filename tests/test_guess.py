@@ -25,7 +25,8 @@ from actionimg_data.geometry import transforms
 from actionimg_data.model import Camera, GripperTrajectory, View
 from actionimg_data.model.episode import ArrayFrames
 from actionimg_data.raster.gripper import gripper_model
-from actionimg_data.video import encode_file, rgb_encoding
+from actionimg_data.shards import open_dataset
+from actionimg_data.video import encode_bytes, rgb_encoding
 
 SIZE, FRAMES = 144, 60
 SHAPE = GripperShape.parametric(0.003)
@@ -64,8 +65,6 @@ def test_a_camera_is_found_from_motion_alone_and_says_how_far_it_may_be_off(reco
     assert found.overlay_px < 4
     assert found.focal_interval_px == 0
     assert found.evidence
-    again = guess_camera("front", [recorded], SHAPE, K=TRUTH.K)
-    np.testing.assert_array_equal(again.world_from_camera, found.world_from_camera)
     content = guess_file([found], {recorded.episode: recorded})
     assert content["cameras"]["front"]["origin"]["kind"] == "guessed"
     assert content["guesses"][0]["verdict"] == "found"
@@ -128,7 +127,7 @@ def test_what_cannot_be_told_is_said_with_the_reason(recorded: Recorded) -> None
 
 
 def test_sizes_of_the_gripper_are_fitted_with_the_camera(recorded: Recorded) -> None:
-    """A model whose fingers are 12 mm too short, and which sits 8 mm off: both are found again, and the camera with them."""
+    """The hand of the model is 3 cm too narrow: that is found, and the camera with it."""
     wrong = GripperShape.parametric(0.003, hand_size=(0.05, 0.174, 0.066))
     gathered = [gather(recorded.view.frames, recorded.arms, TRUTH, TRUTH.world_from_camera, wrong.hand, 20)]
     priors = Priors(tool_m=0.006, reach_m=0.015, tool_rad=0.03, size_m=0.003)
@@ -181,7 +180,7 @@ def test_a_camera_on_the_hand_is_found_from_points_that_stand_still() -> None:
     turns = Rotation.from_rotvec(np.cumsum(rng.normal(size=(40, 3)) * 0.06, axis=0)) * Rotation.from_euler(
         "x", 180, degrees=True
     )
-    place = np.cumsum(rng.normal(size=(40, 3)) * 0.02, axis=0) + [0, 0, 0.5]
+    place = np.cumsum(rng.normal(size=(40, 3)) * 0.02, axis=0) + np.array([0, 0, 0.5])
     poses = np.asarray(transforms.make_transform(turns.as_matrix(), place))
     points = np.concatenate([rng.uniform(-0.6, 0.6, (150, 2)), rng.uniform(-0.05, 0.2, (150, 1))], 1)
     focal, middle = 110.0, np.array([64.0, 64.0])
@@ -213,11 +212,11 @@ def test_a_camera_on_the_hand_is_found_from_points_that_stand_still() -> None:
 
 
 def test_a_drawn_wrist_camera_is_not_taken_for_one_that_stands_still() -> None:
-    motion = make_motion(40, 5)
+    motion = make_motion(24, 5)
     camera = make_cameras(motion, 96, ("wrist",))["wrist"]
     renderer = SceneRenderer(motion, 96)
-    pictures = np.stack([renderer.draw(camera[f], f).rgb for f in range(40)])  # type: ignore[index]
-    poses = GripperTrajectory.from_transforms(motion.world_from_gripper, motion.jaw, np.arange(40) / 20)
+    pictures = np.stack([renderer.draw(camera[f], f).rgb for f in range(24)])  # type: ignore[index]
+    poses = GripperTrajectory.from_transforms(motion.world_from_gripper, motion.jaw, np.arange(24) / 20)
     found = guess_camera("wrist", [Recorded("a", View(None, ArrayFrames(pictures)), {"": poses})], SHAPE)
     assert "whole picture moves" in found.reason or found.gripper_from_camera is not None
 
@@ -245,20 +244,21 @@ def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_pa
     rows = np.concatenate([poses.times[:, None], poses.position, poses.quaternion_xyzw, poses.openness[:, None]], 1)
     header = "t,x,y,z,qx,qy,qz,qw,open"
     np.savetxt(episode / "poses.csv", rows, delimiter=",", header=header, comments="")
-    encode_file(episode / "front.mp4", recorded.view.frames.frames(range(FRAMES)), rgb_encoding(12), 20.0, SIZE, SIZE)
+    pictures = recorded.view.frames.frames(range(FRAMES))
+    (episode / "front.mp4").write_bytes(encode_bytes(pictures, rgb_encoding(12), 20.0, SIZE, SIZE))
     mapping = tmp_path / "map.json"
     mapping.write_text(
         json.dumps(
             {
                 "version": 1,
                 "format": "folder",
-                "instruction": "move the cube",
+                "instruction": {"text": "move the cube"},
                 "pose": {
                     "file": "poses.csv",
                     "time": {"column": "t", "unit": "s"},
                     "position": {"columns": ["x", "y", "z"], "unit": "m"},
                     "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-                    "tool_from_gripper": "identity",
+                    "tool_from_gripper": {"euler_xyz_deg": [0, 0, 0]},
                 },
                 "gripper": {"columns": ["open"], "closed": 0, "open": 1, "kind": "measured"},
                 "views": {"front": {"frames": "front.mp4", "time": {"fps": 20}, "camera": "uncalibrated"}},
@@ -283,3 +283,6 @@ def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_pa
     options = ["--mapping", str(mapping), "--refined-cameras", str(out), "--size", "64", "-j", "1"]
     result = run(main, ["convert", "folder", source, str(tmp_path / "OUT"), *options])
     assert result.exit_code == 0, result.output
+    sample = open_dataset(tmp_path / "OUT")[0]
+    assert sample.meta.camera_origins["front"].kind == "guessed"
+    assert open_dataset(tmp_path / "OUT").table["camera_origin"].to_pylist() == ["guessed"]

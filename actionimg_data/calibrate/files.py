@@ -96,5 +96,5 @@ def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
             )
         fitted = scaled_to(found, view.frames.width, view.frames.height, f"{cameras.path}: {name}")
         camera = fitted.camera(f"{cameras.path}: {name}")
-        views[name] = replace(view, camera=camera)
+        views[name] = replace(view, camera=camera, origin=found.origin)
     return replace(episode, views=views)

@@ -58,8 +58,11 @@ MAX_RIVAL: Final = 0.9
 MAX_STRAIN: Final = 4.0
 """A size or mounting this many of its standard deviations from the model is not believed."""
 
-SAME_PX: Final = 0.02
-"""Solutions whose gripper lies within this share of the picture's width are one solution."""
+SAME_SHARE: Final = 0.02
+"""Beginnings whose gripper lies within this share of the picture's width are one."""
+
+NEAR_SHARE: Final = 0.05
+"""Ends that lie within this share are one solution, known no better than they lie apart."""
 
 INFLATION: Final = 1.5
 """Errors found on the setting half were larger than the equations say by about this factor, see docs/calibration.md."""
@@ -312,8 +315,15 @@ def guess_camera(
     best = replace(best, evidence=tuple(world.gather(best.K, best.pose, FRAMES, keep=keep)))
     flow = float(flow_search.score(_cameras(best, scale), parts, middle * scale, aspect)[0])
     away = [world.apart(best, other) for other in carried[1:]]
-    rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > SAME_PX * width)
+    rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > NEAR_SHARE * width)
     errors = _errors(best, world)
+    # Another optimum close by, which fits as well, is how well the camera is known.
+    near = [
+        a
+        for c, a in zip(carried[1:], away, strict=True)
+        if a <= NEAR_SHARE * width and c.edges > MAX_RIVAL * best.edges
+    ]
+    errors = (max([errors[0], *near]), *errors[1:])
     figures: dict[str, Any] = {
         "K": best.K,
         "world_from_camera": best.pose,
@@ -498,7 +508,7 @@ def _nudged(world: _World, candidate: _Candidate, seed: int) -> _Candidate:
 def _distinct(candidates: Sequence[_Candidate], world: _World) -> Iterator[_Candidate]:
     kept: list[_Candidate] = []
     for candidate in candidates:
-        if all(world.apart(candidate, other) > SAME_PX * world.width for other in kept):
+        if all(world.apart(candidate, other) > SAME_SHARE * world.width for other in kept):
             kept.append(candidate)
             yield candidate
 

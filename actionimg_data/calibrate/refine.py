@@ -128,6 +128,7 @@ class CameraFit:
             "width": self.width,
             "height": self.height,
             "world_from_camera": self.refined.tolist(),
+            "origin": {"kind": "refined", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
         }
 
 

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..geometry import exact, transforms
 from ..model import Camera, CameraTrack
-from ..schemas.camera_file import CameraEntry, CameraFile
+from ..schemas.camera_file import CameraEntry, CameraFile, CameraOrigin
 from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
 from ..untrusted.files import plain, read_head
@@ -64,6 +64,7 @@ class CalibratedCamera:
         tool_from_camera: ``(4, 4)`` of a camera that is fixed to the end-effector, else None.
         reference_from_camera: ``(4, 4)`` in the frame of the calibration's first camera (Kalibr chains), else None.
         distortion: Of the lens, or None.
+        origin: Where it comes from, if not from a calibration.
     """
 
     K: FloatArray
@@ -73,6 +74,7 @@ class CalibratedCamera:
     tool_from_camera: FloatArray | None = None
     reference_from_camera: FloatArray | None = None
     distortion: Distortion | None = None
+    origin: CameraOrigin | None = None
 
     def camera(self, where: object) -> Camera | CameraTrack:
         """The pinhole camera; `MissingCalibrationError` where the file has no pose of it in the world."""
@@ -107,6 +109,7 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         world_from_camera=None if pose is None else np.asarray(exact.matmul(pose, to_opencv)),
         tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
+        origin=entry.origin,
     )
 
 
