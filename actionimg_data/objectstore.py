@@ -245,6 +245,16 @@ class RemotePath:
         """Names and sizes of the objects right below it, sorted."""
         return [(posixpath.basename(name), _stat(info)) for name, info in self._list() if info["type"] == "file"]
 
+    def sizes(self) -> dict[str, int]:
+        """Names and sizes of the objects right below it, sorted."""
+        return {name: stat.st_size for name, stat in self.files()}
+
+    def similar(self, mark: str) -> str | None:
+        """None: what is beside it in the store is not looked for."""
+
+    def free_bytes(self) -> int | None:
+        """None: a store has no end."""
+
     def walk(self) -> list[tuple[str, Stat]]:
         """Paths below it, with forward slashes, and sizes of all objects at any depth, sorted.
 
@@ -294,8 +304,11 @@ class RemotePath:
                 return b""
             raise
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Bytes by offset and size, asked for side by side; fewer where the object ends before."""
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], size: int | None = None) -> list[bytes]:
+        """Bytes by offset and size, asked for side by side; fewer where the object ends before.
+
+        The ``size`` of the whole, which a file is held against, is not asked of a store: it would be one more call.
+        """
         starts = [offset for offset, _ in ranges]
         ends = [offset + size for offset, size in ranges]
         found = self._call("read", lambda fs, key: fs.cat_ranges([key] * len(starts), starts, ends, on_error="raise"))
@@ -310,6 +323,10 @@ class RemotePath:
         if mode != "rb":
             raise ValueError(f"objects are written whole, by put and create; mode {mode!r}")
         return io.BufferedReader(_RangeFile(self, self.stat().st_size), buffering)
+
+    def open_read(self, buffering: int = -1) -> IO[bytes]:
+        """`open`, with as much buffer as is usual where nothing is said."""
+        return self.open("rb") if buffering < 0 else self.open("rb", buffering)
 
     def chunks(self, known: int | None = None) -> Iterator[bytes]:
         """All of an object, piece by piece.

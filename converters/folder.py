@@ -101,8 +101,6 @@ class FolderConverter(MappedConverter):
                     stem = f"{stem}/{file.name}/{group}"
                 elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
-                sizes = [] if group else _tree.files_with_sizes(folder)
-                state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
                 yield EpisodeRef(
                     id=_tree.plain_id(stem),
                     location={
@@ -111,7 +109,7 @@ class FolderConverter(MappedConverter):
                         "file": file.relative_to(folder).as_posix(),
                         "group": group,
                     },
-                    fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                    fingerprint=_fingerprint(loaded, root, folder, file, group),
                 )
         if not found:
             raise WrongFormatError(
@@ -121,6 +119,12 @@ class FolderConverter(MappedConverter):
                 + (f" and match {mapping.episodes}" if mapping.episodes else "")
                 + (f", with groups {mapping.group}" if mapping.group else ""),
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        at = ref.location
+        folder = Path(at["source"]) / at["path"]
+        return _fingerprint(self.mapping(), Path(at["source"]), folder, folder / at["file"], at["group"])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; videos are counted, not decoded, until their pictures are asked for."""
@@ -363,3 +367,9 @@ def open_frames(
 
 
 __all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]
+
+
+def _fingerprint(loaded: LoadedMapping, root: Path, folder: Path, file: Path, group: str | None) -> str:
+    sizes = [] if group else _tree.files_with_sizes(folder)
+    state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

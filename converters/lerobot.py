@@ -321,7 +321,8 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     folder = root / "meta" / "episodes"
-    files = sorted(folder.rglob("*.parquet"), key=lambda p: _tree.natural_key(p.as_posix()))
+    found = _tree.some_files(folder, ".parquet", 100_000) if folder.is_dir() else ()
+    files = sorted(found, key=lambda p: _tree.natural_key(p.as_posix()))
     if not files:
         raise SourceNotFoundError("no episodes are listed", where=folder, expected="*.parquet")
     rows: list[dict[str, Any]] = []
@@ -444,13 +445,12 @@ class LeRobotConverter(MappedConverter):
         for index in wanted:
             path = dataset.data_file(rows[index])
             if path not in stamps:
-                stamps[path] = _tree.file_stamp(path) if path.is_file() else "-1"
-            state = f"{content} {stamps[path]} {json.dumps(rows[index], sort_keys=True, default=str)}"
+                stamps[path] = _stamp(path)
             whole = EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},
                 num_frames=int(rows[index]["length"]),
-                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                fingerprint=_fingerprint(content, stamps[path], rows[index]),
             )
             yield from self._parts(dataset, rows[index], whole) if self.options.split_by_task else [whole]
 
@@ -470,6 +470,14 @@ class LeRobotConverter(MappedConverter):
     def remote_headers(self) -> tuple[str, ...]:
         """What is read to list the episodes; split by task, they are listed by their rows."""
         return (*super().remote_headers(), *(("data/*", "*/data/*") if self.options.split_by_task else ()))
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        loaded = self.mapping()
+        root = Path(ref.location["source"])
+        dataset, rows = self._open(root)
+        row = rows[ref.location["index"]]
+        return _fingerprint(state_of(loaded, (root, loaded.folder)), _stamp(dataset.data_file(row)), row)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its videos are counted, not decoded."""
@@ -564,12 +572,14 @@ class LeRobotConverter(MappedConverter):
             file_index=int(row.get(f"videos/{key}/file_index") or 0),
         )
         video = VideoFrames(path, oriented=oriented)
-        if video.fps is not None and abs(video.fps / dataset.fps - 1) > 0.01:
+        # Pictures that were lost lower the mean of the rate, and leave most periods as they are.
+        rate = video.fps if video.times is None or len(video) < 3 else 1 / float(np.median(np.diff(video.times)))
+        if rate is not None and abs(rate / dataset.fps - 1) > 0.01:
             raise BadVideoError(
                 "runs at another rate than the data set",
                 where=path,
                 expected=f"{dataset.fps:g}",
-                found=f"{video.fps:g}",
+                found=f"{rate:.4g}",
             )
         if not dataset.packed and len(video) != count:
             raise FrameCountError(
@@ -697,3 +707,12 @@ def _constant_K(values: NDArray[np.float64], where: object, name: str) -> NDArra
     if np.ptp(values, axis=0).max() > 1e-6:
         raise MissingCalibrationError("intrinsics that change with time are not supported", where=where, field=name)
     return np.asarray(values[0].reshape(3, 3))
+
+
+def _stamp(path: Path) -> str:
+    return _tree.file_stamp(path) if path.is_file() else "-1"
+
+
+def _fingerprint(content: str, stamp: str, row: dict[str, Any]) -> str:
+    state = f"{content} {stamp} {json.dumps(row, sort_keys=True, default=str)}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -89,13 +89,10 @@ class RosbagConverter(MappedConverter):
             found = True
             stem = path.name if relative == "." else relative
             stem = stem[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else stem
-            files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
-            sizes = [(file.name, _tree.file_stamp(file)) for file in files]
-            state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
             yield EpisodeRef(
                 _tree.plain_id(stem),
                 {"source": str(root), "path": relative},
-                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                fingerprint=_fingerprint(loaded, path),
             )
         if not found:
             raise WrongFormatError(
@@ -104,6 +101,11 @@ class RosbagConverter(MappedConverter):
                 expected=" ".join(SUFFIXES)
                 + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        return _fingerprint(self.mapping(), path)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One bag; its pictures are decoded when they are asked for."""
@@ -336,3 +338,10 @@ def _source(source: str) -> Path:
     if not path.exists():
         raise SourceNotFoundError("no such file or folder", where=source)
     return path
+
+
+def _fingerprint(loaded: LoadedMapping, path: Path) -> str:
+    files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
+    sizes = [(file.name, _tree.file_stamp(file)) for file in files]
+    state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,21 +115,29 @@ class UmiConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            arrays = _arrays(path)
-            if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
-                continue
-            ends = _episode_ends(arrays, path)
-            size = _tree.file_stamp(path) if path.is_file() else int(arrays["data/robot0_eef_pos"].shape[0])
             relative = path.relative_to(root).as_posix()
             stem = re.sub(r"\.zarr(\.zip)?\Z", "", relative)
+            try:
+                arrays = _arrays(path)
+                if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
+                    continue
+                ends = _episode_ends(arrays, path)
+                size = _size(path, arrays)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                count += 1
+                where = {"source": str(root), "path": relative, "start": 0, "stop": 0, "index": 0}
+                yield EpisodeRef(_tree.plain_id(f"{stem}/unreadable"), where, fingerprint=stamp[:16])
+                continue
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 count += 1
-                state = f"{stamp} {size} {start} {stop}"
                 yield EpisodeRef(
                     _tree.plain_id(f"{stem}/episode_{index}"),
                     {"source": str(root), "path": relative, "start": start, "stop": stop, "index": index},
                     num_frames=stop - start,
-                    fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                    fingerprint=_fingerprint(stamp, size, start, stop),
                 )
         if count == 0:
             raise WrongFormatError(
@@ -138,6 +146,12 @@ class UmiConverter(RowConverter):
                 expected="a .zarr.zip with data/robot0_eef_pos and meta/episode_ends",
                 found="none",
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        size = _size(path, {} if path.is_file() else _arrays(path))
+        return _fingerprint(self.stamp(), size, ref.location["start"], ref.location["stop"])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are decoded when asked for."""
@@ -245,7 +259,8 @@ class UmiConverter(RowConverter):
             )
         if (known.width, known.height) != (width, height):
             # UMI scales the shorter side to the picture and crops the longer one about its middle.
-            K = crop.apply_to_K(known.K, crop.center_crop(known.height, known.width, height, width))
+            change = crop.center_crop(known.height, known.width, height, width)
+            K = crop.apply_to_K(known.K, change, known.pixel_centre)
             known = replace(known, K=np.asarray(K), width=width, height=height)
         if known.tool_from_camera is None and known.world_from_camera is None:
             if self.options.tcp_offset is None:
@@ -342,3 +357,11 @@ def _gopro(value: dict[str, Any], path: Path) -> CalibratedCamera:
     except (KeyError, TypeError, ValueError) as error:
         raise WrongFormatError("is not UMI's intrinsics file", where=path, found=repr(error)) from None
     return CalibratedCamera(K, width, height, distortion=Distortion("fisheye", coefficients))
+
+
+def _size(path: Path, arrays: Mapping[str, Any]) -> str:
+    return _tree.file_stamp(path) if path.is_file() else str(int(arrays["data/robot0_eef_pos"].shape[0]))
+
+
+def _fingerprint(stamp: str, size: str, start: int, stop: int) -> str:
+    return hashlib.sha256(f"{stamp} {size} {start} {stop}".encode()).hexdigest()[:16]

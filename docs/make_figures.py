@@ -32,6 +32,7 @@ from actionimg_data.geometry import crop, pinhole, rotations, transforms
 from actionimg_data.raster import project_keypoints
 from actionimg_data.raster.keypoints import gripper_keypoints
 from actionimg_data.report import pictures
+from actionimg_data.video import open_video
 
 FloatArray = NDArray[np.float64]
 FOLDER = Path(__file__).resolve().parent / "images"
@@ -497,6 +498,8 @@ def examples() -> None:
             left = sorted(Path(out).glob("*.png"))[-1]
             with Image.open(left) as picture:
                 _keep(picture, folder / f"{script.stem}.webp")
+            for video in Path(out).glob(f"{script.stem}.mp4"):
+                _keep_video(video, folder / f"{script.stem}_video.webp")
     plugin = FOLDER.parents[1] / "examples" / "07_converter_plugin"
     sys.path.insert(0, str(plugin))
     jsonarm, make_logs = importlib.import_module("jsonarm"), importlib.import_module("make_logs")
@@ -512,6 +515,18 @@ def _keep(picture: Image.Image, path: Path) -> None:
     shown = picture.convert("RGB")
     shown.thumbnail((900, 900), Image.Resampling.LANCZOS)
     shown.save(path, quality=80, method=6)
+    print(path.name)
+
+
+def _keep_video(video: Path, path: Path, width: int = 480, rate: float = 5.0) -> None:
+    """A small animated copy of a video, which every browser shows as a picture."""
+    with open_video(video) as reader:
+        step = max(1, round(reader.info.fps / rate))
+        frames = [Image.fromarray(f) for f in reader.frames(range(0, reader.info.frames, step))]
+    small = [f.resize((width, round(f.height * width / f.width)), Image.Resampling.LANCZOS) for f in frames]
+    small[0].save(
+        path, save_all=True, append_images=small[1:], duration=round(1000 / rate), loop=0, quality=55, method=6
+    )
     print(path.name)
 
 

@@ -5,11 +5,14 @@ JSON or YAML: ``{"cameras": {NAME: CameraEntry, ...}}``, or the mapping of names
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+UNIT_TOLERANCE = 1e-3
 Vec3 = tuple[float, float, float]
 Vec4 = tuple[float, float, float, float]
 Matrix3 = tuple[Vec3, Vec3, Vec3]
@@ -34,8 +37,25 @@ class PoseParts(BaseModel):
         return self
 
 
-Transform = Matrix4 | PoseParts
-"""A rigid transform: a 4x4 matrix, row by row, or its parts."""
+def written_out(value: Any) -> Any:
+    """``identity``, 7 numbers (x y z qx qy qz qw) or 16, as text or a list, as what a `Transform` is made of."""
+    if isinstance(value, str):
+        if value.strip() == "identity":
+            return {}
+        try:
+            value = [float(part) for part in re.split(r"[\s,\[\]]+", value.strip()) if part]
+        except ValueError:
+            return value
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        if len(value) == 16:
+            return [list(value[i : i + 4]) for i in range(0, 16, 4)]
+        if len(value) == 7 and abs(math.sqrt(sum(v * v for v in value[3:])) - 1) < UNIT_TOLERANCE:
+            return {"translation": list(value[:3]), "quaternion_xyzw": list(value[3:])}
+    return value
+
+
+Transform = Annotated[Matrix4 | PoseParts, BeforeValidator(written_out)]
+"""A rigid transform: a 4x4 matrix, row by row, or its parts; also ``identity``, and 7 or 16 numbers in a row."""
 
 Axes = Literal["opencv", "opengl"]
 
@@ -119,6 +139,11 @@ class CameraEntry(BaseModel):
     )
     axes: AxesField | None = Field(None, description="axes of the camera's frame; opencv if not said")
     distortion: DistortionEntry | None = None
+    pixel_centre: float = Field(
+        0.0,
+        description="where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that "
+        "spans [0, width] x [0, height] (CoppeliaSim, MuJoCo, most renderers)",
+    )
     moving: bool | None = Field(None, description="only a remark; the poses decide")
     origin: CameraOrigin | None = Field(None, description="where the camera comes from, if not from a calibration")
 
@@ -129,6 +154,13 @@ class CameraEntry(BaseModel):
             raise ValueError(
                 "'extrinsics' does not say which way it goes: write world_from_camera or camera_from_world"
             )
+        return value
+
+    @field_validator("pixel_centre")
+    @classmethod
+    def _centre(cls, value: float) -> float:
+        if value not in (0, 0.5):
+            raise ValueError("pixel_centre must be 0 or 0.5")
         return value
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from actionimg_data.converters.kit.bags import mcap_file
 from actionimg_data.converters.kit.bags.reader import Access, open_bag
 from actionimg_data.converters.look.propose import propose_mapping
 from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_rosbag, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_rosbag, write_yaml
 from actionimg_data.errors import ActionImgError, BadFileError, BadVideoError, UnsupportedSourceError
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Episode

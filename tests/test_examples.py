@@ -52,7 +52,7 @@ def test_every_example_is_listed_with_its_picture_and_has_a_test() -> None:
     for path in EXAMPLES.iterdir():
         if re.match(r"\d\d_", path.name):
             assert f"({path.name}" in listed, path
-            assert f"../docs/images/examples/{path.stem}.webp" in listed or path.suffix == ".md"
+            assert f"../docs/images/examples/{path.stem}.webp" in listed or path.suffix != ".py"
             assert f'"{path.stem}"' in tests or path.suffix != ".py"
 
 
@@ -173,7 +173,7 @@ def test_07_the_plug_in_keeps_the_contract_of_converters(plugin: dict[str, str],
         str(tmp_path),
     ]
     done = run_program([*command, str(PLUGIN / "test_jsonarm.py")], env=plugin, cwd=tmp_path, timeout=150)
-    assert re.search(r"\b18 passed", done.stdout)
+    assert re.search(r"\b19 passed", done.stdout)
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -202,6 +202,24 @@ def test_10_the_gripper_mesh_lies_over_every_view_of_the_demo(tmp_path: Path) ->
         assert has_colour(view, (255, 255, 0), 90) > 20
 
 
+@needs("torch", "mujoco")
+def test_12_a_simulated_robot_does_what_the_action_videos_say_and_no_nonsense(tmp_path: Path) -> None:
+    found = run("12_closed_loop", "--out", tmp_path, "--tasks", 2, "--spoil", "crf28", "--size", 128, "--no-pictures")
+    assert [task["done"] for task in found["crf28"]] == [True, True]
+    assert [task["refused"] for task in found["crf28"]] == [0, 1]
+    assert not any(task["nonsense_carried_out"] for task in found["crf28"])
+
+
+@needs("matplotlib")
+def test_13_two_runs_are_scored_and_the_later_one_is_better(tmp_path: Path) -> None:
+    found = run("13_score_generated_videos", "--out", tmp_path, "--size", 96, "--frames", 14)
+    first, second = found["epoch_10"], found["epoch_20"]
+    assert (first.samples, second.samples) == (3, 3)
+    assert 4 < second.position_error_mm.median + 2 < first.position_error_mm.median < 15
+    assert first.baselines[0].position_error_mm.median < 1
+    picture(tmp_path / "13_score_generated_videos.png")
+
+
 @pytest.mark.realdata
 @needs("pytorch3d")
 def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: Path) -> None:
@@ -211,8 +229,8 @@ def test_10_the_gripper_mesh_lies_over_a_real_demo(tmp_path: Path, sample_data: 
     assert has_colour(shown, (255, 255, 0), 90) > 100
 
 
-def test_12_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> None:
-    folder = EXAMPLES / "12_npz_steps"
+def test_14_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> None:
+    folder = EXAMPLES / "14_npz_steps"
     words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *words, str(folder / "test_npzsteps.py")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionimg_data import Camera
@@ -71,6 +71,7 @@ def test_numbered_pictures_are_in_order_and_as_many_as_are_asked_for(tmp_path: P
 coordinates = st.tuples(*[st.floats(-2, 2)] * 3)
 
 
+@settings(deadline=None)
 @given(coordinates, coordinates, st.floats(5, 150), st.booleans())
 def test_a_camera_sees_its_target_in_the_middle_upright_and_its_field_of_view_at_the_border(
     eye: tuple[float, ...], target: tuple[float, ...], fov: float, vertical: bool

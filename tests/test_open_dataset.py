@@ -21,7 +21,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.schemas import ConvertOptions, index_schema
-from actionimg_data.shards import read_cameras_npz
+from actionimg_data.shards import layout, read_cameras_npz
 
 
 def make(folder: Path, **options: Any) -> Path:
@@ -183,3 +183,28 @@ def test_objects_in_a_sample_s_arrays_are_refused_without_being_unpickled(out: P
     with pytest.raises((UnsafeFileError, BadFileError)):
         _ = sample.trajectory
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_place_in_a_folder_and_one_in_a_store_have_the_same_methods(tmp_path: Path) -> None:
+    """Whatever is done to a data set's files is done in one way, wherever they are."""
+    import fsspec
+
+    for root in (layout.place(tmp_path / "out"), layout.place("memory://places/out")):
+        file = root / "train" / "000000.json"
+        assert layout.place(file).create(b"0123456789") is True
+        assert layout.place(file).create(b"other") is False
+        assert file.read_bytes() == b"0123456789"
+        assert layout.place(file).read_ranges([(0, 2), (8, 2), (4, 0)]) == [b"01", b"89", b""]
+        assert b"".join(layout.place(file).chunks()) == b"0123456789"
+        with layout.place(file).open_read() as opened:
+            opened.seek(3)
+            assert opened.read(2) == b"34"
+        layout.place(file).put(b"new")
+        assert layout.place(root / "train").sizes() == layout.listing(root / "train") == {"000000.json": 3}
+        assert layout.place(root / "nothing").sizes() == {}
+        assert layout.place(root).free_bytes() is None or layout.place(root).free_bytes()
+        layout.place(root).check_protocol()
+        assert pickle.loads(pickle.dumps(root)) == root
+    with pytest.raises(CorruptDatasetError, match=r"wrong size.*expected 4 B, found 3 B"):
+        layout.read_ranges(tmp_path / "out" / "train" / "000000.json", [(0, 1)], 4)
+    fsspec.filesystem("memory").rm("/places", recursive=True)

@@ -31,14 +31,14 @@ SAFE = {"plain", "open_plain", "open_place", "BytesIO"}
 
 ALLOWED = {
     ("actionimg_data/cli/__init__.py", "invoke"): "writes to the null device",
+    ("actionimg_data/objectstore.py", "open_read"): "an object's own method",
     ("actionimg_data/objectstore.py", "read_text"): "an object's own method",
     ("actionimg_data/objectstore.py", "write"): "uploads a file that this process has written",
     ("actionimg_data/report/page.py", "asset"): "a template of the package",
     ("actionimg_data/scratch.py", "__init__"): "makes the lock of a private folder",
     ("actionimg_data/scratch.py", "alone"): "makes the lock of a private folder",
     ("actionimg_data/scratch.py", "_sweep"): "the lock of a folder that was private to a process which is gone",
-    ("actionimg_data/shards/layout.py", "open_place"): "the way in for data sets: an object, or `open_plain`",
-    ("actionimg_data/shards/layout.py", "read_place"): "the way in for data sets: an object, or `open_plain`",
+    ("actionimg_data/shards/layout.py", "read_place"): "the way in for data sets: a place, which opens plain files",
     ("actionimg_data/shards/layout.py", "sync_folder"): "flushes a folder",
     ("actionimg_data/shards/read.py", "scan_tar"): "tarfile over a file that `open_place` opened",
     ("actionimg_data/video/read.py", "_open"): "PyAV, given bytes, or a path that was found plain a line before",

@@ -213,6 +213,7 @@ class CameraGuess:
             "width": self.width,
             "height": self.height,
             "world_from_camera": pose.tolist(),
+            "pixel_centre": 0.5,
             "origin": {"kind": "guessed", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
         }
 
@@ -244,7 +245,7 @@ def guess_camera(
         name: Of the view.
         recorded: Episodes that share the camera; cameras that their views have are not looked at.
         shape: The gripper to look for.
-        K: ``(3, 3)`` of the pictures, pinhole; None to estimate the focal length, with the principal point in the
+        K: ``(3, 3)`` of the pictures, pinhole, for pixels whose centres are at + 0.5; None to estimate the focal length, with the principal point in the
             middle and square pixels.
         marks: Where the point between the fingertips was seen.
         keep: Keep pictures in the result, for `pictures.sheet`.

@@ -95,6 +95,8 @@ class CameraFit:
     covariance: FloatArray | None = None
     unseen: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    pixel_centre: float = 0.5
+    """Where K has the centre of the first pixel."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the covariance is left out."""
@@ -128,6 +130,7 @@ class CameraFit:
             "width": self.width,
             "height": self.height,
             "world_from_camera": self.refined.tolist(),
+            "pixel_centre": self.pixel_centre,
             "origin": {"kind": "refined", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
         }
 
@@ -174,6 +177,7 @@ def refine_camera(
             first.height,
             pose,
             pose,
+            pixel_centre=first.pixel_centre,
             **found,
         )
 
@@ -223,6 +227,7 @@ def refine_camera(
         model=shape.name,
         masks=with_masks,
         K=intrinsics(first),
+        pixel_centre=first.pixel_centre,
         width=first.width,
         height=first.height,
         recorded=given,

@@ -19,7 +19,7 @@ from ..errors import (
     SourceNotFoundError,
     WrongFormatError,
 )
-from ..geometry import exact, transforms
+from ..geometry import crop, exact, transforms
 from ..model import Camera, CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, CameraOrigin
 from ..schemas.rlds_registry import RldsCameraFile
@@ -64,6 +64,8 @@ class CalibratedCamera:
         tool_from_camera: ``(4, 4)`` of a camera that is fixed to the end-effector, else None.
         reference_from_camera: ``(4, 4)`` in the frame of the calibration's first camera (Kalibr chains), else None.
         distortion: Of the lens, or None.
+        pixel_centre: Where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that
+            spans ``[0, width] x [0, height]`` (simulators).
         origin: Where it comes from, if not from a calibration.
     """
 
@@ -74,6 +76,7 @@ class CalibratedCamera:
     tool_from_camera: FloatArray | None = None
     reference_from_camera: FloatArray | None = None
     distortion: Distortion | None = None
+    pixel_centre: float = 0.0
     origin: CameraOrigin | None = None
 
     def camera(self, where: object) -> Camera | CameraTrack:
@@ -81,9 +84,10 @@ class CalibratedCamera:
         if self.world_from_camera is None:
             raise MissingCalibrationError("the camera's pose is not known", where=where, field="world_from_camera")
         if self.world_from_camera.ndim == 2:
-            return Camera(self.K, self.world_from_camera, self.width, self.height)
+            return Camera(self.K, self.world_from_camera, self.width, self.height, self.pixel_centre)
         n = len(self.world_from_camera)
-        return CameraTrack(np.broadcast_to(self.K, (n, 3, 3)), self.world_from_camera, self.width, self.height)
+        K = np.broadcast_to(self.K, (n, 3, 3))
+        return CameraTrack(K, self.world_from_camera, self.width, self.height, self.pixel_centre)
 
 
 def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
@@ -109,6 +113,7 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         world_from_camera=None if pose is None else np.asarray(exact.matmul(pose, to_opencv)),
         tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
+        pixel_centre=entry.pixel_centre,
         origin=entry.origin,
     )
 
@@ -221,7 +226,9 @@ def _of_track(track: CameraTrack, where: object) -> CalibratedCamera:
     if (track.K[0] != track.K).any():
         raise InvalidCameraError("zooms, which a calibration cannot say", where=where, field="K")
     pose = track.world_from_camera[0] if track.is_static else track.world_from_camera
-    return CalibratedCamera(track.K[0], track.width, track.height, world_from_camera=pose)
+    return CalibratedCamera(
+        track.K[0], track.width, track.height, world_from_camera=pose, pixel_centre=track.pixel_centre
+    )
 
 
 def pick(cameras: Mapping[str, CalibratedCamera], name: str | None, where: object) -> CalibratedCamera:
@@ -491,4 +498,6 @@ def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) 
             found=f"{width}x{height}",
             hint="The pictures were cropped; give a calibration of the cropped pictures.",
         )
-    return replace(camera, K=camera.K * np.array([[sx], [sy], [1.0]]), width=width, height=height)
+    whole = crop.CropResize(0, 0, camera.width, camera.height, width, height)
+    K = np.asarray(crop.apply_to_K(camera.K, whole, camera.pixel_centre))
+    return replace(camera, K=K, width=width, height=height)

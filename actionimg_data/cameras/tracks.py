@@ -20,21 +20,24 @@ CAMERA_FIELDS: Final = ("K", "world_from_camera", "views", "size")
 def tracks_from(arrays: Mapping[str, NDArray[Any]], where: object) -> dict[str, CameraTrack]:
     """Cameras by view of the arrays ``K`` (V, T, 3, 3), ``world_from_camera`` (V, T, 4, 4), ``views``, ``size`` (V, 2).
 
+    ``pixel_centre`` (V,) is there where it is not 0.5 of all.
+
     Raises:
         CorruptDatasetError: They are other arrays, or what no camera is.
     """
-    if set(arrays) != set(CAMERA_FIELDS):
+    if set(arrays) - {"pixel_centre"} != set(CAMERA_FIELDS):
         raise CorruptDatasetError(
             "has the wrong arrays", where=where, expected=" ".join(CAMERA_FIELDS), found=" ".join(arrays) or "none"
         )
     K, pose, views, size = (arrays[name] for name in CAMERA_FIELDS)
+    centres = arrays.get("pixel_centre", np.full(len(K) if K.ndim else 0, 0.5))
     good = views.ndim == 1 and views.dtype.kind == "U" and size.shape == (len(views), 2) and size.dtype == np.int64
-    if not good or K.ndim != 4 or pose.ndim != 4 or not len(K) == len(pose) == len(views):
+    if not good or K.ndim != 4 or pose.ndim != 4 or not len(K) == len(pose) == len(views) == centres.size:
         shapes = ", ".join(f"{name} {arrays[name].dtype}{list(arrays[name].shape)}" for name in CAMERA_FIELDS)
         raise CorruptDatasetError("arrays do not fit each other", where=where, found=shapes)
     try:
         return {
-            str(name): CameraTrack(K[i], pose[i], height=int(size[i, 0]), width=int(size[i, 1]))
+            str(name): CameraTrack(K[i], pose[i], int(size[i, 1]), int(size[i, 0]), float(centres[i]))
             for i, name in enumerate(views)
         }
     except ActionImgError as error:

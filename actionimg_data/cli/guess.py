@@ -187,9 +187,11 @@ def _focal(
     if lens is None:
         return None
     lens = scaled_to(lens, width, height, name)
+    K = lens.K.copy()
     if lens.distortion is not None and not lens.distortion.is_zero:
-        return np.asarray(undistorted_K(lens.K, lens.distortion, width, height, name))
-    return lens.K
+        K = np.array(undistorted_K(lens.K, lens.distortion, width, height, name))
+    K[:2, 2] += 0.5 - lens.pixel_centre
+    return K
 
 
 def _pooled(recorded: Sequence[Recorded], pool: str) -> list[list[Recorded]]:

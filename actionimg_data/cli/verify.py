@@ -124,7 +124,14 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
     if len(report.failures) > 20:
         output().print(f"… {len(report.failures) - 20} more, all with --json")
     if report.ok:
-        output().print("✓ verified", style="green")
+        if summary["proven"]:
+            output().print("✓ verified", style="green")
+        else:
+            text = f"not proven: whole, but no pose was decoded: {summary['not_proven']}"
+            output().print(text, style="yellow", markup=False, soft_wrap=True)
+        if summary["proven"] and summary["unproven_samples"]:
+            text = f"{summary['unproven_samples']} samples are not proven: the gripper is never in two views at once"
+            output().print(text, style="yellow", markup=False)
         output().print(f"next: actionimg report {out}", style="dim", markup=False)
     else:
         console().print(f"{len(report.failures)} failures", style="red")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from ..errors import ActionImgError, CorruptDatasetError, OutputExistsError, SourceNotFoundError, StorageError
@@ -190,7 +189,7 @@ def _remove(out: Place) -> bool:
     for name in layout.listing(folder):
         if re.fullmatch(r"\d{6,}\.(tar|json)(\..*\.tmp)?", name):
             (folder / name).unlink()
-    if isinstance(folder, Path) and folder.is_dir() and not any(folder.iterdir()):
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     for name in (layout.INDEX, layout.QUARANTINE, NEXT_PLAN, layout.PLAN, layout.MANIFEST):
         (out / name).unlink(missing_ok=True)

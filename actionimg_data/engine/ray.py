@@ -35,7 +35,7 @@ from ..schemas import PlanRow, ShardSidecar
 from ..shards import layout
 from ..shards.crew import Crew
 from ..shards.plan import tool_versions
-from ..shards.write import Progress
+from ..shards.write import WORKER_CRASHED, Progress, Skip
 from .executor import MAX_CRASHES, Job, OnProgress, OnShard
 
 MAX_LOST: Final = 20
@@ -163,7 +163,7 @@ class RayExecutor:
         self._told: dict[str, set[str]] = {}
         self._crashes: Counter[tuple[str, str | None]] = Counter()
         self._lost: Counter[str] = Counter()
-        self._skip: dict[str, str] = {}
+        self._skip: dict[str, tuple[str, str]] = {}
         self._again: deque[PlanRow] = deque()
 
     def __enter__(self) -> RayExecutor:
@@ -225,8 +225,7 @@ class RayExecutor:
     def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards (see `Executor.run`)."""
         ray = self._ray
-        if isinstance(job.out, Path):
-            job = replace(job, out=job.out.absolute())
+        job = replace(job, out=job.out.absolute())
         threads = max(1, int(self.task.cpus))
         environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
         brief = ray.put(_Brief(pickle.dumps(job), tuple(sys.path), tool_versions(), environment, threads))
@@ -348,7 +347,8 @@ class RayExecutor:
                 self._lost_machine(task, error)
                 return
             how = type(error).__name__
-            self._skip[episode] = f"the Ray worker died {count} times while it converted this episode: {how}"
+            message = f"the Ray worker died {count} times while it converted this episode: {how}"
+            self._skip[episode] = WORKER_CRASHED, message
         self._again.append(task.row)
 
 
@@ -406,7 +406,7 @@ class _Telling:
 
 
 def _run(
-    brief: _Brief, row: PlanRow, skip: dict[str, str], reporter: Any, number: int
+    brief: _Brief, row: PlanRow, skip: Skip, reporter: Any, number: int
 ) -> tuple[ShardSidecar | ActionImgError | str, list[Progress]]:
     """What a task does. Errors are returned, not raised, so that they arrive as what they are."""
     import cv2

@@ -88,6 +88,21 @@ class Report:
             for trip in shard.round_trips:
                 yield shard.path, trip
 
+    def why_not_proven(self, trips: Sequence[RoundTrip]) -> str:
+        """Why no stored pose was held against what is drawn; empty where one was."""
+        options = self.manifest.options
+        if any(t.decoded for t in trips):
+            return ""
+        if options.poses_only:
+            return "no camera is known, so that there are no action images"
+        if options.action_codec == "none":
+            return "no action videos are stored; they are drawn from the trajectory on load"
+        if self.quick:
+            return "no video was decoded (--quick)"
+        if len(self.manifest.views) == 1:
+            return "there is one view, and a pose takes two"
+        return "the gripper is never in two views at once"
+
     def summary(self) -> dict[str, Any]:
         """The JSON object of ``actionimg verify --json``."""
         trips = [trip for _, trip in self.round_trips]
@@ -97,8 +112,12 @@ class Report:
             for name in self.manifest.grippers
             for own in [[t for t in trips if t.gripper == name]]
         }
+        why = self.why_not_proven(trips)
         return {
             "ok": self.ok,
+            "proven": not why,
+            "not_proven": why,
+            "unproven_samples": len({t.key for t in trips} - {t.key for t in trips if t.decoded}),
             "complete": self.manifest.complete,
             "quick": self.quick,
             "action_codec": self.manifest.options.action_codec,

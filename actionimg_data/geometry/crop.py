@@ -1,4 +1,8 @@
-"""Crop and resize, with K kept true: ``fx*s, (cx - dx)*s`` for a picture that spans ``[0, W] x [0, H]``."""
+"""Crop and resize, with K kept true: ``fx*s, (cx - dx)*s`` for a picture that spans ``[0, W] x [0, H]``.
+
+Where the centre of the first pixel is at 0 instead (OpenCV), the principal point is ``(cx + 0.5 - dx)*s - 0.5``:
+scaling keeps the borders of a picture, not the centres of its first pixels.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +88,18 @@ def center_box(source_height: int, source_width: int, height: int, width: int) -
     return box_crop(source_height, source_width, box)
 
 
-def apply_to_K(K: Array, crop: CropResize) -> Array:
-    """Intrinsics ``(..., 3, 3)`` of the cropped and resized picture."""
+def apply_to_K(K: Array, crop: CropResize, pixel_centre: float = 0.5) -> Array:
+    """Intrinsics ``(..., 3, 3)`` of the cropped and resized picture.
+
+    Args:
+        K: ``(..., 3, 3)`` of the picture before.
+        crop: What is done to it.
+        pixel_centre: Where K has the centre of the first pixel, before and after: 0.5 or 0.
+    """
     xp = array_namespace(K)
     sx, sy = crop.scale
-    change = [[sx, 0.0, -crop.left * sx], [0.0, sy, -crop.top * sy], [0.0, 0.0, 1.0]]
+    # What is missing to the border of the first pixel, before the scaling and after.
+    border = 0.5 - pixel_centre
+    dx, dy = (border - crop.left) * sx - border, (border - crop.top) * sy - border
+    change = [[sx, 0.0, dx], [0.0, sy, dy], [0.0, 0.0, 1.0]]
     return matmul(xp.asarray(change, dtype=K.dtype, device=K.device), K)

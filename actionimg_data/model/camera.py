@@ -15,6 +15,12 @@ from . import checks
 FloatArray = NDArray[np.float64]
 
 
+def _pixel_centre(value: float) -> float:
+    if value not in (0, 0.5):
+        raise InvalidCameraError("bad value", field="pixel_centre", expected="0 | 0.5", found=value)
+    return float(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """A fixed pinhole camera with OpenCV axes.
@@ -25,6 +31,9 @@ class Camera:
             ``RᵀR``) is removed.
         width: Picture width in pixels.
         height: Picture height in pixels.
+        pixel_centre: Where K has the centre of the first pixel: 0.5, for a picture that spans ``[0, W] x [0, H]``
+            (simulators), or 0 (OpenCV, ROS, RealSense). It decides where the principal point lies when the picture is
+            scaled.
 
     Raises:
         InvalidCameraError: A value cannot be that of a camera.
@@ -34,8 +43,11 @@ class Camera:
     world_from_camera: FloatArray
     width: int
     height: int
+    pixel_centre: float
 
-    def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
+    def __init__(
+        self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int, pixel_centre: float = 0.5
+    ) -> None:
         K = checks.float_array(K, (3, 3), "K", InvalidCameraError)
         checks.intrinsics(K)
         pose = checks.float_array(world_from_camera, (4, 4), "world_from_camera", InvalidCameraError)
@@ -43,6 +55,7 @@ class Camera:
         object.__setattr__(self, "world_from_camera", checks.rigid(pose, "world_from_camera", InvalidCameraError))
         object.__setattr__(self, "width", checks.size(width, "width", InvalidCameraError))
         object.__setattr__(self, "height", checks.size(height, "height", InvalidCameraError))
+        object.__setattr__(self, "pixel_centre", _pixel_centre(pixel_centre))
 
     @classmethod
     def looking_at(
@@ -107,6 +120,7 @@ class Camera:
             np.broadcast_to(self.world_from_camera, (num_frames, 4, 4)),
             self.width,
             self.height,
+            self.pixel_centre,
         )
 
     def resized(self, height: int, width: int) -> Camera:
@@ -130,7 +144,8 @@ class Camera:
         return self._changed(crop.center_box(self.height, self.width, height, width))
 
     def _changed(self, change: crop.CropResize) -> Camera:
-        return Camera(crop.apply_to_K(self.K, change), self.world_from_camera, change.width, change.height)
+        K = crop.apply_to_K(self.K, change, self.pixel_centre)
+        return Camera(K, self.world_from_camera, change.width, change.height, self.pixel_centre)
 
     def project(self, points_world: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Pixels ``(N, 2)`` of world points ``(N, 3)`` and which of them lie in front of the camera ``(N,)``."""
@@ -148,6 +163,9 @@ class CameraTrack:
         world_from_camera: ``(T, 4, 4)`` pose of each frame.
         width: Picture width in pixels.
         height: Picture height in pixels.
+        pixel_centre: Where K has the centre of the first pixel: 0.5, for a picture that spans ``[0, W] x [0, H]``
+            (simulators), or 0 (OpenCV, ROS, RealSense). It decides where the principal point lies when the picture is
+            scaled.
 
     Raises:
         InvalidCameraError: A value cannot be that of a camera.
@@ -157,8 +175,11 @@ class CameraTrack:
     world_from_camera: FloatArray
     width: int
     height: int
+    pixel_centre: float
 
-    def __init__(self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int) -> None:
+    def __init__(
+        self, K: ArrayLike, world_from_camera: ArrayLike, width: int, height: int, pixel_centre: float = 0.5
+    ) -> None:
         K = checks.float_array(K, (None, 3, 3), "K", InvalidCameraError)
         checks.intrinsics(K)
         pose = checks.float_array(world_from_camera, (None, 4, 4), "world_from_camera", InvalidCameraError)
@@ -171,6 +192,7 @@ class CameraTrack:
         object.__setattr__(self, "world_from_camera", checks.rigid(pose, "world_from_camera", InvalidCameraError))
         object.__setattr__(self, "width", checks.size(width, "width", InvalidCameraError))
         object.__setattr__(self, "height", checks.size(height, "height", InvalidCameraError))
+        object.__setattr__(self, "pixel_centre", _pixel_centre(pixel_centre))
 
     def __len__(self) -> int:
         return len(self.K)
@@ -181,7 +203,7 @@ class CameraTrack:
     def __getitem__(self, index: slice | NDArray[np.intp]) -> CameraTrack: ...
     def __getitem__(self, index: int | slice | NDArray[np.intp]) -> Camera | CameraTrack:
         kind = Camera if isinstance(index, (int, np.integer)) else CameraTrack
-        return kind(self.K[index], self.world_from_camera[index], self.width, self.height)
+        return kind(self.K[index], self.world_from_camera[index], self.width, self.height, self.pixel_centre)
 
     @property
     def is_static(self) -> bool:
@@ -215,4 +237,5 @@ class CameraTrack:
         return self._changed(crop.center_box(self.height, self.width, height, width))
 
     def _changed(self, change: crop.CropResize) -> CameraTrack:
-        return CameraTrack(crop.apply_to_K(self.K, change), self.world_from_camera, change.width, change.height)
+        K = crop.apply_to_K(self.K, change, self.pixel_centre)
+        return CameraTrack(K, self.world_from_camera, change.width, change.height, self.pixel_centre)

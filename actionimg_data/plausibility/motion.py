@@ -16,8 +16,8 @@ FloatArray = NDArray[np.float64]
 Found = tuple[FindingKind, tuple[int, int] | None, str, str]
 """Kind, rows, found, expected: a finding without its place."""
 
-_JUMP_M = 0.02
-_JUMP_RAD = 0.3
+_JUMP_S = (0.004, 0.015)
+"""What a step of speed and turn is at least, in seconds at the limit: less is noise of a fast stream."""
 _MIN_RUNS = 8
 
 
@@ -93,8 +93,8 @@ def _fast(
         rotations.angle_between(rotations.matrix_from_quaternion(q[:-1]), rotations.matrix_from_quaternion(q[1:]))
     )
     kinds: tuple[tuple[FindingKind, FloatArray, float, float, str], ...] = (
-        ("speed", steps, _JUMP_M, limits.max_speed_m_s, "m/s"),
-        ("turn", turns, _JUMP_RAD, limits.max_turn_rad_s, "rad/s"),
+        ("speed", steps, _JUMP_S[0] * limits.max_speed_m_s, limits.max_speed_m_s, "m/s"),
+        ("turn", turns, _JUMP_S[1] * limits.max_turn_rad_s, limits.max_turn_rad_s, "rad/s"),
     )
     for kind, change, jump, limit, unit in kinds:
         rate = change / periods

@@ -62,7 +62,7 @@ def _share(episode: Episode, view: View) -> float:
 def _with_pose(view: View, pose: FloatArray) -> View:
     camera = view.camera
     assert camera is not None
-    return replace(view, camera=type(camera)(camera.K, pose, camera.width, camera.height))
+    return replace(view, camera=type(camera)(camera.K, pose, camera.width, camera.height, camera.pixel_centre))
 
 
 def _alternatives(episode: Episode, name: str) -> Iterator[tuple[str, View]]:
@@ -88,7 +88,7 @@ def _alternatives(episode: Episode, name: str) -> Iterator[tuple[str, View]]:
         moved = pose.copy()
         moved[..., :3, 3] /= factor
         # To scale the poses is to scale the cameras the other way.
-        yield text, replace(view, camera=type(camera)(K, moved, camera.width, camera.height))
+        yield text, replace(view, camera=type(camera)(K, moved, camera.width, camera.height, camera.pixel_centre))
 
 
 def _others(views: Mapping[str, View], name: str) -> dict[str, View]:

@@ -38,12 +38,14 @@ def stamps(stream: StreamSamples, limits: Limits) -> Iterator[Found]:
             f"stamps near {np.median(others):.0f} s",
         )
         return
+    if stream.position is not None:
+        twice = list(_equal(rows, times, stream.position, limits))
+        yield from twice
+        if twice:
+            return
     coarse = _coarse(times, limits)
     if coarse is not None:
         yield coarse
-        return
-    if stream.position is not None:
-        yield from _equal(rows, times, stream.position, limits)
 
 
 def _coarse(times: FloatArray, limits: Limits) -> Found | None:

@@ -6,8 +6,10 @@ import contextlib
 import difflib
 import errno
 import os
+import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
@@ -15,8 +17,10 @@ from ..errors import CorruptDatasetError, OutputError, StorageError
 from ..objectstore import RemotePath, is_url
 from ..untrusted.files import open_plain
 
-Place: TypeAlias = Path | RemotePath
-"""Where a data set, or a file of it, is: a local path, or an object in a store."""
+if sys.platform == "win32":
+    from pathlib import WindowsPath as _Native
+else:
+    from pathlib import PosixPath as _Native
 
 MANIFEST: Final = "dataset.json"
 PLAN: Final = "plan.jsonl"
@@ -49,29 +53,9 @@ def plane_member(view: str, kind: str) -> str:
     return f"{view}.{kind}.mkv"
 
 
-def place(where: str | os.PathLike[str] | RemotePath) -> Place:
-    """The place that a user names: a URL of a store, else a path.
-
-    Raises:
-        UnsupportedSourceError: Nothing knows the URL's protocol.
-        MissingExtraError: The package that does is not installed.
-    """
-    if isinstance(where, RemotePath):
-        return where
-    text = os.fspath(where)
-    return RemotePath(text) if is_url(text) else Path(text.removeprefix("file://"))
-
-
 def similar(path: Place) -> str | None:
     """A hint at the data set beside ``path`` that has nearly its name; None where there is none."""
-    if isinstance(path, RemotePath):
-        return None
-    try:
-        names = [other.parent.name for other in path.absolute().parent.glob(f"*/{MANIFEST}")]
-    except OSError:
-        return None
-    close = difflib.get_close_matches(path.absolute().name, names, n=1)
-    return f"Did you mean {str(path.with_name(close[0]))!r}?" if close else None
+    return place(path).similar(MANIFEST)
 
 
 def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None = None) -> list[bytes]:
@@ -87,13 +71,7 @@ def read_ranges(path: Place, ranges: Sequence[tuple[int, int]], size: int | None
         FileNotFoundError: There is none.
         StorageError: The store does not answer.
     """
-    if isinstance(path, RemotePath):
-        return path.read_ranges(ranges)
-    with open_plain(path) as file:
-        found = os.fstat(file.fileno()).st_size
-        if size is not None and found != size:
-            raise CorruptDatasetError("has the wrong size", where=path, expected=f"{size} B", found=f"{found} B")
-        return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+    return place(path).read_ranges(ranges, size)
 
 
 def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
@@ -103,17 +81,12 @@ def open_place(path: Place, buffering: int = -1) -> IO[bytes]:
         OSError: It cannot be opened, or is not a plain file.
         StorageError: The store does not answer.
     """
-    if isinstance(path, RemotePath):
-        return path.open("rb") if buffering < 0 else path.open("rb", buffering)
-    return open_plain(path, buffering)
+    return place(path).open_read(buffering)
 
 
 def read_place(path: Place) -> bytes:
     """All of a file or an object; raises as `open_place`."""
-    if isinstance(path, RemotePath):
-        return path.read_bytes()
-    with open_plain(path) as file:
-        return file.read()
+    return place(path).read_bytes()
 
 
 def listing(folder: Place) -> dict[str, int]:
@@ -123,15 +96,8 @@ def listing(folder: Place) -> dict[str, int]:
         OutputError: It cannot be listed.
         StorageError: The store does not answer.
     """
-    if isinstance(folder, RemotePath):
-        return {name: stat.st_size for name, stat in folder.files()}
     with output_errors(folder):
-        try:
-            with os.scandir(folder) as entries:
-                found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except FileNotFoundError:
-            return {}
-    return dict(sorted(found.items()))
+        return place(folder).sizes()
 
 
 def shard_name(split: str, number: int) -> str:
@@ -172,41 +138,14 @@ def flush(file: IO[bytes]) -> None:
 
 def publish(target: Place, data: bytes) -> None:
     """Write a small file so that it is there as a whole or not at all."""
-    if isinstance(target, RemotePath):
-        with output_errors(target):
-            target.put(data)
-        return
-    for tries_left in (1, 0):
-        with _part(target, data) as part:
-            try:
-                os.replace(part, target)
-            except FileNotFoundError:
-                # A run that ended at this moment took our temporary file for one that was left behind.
-                if not tries_left:
-                    raise
-                continue
-            sync_folder(target.parent)
-            return
+    with output_errors(target):
+        place(target).put(data)
 
 
 def publish_if_absent(target: Place, data: bytes) -> bool:
     """`publish`, unless the file is there already; returns whether it was written. Of two at once one wins."""
-    if isinstance(target, RemotePath):
-        with output_errors(target):
-            return target.create(data)
-    for tries_left in (1, 0):
-        with _part(target, data) as part:
-            try:
-                if not link_if_absent(part, target):
-                    return False
-            except FileNotFoundError:
-                # As in `publish`.
-                if not tries_left:
-                    raise
-                continue
-            sync_folder(target.parent)
-            break
-    return True
+    with output_errors(target):
+        return place(target).create(data)
 
 
 def link_if_absent(part: Path, target: Path) -> bool:
@@ -228,21 +167,6 @@ def link_if_absent(part: Path, target: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _part(target: Path, data: bytes) -> Iterator[Path]:
-    """A temporary file beside ``target`` that holds ``data``, and is gone afterwards if it was not renamed."""
-    with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = temporary(target)
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-                flush(file)
-            yield part
-        finally:
-            part.unlink(missing_ok=True)
-
-
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -253,3 +177,129 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+class LocalPath(_Native):
+    """A path of this machine, with what `RemotePath` has for the files of a data set; see there."""
+
+    def read_bytes(self) -> bytes:
+        """All of a file; a pipe or a device is not waited on."""
+        with open_plain(self) as file:
+            return file.read()
+
+    def open_read(self, buffering: int = -1) -> IO[bytes]:
+        """A plain file, open for reading."""
+        return open_plain(self, buffering)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], size: int | None = None) -> list[bytes]:
+        """Bytes by offset and size.
+
+        Raises:
+            CorruptDatasetError: The file is not of this size.
+        """
+        with open_plain(self) as file:
+            found = os.fstat(file.fileno()).st_size
+            if size is not None and found != size:
+                raise CorruptDatasetError("has the wrong size", where=self, expected=f"{size} B", found=f"{found} B")
+            parts = []
+            for offset, length in ranges:
+                # Windows has no pread.
+                file.seek(offset)
+                parts.append(file.read(length))
+            return parts
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of a file, piece by piece."""
+        with open_plain(self, 0) as file:
+            while part := file.read(1 << 20):
+                yield part
+
+    def sizes(self) -> dict[str, int]:
+        """Names and sizes of the files right in a folder, sorted; nothing where there is none."""
+        try:
+            with os.scandir(self) as entries:
+                found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except FileNotFoundError:
+            return {}
+        return dict(sorted(found.items()))
+
+    def put(self, data: bytes) -> None:
+        """Write a file so that it is there as a whole or not at all."""
+
+        def name(part: Path) -> bool:
+            os.replace(part, self)
+            return True
+
+        self._published(data, name)
+
+    def create(self, data: bytes) -> bool:
+        """Write a file where there is none; of several at once one wins. Returns whether this call wrote it."""
+        return self._published(data, lambda part: link_if_absent(part, self))
+
+    def _published(self, data: bytes, name: Callable[[Path], bool]) -> bool:
+        for tries_left in (1, 0):
+            with self._part(data) as part:
+                try:
+                    if not name(part):
+                        return False
+                except FileNotFoundError:
+                    # A run that ended at this moment took our temporary file for one that was left behind.
+                    if not tries_left:
+                        raise
+                    continue
+                sync_folder(self.parent)
+                break
+        return True
+
+    @contextlib.contextmanager
+    def _part(self, data: bytes) -> Iterator[Path]:
+        """A temporary file beside this one that holds ``data``, and is gone afterwards if it was not renamed."""
+        self.parent.mkdir(parents=True, exist_ok=True)
+        part = temporary(self)
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                flush(file)
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    def similar(self, mark: str) -> str | None:
+        """A hint at a folder beside this one that holds a file ``mark`` and has nearly its name."""
+        whole = Path(self).absolute()
+        try:
+            names = [other.parent.name for other in whole.parent.glob(f"*/{mark}")]
+        except OSError:
+            return None
+        close = difflib.get_close_matches(whole.name, names, n=1)
+        return f"Did you mean {str(self.with_name(close[0]))!r}?" if close else None
+
+    def free_bytes(self) -> int | None:
+        """Free space where this is, or will be."""
+        folder = Path(self)
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def check_protocol(self) -> None:
+        """Nothing: every data set may be in a folder."""
+
+    def check_creates(self) -> None:
+        """Nothing: renames and links of a file system do not write over each other."""
+
+
+Place: TypeAlias = Path | RemotePath
+"""Where a data set, or a file of it, is: a local path, or an object in a store."""
+
+
+def place(where: str | os.PathLike[str] | RemotePath) -> LocalPath | RemotePath:
+    """The place that a user names: a URL of a store, else a path. Both have the same methods.
+
+    Raises:
+        UnsupportedSourceError: Nothing knows the URL's protocol.
+        MissingExtraError: The package that does is not installed.
+    """
+    if isinstance(where, RemotePath):
+        return where
+    text = os.fspath(where)
+    return RemotePath(text) if is_url(text) else LocalPath(text.removeprefix("file://"))

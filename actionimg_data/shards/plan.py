@@ -252,11 +252,13 @@ def choose_streams(
         raise first
     if wanted is not None:
         return tuple(wanted), ()
+    if first is None:
+        raise EmptyEpisodeError("holds no episodes", where=source)
+    # The reason in full: it says what to do.
     raise EmptyEpisodeError(
-        f"none of the first {PROBES} episodes can be read" if first else "holds no episodes",
+        f"none of the first {PROBES} episodes can be read: [{first.code}] {first}",
         where=source,
-        found=None if first is None else f"[{first.code}] {first}",
-        hint="Name the views with --views to convert the rest all the same." if first else None,
+        hint="Name the views with --views to convert the rest all the same.",
     )
 
 

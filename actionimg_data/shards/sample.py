@@ -42,15 +42,19 @@ def overlapping_frames(
 def cameras_bytes(cameras: Mapping[str, CameraTrack]) -> bytes:
     """``.cameras.npz``, views in the sample's order.
 
-    K (V, T, 3, 3) and world_from_camera (V, T, 4, 4) float64, views (V,) text, size (V, 2) int64 as height, width.
+    K (V, T, 3, 3) and world_from_camera (V, T, 4, 4) float64, views (V,) text, size (V, 2) int64 as height, width; and
+    pixel_centre (V,) float64 where it is not 0.5 of all.
     """
     tracks = list(cameras.values())
+    centres = np.array([camera.pixel_centre for camera in tracks])
+    own = {"pixel_centre": centres} if (centres != 0.5).any() else {}
     return npz.dump(
         {
             "K": np.stack([camera.K for camera in tracks]),
             "world_from_camera": np.stack([camera.world_from_camera for camera in tracks]),
             "views": np.array(list(cameras), dtype=np.str_),
             "size": np.array([(camera.height, camera.width) for camera in tracks], np.int64),
+            **own,
         }
     )
 

@@ -22,7 +22,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +67,8 @@ def workspace(out: Place, shard: str) -> Iterator[Path]:
     try:
         yield part
     finally:
-        part.unlink(missing_ok=True)
+        with layout.output_errors(part):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -89,8 +89,9 @@ def remove_parts(out: Place, shard: str, pid: int) -> None:
         sweep(scratch_folder())
         return
     target = out / f"{shard}.tar"
-    for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):
-        path.unlink(missing_ok=True)
+    with layout.output_errors(target):
+        for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):
+            path.unlink(missing_ok=True)
 
 
 def place_sha256(path: Place) -> tuple[str, int]:
@@ -99,10 +100,8 @@ def place_sha256(path: Place) -> tuple[str, int]:
     Raises:
         FileNotFoundError: There is none.
     """
-    if not isinstance(path, RemotePath):
-        return file_sha256(path)
     digest, size = hashlib.sha256(), 0
-    for part in path.chunks():
+    for part in layout.place(path).chunks():
         digest.update(part)
         size += len(part)
     return digest.hexdigest(), size
@@ -328,8 +327,7 @@ def check_protocol(out: Place) -> None:
     Raises:
         UnsupportedSourceError: As `check_destination`.
     """
-    if isinstance(out, RemotePath):
-        out.check_protocol()
+    layout.place(out).check_protocol()
 
 
 def check_destination(out: Place) -> None:
@@ -339,9 +337,8 @@ def check_destination(out: Place) -> None:
         UnsupportedSourceError: It cannot create an object only where there is none.
         StorageError: It does not answer.
     """
-    if isinstance(out, RemotePath):
-        with layout.output_errors(out):
-            out.check_creates()
+    with layout.output_errors(out):
+        layout.place(out).check_creates()
 
 
 def free_bytes(out: Place) -> int | None:
@@ -350,9 +347,5 @@ def free_bytes(out: Place) -> int | None:
     Raises:
         OutputError: The file system does not say.
     """
-    if isinstance(out, RemotePath):
-        return None
     with layout.output_errors(out):
-        while not out.exists():
-            out = out.parent
-        return shutil.disk_usage(out).free
+        return layout.place(out).free_bytes()

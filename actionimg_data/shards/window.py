@@ -160,6 +160,15 @@ class Window:
         return {name: trajectory[self.indices] for name, trajectory in self.sample.grippers.items()}
 
     @property
+    def trajectory(self) -> GripperTrajectory:
+        """The gripper of a sample with one, at its frames.
+
+        Raises:
+            WrongFormatError: It has several: see ``grippers``.
+        """
+        return self.sample.trajectory[self.indices]
+
+    @property
     def spec(self) -> ActionImageSpec:
         """How its action images are drawn."""
         if self.sample.spec is None:

@@ -15,15 +15,11 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError
 from ..geometry import transforms
-from ..geometry.axes import rotate_half_turn
-from ..geometry.crop import CropResize, center_crop
-from ..geometry.pluecker import pluecker_rays
-from ..model import CameraTrack
+from ..geometry.crop import center_crop
 from ..raster import render_planes
 from ..schemas import SampleMeta
 from ..schemas.dataset import parse
@@ -34,6 +30,7 @@ from ..video.read import VideoReader
 from ..video.resize import resized_planes
 from .modes import draw, latent_mask, task
 from .options import SampleOptions
+from .published import LEVELS, camera_arrays, float_tensor, plucker_video, resized_picture
 from .source import ShardSource
 
 _RATE_TOLERANCE: Final = 1e-3
@@ -256,7 +253,7 @@ class SampleReader:
         action7, action8 = (
             np.where(valid[..., None], np.nan_to_num(action)[:, held], 0.0) for action in (action7, action8)
         )
-        intrinsics, extrinsics = self._published_cameras(cameras, count)
+        intrinsics, extrinsics = camera_arrays(cameras, count, options.axes)
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
         together = [list(windows)] if self._merged else [[name] for name in windows]
@@ -272,11 +269,11 @@ class SampleReader:
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
             "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),
-            "camera": _tensor(relative[..., :3, :].reshape(*flat, 12)),
-            "extrinsics": _tensor(extrinsics.reshape(*flat, 4, 4)),
-            "intrinsics": _tensor(intrinsics.reshape(*flat, 3, 3)),
-            "action_7d": _tensor(action7 if self.grippers else action7[0]),
-            "action_8d": _tensor(action8 if self.grippers else action8[0]),
+            "camera": float_tensor(relative[..., :3, :].reshape(*flat, 12)),
+            "extrinsics": float_tensor(extrinsics.reshape(*flat, 4, 4)),
+            "intrinsics": float_tensor(intrinsics.reshape(*flat, 3, 3)),
+            "action_7d": float_tensor(action7 if self.grippers else action7[0]),
+            "action_8d": float_tensor(action8 if self.grippers else action8[0]),
             "path": source.location(row),
             "key": meta.key,
             "view_names": tuple(views),
@@ -310,7 +307,7 @@ class SampleReader:
         for kind, names in beside.items():
             result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
         if options.plucker:
-            result["plucker"] = self._plucker(relative, intrinsics, cameras)
+            result["plucker"] = plucker_video(relative, intrinsics, cameras, options.height, options.width)
         return result
 
     def _action_members(self, views: Sequence[str]) -> list[list[str]]:
@@ -343,31 +340,6 @@ class SampleReader:
                 )
         return meta
 
-    def _published_cameras(
-        self, cameras: Sequence[CameraTrack], count: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Intrinsics ``(V, T, 3, 3)`` and camera-to-world ``(V, T, 4, 4)``; padded frames keep the last camera."""
-        held = np.minimum(np.arange(count), len(cameras[0]) - 1)
-        intrinsics = np.stack([camera.K for camera in cameras])[:, held]
-        extrinsics = np.stack([camera.world_from_camera for camera in cameras])[:, held]
-        if self.options.axes == "rlbench":
-            intrinsics, extrinsics = rotate_half_turn(intrinsics, extrinsics)
-        return intrinsics, extrinsics
-
-    def _plucker(
-        self, relative: NDArray[np.float64], intrinsics: NDArray[np.float64], cameras: Sequence[CameraTrack]
-    ) -> torch.Tensor:
-        options = self.options
-        count = options.num_frames
-        out = torch.empty((6, options.views, count, options.height, options.width))
-        for i, camera in enumerate(cameras):
-            # The rays of a camera that stands still are computed once.
-            still = camera.is_static and (relative[i] == relative[i, 0]).all()
-            frames = slice(0, 1) if still else slice(None)
-            pose, K = _tensor(relative[i, frames, :3]), _tensor(intrinsics[i, frames])
-            out[:, i] = pluecker_rays(K, pose, options.height, options.width).movedim(1, 0)
-        return out.flatten(1, 2)
-
     def _video(
         self, segments: Sequence[Sequence[bytes]], labels: Sequence[str], indices: NDArray[np.int64], where: str
     ) -> torch.Tensor:
@@ -380,7 +352,7 @@ class SampleReader:
                 for number, data in enumerate(videos):
                     with self._open(data, f"{where}.{label}") as video:
                         for j, frame in enumerate(video.frames(wanted)):
-                            picture = _resized(frame, self._crop)
+                            picture = resized_picture(frame, self._crop)
                             if number == 0:
                                 cv2.split(picture, [channels[c, j] for c in range(3)])
                             else:
@@ -421,10 +393,6 @@ class SampleReader:
             yield video
 
 
-_LEVELS: Final = torch.arange(256, dtype=torch.float32).div(255).sub(0.5).div(0.5).numpy()
-"""A grey level in [-1, 1], in the operations and the order of the published code."""
-
-
 class _Planes:
     """A video ``(3, S T, H, W)`` that is filled segment by segment.
 
@@ -442,7 +410,7 @@ class _Planes:
         self._black = black
         self._scratch = None if self._bytes else np.empty((3, self._count - pad, *size), np.uint8)
         if pad and not self._bytes:
-            self._array.reshape(3, segments, self._count, *size)[:, :, self._count - pad :] = _LEVELS[0]
+            self._array.reshape(3, segments, self._count, *size)[:, :, self._count - pad :] = LEVELS[0]
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -461,25 +429,11 @@ class _Planes:
             yield self._scratch
             for channel, levels in zip(self._scratch, target, strict=True):
                 for plane, out in zip(channel, levels, strict=True):
-                    cv2.LUT(plane, _LEVELS, out)
+                    cv2.LUT(plane, LEVELS, out)
         if self._repeat:
             whole[:, count:] = whole[:, count - 1 : count]
-
-
-def _resized(frame: NDArray[np.uint8], change: CropResize) -> NDArray[np.uint8]:
-    """A picture cropped and scaled bilinearly with antialiasing, as the published code does with Pillow."""
-    if change.is_identity and frame.shape[:2] == (change.height, change.width):
-        return frame
-    box = frame[change.top : change.top + change.crop_height, change.left : change.left + change.crop_width]
-    planes = torch.from_numpy(box).permute(2, 0, 1)[None]
-    scaled = F.interpolate(planes, size=(change.height, change.width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())
 
 
 def _add(pictures: NDArray[np.uint8], planes: NDArray[np.uint8]) -> None:
     """Add pictures to planes of the same shape, clipped."""
     np.copyto(planes, cv2.add(np.ascontiguousarray(pictures).reshape(-1), planes.reshape(-1)).reshape(planes.shape))
-
-
-def _tensor(array: NDArray[np.float64]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))

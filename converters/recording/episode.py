@@ -226,9 +226,9 @@ def _view(
         pose = np.asarray(exact.matmul(recording.first.world_from_frame, pose))
     own_motion = pose.ndim == 3 and known.tool_from_camera is None
     if pose.ndim == 2:
-        camera: Camera | CameraTrack = Camera(K, pose, *size)
+        camera: Camera | CameraTrack = Camera(K, pose, *size, known.pixel_centre)
     else:
-        track = CameraTrack(np.broadcast_to(K, (len(pose), 3, 3)), pose, *size)
+        track = CameraTrack(np.broadcast_to(K, (len(pose), 3, 3)), pose, *size, known.pixel_centre)
         camera = track[0] if track.is_static else track
     planes = _chosen_depth(view, index)
     if planes is not None and known.distortion is not None and not known.distortion.is_zero:

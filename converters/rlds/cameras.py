@@ -117,7 +117,7 @@ def _from_features(camera: FeatureCamera, frames: FrameSource, record: Record) -
         pose = np.asarray(transforms.invert(pose))
     if camera.axes == "opengl":
         pose = np.asarray(exact.matmul(pose, OPENCV_FROM_OPENGL))
-    return CalibratedCamera(K[0], frames.width, frames.height, world_from_camera=pose)
+    return CalibratedCamera(K[0], frames.width, frames.height, world_from_camera=pose, pixel_centre=0.5)
 
 
 def _matrices(record: Record, key: str, shapes: tuple[tuple[int, int], ...]) -> FloatArray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from actionimg_data.cameras import files as calibration
 from actionimg_data.cameras.files import Distortion, load_cameras
 from actionimg_data.cameras.undistort import UndistortedFrames, undistorted_K
-from actionimg_data.demo.teleop import write_yaml
+from actionimg_data.demo.recordings import write_yaml
 from actionimg_data.errors import (
     BadFileError,
     InvalidCameraError,
@@ -183,7 +184,12 @@ def test_kalibr_chains_are_composed_from_their_first_camera(tmp_path: Path) -> N
 def test_scaling_keeps_rays_and_refuses_another_aspect() -> None:
     camera = calibration.CalibratedCamera(np.array(K), 320, 240)
     half = calibration.scaled_to(camera, 160, 120, "x")
-    np.testing.assert_allclose(half.K, [[150, 0, 80], [0, 155, 60], [0, 0, 1]])
+    # OpenCV's K has the centre of the first pixel at 0, a quarter of a pixel from the border in the smaller picture.
+    np.testing.assert_allclose(half.K, [[150, 0, 79.75], [0, 155, 59.75], [0, 0, 1]])
+    spanning = dataclasses.replace(camera, pixel_centre=0.5)
+    np.testing.assert_allclose(
+        calibration.scaled_to(spanning, 160, 120, "x").K, [[150, 0, 80], [0, 155, 60], [0, 0, 1]]
+    )
     with pytest.raises(InvalidCameraError, match="differ in aspect"):
         calibration.scaled_to(camera, 240, 240, "x")
 

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from actionimg_data.converters.lerobot import LeRobotConverter, LeRobotOptions
-from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
 from actionimg_data.errors import (
     BadVideoError,
     FrameCountError,
@@ -67,8 +67,9 @@ def test_every_version_gives_the_same_episodes(logs: list[TeleopLog], tmp_path: 
         check(episode, log)
 
 
-def test_av1_in_one_file_for_all_episodes(logs: list[TeleopLog], tmp_path: Path) -> None:
-    write(logs, tmp_path, "v3.0", codec="libsvtav1")
+@pytest.mark.parametrize("codec", ["libsvtav1", "libx265"])
+def test_other_codecs_in_one_file_for_all_episodes(logs: list[TeleopLog], tmp_path: Path, codec: str) -> None:
+    write(logs, tmp_path, "v3.0", codec=codec)
     for episode, log in zip(read_all(tmp_path), logs, strict=True):
         check(episode, log, levels=6.0)
 

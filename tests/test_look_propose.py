@@ -19,8 +19,8 @@ from actionimg_data.converters.look.propose import propose_mapping
 from actionimg_data.converters.look.survey import survey
 from actionimg_data.converters.recording.mapping import load_mapping
 from actionimg_data.converters.robomimic import RobomimicConverter
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 from actionimg_data.demo.simulators import write_aloha
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     SourceNotFoundError,
@@ -97,7 +97,7 @@ def test_a_robomimic_like_file(tmp_path: Path) -> None:
 
 def test_a_bag(log: TeleopLog, tmp_path: Path) -> None:
     pytest.importorskip("rosbags")
-    from actionimg_data.demo.teleop import write_rosbag
+    from actionimg_data.demo.recordings import write_rosbag
 
     write_rosbag(log, tmp_path / "run")
     text, value = draft(tmp_path / "run", tmp_path, "rosbag")

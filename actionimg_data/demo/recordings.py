@@ -193,11 +193,13 @@ def select_poses(log: TeleopLog, index: NDArray[np.intp]) -> TeleopLog:
 
 
 def write_video(path: Path, pictures: Image, fps: float = FRAME_HZ, codec: str = "libx264") -> None:
-    """An MP4 of RGB pictures; H.264 at crf 8, or AV1 (``libsvtav1``)."""
+    """An MP4 of RGB pictures; H.264 or H.265 (``libx265``) at crf 8, or AV1 (``libsvtav1``)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Otherwise the AV1 encoder reports its whole configuration on stderr.
     os.environ.setdefault("SVT_LOG", "1")
-    options = {"crf": "8", "preset": "veryfast"} if codec == "libx264" else {"crf": "12", "preset": "10"}
+    options = {"crf": "12", "preset": "10"} if codec == "libsvtav1" else {"crf": "8", "preset": "veryfast"}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=none"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = pictures.shape[1:3]
@@ -214,7 +216,12 @@ def camera_file(log: TeleopLog, moving: bool = True) -> dict[str, Any]:
     """The log's cameras as a camera file; without ``moving`` the poses of moving cameras are left out."""
     cameras = {}
     for name, view in log.views.items():
-        entry: dict[str, Any] = {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+        entry: dict[str, Any] = {
+            "K": view.K.tolist(),
+            "width": view.size[0],
+            "height": view.size[1],
+            "pixel_centre": 0.5,
+        }
         if view.world_from_camera.ndim == 2 or moving:
             entry["world_from_camera"] = view.world_from_camera.tolist()
         cameras[name] = entry
@@ -324,6 +331,12 @@ def write_recordings(
 
     Returns:
         ``dest``.
+
+    Example:
+        >>> import tempfile
+        >>> source = write_recordings(tempfile.mkdtemp() + "/lab", episodes=1, frames=4, size=32, views=("front",))
+        >>> sorted(path.name for path in source.iterdir())
+        ['mapping.yaml', 'run_0']
     """
     root = Path(dest)
     mapping: dict[str, Any] = {}
@@ -395,7 +408,7 @@ def droid_camera_file(log: TeleopLog, roles: Sequence[str] = ("exterior_1", "ext
     """A camera file by role, for pictures that do not have DROID's own size; poses are left to the log."""
     return {
         "cameras": {
-            role: {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1]}
+            role: {"K": view.K.tolist(), "width": view.size[0], "height": view.size[1], "pixel_centre": 0.5}
             for role, view in zip(roles, log.views.values(), strict=True)
         }
     }
