@@ -245,8 +245,8 @@ def guess_camera(
         name: Of the view.
         recorded: Episodes that share the camera; cameras that their views have are not looked at.
         shape: The gripper to look for.
-        K: ``(3, 3)`` of the pictures, pinhole, for pixels whose centres are at + 0.5; None to estimate the focal length, with the principal point in the
-            middle and square pixels.
+        K: ``(3, 3)`` of the pictures, pinhole, for pixels whose centres are at + 0.5; None to estimate the focal
+            length, with the principal point in the middle and square pixels.
         marks: Where the point between the fingertips was seen.
         keep: Keep pictures in the result, for `pictures.sheet`.
         seed: Of the draws; the same gives the same camera.
