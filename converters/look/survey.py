@@ -21,7 +21,7 @@ from ..kit import tables
 from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
-from ..kit.bags.reader import SUFFIXES, Access, is_bag_folder, open_bag
+from ..kit.bags.reader import SUFFIXES, Access, bag_suffix, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
 from ..recording.sync import statistics
@@ -201,7 +201,7 @@ def survey(source: str) -> Survey:
         return _survey_lerobot(sets[0])
     if root.is_file() and suffix in tables.TABLE_SUFFIXES:
         return Survey(root.parent, "folder", [_table(root.name, tables.open_table(root))])
-    if root.suffix.lower() in SUFFIXES or is_bag_folder(root):
+    if bag_suffix(root) in SUFFIXES or is_bag_folder(root):
         return _survey_bag(root)
     if root.is_dir():
         return _survey_folder(root)
