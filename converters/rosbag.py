@@ -291,7 +291,7 @@ class _Reading:
             found = _messages.camera_of(
                 self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
             )
-            posed = with_pose(found, camera)
+            posed = with_pose(found, camera, (self.loaded.folder, Path(self.path).parent), name)
         else:
             posed = load_calibration(camera, (self.loaded.folder, Path(self.path).parent), name)
         if posed is None:
