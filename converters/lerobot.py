@@ -29,7 +29,6 @@ from ..errors import (
     BadVideoError,
     FrameCountError,
     InvalidTrajectoryError,
-    MissingCalibrationError,
     SourceNotFoundError,
     UnsafeFileError,
     UnsupportedSourceError,
@@ -47,7 +46,14 @@ from .kit.lerobot_files import INFO, data_sets, rows_file, task_names, texts_of_
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
-from .recording.mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
+from .recording.mapping import (
+    K_of_columns,
+    MappedConverter,
+    gripper_samples,
+    load_calibration,
+    recorded_arms,
+    state_of,
+)
 from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
@@ -528,10 +534,10 @@ class LeRobotConverter(MappedConverter):
             if view.camera.poses is not None:
                 camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
             if view.camera.K_columns is not None:
-                K = _constant_K(table.numbers(view.camera.K_columns, 9), table.where, name)
+                K = K_of_columns(table.numbers(view.camera.K_columns, 9), table.where, name)
                 camera = CalibratedCamera(K, frames.width, frames.height)
             else:
-                camera = load_calibration(view.camera, beside, name)
+                camera = load_calibration(view.camera, beside, name, (frames.width, frames.height))
             views[name] = ViewInput(frames, None, camera, camera_poses, view.flip, view.camera.scaled)
             views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
@@ -700,12 +706,6 @@ def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: flo
             expected=f"{times[worst]:.4f} s at {fps:g} Hz",
             found=f"{stamps[worst] - stamps[0]:.4f} s",
         )
-
-
-def _constant_K(values: NDArray[np.float64], where: object, name: str) -> NDArray[np.float64]:
-    if np.ptp(values, axis=0).max() > 1e-6:
-        raise MissingCalibrationError("intrinsics that change with time are not supported", where=where, field=name)
-    return np.asarray(values[0].reshape(3, 3))
 
 
 def _stamp(path: Path) -> str:

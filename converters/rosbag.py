@@ -22,7 +22,7 @@ from .kit import tree as _tree
 from .kit.bags import messages as _messages
 from .kit.bags.messages import Messages
 from .kit.bags.pictures import BagFrames
-from .kit.bags.reader import SUFFIXES, Access, find_bags, open_bag
+from .kit.bags.reader import SUFFIXES, Access, bag_suffix, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
 from .kit.frames import TurnedFrames
@@ -88,7 +88,7 @@ class RosbagConverter(MappedConverter):
                 continue
             found = True
             stem = path.name if relative == "." else relative
-            stem = stem[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else stem
+            stem = stem[: -len(bag_suffix(path))] if bag_suffix(path) in SUFFIXES else stem
             yield EpisodeRef(
                 _tree.plain_id(stem),
                 {"source": str(root), "path": relative},
@@ -290,7 +290,7 @@ class _Reading:
             found = _messages.camera_of(
                 self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
             )
-            posed = with_pose(found, camera)
+            posed = with_pose(found, camera, (self.loaded.folder, Path(self.path).parent), name)
         else:
             posed = load_calibration(camera, (self.loaded.folder, Path(self.path).parent), name)
         if camera.poses is not None:

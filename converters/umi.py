@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..cameras.files import CalibratedCamera, Distortion
+from ..cameras.calibrated import CalibratedCamera
+from ..cameras.kinds import gopro
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -281,7 +282,7 @@ class UmiConverter(RowConverter):
             path = Path(self.options.camera_file)
             value = _text.load_any(path) if path.suffix == ".json" else None
             if isinstance(value, dict) and "intrinsic_type" in value:
-                self._cameras = {"*": _gopro(value, path)}
+                self._cameras = {"*": gopro(value, path)}
         return dict(super().given_cameras())
 
     def inspect(self, source: str) -> dict[str, Any]:
@@ -335,28 +336,6 @@ def _episode_ends(arrays: dict[str, Any], path: Path) -> list[int]:
             "episodes end after the data", where=path, field="meta/episode_ends", expected=f"≤ {rows}", found=ends[-1]
         )
     return [int(e) for e in ends]
-
-
-def _gopro(value: dict[str, Any], path: Path) -> CalibratedCamera:
-    """UMI's own intrinsics file, as OpenCameraImuCalibration writes it: OpenCV's fisheye model.
-
-    The aspect ratio is fy / fx (Theia's camera models); UMI's own loader (umi/common/cv_util.py) takes it for 1.
-    """
-    try:
-        kind = value["intrinsic_type"]
-        if kind != "FISHEYE":
-            raise WrongFormatError(
-                "is not a fisheye", where=path, field="intrinsic_type", expected="FISHEYE", found=kind
-            )
-        inner = value["intrinsics"]
-        f, cx, cy = (float(inner[k]) for k in ("focal_length", "principal_pt_x", "principal_pt_y"))
-        coefficients = tuple(float(inner[f"radial_distortion_{i}"]) for i in (1, 2, 3, 4))
-        width, height = int(value["image_width"]), int(value["image_height"])
-        aspect, skew = float(inner.get("aspect_ratio", 1.0)), float(inner.get("skew", 0.0))
-        K = np.array([[f, skew, cx], [0, f * aspect, cy], [0, 0, 1]])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WrongFormatError("is not UMI's intrinsics file", where=path, found=repr(error)) from None
-    return CalibratedCamera(K, width, height, distortion=Distortion("fisheye", coefficients))
 
 
 def _size(path: Path, arrays: Mapping[str, Any]) -> str:
