@@ -60,6 +60,10 @@ Transform = Annotated[Matrix4 | PoseParts, BeforeValidator(written_out)]
 Axes = Literal["opencv", "opengl"]
 
 
+Resized = Literal["squeeze", "crop", "scale"]
+"""How pictures were made smaller: each side by a factor of its own, cut about the centre first, or by one factor."""
+
+
 def _axes(value: Any) -> Any:
     """Accept text that begins with the name of the axes, e.g. ``OpenCV: x right, y down, z forward``."""
     return value.strip().lower().split(":")[0].split(" ")[0] if isinstance(value, str) else value
@@ -143,6 +147,12 @@ class CameraEntry(BaseModel):
         0.0,
         description="where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that "
         "spans [0, width] x [0, height] (CoppeliaSim, MuJoCo, most renderers)",
+    )
+    resized: Resized | None = Field(
+        None,
+        description="how the pictures were made smaller since the calibration: squeeze (width and height each by a "
+        "factor of its own), crop (cut about the centre to the aspect, then scaled) or scale (both by one factor, the "
+        "only way where nothing is said)",
     )
     moving: bool | None = Field(None, description="only a remark; the poses decide")
     origin: CameraOrigin | None = Field(None, description="where the camera comes from, if not from a calibration")
