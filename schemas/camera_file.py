@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -91,6 +92,27 @@ class DistortionEntry(BaseModel):
         return self
 
 
+class CameraOrigin(BaseModel):
+    """Where a camera comes from, if not from a calibration of the recording itself, and how far it may be trusted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["refined", "guessed", "published", "estimate"] = Field(
+        description="refined or guessed from the pictures; published with the data set; published as an estimate"
+    )
+    overlay_px: float | None = Field(None, ge=0, description="90 of 100 times the drawn gripper is off by less")
+    position_mm: float | None = Field(None, ge=0, description="90 of 100 times the camera's position is off by less")
+    source: str = Field("", description="where it is published")
+
+
+_CERTAINTY: Final = ("", "published", "refined", "estimate", "guessed")
+
+
+def least_certain(origins: Iterable[CameraOrigin]) -> str:
+    """The kind of the least certain of some cameras; empty where there are none of these."""
+    return max((o.kind for o in origins), key=_CERTAINTY.index, default="")
+
+
 class CameraEntry(BaseModel):
     """One camera.
 
@@ -133,6 +155,7 @@ class CameraEntry(BaseModel):
         "only way where nothing is said)",
     )
     moving: bool | None = Field(None, description="only a remark; the poses decide")
+    origin: CameraOrigin | None = Field(None, description="where the camera comes from, if not from a calibration")
 
     @model_validator(mode="before")
     @classmethod

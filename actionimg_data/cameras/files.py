@@ -59,6 +59,7 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
         pixel_centre=entry.pixel_centre,
+        origin=entry.origin,
         resized=entry.resized,
     )
 

@@ -444,7 +444,7 @@ class RLDSConverter(Converter):
             depth = depth and UndistortedPlanes(depth, known.K, known.distortion, K)
             known = replace(known, K=K, distortion=None)
         camera = cameras.place(known, world_from_tool, episode_id, name)
-        return View(camera, frames, depth), source
+        return View(camera, frames, depth, origin=known.origin), source
 
     def _depth(self, view: RldsView, location: _Location, record: Record) -> RecordDepth | None:
         # Copies of a data set may come without it; `convert --depth` says so.
