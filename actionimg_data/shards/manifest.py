@@ -225,7 +225,7 @@ def index_table(
 def _index_row(shard: str, sample: SampleRow, allow: tuple[str, ...] = ()) -> dict[str, Any]:
     row = {**sample.model_dump(exclude={"members", "calibration", "findings"}), "grippers": sample.grippers}
     row |= {finding_column(kind): any(f.kind == kind for f in sample.findings) for kind in allow}
-    row["calibration"] = [c.model_dump() for c in sample.calibration]
+    row |= {"calibration": [c.model_dump() for c in sample.calibration], "camera_origin": sample.camera_origin}
     members = [{"name": m.name, "offset": m.offset, "size": m.size} for m in sample.members]
     return {**row, "shard": shard, "members": members}
 
@@ -359,8 +359,13 @@ class _Missing(Exception):
 def remove_leftovers(out: Place, split: str) -> None:
     """Remove temporary files of killed runs; only when every shard is published, so that none is still in use."""
     for folder in (out, out / split):
-        for path in folder.glob(f"*{layout.TEMPORARY}"):
-            if isinstance(path, Path) and path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        with layout.output_errors(folder):
+            _remove_parts(folder)
+
+
+def _remove_parts(folder: Place) -> None:
+    for path in folder.glob(f"*{layout.TEMPORARY}"):
+        if isinstance(path, Path) and path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
