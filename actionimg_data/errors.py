@@ -254,6 +254,18 @@ class StorageAccessError(StorageError, PermissionError):
     code = "storage-access"
 
 
+class SourceGoneError(StorageError, FileNotFoundError):
+    """A source was there when a run began and is not any more: a share was unmounted, a disk pulled out."""
+
+    code = "source-gone"
+
+
+class SourceChangedError(ActionImgError, ValueError):
+    """An episode's files changed between the plan and the end of reading them."""
+
+    code = "source-changed"
+
+
 class CorruptDatasetError(ActionImgError, ValueError):
     """A data set, shard or member is not what its manifest or checksum says."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
@@ -13,6 +12,13 @@ from pathlib import Path
 from typing import Final
 
 LOCK: Final = ".lock"
+
+
+def _hold(descriptor: int, wait: bool = True) -> None:
+    """Take the lock of an open file, until it is closed; imported here, since Windows reads and has no such locks."""
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 class PrivateFolder:
@@ -31,7 +37,7 @@ class PrivateFolder:
             _sweep(base)
             self.path = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}-{os.getpid()}-", dir=base))
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            _hold(self._lock)
 
     def remove(self) -> None:
         """Remove it and all that is in it; done twice, it is done."""
@@ -46,7 +52,7 @@ def alone(base: Path) -> Iterator[None]:
     """Hold the lock of a folder that processes of this machine share."""
     lock = os.open(base / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _hold(lock)
         yield
     finally:
         os.close(lock)
@@ -68,7 +74,7 @@ def _sweep(base: Path) -> None:
             # Just removed by its owner.
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(lock, wait=False)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             pass

@@ -97,13 +97,7 @@ class ActionImagesConverter(Converter):
             tasks.add(folder.task or "")
             if self.options.tasks and folder.task not in self.options.tasks:
                 continue
-            digest = hashlib.sha256()
-            for path in (folder.path, *views, *(view / "rgb" for view in views)):
-                files = _tree.files_with_sizes(path) if path.is_dir() else None
-                digest.update(repr((path.relative_to(folder.path).as_posix(), files)).encode())
-            for file in (folder.path / "actions.npy", *(view / "camera_params.json" for view in views)):
-                digest.update(_tree.file_stamp(file).encode() if file.is_file() else b"-")
-            yield EpisodeRef(folder.id, folder.location(), None, digest.hexdigest()[:16])
+            yield EpisodeRef(folder.id, folder.location(), None, _fingerprint(folder.path))
         if not tasks:
             raise WrongFormatError(
                 "holds no processed episode",
@@ -118,6 +112,11 @@ class ActionImagesConverter(Converter):
                 expected=" | ".join(sorted(tasks)),
                 found=" ".join(self.options.tasks),
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        return _fingerprint(folder.path)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode at the rate of its videos; pictures are decoded when asked for.
@@ -284,3 +283,15 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
         return CameraTrack(*_rlbench.opencv_camera(K, pose), video.width, video.height)
     except InvalidCameraError as error:
         raise error.at(path) from None
+
+
+def _fingerprint(episode: Path) -> str:
+    """Names and sizes of an episode's files, and digests of its actions and cameras."""
+    views = _views(episode)
+    digest = hashlib.sha256()
+    for path in (episode, *views, *(view / "rgb" for view in views)):
+        files = _tree.files_with_sizes(path) if path.is_dir() else None
+        digest.update(repr((path.relative_to(episode).as_posix(), files)).encode())
+    for file in (episode / "actions.npy", *(view / "camera_params.json" for view in views)):
+        digest.update(_tree.file_stamp(file).encode() if file.is_file() else b"-")
+    return digest.hexdigest()[:16]

@@ -164,18 +164,23 @@ class AlohaConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            with hdf5.open_hdf5(path) as file:
-                if not _is_aloha(file):
-                    continue
-                rows = len(file["observations/qpos"])
+            rows, damaged = None, False
+            try:
+                rows = _rows(path)
+            except ActionImgError:
+                # It is refused when its turn comes; the other files are not to suffer.
+                damaged = len(paths) > 1
+                if not damaged:
+                    raise
+            if rows is None and not damaged:
+                continue
             count += 1
             relative = path.relative_to(root).as_posix()
-            state = f"{stamp} {_tree.file_stamp(path)} {rows}"
             yield EpisodeRef(
                 _tree.plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},
-                num_frames=max(rows - self._shift, 0),
-                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                num_frames=None if rows is None else max(rows - self._shift, 0),
+                fingerprint=_fingerprint(stamp, path, rows),
             )
         if count == 0:
             raise WrongFormatError(
@@ -250,6 +255,11 @@ class AlohaConverter(RowConverter):
         return arms if len(arms) > 1 else {"": next(iter(arms.values()))}
 
     # -- episodes ------------------------------------------------------------------------------------------------
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        return _fingerprint(self.stamp(), path, _rows(path))
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are read when asked for."""
@@ -397,3 +407,13 @@ def _gripper(text: str) -> Gripper:
         raise InvalidSpecError(
             "is not a gripper's range", field="gripper", expected="CLOSED OPEN", found=text
         ) from None
+
+
+def _rows(path: Path) -> int | None:
+    """Rows of a file; None where it is none of ALOHA's."""
+    with hdf5.open_hdf5(path) as file:
+        return len(file["observations/qpos"]) if _is_aloha(file) else None
+
+
+def _fingerprint(stamp: str, path: Path, rows: int | None) -> str:
+    return hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]

@@ -154,6 +154,17 @@ class Converter(ABC):
                 under which the episode is quarantined.
         """
 
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The fingerprint that `discover` would give the episode now, from its own files alone.
+
+        It is asked for once an episode was read: where it is another one than the plan's, the source changed meanwhile,
+        and the episode is refused. None, the default, where that cannot be told without listing the whole source.
+
+        Args:
+            ref: As `discover` gave it.
+        """
+        return None
+
     def remote_headers(self) -> tuple[str, ...]:
         """Patterns of paths below a source in an object store that `discover` opens; they are fetched before.
 
@@ -238,13 +249,14 @@ def converter_class(name: str) -> type[Converter]:
     """The converter class registered under ``name``; imported only now.
 
     Raises:
-        WrongFormatError: There is no such converter, or it is none: what a plug-in raises is told.
+        InvalidSpecError: There is no such converter.
+        WrongFormatError: It is none: what a plug-in raises is told.
         MissingExtraError: It needs a package that is not installed.
     """
     try:
         entry = entry_points()[name]
     except KeyError:
-        raise WrongFormatError(
+        raise InvalidSpecError(
             "no such converter",
             field="format",
             expected=" | ".join(names()),

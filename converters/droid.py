@@ -209,14 +209,7 @@ class DroidConverter(Converter):
                 "has no such view", field="views", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
         root = _tree.source_folder(source)
-        options = hashlib.sha256()
-        side = Path(self.options.droid_calibration) if self.options.droid_calibration is not None else None
-        paths = [
-            Path(p) for p in (self.options.camera_file, transform_file(self.options.tool_from_gripper)) if p is not None
-        ]
-        paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
-        for path in paths:
-            options.update(read_bytes(path) if path.is_file() else b"")
+        stamp = self._stamp()
         count = others = 0
         for folder in _episodes(root):
             outcome = next((p for p in reversed(folder.parts) if p in ("success", "failure")), None)
@@ -225,13 +218,10 @@ class DroidConverter(Converter):
                 continue
             count += 1
             relative = folder.relative_to(root).as_posix()
-            size = _tree.file_stamp(folder / TRAJECTORY)
-            videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
-            state = hashlib.sha256(f"{options.hexdigest()} {size} {videos}".encode()).hexdigest()[:16]
             yield EpisodeRef(
                 _tree.plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},
-                fingerprint=state,
+                fingerprint=_fingerprint(stamp, folder),
             )
         if count == 0:
             raise WrongFormatError(
@@ -240,6 +230,23 @@ class DroidConverter(Converter):
                 expected=f"folders that hold {TRAJECTORY}",
                 found=f"{others} of another outcome than {self.options.outcome}" if others else "none",
             )
+
+    def _stamp(self) -> str:
+        """What changes when a file that an option names does."""
+        digest = hashlib.sha256()
+        side = Path(self.options.droid_calibration) if self.options.droid_calibration is not None else None
+        paths = [
+            Path(p) for p in (self.options.camera_file, transform_file(self.options.tool_from_gripper)) if p is not None
+        ]
+        paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
+        for path in paths:
+            digest.update(read_bytes(path) if path.is_file() else b"")
+        return digest.hexdigest()
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        folder = Path(ref.location["source"]) / ref.location["path"]
+        return _fingerprint(self._stamp(), folder)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its videos are counted, not decoded."""
@@ -541,3 +548,9 @@ def _metadata(folder: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise BadFileError("is not an object", where=paths[0], found=type(value).__name__)
     return value
+
+
+def _fingerprint(stamp: str, folder: Path) -> str:
+    size = _tree.file_stamp(folder / TRAJECTORY)
+    videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
+    return hashlib.sha256(f"{stamp} {size} {videos}".encode()).hexdigest()[:16]

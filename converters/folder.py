@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ..cameras.calibrated import CalibratedCamera
 from ..errors import SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef, FrameSource
-from ..schemas.mapping import Arm, PoseStream, ViewSource
+from ..schemas.mapping import Arm, PoseStream, ViewCamera, ViewSource
 from ..schemas.plausibility import Finding
 from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
@@ -27,6 +28,7 @@ from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
 from .recording.mapping import (
+    K_of_columns,
     LoadedMapping,
     MappedConverter,
     clocked,
@@ -38,6 +40,8 @@ from .recording.mapping import (
     recorded_arms,
     stamps,
     state_of,
+    with_pose,
+    with_pose_columns,
 )
 from .recording.options import StampedOptions
 from .recording.plausibility import video_findings
@@ -101,8 +105,6 @@ class FolderConverter(MappedConverter):
                     stem = f"{stem}/{file.name}/{group}"
                 elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
-                sizes = [] if group else _tree.files_with_sizes(folder)
-                state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
                 yield EpisodeRef(
                     id=_tree.plain_id(stem),
                     location={
@@ -111,7 +113,7 @@ class FolderConverter(MappedConverter):
                         "file": file.relative_to(folder).as_posix(),
                         "group": group,
                     },
-                    fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                    fingerprint=_fingerprint(loaded, root, folder, file, group),
                 )
         if not found:
             raise WrongFormatError(
@@ -121,6 +123,12 @@ class FolderConverter(MappedConverter):
                 + (f" and match {mapping.episodes}" if mapping.episodes else "")
                 + (f", with groups {mapping.group}" if mapping.group else ""),
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        at = ref.location
+        folder = Path(at["source"]) / at["path"]
+        return _fingerprint(self.mapping(), Path(at["source"]), folder, folder / at["file"], at["group"])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; videos are counted, not decoded, until their pictures are asked for."""
@@ -202,7 +210,7 @@ class FolderConverter(MappedConverter):
             views[name] = ViewInput(
                 source,
                 view_times,
-                load_calibration(view.camera, beside, name),
+                self._camera(view.camera, source, table, beside, name),
                 camera_poses,
                 view.flip,
                 view.camera.scaled,
@@ -227,6 +235,27 @@ class FolderConverter(MappedConverter):
             provenance={**provenance, "shown": shown} if shown else provenance,
             findings=tuple(findings),
         )
+
+    def _camera(
+        self,
+        camera: ViewCamera,
+        frames: FrameSource,
+        table: Callable[[str | None, str], Table],
+        beside: tuple[Path, ...],
+        name: str,
+    ) -> CalibratedCamera:
+        """A view's calibration: from files, or from columns of the recording's tables."""
+        columns = camera.pose_columns
+        if camera.K_columns is not None:
+            own = table(None if columns is None else columns.file, f"views.{name}.camera")
+            K = K_of_columns(own.numbers(camera.K_columns), own.where, name)
+            found = with_pose(CalibratedCamera(K, frames.width, frames.height), camera, beside, name)
+        else:
+            found = load_calibration(camera, beside, name, (frames.width, frames.height))
+        if columns is None:
+            return found
+        own = table(columns.file, f"views.{name}.camera.pose_columns")
+        return with_pose_columns(found, columns, own.numbers(columns.columns), own.where)
 
     def _instruction(self, folder: Path, beside: tuple[Path, ...], table: Table) -> str:
         instruction = self.mapping().mapping.instruction
@@ -363,3 +392,9 @@ def open_frames(
 
 
 __all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]
+
+
+def _fingerprint(loaded: LoadedMapping, root: Path, folder: Path, file: Path, group: str | None) -> str:
+    sizes = [] if group else _tree.files_with_sizes(folder)
+    state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -29,7 +29,6 @@ from ..errors import (
     BadVideoError,
     FrameCountError,
     InvalidTrajectoryError,
-    MissingCalibrationError,
     SourceNotFoundError,
     UnsafeFileError,
     UnsupportedSourceError,
@@ -47,7 +46,14 @@ from .kit.lerobot_files import INFO, data_sets, rows_file, task_names, texts_of_
 from .kit.tables import Table, arrow_values, parquet_names
 from .recording import streams
 from .recording.episode import assemble
-from .recording.mapping import MappedConverter, gripper_samples, load_calibration, recorded_arms, state_of
+from .recording.mapping import (
+    K_of_columns,
+    MappedConverter,
+    gripper_samples,
+    load_calibration,
+    recorded_arms,
+    state_of,
+)
 from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
@@ -321,7 +327,8 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     folder = root / "meta" / "episodes"
-    files = sorted(folder.rglob("*.parquet"), key=lambda p: _tree.natural_key(p.as_posix()))
+    found = _tree.some_files(folder, ".parquet", 100_000) if folder.is_dir() else ()
+    files = sorted(found, key=lambda p: _tree.natural_key(p.as_posix()))
     if not files:
         raise SourceNotFoundError("no episodes are listed", where=folder, expected="*.parquet")
     rows: list[dict[str, Any]] = []
@@ -444,13 +451,12 @@ class LeRobotConverter(MappedConverter):
         for index in wanted:
             path = dataset.data_file(rows[index])
             if path not in stamps:
-                stamps[path] = _tree.file_stamp(path) if path.is_file() else "-1"
-            state = f"{content} {stamps[path]} {json.dumps(rows[index], sort_keys=True, default=str)}"
+                stamps[path] = _stamp(path)
             whole = EpisodeRef(
                 f"episode_{index:06d}",
                 {"source": str(root), "index": index},
                 num_frames=int(rows[index]["length"]),
-                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                fingerprint=_fingerprint(content, stamps[path], rows[index]),
             )
             yield from self._parts(dataset, rows[index], whole) if self.options.split_by_task else [whole]
 
@@ -470,6 +476,14 @@ class LeRobotConverter(MappedConverter):
     def remote_headers(self) -> tuple[str, ...]:
         """What is read to list the episodes; split by task, they are listed by their rows."""
         return (*super().remote_headers(), *(("data/*", "*/data/*") if self.options.split_by_task else ()))
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        loaded = self.mapping()
+        root = Path(ref.location["source"])
+        dataset, rows = self._open(root)
+        row = rows[ref.location["index"]]
+        return _fingerprint(state_of(loaded, (root, loaded.folder)), _stamp(dataset.data_file(row)), row)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its videos are counted, not decoded."""
@@ -520,10 +534,10 @@ class LeRobotConverter(MappedConverter):
             if view.camera.poses is not None:
                 camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
             if view.camera.K_columns is not None:
-                K = _constant_K(table.numbers(view.camera.K_columns, 9), table.where, name)
+                K = K_of_columns(table.numbers(view.camera.K_columns, 9), table.where, name)
                 camera = CalibratedCamera(K, frames.width, frames.height)
             else:
-                camera = load_calibration(view.camera, beside, name)
+                camera = load_calibration(view.camera, beside, name, (frames.width, frames.height))
             views[name] = ViewInput(frames, None, camera, camera_poses, view.flip, view.camera.scaled)
             views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
@@ -694,7 +708,10 @@ def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: flo
         )
 
 
-def _constant_K(values: NDArray[np.float64], where: object, name: str) -> NDArray[np.float64]:
-    if np.ptp(values, axis=0).max() > 1e-6:
-        raise MissingCalibrationError("intrinsics that change with time are not supported", where=where, field=name)
-    return np.asarray(values[0].reshape(3, 3))
+def _stamp(path: Path) -> str:
+    return _tree.file_stamp(path) if path.is_file() else "-1"
+
+
+def _fingerprint(content: str, stamp: str, row: dict[str, Any]) -> str:
+    state = f"{content} {stamp} {json.dumps(row, sort_keys=True, default=str)}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

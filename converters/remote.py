@@ -440,6 +440,10 @@ class SourceReader:
         }
         return replace(episode, views=views, provenance=tree.named(dict(episode.provenance)))
 
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """As `Converter.fingerprint`; None of a source in a store, whose objects are those that were listed."""
+        return None if MARK in ref.location else self.converter.fingerprint(ref)
+
     def inspect(self, source: str) -> dict[str, Any]:
         """As `Converter.inspect`, of a folder, a file or a URL; of one in a store the first episode is fetched."""
         if self.converter.reads_urls or not is_url(source):
@@ -535,7 +539,10 @@ class Ranges:
         """Up to ``count`` bytes from ``offset`` on."""
         if self._remote is not None:
             return self._remote.read_range(offset, min(count, max(0, self.size - offset)))
-        return os.pread(self._descriptor, count, offset)
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, count, offset)
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+        return os.read(self._descriptor, count)
 
     def close(self) -> None:
         """Let go of it."""

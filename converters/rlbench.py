@@ -151,6 +151,11 @@ class RLBenchConverter(Converter):
                 found=" ".join(map(str, self.options.variations)),
             )
 
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        return _reference(folder, _camera_folders(folder.path)).fingerprint
+
     def read(self, ref: EpisodeRef) -> Episode:
         """One demo; its pictures are read when asked for.
 

@@ -1,7 +1,7 @@
 """What RLBench's two trees have in common: episode folders, CoppeliaSim's cameras, variation descriptions.
 
 Episodes lie in ``TASK/GROUP/episodes/episodeN``. GROUP is ``variationN`` or ``all_variations``, or is left out. Folders
-are visited in natural order (2 before 10); links are not followed.
+are visited in natural order (2 before 10).
 """
 
 from __future__ import annotations

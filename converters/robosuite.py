@@ -232,6 +232,9 @@ class RobosuiteConverter(RowConverter):
 
     # -- episodes ------------------------------------------------------------------------------------------------
 
+    _listed: tuple[tuple[Any, ...], dict[str, int | None]] | None = None
+    """The file that was listed last, as it was then, and its demonstrations."""
+
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` is of this format."""
@@ -256,18 +259,15 @@ class RobosuiteConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            with hdf5.open_hdf5(path) as file:
-                names = _demos(file)
-                if not names or self._recognises(file, file[f"data/{names[0]}"]) is None:
-                    continue
-                names = _masked(file, names, self.options.filter_key, path)
-                actions = {name: file.get(f"data/{name}/actions") for name in names}
-                rows = {
-                    name: len(found) if isinstance(found, h5py.Dataset) and found.ndim else None
-                    for name, found in actions.items()
-                }
+            try:
+                rows = self._rows(path)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                rows = {"unreadable": None}
             relative = path.relative_to(root).as_posix()
-            state = hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]
+            state = _fingerprint(stamp, path, rows)
             for name, length in rows.items():
                 count += 1
                 yield EpisodeRef(
@@ -280,6 +280,29 @@ class RobosuiteConverter(RowConverter):
             raise WrongFormatError(
                 f"no {self.name} episode found", where=root, expected="HDF5 files with groups data/demo_N", found="none"
             )
+
+    def _rows(self, path: Path) -> dict[str, int | None]:
+        """The demonstrations of a file with their lengths; empty where it is of another format."""
+        with hdf5.open_hdf5(path) as file:
+            names = _demos(file)
+            if not names or self._recognises(file, file[f"data/{names[0]}"]) is None:
+                return {}
+            names = _masked(file, names, self.options.filter_key, path)
+            actions = {name: file.get(f"data/{name}/actions") for name in names}
+            return {
+                name: len(found) if isinstance(found, h5py.Dataset) and found.ndim else None
+                for name, found in actions.items()
+            }
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        found = path.stat()
+        key = (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+        if self._listed is None or self._listed[0] != key:
+            # The file holds many: it is listed again only where it was touched.
+            self._listed = key, self._rows(path)
+        return _fingerprint(self.stamp(), path, self._listed[1])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are read when asked for."""
@@ -666,3 +689,7 @@ def standard_arms(obs: Sequence[str]) -> dict[str, ArmNames]:
     if len({n.robot for n in found.values()}) > 1 and any(n.side == "left" for n in found.values()):
         raise UnsupportedSourceError("several robots with two arms each are not supported", found=", ".join(found))
     return {"": next(iter(found.values()))} if len(found) == 1 else found
+
+
+def _fingerprint(stamp: str, path: Path, rows: dict[str, int | None]) -> str:
+    return hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]

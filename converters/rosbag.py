@@ -22,7 +22,7 @@ from .kit import tree as _tree
 from .kit.bags import messages as _messages
 from .kit.bags.messages import Messages
 from .kit.bags.pictures import BagFrames
-from .kit.bags.reader import SUFFIXES, Access, find_bags, open_bag
+from .kit.bags.reader import SUFFIXES, Access, bag_suffix, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
 from .kit.frames import TurnedFrames
@@ -88,14 +88,11 @@ class RosbagConverter(MappedConverter):
                 continue
             found = True
             stem = path.name if relative == "." else relative
-            stem = stem[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else stem
-            files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
-            sizes = [(file.name, _tree.file_stamp(file)) for file in files]
-            state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
+            stem = stem[: -len(bag_suffix(path))] if bag_suffix(path) in SUFFIXES else stem
             yield EpisodeRef(
                 _tree.plain_id(stem),
                 {"source": str(root), "path": relative},
-                fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                fingerprint=_fingerprint(loaded, path),
             )
         if not found:
             raise WrongFormatError(
@@ -104,6 +101,11 @@ class RosbagConverter(MappedConverter):
                 expected=" ".join(SUFFIXES)
                 + (f", matching {loaded.mapping.episodes}" if loaded.mapping.episodes else ""),
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        return _fingerprint(self.mapping(), path)
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One bag; its pictures are decoded when they are asked for."""
@@ -288,7 +290,7 @@ class _Reading:
             found = _messages.camera_of(
                 self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
             )
-            posed = with_pose(found, camera)
+            posed = with_pose(found, camera, (self.loaded.folder, Path(self.path).parent), name)
         else:
             posed = load_calibration(camera, (self.loaded.folder, Path(self.path).parent), name)
         if camera.poses is not None:
@@ -333,3 +335,10 @@ def _source(source: str) -> Path:
     if not path.exists():
         raise SourceNotFoundError("no such file or folder", where=source)
     return path
+
+
+def _fingerprint(loaded: LoadedMapping, path: Path) -> str:
+    files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
+    sizes = [(file.name, _tree.file_stamp(file)) for file in files]
+    state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..cameras.files import CalibratedCamera, Distortion
+from ..cameras.calibrated import CalibratedCamera
+from ..cameras.kinds import gopro
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -115,21 +116,29 @@ class UmiConverter(RowConverter):
         stamp = self.stamp()
         count = 0
         for path in paths:
-            arrays = _arrays(path)
-            if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
-                continue
-            ends = _episode_ends(arrays, path)
-            size = _tree.file_stamp(path) if path.is_file() else int(arrays["data/robot0_eef_pos"].shape[0])
             relative = path.relative_to(root).as_posix()
             stem = re.sub(r"\.zarr(\.zip)?\Z", "", relative)
+            try:
+                arrays = _arrays(path)
+                if "data/robot0_eef_pos" not in arrays or "meta/episode_ends" not in arrays:
+                    continue
+                ends = _episode_ends(arrays, path)
+                size = _size(path, arrays)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                count += 1
+                where = {"source": str(root), "path": relative, "start": 0, "stop": 0, "index": 0}
+                yield EpisodeRef(_tree.plain_id(f"{stem}/unreadable"), where, fingerprint=stamp[:16])
+                continue
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 count += 1
-                state = f"{stamp} {size} {start} {stop}"
                 yield EpisodeRef(
                     _tree.plain_id(f"{stem}/episode_{index}"),
                     {"source": str(root), "path": relative, "start": start, "stop": stop, "index": index},
                     num_frames=stop - start,
-                    fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+                    fingerprint=_fingerprint(stamp, size, start, stop),
                 )
         if count == 0:
             raise WrongFormatError(
@@ -138,6 +147,12 @@ class UmiConverter(RowConverter):
                 expected="a .zarr.zip with data/robot0_eef_pos and meta/episode_ends",
                 found="none",
             )
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        size = _size(path, {} if path.is_file() else _arrays(path))
+        return _fingerprint(self.stamp(), size, ref.location["start"], ref.location["stop"])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are decoded when asked for."""
@@ -267,7 +282,7 @@ class UmiConverter(RowConverter):
             path = Path(self.options.camera_file)
             value = _text.load_any(path) if path.suffix == ".json" else None
             if isinstance(value, dict) and "intrinsic_type" in value:
-                self._cameras = {"*": _gopro(value, path)}
+                self._cameras = {"*": gopro(value, path)}
         return dict(super().given_cameras())
 
     def inspect(self, source: str) -> dict[str, Any]:
@@ -323,23 +338,9 @@ def _episode_ends(arrays: dict[str, Any], path: Path) -> list[int]:
     return [int(e) for e in ends]
 
 
-def _gopro(value: dict[str, Any], path: Path) -> CalibratedCamera:
-    """UMI's own intrinsics file, as OpenCameraImuCalibration writes it: OpenCV's fisheye model.
+def _size(path: Path, arrays: Mapping[str, Any]) -> str:
+    return _tree.file_stamp(path) if path.is_file() else str(int(arrays["data/robot0_eef_pos"].shape[0]))
 
-    The aspect ratio is fy / fx (Theia's camera models); UMI's own loader (umi/common/cv_util.py) takes it for 1.
-    """
-    try:
-        kind = value["intrinsic_type"]
-        if kind != "FISHEYE":
-            raise WrongFormatError(
-                "is not a fisheye", where=path, field="intrinsic_type", expected="FISHEYE", found=kind
-            )
-        inner = value["intrinsics"]
-        f, cx, cy = (float(inner[k]) for k in ("focal_length", "principal_pt_x", "principal_pt_y"))
-        coefficients = tuple(float(inner[f"radial_distortion_{i}"]) for i in (1, 2, 3, 4))
-        width, height = int(value["image_width"]), int(value["image_height"])
-        aspect, skew = float(inner.get("aspect_ratio", 1.0)), float(inner.get("skew", 0.0))
-        K = np.array([[f, skew, cx], [0, f * aspect, cy], [0, 0, 1]])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WrongFormatError("is not UMI's intrinsics file", where=path, found=repr(error)) from None
-    return CalibratedCamera(K, width, height, distortion=Distortion("fisheye", coefficients))
+
+def _fingerprint(stamp: str, size: str, start: int, stop: int) -> str:
+    return hashlib.sha256(f"{stamp} {size} {start} {stop}".encode()).hexdigest()[:16]

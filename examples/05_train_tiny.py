@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 import actionimg_data as aid
 from actionimg_data.converters.base import converter_class
-from actionimg_data.demo.demo_data import write_rlbench_dataset
+from actionimg_data.demo.rlbench import write_rlbench_dataset
 from actionimg_data.engine import convert
 from actionimg_data.geometry import rotations
 from actionimg_data.schemas import ConvertOptions

@@ -5,10 +5,13 @@ JSON or YAML: ``{"cameras": {NAME: CameraEntry, ...}}``, or the mapping of names
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+UNIT_TOLERANCE = 1e-3
 Vec3 = tuple[float, float, float]
 Vec4 = tuple[float, float, float, float]
 Matrix3 = tuple[Vec3, Vec3, Vec3]
@@ -33,8 +36,25 @@ class PoseParts(BaseModel):
         return self
 
 
-Transform = Matrix4 | PoseParts
-"""A rigid transform: a 4x4 matrix, row by row, or its parts."""
+def written_out(value: Any) -> Any:
+    """``identity``, 7 numbers (x y z qx qy qz qw) or 16, as text or a list, as what a `Transform` is made of."""
+    if isinstance(value, str):
+        if value.strip() == "identity":
+            return {}
+        try:
+            value = [float(part) for part in re.split(r"[\s,\[\]]+", value.strip()) if part]
+        except ValueError:
+            return value
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        if len(value) == 16:
+            return [list(value[i : i + 4]) for i in range(0, 16, 4)]
+        if len(value) == 7 and abs(math.sqrt(sum(v * v for v in value[3:])) - 1) < UNIT_TOLERANCE:
+            return {"translation": list(value[:3]), "quaternion_xyzw": list(value[3:])}
+    return value
+
+
+Transform = Annotated[Matrix4 | PoseParts, BeforeValidator(written_out)]
+"""A rigid transform: a 4x4 matrix, row by row, or its parts; also ``identity``, and 7 or 16 numbers in a row."""
 
 Axes = Literal["opencv", "opengl"]
 

@@ -416,6 +416,13 @@ class EarlierPlan(_Stored):
     shards: tuple[ShardName, ...] = Field(min_length=1)
 
 
+class RemadeShards(_Stored):
+    """Shards that were made again to other bytes than they had (``repair --accept-different``)."""
+
+    tool: dict[str, str] = Field(description="versions with which they were made again")
+    shards: tuple[ShardName, ...] = Field(min_length=1)
+
+
 class DatasetManifest(_Stored):
     """``dataset.json``. While shards are missing, ``complete`` is false and counts, shards and files are absent."""
 
@@ -443,7 +450,11 @@ class DatasetManifest(_Stored):
         (), description="shards of plans that this one goes on from; absent where there are none"
     )
 
-    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "earlier"})
+    remade: tuple[RemadeShards, ...] = Field(
+        (), description="shards that repair made again with other bytes; absent where there are none"
+    )
+
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "earlier", "remade"})
 
     @property
     def index_columns(self) -> dict[str, Any]:

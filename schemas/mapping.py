@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .camera_file import CameraEntry, CameraFile, Transform
+from .camera_file import CameraEntry, CameraFile, Matrix3, Transform
 from .plausibility import FindingKind, Limits
 
 UNKNOWN = "???"
@@ -249,23 +249,66 @@ class Arm(_Model):
     gripper: Gripper
 
 
+class PoseFile(_Model):
+    """A pose in a file: easy_handeye's YAML, DROID's calibration_info.json, or a transform as it is written here."""
+
+    file: str
+    name: str | None = Field(None, description="camera within the file")
+    axes: Literal["optical", "body"] | None = Field(
+        None,
+        description="of the frame whose pose it is: a camera's (x right, y down), or a ROS body's (x forward, z up); "
+        "asked about where its name does not say",
+    )
+
+
+class PoseColumns(_Model):
+    """A camera's pose in columns of a table: 16 numbers, or 12 by rows; one pose, or one for each picture."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, max_length=16)
+    holds: Literal["world_from_camera", "camera_from_world", "tool_from_camera"]
+    order: Literal["row", "column"] = "row"
+    axes: Literal["opencv", "opengl"] = "opencv"
+    file: str | None = Field(None, description="the table, where it is not that of the poses")
+
+
+class KFile(_Model):
+    """A camera matrix in a file of nine numbers: text, or .npy; of the pictures as they are."""
+
+    file: str
+
+
 class ViewCamera(_Model):
     """Where a view's calibration is: a file, the log itself (bags), or written here."""
 
-    file: str | None = Field(None, description="camera file, OpenCV, ROS or Kalibr YAML")
+    file: str | None = Field(
+        None, description="camera file; OpenCV, ROS or Kalibr YAML; RealSense, ZED, GoPro (UMI) or COLMAP"
+    )
     name: str | None = Field(None, description="camera within the file")
     entry: CameraEntry | None = Field(None, description="the camera itself, as in a camera file")
     camera_info: str | None = Field(None, description="bags: topic of the CameraInfo")
     K_columns: tuple[ColumnRef, ...] | None = Field(
-        None, description="lerobot: features that hold K, 9 numbers row by row, the same in every row"
+        None,
+        description="lerobot and folder (CSV, HDF5, zarr, NPZ): columns that hold K, 9 numbers row by row, the same in "
+        "every row",
+    )
+    K: Matrix3 | KFile | None = Field(None, description="the camera matrix of the pictures as they are, or its file")
+    pose_columns: PoseColumns | None = Field(None, description="folder: the camera's pose in columns of a table")
+    pixel_centre: float | None = Field(
+        None, description="where K has the centre of the first pixel, 0 or 0.5; as the kind of file says, if not said"
     )
     rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
     scaled: bool = Field(False, description="the pictures are the calibrated ones scaled, whole, to another size")
     tf: TfChain | None = Field(None, description="bags: the camera's optical frame in the poses' frame")
-    world_from_camera: Transform | None = Field(
-        None, description="the camera's pose, where its file has none; for a Kalibr chain that of its first camera"
+    world_from_camera: Transform | PoseFile | None = Field(
+        None,
+        description="the camera's pose, or a file that has it, where its own has none; for a Kalibr chain that of its "
+        "first camera",
     )
-    tool_from_camera: Transform | None = Field(None, description="of a camera fixed to the end-effector")
+    tool_from_camera: Transform | PoseFile | None = Field(
+        None,
+        validation_alias=AliasChoices("tool_from_camera", "camera_in_tool"),
+        description="of a camera fixed to the end-effector; or a file",
+    )
     gripper: str | None = Field(
         None, description="of several grippers the one whose end-effector a camera with tool_from_camera is fixed to"
     )
@@ -273,10 +316,11 @@ class ViewCamera(_Model):
 
     @model_validator(mode="after")
     def _one_source(self) -> ViewCamera:
-        given = [n for n in ("file", "entry", "camera_info", "K_columns") if getattr(self, n) is not None]
+        given = [n for n in ("file", "entry", "camera_info", "K_columns", "K") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError("give one of file, entry, camera_info and K_columns")
-        poses = [n for n in ("tf", "world_from_camera", "tool_from_camera", "poses") if getattr(self, n) is not None]
+            raise ValueError("give one of file, entry, camera_info, K_columns and K")
+        names = ("tf", "world_from_camera", "tool_from_camera", "poses", "pose_columns")
+        poses = [n for n in names if getattr(self, n) is not None]
         if len(poses) > 1:
             raise ValueError(f"give one pose, not {' and '.join(poses)}")
         return self

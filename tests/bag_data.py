@@ -15,7 +15,7 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 from scipy.spatial.transform import Rotation
 
-from actionimg_data.demo.teleop import TeleopLog, gripper_mapping
+from actionimg_data.demo.recordings import TeleopLog, gripper_mapping
 
 EPOCH_NS = 1_700_000_000 * 10**9
 Event = tuple[int, str, str, dict[str, Any]]

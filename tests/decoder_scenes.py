@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from actionimg_data.decode import BlobMeasurements
+from actionimg_data.decode.measure import FreeBlobs
 from actionimg_data.geometry import pinhole, rotations
 from actionimg_data.model import Camera, GripperTrajectory
 from actionimg_data.raster.keypoints import gripper_keypoints
@@ -147,7 +148,11 @@ def perfect_measurements(trajectory, cameras, spec, rng, noise):
             residual=np.zeros((frames, 3)),
             pedestal=spec.pedestal * trajectory.openness,
             pedestal_samples=np.full(frames, 100),
+            ground=np.zeros(frames),
             another=np.zeros((frames, 2), bool),
+            structure=np.ones((frames, 3)),
+            odd=np.zeros(frames, bool),
+            free=FreeBlobs.nothing(frames),
         )
         for view in uv
     ]

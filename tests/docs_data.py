@@ -16,7 +16,7 @@ import pytest
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.demo import teleop
+from actionimg_data.demo import recordings
 from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.demo.simulators import write_simulator_logs
 from actionimg_data.schemas import ConvertOptions
@@ -96,12 +96,12 @@ class DocsData:
         )
 
     def _lerobot(self, dest: Path) -> None:
-        logs = [teleop.make_log(FRAMES, SIZE, seed, ("front", "overhead")) for seed in (0, 1)]
-        teleop.write_lerobot(logs, dest / "my_robot", "v3.0", "libx264")
+        logs = [recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead")) for seed in (0, 1)]
+        recordings.write_lerobot(logs, dest / "my_robot", "v3.0", "libx264")
 
     def _bags(self, dest: Path) -> None:
         dest.mkdir()
-        teleop.write_rosbag(teleop.make_log(FRAMES, SIZE, views=("front", "wrist")), dest / "run_0")
+        recordings.write_rosbag(recordings.make_log(FRAMES, SIZE, views=("front", "wrist")), dest / "run_0")
 
     def _simulators(self, dest: Path) -> None:
         pytest.importorskip("mujoco")
@@ -111,20 +111,20 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
-    def _droid_log(self) -> teleop.TeleopLog:
+    def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
-        log = teleop.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
+        log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
         height = SIZE * 9 // 16
         top = (SIZE - height) // 2
         moved = np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]])
         views = {
-            name: teleop.LoggedView(view.pictures[:, top : top + height], view.K - moved, view.world_from_camera)
+            name: recordings.LoggedView(view.pictures[:, top : top + height], view.K - moved, view.world_from_camera)
             for name, view in log.views.items()
         }
         return replace(log, views=views)
 
     def _droid(self, dest: Path) -> None:
-        teleop.write_droid(self._droid_log(), dest)
+        recordings.write_droid(self._droid_log(), dest)
 
     def _droid_calibration(self, dest: Path) -> None:
         episode = json.loads(next(self._made("droid").rglob("metadata_*.json")).read_text())

@@ -16,6 +16,15 @@ from typing import Any
 import numpy as np
 
 from actionimg_data.converters.base import Converter, converter_class
+from actionimg_data.demo.recordings import (
+    MAX_WIDTH_M,
+    TeleopLog,
+    camera_file,
+    read_panda_log,
+    select_frames,
+    write_video,
+    write_yaml,
+)
 from actionimg_data.demo.simulators import (
     PANDA_JOINTS,
     joint_log,
@@ -25,15 +34,6 @@ from actionimg_data.demo.simulators import (
     write_libero,
     write_robomimic,
     write_umi,
-)
-from actionimg_data.demo.teleop import (
-    MAX_WIDTH_M,
-    TeleopLog,
-    camera_file,
-    read_panda_log,
-    select_frames,
-    write_video,
-    write_yaml,
 )
 from actionimg_data.model import Episode
 

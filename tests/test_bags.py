@@ -21,7 +21,7 @@ from actionimg_data.converters.kit.bags import mcap_file
 from actionimg_data.converters.kit.bags.reader import Access, open_bag
 from actionimg_data.converters.look.propose import propose_mapping
 from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_rosbag, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_rosbag, write_yaml
 from actionimg_data.errors import ActionImgError, BadFileError, BadVideoError, UnsupportedSourceError
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Episode
@@ -336,6 +336,22 @@ def test_a_ros_1_bag_that_was_never_closed_is_read_where_that_is_allowed(log: Te
     with pytest.raises(BadFileError, match=r"was cut off: it was never closed.*--allow cut-recording"):
         read(tmp_path, mapping)
     check(read(tmp_path, mapping, allow=("cut-recording",)), log)
+    # The length of the chunk that is being written is not known yet.
+    place = 13
+    while b"op=\x05" not in data[place + 4 : place + 4 + struct.unpack_from("<I", data, place)[0]]:
+        head = struct.unpack_from("<I", data, place)[0]
+        place += 8 + head + struct.unpack_from("<I", data, place + 4 + head)[0]
+    at = place + 4 + struct.unpack_from("<I", data, place)[0]
+    chunks = data.count(b"op=\x05")
+    open_chunk = data[:at] + bytes(4) + data[at + 4 : index]
+    path.write_bytes(open_chunk)
+    assert chunks == 1
+    check(read(tmp_path, mapping, allow=("cut-recording",)), log)
+    # What ROS 1 calls it while it is recorded.
+    path.rename(tmp_path / "bags/run.bag.active")
+    episode = read(tmp_path, mapping, allow=("cut-recording",))
+    assert episode.id == "run"
+    check(episode, log)
 
 
 # Topics of video.

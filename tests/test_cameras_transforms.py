@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from actionimg_data.cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file
+from actionimg_data.cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file, transform_matrix
 from actionimg_data.converters.base import converter_class, names
 from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.errors import BadFileError, InvalidSpecError, SourceNotFoundError, UnsafeFileError
 from actionimg_data.geometry import rotations, transforms
+from actionimg_data.schemas.camera_file import CameraEntry, Transform
 
 MOVED = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0], [0, 0, 1, 0.15], [0, 0, 0, 1]])
 FORMS = {
@@ -121,3 +124,14 @@ def test_rlds_takes_a_file_and_notices_when_it_changes(tmp_path: Path) -> None:
     changed = first(str(tmp_path / "tool.yaml"))
     assert changed[0] != by_file[0]
     assert changed[1][0, 3] == 0.2
+
+
+def test_mapping_and_camera_files_take_the_same_forms() -> None:
+    for form, text in FORMS.items():
+        value = yaml.safe_load(text)
+        entry = CameraEntry.model_validate(
+            {"K": np.eye(3).tolist(), "width": 4, "height": 4, "world_from_camera": value}
+        )
+        np.testing.assert_allclose(transform_matrix(entry.world_from_camera), MOVED, atol=1e-7, err_msg=form)
+        np.testing.assert_allclose(transform_matrix(TypeAdapter(Transform).validate_python(value)), MOVED, atol=1e-7)
+    assert np.array_equal(transform_matrix(TypeAdapter(Transform).validate_python("identity")), np.eye(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import pickle
 import sys
@@ -15,7 +16,7 @@ from processes import run_program
 
 from actionimg_data import testing
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.demo import demo_data, scene
+from actionimg_data.demo import rlbench, scene
 from actionimg_data.errors import InvalidSpecError, OutputExistsError
 from actionimg_data.geometry import rotations
 
@@ -162,8 +163,8 @@ def test_depth_and_mask_pictures_have_rlbenchs_encoding(tmp_path: Path) -> None:
     truth = scene.SceneRenderer(motion, 64).draw(scene.make_cameras(motion, 64, ["front"])["front"].track(1)[0], 1)
     b, g, r = (cv2.imread(str(folder / "front_depth/1.png"))[..., i].astype(np.float64) for i in range(3))
     unit = (r * 65536 + g * 256 + b) / (2**24 - 1)
-    metres = demo_data.NEAR + unit * (demo_data.FAR - demo_data.NEAR)
-    near = truth.depth < demo_data.FAR
+    metres = rlbench.NEAR + unit * (rlbench.FAR - rlbench.NEAR)
+    near = truth.depth < rlbench.FAR
     assert np.abs(metres - truth.depth)[near].max() < 1e-6
     mask = cv2.imread(str(folder / "front_mask/1.png"))
     assert np.array_equal(mask[..., 2], truth.ids)
@@ -220,3 +221,14 @@ def test_the_gripper_alone_is_drawn_over_paper() -> None:
         assert (picture.rgb[0, 0] == 255).all()
         assert picture.depth[there].max() < 2 < picture.depth[~there].min()
     assert (wide.ids != narrow.ids).any()
+
+
+@pytest.mark.parametrize("name", testing.__all__)
+def test_every_public_name_for_authors_has_an_example_that_is_true(name: str) -> None:
+    found = getattr(testing, name)
+    assert "Example:" in (found.__doc__ or "")
+    examples = [e for e in doctest.DocTestFinder(recurse=False).find(found, name) if e.examples]
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for example in examples:
+        assert runner.run(example).failed == 0
+    assert examples or name == "ConverterContract"  # whose example is run as the plug-in's own test

@@ -173,7 +173,7 @@ def test_07_the_plug_in_keeps_the_contract_of_converters(plugin: dict[str, str],
         str(tmp_path),
     ]
     done = run_program([*command, str(PLUGIN / "test_jsonarm.py")], env=plugin, cwd=tmp_path, timeout=150)
-    assert re.search(r"\b18 passed", done.stdout)
+    assert re.search(r"\b19 passed", done.stdout)
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")

@@ -105,7 +105,7 @@ def test_a_picture_is_known_by_its_header_before_it_is_decoded() -> None:
 
 
 def test_a_list_of_files_is_no_video(tmp_path: Path) -> None:
-    from actionimg_data.demo.teleop import write_video
+    from actionimg_data.demo.recordings import write_video
     from actionimg_data.video import read_frames
 
     write_video(tmp_path / "secret.mp4", np.zeros((3, 32, 32, 3), np.uint8))

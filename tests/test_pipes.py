@@ -218,7 +218,7 @@ def test_inspect_does_not_wait(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["poses.csv", "front.mp4", "calibration.json", "frame_times.csv", "mapping"])
 def test_convert_and_inspect_do_not_wait(tmp_path: Path, name: str) -> None:
-    from actionimg_data.demo.teleop import make_log, write_folder, write_yaml
+    from actionimg_data.demo.recordings import make_log, write_folder, write_yaml
 
     mapping = write_folder(make_log(frames=4, size=32, views=("front",)), tmp_path / "rec")
     path = write_yaml(tmp_path / "mapping.yaml", mapping)

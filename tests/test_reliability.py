@@ -63,6 +63,12 @@ def test_a_disk_that_is_full_again_and_again_damages_nothing(tmp_path: Path) -> 
     assert "actionimg-disk-full" not in subprocess.run(["mount"], capture_output=True, text=True, timeout=30).stdout
 
 
+def test_two_runners_of_different_bytes_and_one_that_stands_still_leave_one_whole_data_set(tmp_path: Path) -> None:
+    result = script("race").prove(tmp_path, rounds=1, episodes=4, workers=1, seed=1, slow=0.02)
+    assert result.ok, result
+    assert result.stops >= 1
+
+
 def test_the_load_test_measures_tenths(tmp_path: Path) -> None:
     load = script("load")
     assert load.plan_many(2000)["planned_episodes"] == 2000
@@ -78,7 +84,7 @@ def test_every_reason_for_a_quarantine_is_on_the_page() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     table = page.partition("## Quarantine")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^\| \[?`([a-z-]+)`", table, re.M))
-    ours = {write.INTERNAL_ERROR, write.READ_FAILED, write.WORKER_CRASHED}
+    ours = {write.INTERNAL_ERROR, write.READ_FAILED, write.WORKER_CRASHED, write.EPISODE_TIMEOUT}
     codes = {c.code for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.ActionImgError)}
     # These end a run, are about data sets, or are the base: no episode is quarantined for them.
     never = {
@@ -87,6 +93,7 @@ def test_every_reason_for_a_quarantine_is_on_the_page() -> None:
         "output-failed",
         "storage-failed",
         "storage-access",
+        "source-gone",
         "corrupt-dataset",
         "unsupported-version",
         "decode-failed",

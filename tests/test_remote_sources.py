@@ -19,10 +19,7 @@ from actionimg_data import engine
 from actionimg_data.cli import main
 from actionimg_data.converters import Converter, SourceReader, converter_class, remote
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.demo.demo_data import write_action_images_tree
-from actionimg_data.demo.rlds import write_rlds_demo
-from actionimg_data.demo.simulators import write_robomimic, write_umi
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     MAX_WIDTH_M,
     TeleopLog,
     camera_file,
@@ -33,6 +30,9 @@ from actionimg_data.demo.teleop import (
     write_lerobot,
     write_yaml,
 )
+from actionimg_data.demo.rlbench import write_action_images_tree
+from actionimg_data.demo.rlds import write_rlds_demo
+from actionimg_data.demo.simulators import write_robomimic, write_umi
 from actionimg_data.errors import (
     BadFileError,
     InvalidSpecError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -10,13 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from actionimg_data.cli import main
 from actionimg_data.converters import detect
-from actionimg_data.converters.kit.tree import natural_key
+from actionimg_data.converters.kit.tree import links_below, natural_key
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
 from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
 from actionimg_data.demo import scene
-from actionimg_data.demo.demo_data import coppelia_camera
+from actionimg_data.demo.rlbench import coppelia_camera
 from actionimg_data.errors import InvalidSpecError, WrongFormatError
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
@@ -153,12 +156,11 @@ def test_an_episode_folder_by_itself_is_read(made: dict[str, Path], tmp_path: Pa
     assert episode.instruction == "put the blue cube on the green mat"
 
 
-def test_links_and_dot_files_are_passed_over(made: dict[str, Path], tmp_path: Path) -> None:
+def test_links_that_lead_back_or_nowhere_and_dot_files_are_passed_over(made: dict[str, Path], tmp_path: Path) -> None:
     source = copied(made, "peract", tmp_path)
     before = list(RLBenchConverter().discover(str(source)))
     episodes = source / "place_cube/all_variations/episodes"
     (source / "loop").symlink_to(source, target_is_directory=True)
-    (episodes / "episode7").symlink_to(episodes / "episode0", target_is_directory=True)
     (episodes / "up").symlink_to(source, target_is_directory=True)
     (episodes / "episode0" / "nowhere_rgb").symlink_to(tmp_path / "absent")
     (source / ".DS_Store").write_bytes(b"\0")
@@ -172,6 +174,38 @@ def test_links_and_dot_files_are_passed_over(made: dict[str, Path], tmp_path: Pa
     linked = tmp_path / "link"
     linked.symlink_to(source, target_is_directory=True)
     assert ids(linked) == PERACT
+
+
+def test_a_subset_made_of_links_is_converted_as_its_targets_are(
+    made: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = copied(made, "peract", tmp_path)
+    whole = {ref.id: ref for ref in RLBenchConverter().discover(str(source))}
+    subset = tmp_path / "subset/place_cube/all_variations"
+    (subset / "episodes").mkdir(parents=True)
+    there = source / "place_cube/all_variations/episodes"
+    (subset / "episodes/episode1").symlink_to(there / "episode1", target_is_directory=True)
+    (subset / "episodes/episode5").symlink_to(there / "absent", target_is_directory=True)
+    # Two folders that hold links to each other: a walk through them has an end.
+    for a, b in (("a", "b"), ("b", "a")):
+        (tmp_path / "subset" / a).mkdir(exist_ok=True)
+        (tmp_path / "subset" / a / "other").symlink_to(tmp_path / "subset" / b, target_is_directory=True)
+    (ref,) = RLBenchConverter().discover(str(tmp_path / "subset"))
+    assert ref.fingerprint == whole[ref.id].fingerprint
+    assert len(RLBenchConverter().read(ref)) == FRAMES
+    assert "episode5 is a link that leads nowhere" in caplog.text
+    # Pictures that are links one by one, too.
+    copy = tmp_path / "pictures/place_cube/all_variations/episodes/episode1"
+    shutil.copytree(there / "episode1", copy, copy_function=lambda a, b: os.symlink(a, b))
+    (ref,) = RLBenchConverter().discover(str(tmp_path / "pictures"))
+    assert len(list(RLBenchConverter().read(ref).views["front"].frames.frames(range(FRAMES)))) == FRAMES
+    links = links_below(tmp_path / "subset")
+    assert links.followed == 3
+    assert [Path(p).name for p in links.nowhere] == ["episode5"]
+    assert len(links.back) == 2
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "subset"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["links"]["followed"] == 3
 
 
 def test_the_fingerprint_tells_changed_pictures_and_pickles(made: dict[str, Path], tmp_path: Path) -> None:
@@ -270,7 +304,7 @@ def test_texts_and_provenance_are_kept(made: dict[str, Path]) -> None:
 def test_descriptions_that_are_an_observation_give_the_task_name_and_say_so(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
-    from actionimg_data.demo.demo_data import pickle_demo
+    from actionimg_data.demo.rlbench import pickle_demo
 
     source = copied(made, "stepjam", tmp_path)
     file = source / "place_cube/variation0/variation_descriptions.pkl"

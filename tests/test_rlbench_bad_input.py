@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from actionimg_data.converters import converter_class
 from actionimg_data.converters.rlbench import RLBenchConverter, RLBenchOptions
-from actionimg_data.demo.demo_data import pickle_demo
+from actionimg_data.demo.rlbench import pickle_demo
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
-from actionimg_data.demo.demo_data import pickle_demo
+from actionimg_data.demo.rlbench import pickle_demo
 from actionimg_data.errors import (
     ActionImgError,
     BadFileError,

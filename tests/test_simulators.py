@@ -16,6 +16,7 @@ import pytest
 from simulator_logs import GRIP_SITE, converter, differences, episodes, read_first
 
 from actionimg_data.converters import base
+from actionimg_data.demo.recordings import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 from actionimg_data.demo.simulators import (
     base_near,
     joint_log,
@@ -26,7 +27,6 @@ from actionimg_data.demo.simulators import (
     write_robomimic,
     write_umi,
 )
-from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, read_panda_log, select_frames, write_yaml
 from actionimg_data.errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -819,3 +819,45 @@ def test_damage_is_an_error_of_ours_or_does_no_harm(copy: Any, name: str) -> Non
         except ActionImgError:
             refused += 1
     assert refused > 5
+
+
+# One bad file among others.
+
+
+def test_one_damaged_file_of_several_is_refused_alone(written: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copy(written / "robomimic.hdf5", tmp_path / f"{name}.hdf5")
+    data = (tmp_path / "b.hdf5").read_bytes()
+    (tmp_path / "b.hdf5").write_bytes(data[: len(data) // 3])
+    reader = converter("robomimic", instruction="lift it")
+    refs = list(reader.discover(str(tmp_path)))
+    assert [ref.id for ref in refs] == ["a/demo_0", "a/demo_1", "b/unreadable"]
+    assert len(reader.read(refs[0])) == 6
+    assert reader.fingerprint(refs[0]) == refs[0].fingerprint
+    with pytest.raises(BadFileError, match=r"b\.hdf5"):
+        reader.read(refs[2])
+    # Of a source that is nothing else there is nothing to go on with.
+    with pytest.raises(BadFileError):
+        list(reader.discover(str(tmp_path / "b.hdf5")))
+
+
+def test_one_damaged_file_of_alohas_or_umis_is_refused_alone(log: TeleopLog, arms: Any, tmp_path: Path) -> None:
+    from actionimg_data.converters.umi import UmiConverter
+
+    write_umi([log], tmp_path / "umi" / "a.zarr.zip", "wrist")
+    (tmp_path / "umi" / "b.zarr.zip").write_bytes(b"PK\x03\x04 and nothing")
+    umi = UmiConverter(UmiConverter.Options.parse({"instruction": "lift it"}, "umi"))
+    refs = list(umi.discover(str(tmp_path / "umi")))
+    assert [ref.id for ref in refs] == ["a/episode_0", "b/unreadable"]
+    assert umi.fingerprint(refs[0]) == refs[0].fingerprint
+    with pytest.raises(ActionImgError, match=r"b\.zarr\.zip"):
+        umi.read(refs[1])
+    folder, _, joints = arms
+    write_aloha(log, tmp_path / "aloha" / "a.hdf5", joints)
+    (tmp_path / "aloha" / "b.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n and nothing")
+    reader = converter("aloha", **aloha_options(folder))
+    refs = list(reader.discover(str(tmp_path / "aloha")))
+    assert [(ref.id, ref.num_frames) for ref in refs] == [("a", 6), ("b", None)]
+    assert reader.fingerprint(refs[0]) == refs[0].fingerprint
+    with pytest.raises(BadFileError, match=r"b\.hdf5"):
+        reader.read(refs[1])

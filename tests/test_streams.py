@@ -23,7 +23,7 @@ from actionimg_data.cameras.files import Distortion
 from actionimg_data.cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from actionimg_data.cli import main
 from actionimg_data.converters.rlbench import RLBenchConverter
-from actionimg_data.demo.demo_data import write_rlbench_bimanual, write_rlbench_dataset
+from actionimg_data.demo.rlbench import write_rlbench_bimanual, write_rlbench_dataset
 from actionimg_data.engine.conversion import convert
 from actionimg_data.engine.verification import verify
 from actionimg_data.errors import (
@@ -366,7 +366,7 @@ def test_bimanual_demos_are_converted_with_both_arms(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["no-left", "no-pose"])
 def test_a_bimanual_demo_without_an_arm_is_refused_by_name(tmp_path: Path, change: str) -> None:
     from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
-    from actionimg_data.demo.demo_data import pickle_demo
+    from actionimg_data.demo.rlbench import pickle_demo
     from actionimg_data.errors import BadFileError
     from actionimg_data.untrusted import pickles as _safe_pickle
 
@@ -467,7 +467,7 @@ def test_the_commands_take_two_arms_with_depth_and_masks(tmp_path: Path) -> None
 
 def test_depth_without_its_range_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
     from actionimg_data.converters.rlbench_tree import DEMO_CLASSES
-    from actionimg_data.demo.demo_data import pickle_demo
+    from actionimg_data.demo.rlbench import pickle_demo
     from actionimg_data.errors import BadFileError
     from actionimg_data.untrusted import pickles as _safe_pickle
 

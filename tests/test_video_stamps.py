@@ -13,7 +13,7 @@ from numbered import number, write_numbered
 
 from actionimg_data.cli import main
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_folder, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_folder, write_yaml
 from actionimg_data.errors import BadVideoError, FrameCountError, MissingFrameError
 from actionimg_data.video import FrameIndex, VideoFrames, open_video
 

@@ -20,72 +20,19 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import crop, exact, transforms
-from ..model import Camera, CameraTrack
+from ..model import CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile
 from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
-from ..untrusted.files import plain, read_head
+from ..untrusted.files import plain, read_bytes, read_head
+from . import kinds
+from .calibrated import CalibratedCamera, Distortion
 from .tracks import is_cameras_npz, read_cameras_npz
 from .transforms import transform_from_xyz_euler, transform_matrix
 
 FloatArray = NDArray[np.float64]
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-_NO_DISTORTION = 1e-12
 _MAX_MATRIX = 1000
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """Lens distortion in OpenCV's pinhole or fisheye model.
-
-    Args:
-        model: ``pinhole`` or ``fisheye``.
-        coefficients: In OpenCV's order: 4, 5, 8, 12 or 14 of them; fisheye 4.
-    """
-
-    model: str
-    coefficients: tuple[float, ...]
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether the lens does not distort in this model (a fisheye always bends, even with zeros)."""
-        return self.model == "pinhole" and all(abs(c) < _NO_DISTORTION for c in self.coefficients)
-
-
-@dataclass(frozen=True, eq=False)
-class CalibratedCamera:
-    """What a calibration file knows of one camera; axes are OpenCV's.
-
-    Args:
-        K: ``(3, 3)`` pixels, before undistortion.
-        width: Of the pictures K is for.
-        height: Of the pictures K is for.
-        world_from_camera: ``(4, 4)``, ``(T, 4, 4)`` for a moving camera, or None where the file has no pose.
-        tool_from_camera: ``(4, 4)`` of a camera that is fixed to the end-effector, else None.
-        reference_from_camera: ``(4, 4)`` in the frame of the calibration's first camera (Kalibr chains), else None.
-        distortion: Of the lens, or None.
-        pixel_centre: Where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that
-            spans ``[0, width] x [0, height]`` (simulators).
-    """
-
-    K: FloatArray
-    width: int
-    height: int
-    world_from_camera: FloatArray | None = None
-    tool_from_camera: FloatArray | None = None
-    reference_from_camera: FloatArray | None = None
-    distortion: Distortion | None = None
-    pixel_centre: float = 0.0
-
-    def camera(self, where: object) -> Camera | CameraTrack:
-        """The pinhole camera; `MissingCalibrationError` where the file has no pose of it in the world."""
-        if self.world_from_camera is None:
-            raise MissingCalibrationError("the camera's pose is not known", where=where, field="world_from_camera")
-        if self.world_from_camera.ndim == 2:
-            return Camera(self.K, self.world_from_camera, self.width, self.height, self.pixel_centre)
-        n = len(self.world_from_camera)
-        K = np.broadcast_to(self.K, (n, 3, 3))
-        return CameraTrack(K, self.world_from_camera, self.width, self.height, self.pixel_centre)
 
 
 def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
@@ -118,27 +65,39 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
 def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     """The cameras of a calibration file, by name.
 
-    Five kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's
-    ``.cameras.npz``, an OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, and a Kalibr camera chain. Of the last
-    three the pose in the world is not in the file.
+    Kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's ``.cameras.npz``, an
+    OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, a Kalibr camera chain, RealSense's and a GoPro's (UMI's)
+    intrinsics, a ZED's ``.conf``, and COLMAP's ``cameras.txt`` or ``images.txt``. Only the first two and the last have
+    the camera's pose.
 
     Raises:
         SourceNotFoundError: No such file.
-        WrongFormatError: None of the five, or a field that cannot be.
+        WrongFormatError: None of them, or a field that cannot be.
         UnsafeFileError: YAML with tags.
         InvalidCameraError: A distortion model that is not supported.
         InvalidSpecError: A pose that is not rigid.
     """
     if is_cameras_npz(path):
         return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
+    if path.suffix.lower() == ".conf":
+        return kinds.zed(path)
+    if path.name in ("cameras.txt", "images.txt"):
+        return kinds.colmap(path)
     head = read_head(path, 64).lstrip()
-    if head.startswith((b"%YAML", b"<?xml", b"<opencv_storage")):
+    if head.startswith((b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}
+    if head.startswith(b"%YAML"):
+        chain = _kalibr_text(path)
+        return {path.stem: _opencv(path)} if chain is None else _kalibr(chain, path)
     value = _text.load_any(path)
     if not isinstance(value, Mapping):
         raise WrongFormatError(
             "is not a camera file", where=path, expected="cameras by name", found=type(value).__name__
         )
+    if "intrinsic_type" in value:
+        return {path.stem: kinds.gopro(value, path)}
+    if kinds.is_realsense(value):
+        return kinds.realsense(value, path)
     if "camera_matrix" in value and "image_width" in value:
         name = str(value.get("camera_name") or path.stem)
         return {name: _ros(value, path)}
@@ -336,6 +295,17 @@ def _ros(value: Mapping[str, Any], path: Path) -> CalibratedCamera:
     )
 
 
+def _kalibr_text(path: Path) -> Mapping[str, Any] | None:
+    """A Kalibr chain behind a line ``%YAML:1.0`` that OpenCV wants and YAML does not know (open_vins); else None."""
+    text = read_bytes(path, 1 << 24).decode("utf-8", "replace")
+    if "!!opencv-matrix" in text or "camera_model" not in text:
+        return None
+    lines = [line for line in text.splitlines() if not line.startswith(("%YAML", "---"))]
+    value = _text.parse_yaml("\n".join(lines), path)
+    chain = isinstance(value, Mapping) and all(isinstance(v, Mapping) and "camera_model" in v for v in value.values())
+    return value if chain else None
+
+
 def _kalibr(value: Mapping[str, Any], path: Path) -> dict[str, CalibratedCamera]:
     cameras: dict[str, CalibratedCamera] = {}
     reference_from_previous = np.eye(4)
@@ -498,3 +468,19 @@ def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) 
     whole = crop.CropResize(0, 0, camera.width, camera.height, width, height)
     K = np.asarray(crop.apply_to_K(camera.K, whole, camera.pixel_centre))
     return replace(camera, K=K, width=width, height=height)
+
+
+__all__ = [
+    "OPENCV_FROM_OPENGL",
+    "CalibratedCamera",
+    "Distortion",
+    "DroidCamera",
+    "DroidSideFiles",
+    "UserCameras",
+    "from_entry",
+    "load_cameras",
+    "load_user_cameras",
+    "named_distortion",
+    "pick",
+    "scaled_to",
+]

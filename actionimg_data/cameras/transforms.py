@@ -6,7 +6,6 @@ Every place where a transform is given takes the same forms, through `parse_tran
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +27,6 @@ TRANSFORM_FORMS: Final = (
 """What `parse_transform` takes, in words, for the help of options."""
 
 _WRITTEN_TOLERANCE = 2e-3
-_UNIT_TOLERANCE = 1e-3
 _FILES = (".yaml", ".yml", ".json")
 
 
@@ -62,10 +60,8 @@ def parse_transform(text: str, field: str) -> FloatArray:
             value = _text.parse_yaml(text, field)
         except BadFileError:
             raise _is_no_transform(text, field, where) from None
-    elif text.strip() == "identity":
-        return np.eye(4)
     else:
-        value = _numbers(text, field)
+        value = text
     try:
         given: Any = TypeAdapter(Transform).validate_python(value)
     except ValidationError:
@@ -74,19 +70,6 @@ def parse_transform(text: str, field: str) -> FloatArray:
         return transform_matrix(given)
     except InvalidSpecError as error:
         raise error.at(f"{where}: {field}" if where else field) from None
-
-
-def _numbers(text: str, field: str) -> Any:
-    """Seven or sixteen numbers as what `Transform` is made of."""
-    try:
-        numbers = [float(p) for p in re.split(r"[\s,\[\]]+", text.strip()) if p]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 16:
-        return [numbers[i : i + 4] for i in range(0, 16, 4)]
-    if len(numbers) == 7 and abs(np.linalg.norm(numbers[3:]) - 1) < _UNIT_TOLERANCE:
-        return {"translation": numbers[:3], "quaternion_xyzw": numbers[3:]}
-    raise _is_no_transform(text, field, "")
 
 
 def _is_no_transform(text: str, field: str, where: str) -> InvalidSpecError:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import ActionImgError
-from ._common import EXIT_FAILED, EXIT_INTERRUPTED, emit_error
+from ..errors import ActionImgError, InvalidSpecError
+from ._common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit_error
 
 _COMMANDS = {
     "convert": "Convert demonstrations into action-image shards.",
@@ -73,7 +73,8 @@ class _LazyGroup(click.Group):
                 return super().invoke(ctx)
         except ActionImgError as error:
             emit_error(error)
-            ctx.exit(EXIT_FAILED)
+            # An option that cannot be is a mistake of usage, whoever finds it out.
+            ctx.exit(EXIT_USAGE if isinstance(error, InvalidSpecError) else EXIT_FAILED)
         except BrokenPipeError:
             # The reader of our output has gone (| head): not an error of ours.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

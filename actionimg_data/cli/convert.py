@@ -102,6 +102,13 @@ def _shared_options() -> list[click.Option]:
             ["--num-workers", "-j"], type=click.IntRange(1), default=cores, show_default="cores", help="Processes."
         ),
         click.Option(
+            ["--episode-timeout"],
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="End a worker whose episode takes longer; what two workers take longer for is left out.  "
+            "[default: never]",
+        ),
+        click.Option(
             ["--executor"],
             type=choice(["local", "ray"]),
             default="local",
@@ -293,6 +300,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     source, out = given["source"], given["out"]
     if not given["resume"] and (given["extend"] or given["retry_quarantined"]):
         raise click.UsageError("--overwrite starts again: it goes with neither --extend nor --retry-quarantined")
+    if given["executor"] == "ray" and given["episode_timeout"] is not None:
+        raise click.UsageError("--episode-timeout is of the processes of this machine: it needs --executor local")
     for option in ("ray_address", "ray_task"):
         if given["executor"] != "ray" and given[option] is not None:
             raise click.UsageError(f"--{option.replace('_', '-')} needs --executor ray")
@@ -312,7 +321,14 @@ def _convert(name: str, given: dict[str, Any]) -> None:
                 out,
                 options,
                 num_workers=given["num_workers"],
-                executor=engine.make_executor(given["executor"], workers, given["ray_address"], given["ray_task"]),
+                executor=engine.make_executor(
+                    given["executor"],
+                    workers,
+                    given["ray_address"],
+                    given["ray_task"],
+                    episode_timeout=given["episode_timeout"],
+                    warn=observer.warning,
+                ),
                 shard_index=shard_index,
                 num_shards=num_shards,
                 max_bad_fraction=given["max_bad_fraction"],
@@ -407,22 +423,21 @@ def _report(result: Any, out: str, as_json: bool) -> None:
             }
         )
         return
+    log = f"the {manifest.options.split}/*.json" if counts is None else os.path.join(out, "quarantine.jsonl")
     for row in result.quarantined:
-        console().print(
-            f"quarantined {row.id}: \\[{row.code}] {row.message}", style="yellow", markup=True, soft_wrap=True
-        )
-        if row.traceback:
-            console().print(row.traceback, style="dim", markup=False)
+        where = f" (traceback: {log})" if row.traceback else ""
+        text = f"quarantined {row.id}: [{row.code}] {row.message}{where}"
+        console().print(text, style="yellow", markup=False, soft_wrap=True)
     if counts is None:
         made = f"{result.shards} shards made, {result.resumed_shards} were there"
         click.echo(f"{out}: {made}; of {manifest.planned_shards} some belong to other runs and are still missing")
-        _reasons(Counter(row.code for row in result.quarantined), f"the {manifest.options.split}/*.json")
+        _reasons(Counter(row.code for row in result.quarantined), log)
         return
     text = f"{out}: {counts.converted} of {counts.episodes} episodes, {counts.samples} samples, {counts.frames} frames"
     text += f" × {len(manifest.views)} views, {human_bytes(counts.bytes)} in {counts.shards} shards"
     text += f" ({result.seconds:.1f} s)" if result.shards else " (was complete already)"
     click.echo(text)
-    _reasons(counts.quarantine_codes, os.path.join(out, "quarantine.jsonl"))
+    _reasons(counts.quarantine_codes, log)
     output().print(f"next: actionimg verify {out}", style="dim", markup=False)
 
 
@@ -430,6 +445,7 @@ def _reasons(codes: Mapping[str, int], where: str) -> None:
     if codes:
         reasons = ", ".join(f"{n} × {code}" for code, n in sorted(codes.items()))
         click.echo(f"{sum(codes.values())} episodes in quarantine: {reasons}; see {where}")
+        click.echo("after a fix: the same command with --retry-quarantined makes them again, and nothing else")
 
 
 def _dry_run(converter: Any, made: Plan, out: str, given: dict[str, Any]) -> None:

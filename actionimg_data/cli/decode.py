@@ -59,7 +59,22 @@ _CHUNK = 32
 @click.option(
     "--spec", "spec_file", metavar="FILE", help="JSON with the spec, e.g. dataset.json.  [default: published]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with counts and uncertainties.")
+@click.option("--fix-lag", is_flag=True, help="Show a view that is found to be late by so much earlier.")
+@click.option(
+    "--max-std-mm",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MM",
+    help="Refuse poses less certain in place.",
+)
+@click.option(
+    "--max-std-deg",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DEG",
+    help="Refuse poses less certain in turn.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object with counts, uncertainties and the diagnosis."
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -74,6 +89,9 @@ def command(
     views: tuple[str, ...],
     grippers: tuple[str, ...],
     spec_file: str | None,
+    fix_lag: bool,
+    max_std_mm: float | None,
+    max_std_deg: float | None,
     as_json: bool,
 ) -> None:
     """Decode action videos back into a 7-DoF trajectory.
@@ -90,9 +108,14 @@ def command(
     --out with the gripper's name before its ending: t.left.csv. Frames that show several in one picture (convert
     --merge-arms) cannot be taken apart: their reason is several-grippers.
 
-    CSV columns: time_s, x, y, z, qx, qy, qz, qw, openness, valid, reason, position_std_mm, rotation_std_deg,
-    views_used, reprojection_rms_px. NPZ and JSON hold the covariances and keypoints too. Frames that cannot be
-    decoded have no pose, and say why. Exit code 1 when no frame could be.
+    Blobs that are wider, flatter or elongated, that stand on grey or shine through into other channels are decoded
+    as they are; what was found of that, and how the views lie against each other, is printed as the diagnosis. A pose
+    that is probably off by more than 10 mm (a tenth of the axis length) or 5 degrees is refused. --max-std-mm and
+    --max-std-deg refuse more, by the standard deviation of position and of rotation.
+
+    CSV columns: time_s, x, y, z, qx, qy, qz, qw, openness, valid, reason, trust, position_std_mm, rotation_std_deg,
+    openness_probability, views_used, reprojection_rms_px. NPZ and JSON hold the covariances and keypoints too. Frames
+    that cannot be decoded have no pose, and say why. Exit code 1 when no frame could be.
 
     \b
     actionimg decode front.mp4 wrist.mp4 --cameras cameras.json --out trajectory.csv
@@ -116,20 +139,23 @@ def command(
         names = list(known)
     fitting = _Fitting(start, stride, crop or ("center" if of_sample else "none"))
     groups = _concatenated(videos, names, arms) if concatenated else _separate(videos, names, list(known))
-    summaries = {}
+    summaries, tables = {}, {}
     for gripper, sources in groups.items():
-        decoded, fps = _decode(sources, known, camera_file, spec_file, fitting)
+        decoded, fps = _decode(sources, known, camera_file, spec_file, fitting, fix_lag)
+        decoded = _limited(decoded, max_std_mm, max_std_deg)
         path = str(Path(out).with_suffix(f".{gripper}{Path(out).suffix}")) if len(groups) > 1 else out
         try:
             write_trajectory(path, decoded.trajectory, _extra(decoded))
         except OSError as error:
             raise OutputError("cannot write", where=path, found=error.strerror) from None
         summaries[gripper] = _summary(decoded, list(sources), fps, path)
+        tables[gripper] = decoded.diagnosis.table()
     if as_json:
         emit_json(summaries if len(summaries) > 1 else next(iter(summaries.values())))
     for gripper, summary in summaries.items():
         if not as_json:
             click.echo(f"{gripper}: {_sentence(summary)}" if len(summaries) > 1 else _sentence(summary))
+            click.echo(tables[gripper])
         if not summary["valid"]:
             console().print(f"No frame{f' of {gripper}' if gripper else ''} could be decoded.", style="red")
     ctx.exit(EXIT_DONE if all(summary["valid"] for summary in summaries.values()) else EXIT_FAILED)
@@ -180,6 +206,7 @@ def _decode(
     camera_file: str,
     spec_file: str | None,
     fitting: _Fitting,
+    fix_lag: bool,
 ) -> tuple[DecodedTrajectory, float]:
     """What the videos of one gripper say, and their frame rate."""
     import numpy as np
@@ -230,7 +257,29 @@ def _decode(
     for reader in readers.values():
         reader.close()
     tracks = [cameras[name].track(frames) for name in sources]
-    return solve(measured, tracks, spec, times=np.arange(frames) / fps), fps
+    times = np.arange(frames) / fps
+    return solve(measured, tracks, spec, times=times, names=list(sources), fix_lag=fix_lag), fps
+
+
+def _limited(decoded: DecodedTrajectory, mm: float | None, degrees: float | None) -> DecodedTrajectory:
+    """Without the poses whose standard deviations are larger than wanted."""
+    import numpy as np
+
+    position, rotation = _standard_deviations(decoded)
+    keep = np.ones(len(decoded), bool)
+    with np.errstate(invalid="ignore"):
+        for limit, found in ((mm, position), (degrees, rotation)):
+            if limit is not None:
+                keep &= ~(found > limit)
+    return decoded if keep.all() else decoded.restricted(keep)
+
+
+def _standard_deviations(decoded: DecodedTrajectory) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of position (mm) and of rotation (degrees), root of the sum of squares of the axes; NaN where invalid."""
+    import numpy as np
+
+    variance = np.einsum("tii->ti", decoded.covariance)
+    return 1000 * np.sqrt(variance[:, :3].sum(axis=1)), np.rad2deg(np.sqrt(variance[:, 3:].sum(axis=1)))
 
 
 def _concatenated(videos: Sequence[str], names: list[str], grippers: list[str]) -> dict[str, _Sources]:
@@ -305,12 +354,14 @@ def _chunks(frames: Iterator[NDArray[np.uint8]], spec: ActionImageSpec) -> Itera
 def _extra(decoded: DecodedTrajectory) -> dict[str, NDArray[Any]]:
     import numpy as np
 
-    variance = np.einsum("tii->ti", decoded.covariance)
+    position, rotation = _standard_deviations(decoded)
     return {
         "valid": decoded.valid,
         "reason": decoded.reason,
-        "position_std_mm": 1000 * np.sqrt(variance[:, :3].sum(axis=1)),
-        "rotation_std_deg": np.rad2deg(np.sqrt(variance[:, 3:].sum(axis=1))),
+        "trust": decoded.trust,
+        "position_std_mm": position,
+        "rotation_std_deg": rotation,
+        "openness_probability": decoded.openness_probability,
         "views_used": decoded.views_used,
         "reprojection_rms_px": decoded.reprojection_rms,
         "covariance": decoded.covariance,
@@ -337,7 +388,9 @@ def _summary(decoded: DecodedTrajectory, views: list[str], fps: float, out: str)
         "position_std_mm": median("position_std_mm"),
         "rotation_std_deg": median("rotation_std_deg"),
         "reprojection_rms_px": median("reprojection_rms_px"),
+        "trust": median("trust"),
         "single_view_frames": int((decoded.valid & (decoded.views_used == 1)).sum()),
+        "diagnosis": decoded.diagnosis.to_dict(),
     }
 
 
@@ -346,7 +399,7 @@ def _sentence(summary: dict[str, Any]) -> str:
     if summary["valid"]:
         lines.append(
             f"standard deviation {summary['position_std_mm']:.3g} mm, {summary['rotation_std_deg']:.3g}° (median); "
-            f"reprojection {summary['reprojection_rms_px']:.3g} px"
+            f"reprojection {summary['reprojection_rms_px']:.3g} px; trust {summary['trust']:.3f}"
         )
     if summary["single_view_frames"]:
         lines.append(f"{summary['single_view_frames']} frames rest on one view alone: see their standard deviation")

@@ -90,7 +90,7 @@ def _rlds(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str,
 
 
 def _recordings(root: Path, episodes: int, frames: int, size: int) -> tuple[Path, str, dict[str, Any]]:
-    from ..demo.teleop import write_recordings
+    from ..demo.recordings import write_recordings
 
     source = write_recordings(root / "recordings", episodes, frames, size)
     return source, "folder", {"mapping": str(source / "mapping.yaml")}

@@ -442,7 +442,22 @@ def _source(path: str, converter: Converter, plot: str | None) -> dict[str, Any]
 
         plot_streams(stream_statistics(converter, path), plot)
         found = {**found, "plot": plot}
-    return {"format": converter.name, **found}
+    return {"format": converter.name, **found, **_links(path)}
+
+
+def _links(path: str) -> dict[str, Any]:
+    """What is linked rather than in a source; nothing where nothing is."""
+    from ..converters.kit.tree import links_below
+
+    if is_url(path) or not Path(path).is_dir():
+        return {}
+    links = links_below(Path(path))
+    said = {"followed": links.followed, "lead_nowhere": links.nowhere, "lead_back": links.back}
+    return (
+        {"links": {name: value for name, value in said.items() if value or name == "followed"}}
+        if any(said.values())
+        else {}
+    )
 
 
 def _propose(path: str, draft: Path, as_json: bool) -> None:

@@ -13,8 +13,13 @@ from ._common import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, console, cores, e
 @click.command("repair")
 @click.argument("out")
 @click.option("--num-workers", "-j", type=click.IntRange(1), default=cores, show_default="cores", help="Processes.")
+@click.option(
+    "--accept-different",
+    is_flag=True,
+    help="Take a shard that comes out with other bytes than it had, and write the manifest anew.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(out: str, num_workers: int, as_json: bool) -> None:
+def command(out: str, num_workers: int, accept_different: bool, as_json: bool) -> None:
     """Make again what is broken in the data set OUT, and only that, to the same bytes.
 
     Every hash of the manifest is checked. Sidecars, index, quarantine and plan are made from what is left; a broken
@@ -22,9 +27,14 @@ def command(out: str, num_workers: int, as_json: bool) -> None:
     only if it is byte for byte what the manifest names. Of a data set that is not complete broken shards are taken
     back, and the command that makes it makes them again. Exit code 0 when nothing is left broken, else 1.
 
+    Other versions of the libraries make other bytes of the same episodes: what differs, and by how much, is said. With
+    --accept-different such a shard is taken all the same, under a new entry in the manifest that names the versions.
+    The pictures are as good as before, but copies of the data set that others have are no longer equal to this one.
+
     \b
     actionimg repair out
     actionimg repair out --json
+    actionimg repair out --accept-different
     """
     from .. import engine
 
@@ -36,7 +46,13 @@ def command(out: str, num_workers: int, as_json: bool) -> None:
             steps.append(stack.enter_context(progress("checking", shards, "shards")))
 
         try:
-            found = engine.repair(out, num_workers=num_workers, on_start=start, on_shard=lambda: steps[0]())
+            found = engine.repair(
+                out,
+                num_workers=num_workers,
+                accept_different=accept_different,
+                on_start=start,
+                on_shard=lambda: steps[0](),
+            )
         except KeyboardInterrupt:
             click.echo("interrupted: what was repaired stays", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -47,6 +63,7 @@ def command(out: str, num_workers: int, as_json: bool) -> None:
                 "shards_checked": found.checked,
                 "made": found.made,
                 "left": [{"name": name, "reason": reason} for name, reason in found.left],
+                "accepted": [{"name": name, "difference": how} for name, how in found.accepted],
                 "convert_again": found.convert_again,
                 "recorded_errors_lost": found.recorded_errors_lost,
             }
@@ -60,6 +77,12 @@ def _show(out: str, found: Any) -> None:
     click.echo(f"{out}: {found.checked} shards checked, {len(found.made)} files made again")
     for name in found.made:
         click.echo(f"  made again: {name}")
+    for name, how in found.accepted:
+        console().print(f"  taken with other bytes: {name}: {how}", style="yellow", markup=False, soft_wrap=True)
+    if found.accepted:
+        click.echo(
+            "copies of this data set that others have are no longer equal to it; the manifest names the versions"
+        )
     for name in found.convert_again:
         click.echo(f"  taken back: {name}")
     for name, reason in found.left:

@@ -35,4 +35,5 @@ class _CallableModule(types.ModuleType):
         return importlib.import_module, (self.__name__,)
 
 
+# As Python's data model has it for a module that does more than hold names ("Customizing module attribute access").
 sys.modules[__name__].__class__ = _CallableModule

@@ -118,6 +118,8 @@ class BlobFit(NamedTuple):
     """``(N,)`` root mean square of the residual per bin, in units of intensity."""
     valid: Array
     """``(N,)`` whether this is a blob."""
+    structure: Array
+    """``(N,)`` how many times larger the residual's clusters are than those of white noise would be, at least 1."""
 
 
 def find(coarse: Array, layout: Layout) -> Array:
@@ -433,14 +435,27 @@ def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layo
         & (spread < (0.5 * layout.sigma) ** 2)
     )
     rms = xp.sqrt(at.variance)
-    return BlobFit(state[:, :2], covariance, state[:, 2], rms, valid)
+    structure = xp.sqrt(variance / at.variance)
+    return BlobFit(state[:, :2], covariance, state[:, 2], rms, valid, structure)
 
 
-def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) -> tuple[Array, Array]:
-    """Median intensity of blue planes away from their blob.
+def ground_level(coarse: Array) -> Array:
+    """Median intensity ``(T,)`` of red and green in coarse samples ``(T, 3, h, w)``: they stand on nothing.
+
+    Their blobs cover a twentieth of the picture, so that they need not be left out.
+    """
+    xp = array_namespace(coarse)
+    step = max(1, math.ceil(math.sqrt(coarse.shape[2] * coarse.shape[3] / 100)))
+    plain = coarse[:, :2, ::step, ::step]
+    ordered = xp.sort(xp.reshape(plain, (coarse.shape[0], 2, -1)), axis=-1)
+    return xp.mean(ordered[..., ordered.shape[-1] // 2], axis=-1)
+
+
+def pedestal_level(coarse: Array, uv: Array, found: Array, layout: Layout) -> tuple[Array, Array]:
+    """Median intensity of planes away from their blob.
 
     Args:
-        coarse_blue: ``(N, h, w)`` coarse samples of blue planes.
+        coarse: ``(N, h, w)`` coarse samples of the planes.
         uv: ``(N, 2)`` centres of their blobs.
         found: ``(N,)`` whether there is a blob.
         layout: The sampling.
@@ -448,9 +463,9 @@ def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) 
     Returns:
         Level ``(N,)`` in units of intensity, and the number of samples behind it ``(N,)``.
     """
-    xp = array_namespace(coarse_blue)
-    step = max(1, round(math.sqrt(coarse_blue.shape[1] * coarse_blue.shape[2] / 200)))
-    samples = coarse_blue[:, ::step, ::step]
+    xp = array_namespace(coarse)
+    step = max(1, round(math.sqrt(coarse.shape[1] * coarse.shape[2] / 200)))
+    samples = coarse[:, ::step, ::step]
     n, h, w = samples.shape
     unit = layout.stride * step
     y = xp.astype(xp.arange(h, device=uv.device), uv.dtype) * unit
@@ -462,28 +477,3 @@ def pedestal_level(coarse_blue: Array, uv: Array, found: Array, layout: Layout) 
     ordered = xp.sort(flat, axis=-1)
     level = ordered[xp.arange(n, device=uv.device), count // 2]
     return level, count
-
-
-def openness_of_views(level: Array, samples: Array, shown: Array, spec: ActionImageSpec) -> tuple[Array, Array]:
-    """Openness and its level before any threshold, ``(...)`` each, from the pedestals of all views.
-
-    Args:
-        level: ``(V, ...)`` pedestal intensities, as `pedestal_level` gives them.
-        samples: ``(V, ...)`` number of samples behind each.
-        shown: ``(V, ...)`` bool, whether the view shows any blob.
-        spec: Whose pedestal and kind of openness these are.
-
-    Returns:
-        Openness as the spec draws it (0 or 1, or clipped to [0, 1]) and the level over the pedestal's height; NaN where
-        no picture tells it: a black picture without a blob may be closed, or no action image at all.
-    """
-    xp = array_namespace(level)
-    relative = level / spec.pedestal
-    tells = (samples >= 8) & (shown | (relative > 0.5))
-    weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
-    total = xp.sum(weight, axis=0)
-    known = total > 0
-    mean = xp.sum(weight * relative, axis=0) / xp.where(known, total, xp.ones_like(total))
-    drawn = xp.astype(mean > 0.5, level.dtype) if spec.openness == "binary" else within(xp, mean, 0.0, 1.0)
-    nan = xp.full_like(mean, xp.nan)
-    return xp.where(known, drawn, nan), xp.where(known, mean, nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -14,8 +14,8 @@ from ..errors import DecodeError, FrameCountError, InvalidTrajectoryError
 from ..geometry import rotations
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
-from . import blobs, continuity, pose, trust
-from .diagnosis import Diagnosis, diagnose
+from . import consensus, openness, pose
+from .diagnosis import Diagnosis, Finding, diagnose
 from .measure import BlobMeasurements, check_video, measure_views
 
 FloatArray = NDArray[np.float64]
@@ -31,9 +31,15 @@ class Reason(str, Enum):
     TOO_FEW_KEYPOINTS = "too-few-keypoints"
     """What is visible does not determine a pose."""
     VIEWS_DISAGREE = "views-disagree"
-    """No pose explains the blobs to within a quarter of sigma, even with two of them left out."""
+    """The views contradict each other so far that the pose may be off by a tenth of the axis length or 5 degrees."""
+    VIEW_LATE = "view-late"
+    """The same, and a lag of one view explains it."""
+    FLIPS = "flips"
+    """The pose rests on few blobs and is turned away from all its neighbours."""
+    TOO_UNCERTAIN = "too-uncertain"
+    """The pose is less certain than was asked for."""
     SEVERAL_GRIPPERS = "several-grippers"
-    """More than one channel of a view (or views) shows two blobs: which of them belong together is not known."""
+    """More than one choice of blobs makes a gripper: which of them belong together is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +57,7 @@ class DecodedTrajectory:
     valid: NDArray[np.bool_]
     """``(T,)``."""
     reason: NDArray[np.str_]
-    """``(T,)`` values of `Reason`."""
+    """``(T,)`` values of `Reason`; `cause` says it in words."""
     covariance: FloatArray
     """``(T, 6, 6)``; NaN where not ``valid``."""
     keypoints: FloatArray
@@ -69,11 +75,44 @@ class DecodedTrajectory:
     trust: FloatArray
     """``(T,)`` in [0, 1]: probability that the pose is right, within a tenth of the axis length (10 mm by default) and
     5 degrees, by its covariance; 0 where not ``valid``. docs/decoding.md has what was stated against what was found."""
+    openness_probability: FloatArray
+    """``(T,)`` of being open; NaN where no picture tells it."""
+    keypoint_free: NDArray[np.bool_]
+    """``(V, T, 3)`` whether the keypoint was measured without the spec's width and height (see `FreeBlobs`)."""
     diagnosis: Diagnosis
     """How the clip's pictures differ from the spec, and its views from each other."""
 
     def __len__(self) -> int:
         return len(self.valid)
+
+    def restricted(self, keep: NDArray[np.bool_]) -> DecodedTrajectory:
+        """Without the poses that are not in ``keep`` ``(T,)``; their reason is `Reason.TOO_UNCERTAIN`."""
+        drop = self.valid & ~np.asarray(keep)
+        t = self.trajectory
+        return replace(
+            self,
+            trajectory=GripperTrajectory(
+                np.where(drop[:, None], np.nan, t.position),
+                np.where(drop[:, None], np.nan, t.quaternion_xyzw),
+                t.openness,
+                t.times,
+                allow_missing=True,
+            ),
+            valid=self.valid & ~drop,
+            reason=np.where(drop, Reason.TOO_UNCERTAIN.value, self.reason),
+            covariance=np.where(drop[:, None, None], np.nan, self.covariance),
+            keypoint_used=self.keypoint_used & ~drop[None, :, None],
+            residual=np.where(drop[None, :, None, None], np.nan, self.residual),
+            trust=np.where(drop, 0.0, self.trust),
+        )
+
+    def cause(self, frame: int) -> str:
+        """Why a frame has no pose, in a sentence with what the clip shows; empty where it has one."""
+        if self.valid[frame]:
+            return ""
+        text = _CAUSES[Reason(self.reason[frame])]
+        shown = [f.text for f in self.diagnosis.findings if f.fatal]
+        return f"{text}: {'; '.join(shown)}" if shown else text
 
     @property
     def views_used(self) -> NDArray[np.int64]:
@@ -97,6 +136,7 @@ def decode(
     *,
     times: ArrayLike | None = None,
     fps: float | None = None,
+    fix_lag: bool = False,
 ) -> DecodedTrajectory:
     """Decode action videos of one or more calibrated views.
 
@@ -109,6 +149,7 @@ def decode(
         spec: How the pictures were drawn; the published defaults at the video's size if not given.
         times: ``(T,)`` seconds of the frames; or
         fps: their rate; if neither is given, 1 frame a second.
+        fix_lag: Show a view that is found to be late by so much earlier; without it, this is only said.
 
     Raises:
         DecodeError: Videos, cameras and spec that do not fit each other.
@@ -146,7 +187,23 @@ def decode(
     for name, view in zip(names, checked, strict=True):
         if len(view) != len(checked[0]):
             raise FrameCountError("views differ in length", where=str(name), expected=len(checked[0]), found=len(view))
-    return solve(measure_views(checked, spec), listed, spec, times=times, fps=fps, names=[str(n) for n in names])
+    labels = [str(n) for n in names]
+    decoded = solve(measure_views(checked, spec), listed, spec, times=times, fps=fps, names=labels, fix_lag=fix_lag)
+    notes = [note for name, view in zip(labels, checked, strict=True) for note in _not_finite(name, view)]
+    if not notes:
+        return decoded
+    findings = (*decoded.diagnosis.findings, *notes)
+    return replace(decoded, diagnosis=replace(decoded.diagnosis, findings=findings))
+
+
+def _not_finite(name: str, video: NDArray[Any]) -> list[Finding]:
+    if video.dtype == np.uint8:
+        return []
+    bad = ~np.isfinite(video).all(axis=(1, 2, 3))
+    if not bad.any():
+        return []
+    text = f"{name}: {bad.sum()} frames hold values that are not finite; these count as black"
+    return [Finding("not-finite", text, name)]
 
 
 def solve(
@@ -157,6 +214,7 @@ def solve(
     times: ArrayLike | None = None,
     fps: float | None = None,
     names: Sequence[str] | None = None,
+    fix_lag: bool = False,
 ) -> DecodedTrajectory:
     """Poses from the measurements of each view (see `measure_blobs`); arguments and errors as for `decode`.
 
@@ -174,7 +232,6 @@ def solve(
     listed = _camera_list(cameras)
     _check_cameras(listed, len(views), frames, spec)
     seconds = _times(times, fps, frames)
-    valid = np.stack([m.valid for m in views])
     measured = pose.Measured(
         uv=np.stack([m.uv for m in views], axis=1),
         covariance=np.stack([m.covariance for m in views], axis=1),
@@ -182,56 +239,78 @@ def solve(
         K=np.stack([np.broadcast_to(c.K, (frames, 3, 3)) for c in listed], axis=1),
         world_from_camera=np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1),
     )
-    candidates = pose.estimate(measured, spec.axis_length, wrong_blob_floor(spec))
-    body = pose.triangle(measured.uv, spec.axis_length)
-    points = body @ np.swapaxes(candidates.rotation, -1, -2) + candidates.translation[..., None, :]
-    choice = continuity.choose(points, candidates.cost, seconds, continuity.SCALE * spec.axis_length)
-    found = pose.finish(measured, candidates, choice, frames, spec.axis_length, disagreement_limit(spec))
-    # One channel of one view may show something that is no blob; a second gripper shows in more.
-    several = np.stack([m.another for m in views]).sum(axis=(0, -1)) > 1
-    ok = found.consistent & ~several
+    free = consensus.Free(
+        uv=np.stack([m.free.uv for m in views], axis=1),
+        covariance=np.stack([m.free.covariance for m in views], axis=1),
+        valid=np.stack([m.free.valid for m in views], axis=1),
+        odd=np.array([m.odd.any() for m in views]),
+    )
+    another = np.stack([m.another for m in views]).sum(axis=(0, -1)) > 1
+    structure = np.stack([m.structure for m in views], axis=1)
+    verdict = consensus.verdict(measured, free, another, structure, seconds, spec, fix_lag)
+    found, settled = verdict.judged, verdict.settled
+    ok = found.consistent & ~settled.several
+    valid = np.moveaxis(settled.measured.mask, 1, 0)
     reason = np.full(frames, Reason.OK.value, dtype="<U24")
-    reason[found.determined & ~ok] = Reason.VIEWS_DISAGREE.value
+    late = Reason.VIEW_LATE if verdict.lag and not fix_lag else Reason.VIEWS_DISAGREE
+    reason[found.determined & ~ok] = late.value
+    reason[found.flips] = Reason.FLIPS.value
     reason[~found.determined] = Reason.TOO_FEW_KEYPOINTS.value
-    reason[several] = Reason.SEVERAL_GRIPPERS.value
+    reason[settled.several | (another & ~ok)] = Reason.SEVERAL_GRIPPERS.value
     reason[~valid.any(axis=(0, 2))] = Reason.NO_KEYPOINTS.value
-    openness, level = blobs.openness_of_views(
+    opened = openness.openness_of_clip(
         np.stack([m.pedestal for m in views]),
         np.stack([m.pedestal_samples for m in views]),
+        np.stack([m.ground for m in views]),
+        np.array([_blue_height(m) for m in views]),
         valid.any(axis=-1),
+        valid[..., 2],
         spec,
     )
     trajectory = GripperTrajectory(
         np.where(ok[:, None], found.translation, np.nan),
         np.where(ok[:, None], rotations.quaternion_from_matrix(found.rotation), np.nan),
-        openness,
+        opened.openness,
         seconds,
         allow_missing=True,
     )
+    uv = np.moveaxis(settled.measured.uv, 1, 0)
+    spread = np.moveaxis(settled.measured.covariance, 1, 0)
     return DecodedTrajectory(
         trajectory=trajectory,
         valid=ok,
         reason=reason,
         covariance=np.where(ok[:, None, None], found.covariance, np.nan),
-        keypoints=np.stack([m.uv for m in views]),
-        keypoint_covariance=np.stack([m.covariance for m in views]),
+        keypoints=np.where(valid[..., None], uv, np.nan),
+        keypoint_covariance=np.where(valid[..., None, None], spread, np.nan),
         keypoint_valid=valid,
-        keypoint_used=np.swapaxes(found.used & ok[:, None, None], 0, 1),
-        residual=np.swapaxes(np.where(ok[:, None, None, None], found.residual, np.nan), 0, 1),
-        openness_level=level,
-        trust=np.where(ok, trust.probability_right(found.covariance, spec.axis_length), 0.0),
-        diagnosis=diagnose(views, labels, spec),
+        keypoint_used=np.moveaxis(found.used & ok[:, None, None], 0, 1),
+        residual=np.moveaxis(np.where(ok[:, None, None, None], found.residual, np.nan), 0, 1),
+        openness_level=opened.level,
+        trust=np.where(ok, found.trust, 0.0),
+        openness_probability=opened.probability,
+        keypoint_free=np.moveaxis(settled.source > 0, 1, 0),
+        diagnosis=diagnose(views, labels, verdict, opened, spec),
     )
 
 
-def wrong_blob_floor(spec: ActionImageSpec) -> float:
-    """Pixels: residuals under this (1.0 at 512) are never taken as those of a wrong blob."""
-    return 0.04 * spec.sigma_px
+def _blue_height(view: BlobMeasurements) -> float:
+    """Median height of a view's blue blobs; 1 of none."""
+    heights = view.free.amplitude[:, 2] if view.odd.any() else view.amplitude[:, 2]
+    known = heights[np.isfinite(heights)]
+    return float(np.median(known)) if len(known) else 1.0
 
 
-def disagreement_limit(spec: ActionImageSpec) -> float:
-    """Pixels of RMS residual (6.4 at 512) beyond which views contradict each other."""
-    return 0.25 * spec.sigma_px
+_CAUSES = {
+    Reason.OK: "",
+    Reason.NO_KEYPOINTS: "no view shows a blob",
+    Reason.TOO_FEW_KEYPOINTS: "what is visible does not determine a pose",
+    Reason.VIEWS_DISAGREE: "the views contradict each other too far",
+    Reason.VIEW_LATE: "one view is late",
+    Reason.FLIPS: "the pose would leap away from its neighbours",
+    Reason.TOO_UNCERTAIN: "the pose is less certain than was asked for",
+    Reason.SEVERAL_GRIPPERS: "more than one choice of blobs makes a gripper",
+}
 
 
 def _camera_list(cameras: Camera | CameraTrack | Cameras) -> list[Camera | CameraTrack]:

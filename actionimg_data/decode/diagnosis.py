@@ -12,7 +12,9 @@ import numpy as np
 from ..schemas import ActionImageSpec
 
 if TYPE_CHECKING:
+    from .consensus import Verdict
     from .measure import BlobMeasurements
+    from .openness import Openness
 
 CHANNELS = ("red", "green", "blue")
 
@@ -94,7 +96,9 @@ class Diagnosis:
             "bleed from others"
         ]
         for c in self.channels:
-            bleed = " ".join(f"{name} {_figure(100 * share, '.1f')} %" for name, share in c.bleed.items())
+            bleed = ", ".join(f"{name} {_figure(100 * share, '.1f')} %" for name, share in c.bleed.items())
+            if not c.bleed:
+                bleed = "as the spec says" if c.shown else "no blob"
             lines.append(
                 f"{c.view:12.12} {c.channel:7} {100 * c.shown:5.0f}% {_figure(c.width, '6.2f')} "
                 f"{_figure(c.elongation, '6.2f')} {_figure(c.peak, '6.2f')} {_figure(c.ground, '6.2f')}  {bleed}"
@@ -129,14 +133,111 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def diagnose(views: Sequence[BlobMeasurements], names: Sequence[str], spec: ActionImageSpec) -> Diagnosis:
-    """What the measurements of each view say of how it was drawn."""
-    channels = []
-    for name, view in zip(names, views, strict=True):
-        for c, channel in enumerate(CHANNELS):
-            shown = view.valid[:, c]
-            peak = float(np.median(view.amplitude[shown, c])) if shown.any() else math.nan
-            channels.append(
-                ChannelDiagnosis(name, channel, float(shown.mean()), math.nan, math.nan, peak, math.nan, {})
+def diagnose(
+    views: Sequence[BlobMeasurements],
+    names: Sequence[str],
+    verdict: Verdict,
+    opened: Openness,
+    spec: ActionImageSpec,
+) -> Diagnosis:
+    """What the measurements of each view and the verdict on the clip say, with the findings that follow."""
+    channels = [_channel(name, view, c) for name, view in zip(names, views, strict=True) for c in range(len(CHANNELS))]
+    between = [_between(name, number, verdict) for number, name in enumerate(names)] if len(names) > 1 else []
+    judged = verdict.judged
+    beyond = math.sqrt(judged.spread.single + judged.spread.common)
+    certain = opened.probability[np.isfinite(opened.probability)]
+    sure = float(np.mean(np.abs(certain - 0.5) > 0.4)) if len(certain) else math.nan
+    found = [f for c in channels for f in _channel_findings(c)]
+    found += _between_findings(names, verdict, beyond, spec)
+    if len(certain) and spec.openness == "binary" and sure < 0.9:
+        found.append(
+            Finding(
+                "openness", f"open and closed are hard to tell apart: {100 * (1 - sure):.0f} % of frames are in doubt"
             )
-    return Diagnosis(channels=tuple(channels))
+        )
+    return Diagnosis(tuple(channels), tuple(between), beyond, opened.levels, sure, tuple(found))
+
+
+def _channel(name: str, view: BlobMeasurements, c: int) -> ChannelDiagnosis:
+    free = view.free
+    odd = bool(view.odd.any())
+    shown = view.valid[:, c] | free.valid[:, c, 0]
+    heights = free.amplitude[:, c] if odd else view.amplitude[:, c]
+    known = np.sort(heights[np.isfinite(heights)])
+    peak = float(known[len(known) // 2]) if len(known) else math.nan
+    width = elongation = ground = math.nan
+    bleed = {}
+    if odd:
+        surveyed = np.isfinite(free.ground[:, c])
+        values = np.linalg.eigvalsh(free.ellipse[surveyed][:, c])
+        width = float(np.median(np.prod(values, axis=-1) ** 0.25))
+        elongation = float(np.median(np.sqrt(values[:, 1] / values[:, 0])))
+        low = 10.0 if c == 2 else 50.0
+        ground = float(np.percentile(free.ground[surveyed, c], low))
+        mixing = np.median(free.mixing[surveyed], axis=0)
+        bleed = {CHANNELS[r]: float(mixing[c, r]) for r in range(3) if r != c}
+    return ChannelDiagnosis(name, CHANNELS[c], float(shown.mean()), width, elongation, peak, ground, bleed)
+
+
+def _channel_findings(c: ChannelDiagnosis) -> list[Finding]:
+    where = f"{c.view}, {c.channel}"
+    found = []
+    if c.width > 1.05 or c.width < 0.95:
+        found.append(Finding("width", f"{where}: the blob is {c.width:.2f}x as wide as the spec's", c.view))
+    if c.elongation > 1.1:
+        found.append(Finding("shape", f"{where}: the blob is elongated {c.elongation:.2f} : 1", c.view))
+    if c.peak < 0.85:
+        found.append(Finding("peak", f"{where}: the blob is {c.peak:.2f} high instead of 1", c.view))
+    if c.ground > 0.05:
+        found.append(Finding("ground", f"{where}: the picture stands on {c.ground:.2f} instead of black", c.view))
+    for other, share in c.bleed.items():
+        if abs(share) > 0.01:
+            found.append(Finding("bleed", f"{where}: shows {100 * share:.0f} % of {other}", c.view))
+    if c.shown < 0.9:
+        found.append(Finding("missing", f"{where}: no blob in {100 * (1 - c.shown):.0f} % of the frames", c.view))
+    return found
+
+
+def _between(name: str, number: int, verdict: Verdict) -> ViewDiagnosis:
+    lag = lag_std = moved = moved_std = math.nan
+    for cause in verdict.judged.systematic:
+        if cause.view != number:
+            continue
+        value, deviation = np.asarray(cause.value, dtype=float), np.asarray(cause.deviation, dtype=float)
+        if cause.kind == "lag":
+            lag, lag_std = float(value[0]), float(deviation[0])
+        else:
+            moved, moved_std = float(np.hypot(*value[:2])), float(np.hypot(*deviation[:2]))
+    if verdict.lag is not None and verdict.lag[0] == number:
+        lag = verdict.lag[1]
+    if number == 0:
+        lag = lag_std = moved = moved_std = 0.0
+    return ViewDiagnosis(name, lag, lag_std, moved, moved_std)
+
+
+def _between_findings(names: Sequence[str], verdict: Verdict, beyond: float, spec: ActionImageSpec) -> list[Finding]:
+    from .consensus import CONTRADICTION, significant
+
+    if verdict.lag is not None:
+        view, lag = names[verdict.lag[0]], verdict.lag[1]
+        frames = f"{abs(lag):.2g} frame{'' if abs(lag) == 1 else 's'}"
+        text = f"{view} is {frames} {'late' if lag > 0 else 'early'} against {names[0]}"
+        return [Finding("lag", text, view, fatal=True)]
+    unexplained = beyond > 10 * CONTRADICTION * spec.sigma_px
+    for cause in verdict.judged.systematic:
+        if significant(cause, spec.sigma_px) and not unexplained:
+            view = names[cause.view]
+            value = [float(v) for v in cause.value]
+            if cause.kind == "lag":
+                return [Finding("lag", f"{view} seems {value[0]:+.2g} frames late against {names[0]}", view, True)]
+            parts = [f"moved by {math.hypot(*value[:2]):.2g} px"]
+            reach = min(spec.height, spec.width) / 4
+            roll, zoom = math.degrees(value[2] / reach), 100 * value[3] / reach
+            parts += [f"rolled by {roll:+.2g}°"] * (abs(roll) > 0.5) + [f"zoomed by {zoom:+.2g} %"] * (abs(zoom) > 1)
+            text = f"views disagree: against {names[0]} the picture of {view} seems {', '.join(parts)}"
+            return [Finding("disagreement", text, view, fatal=True)]
+    if beyond > 2 * CONTRADICTION * spec.sigma_px:
+        kind = "together" if verdict.judged.spread.common > verdict.judged.spread.single else "each by itself"
+        text = f"views disagree by {beyond:.2g} px a keypoint, {kind}, and no lag or move explains it"
+        return [Finding("disagreement", text, fatal=True)]
+    return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,14 +12,63 @@ from numpy.typing import NDArray
 
 from ..errors import DecodeError
 from ..schemas import ActionImageSpec
-from . import blobs
+from . import appearance, blobs
 
 FloatArray = NDArray[np.float64]
 
+OVERSHOOT = 0.25
+"""Floats beyond [0, 1] by more are scaled otherwise."""
 MIN_SIDE = 8
 """Pixels; in a smaller picture a blob of the usual width has no extent."""
+ODD_STRUCTURE = 1.75
+"""Median `BlobMeasurements.structure` of a channel above which its pictures are not drawn as the spec says,"""
+ODD_RESIDUAL = 0.0008
+"""if the residual is more than this (two thirds of the rounding of 8 bits in a single pixel)."""
+ODD_SHARE = 0.25
+"""Share of a channel's bright spots that are no blobs of the spec above which the same is concluded."""
 _FRAMES_AT_ONCE = 200
 _BLUE = np.array([False, False, True])
+
+
+@dataclass(frozen=True, eq=False)
+class FreeBlobs:
+    """Blobs of a width, a height and a mixing of channels that the frames themselves were asked for; see `appearance`.
+
+    Measured where the pictures do not look as the spec says, and NaN elsewhere. Up to two a channel.
+    """
+
+    uv: FloatArray
+    """``(T, 3, 2, 2)`` (channel, candidate, xy) pixels, the highest blob first."""
+    covariance: FloatArray
+    """``(T, 3, 2, 2, 2)`` square pixels."""
+    valid: NDArray[np.bool_]
+    """``(T, 3, 2)``."""
+    amplitude: FloatArray
+    """``(T, 3)`` height over the ground."""
+    ellipse: FloatArray
+    """``(T, 3, 2, 2)`` covariance of the blobs of these frames over sigma squared."""
+    ground: FloatArray
+    """``(T, 3)`` median of each channel."""
+    mixing: FloatArray
+    """``(T, 3, 3)`` share of each channel (last axis) in each channel of the picture."""
+
+    @staticmethod
+    def nothing(frames: int) -> FreeBlobs:
+        """Of frames that were not asked."""
+        sizes = {f.name: s for f, s in zip(fields(FreeBlobs), _FREE_SHAPES, strict=True)}
+        return FreeBlobs(
+            **{
+                name: np.zeros((frames, *shape), bool) if name == "valid" else np.full((frames, *shape), np.nan)
+                for name, shape in sizes.items()
+            }
+        )
+
+    def restricted(self, keep: NDArray[np.bool_]) -> FreeBlobs:
+        """Without the keypoints that are not in ``keep`` ``(T, 3)``."""
+        return replace(self, valid=self.valid & keep[..., None])
+
+
+_FREE_SHAPES = ((3, 2, 2), (3, 2, 2, 2), (3, 2), (3,), (3, 2, 2), (3,), (3, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +76,8 @@ class BlobMeasurements:
     """What one view shows over time: a centre per channel (origin, normal, up), and the pedestal.
 
     Values of keypoints that are not ``valid`` are NaN. Measurements of successive chunks of a video are joined with
-    `concatenate`, and of the same frames in any order of chunks are the same.
+    `concatenate`; of pictures that look as the spec says they do not depend on the chunks. How other pictures are drawn
+    is found chunk by chunk: give these 30 frames or more.
     """
 
     uv: FloatArray
@@ -45,8 +94,17 @@ class BlobMeasurements:
     """``(T,)`` median intensity of the blue channel away from its blob."""
     pedestal_samples: NDArray[np.int64]
     """``(T,)`` number of samples behind ``pedestal``."""
+    ground: FloatArray
+    """``(T,)`` median intensity of red and green away from their blobs, averaged."""
     another: NDArray[np.bool_]
     """``(T, 2)`` whether red and green show a second blob apart from the one that is measured."""
+    structure: FloatArray
+    """``(T, 3)`` how much the residual is more than noise: 1 to 1.7 with codecs, over 2 where the blob has another
+    shape or something shines through."""
+    odd: NDArray[np.bool_]
+    """``(T,)`` whether the pictures of these frames do not look as the spec says."""
+    free: FreeBlobs
+    """The same blobs without the spec's width and height, where anything is odd."""
 
     def __len__(self) -> int:
         return len(self.uv)
@@ -61,6 +119,7 @@ class BlobMeasurements:
             amplitude=np.where(keep, self.amplitude, np.nan),
             residual=np.where(keep, self.residual, np.nan),
             another=self.another & keep[:, :2],
+            free=self.free.restricted(keep),
         )
 
     @staticmethod
@@ -68,9 +127,14 @@ class BlobMeasurements:
         """Measurements of successive chunks as one; refuses none at all."""
         if not parts:
             raise DecodeError("no measurements to join", expected="at least 1 chunk", found="0")
-        return BlobMeasurements(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(BlobMeasurements))
-        )
+        joined: BlobMeasurements = _combine(list(parts), np.concatenate)
+        return joined
+
+
+def _combine(parts: list[Any], how: Any) -> Any:
+    """One of the dataclasses above from several, field by field."""
+    values = {f.name: [getattr(p, f.name) for p in parts] for f in fields(parts[0])}
+    return type(parts[0])(**{k: _combine(v, how) if k == "free" else how(v) for k, v in values.items()})
 
 
 def measure_blobs(frames: Any, spec: ActionImageSpec) -> BlobMeasurements:
@@ -116,6 +180,8 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             expected=f"{spec.height}x{spec.width}",
             found=f"{video.shape[1]}x{video.shape[2]}",
         )
+    if video.dtype != np.uint8:
+        _check_range(video, where)
     if min(spec.height, spec.width) < MIN_SIDE:
         raise DecodeError(
             "pictures are too small to find blobs in",
@@ -124,6 +190,20 @@ def check_video(frames: Any, spec: ActionImageSpec, where: str) -> NDArray[Any]:
             found=f"{spec.height}x{spec.width}",
         )
     return video
+
+
+def _check_range(video: NDArray[Any], where: str) -> None:
+    """Refuse floats that are scaled otherwise than to [0, 1]; a little beyond is a filter's overshoot."""
+    finite = np.isfinite(video)
+    low, high = (float(f(video, where=finite, initial=0.0)) for f in (np.min, np.max))
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise DecodeError(
+            "is not scaled to [0, 1]",
+            where=where,
+            expected="floats in [0, 1]",
+            found=f"{low:.4g} to {high:.4g}",
+            hint="Divide by 255, or map [-1, 1] by (x + 1) / 2.",
+        )
 
 
 def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobMeasurements]:
@@ -155,8 +235,10 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
     where = full.uv.reshape(frames, 3, 2)[:, :2].reshape(frames * 2, 2)
     another = blobs.another(plain, where, layout).reshape(frames, 2) & shown[:, :2]
     level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
+    # Red and green stand on nothing; where they do stand on something, it is light that blue has as well.
+    ground = blobs.ground_level(coarse)
     missing = ~full.valid
-    for value in (full.uv, full.covariance, full.amplitude, full.residual):
+    for value in (full.uv, full.covariance, full.amplitude, full.residual, full.structure):
         value[missing] = np.nan
     everything = BlobMeasurements(
         uv=full.uv.reshape(frames, 3, 2),
@@ -166,13 +248,74 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
         residual=full.residual.reshape(frames, 3),
         pedestal=level.astype(np.float64),
         pedestal_samples=count.astype(np.int64),
+        ground=ground.astype(np.float64),
         another=another,
+        structure=full.structure.reshape(frames, 3),
+        odd=np.zeros(frames, bool),
+        free=FreeBlobs.nothing(frames),
     )
     ends = np.cumsum([0, *map(len, videos)])
-    return [
-        BlobMeasurements(*(getattr(everything, f.name)[a:b] for f in fields(BlobMeasurements)))
-        for a, b in itertools.pairwise(ends)
-    ]
+    present = found.present.reshape(frames, 3)
+    out = []
+    for video, a, b in zip(videos, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        view: BlobMeasurements = _combine([everything], lambda values, a=a, b=b: values[0][a:b])
+        odd = unlike_spec(view.structure, view.residual, view.valid, present[a:b])
+        if odd or (present[a:b] & ~view.valid).any() or view.another.any():
+            view = replace(view, odd=np.full(len(view), odd), free=_measure_free(video, layout))
+        out.append(view)
+    return out
+
+
+def unlike_spec(structure: Any, residual: Any, valid: Any, present: Any) -> bool:
+    """Whether a view's blobs ``(T, 3)`` look otherwise than the spec says, by what its fits leave unexplained.
+
+    Noise and codecs leave residuals whose clusters are 1 to 1.7 times those of white noise; other widths, bleeding
+    channels, backgrounds that shine through and smooth noise leave more than twice.
+    """
+    if ((present & ~valid).sum(axis=0) > ODD_SHARE * present.sum(axis=0)).any():
+        return True
+    # NaN, where there is no blob, comes last.
+    middle = np.maximum(valid.sum(axis=0) - 1, 0) // 2, np.arange(3)
+    with np.errstate(invalid="ignore"):
+        structured = np.sort(structure, axis=0)[middle] > ODD_STRUCTURE
+        large = np.sort(residual, axis=0)[middle] > ODD_RESIDUAL
+    return bool((structured & large).any())
+
+
+def _measure_free(video: NDArray[Any], layout: blobs.Layout) -> FreeBlobs:
+    look, start = appearance.survey(_bin_pictures(video, layout), layout)
+    found = appearance.candidates(look, start, layout)
+    frames = len(video)
+    nan = np.nan
+    return FreeBlobs(
+        uv=np.where(found.valid[..., None], found.uv, nan),
+        covariance=np.where(found.valid[..., None, None], found.covariance, nan),
+        valid=found.valid,
+        amplitude=np.where(found.valid[..., 0], found.amplitude[..., 0], nan),
+        ellipse=np.broadcast_to(look.ellipse, (frames, 3, 2, 2)),
+        ground=look.ground,
+        mixing=np.broadcast_to(look.mixing, (frames, 3, 3)),
+    )
+
+
+def _bin_pictures(video: NDArray[Any], layout: blobs.Layout) -> FloatArray:
+    """Mean intensities ``(T, 3, h, w)`` of bins of the whole pictures; a rest at the right and below is left out."""
+    width = layout.bin
+    h, w = layout.height // width, layout.width // width
+    out = np.empty((len(video), 3, h, w))
+    exact = video.dtype == np.uint8
+    for into, frame in zip(out, video, strict=True):
+        picture = frame[: h * width, : w * width] if exact else _unit(frame[: h * width, : w * width])
+        down = picture.reshape(h, width, w * width * 3)
+        rows = down[:, 0].astype(np.uint32 if exact else np.float64)
+        for i in range(1, width):
+            rows += down[:, i]
+        across = rows.reshape(h, w, width, 3)
+        total: NDArray[Any] = across[:, :, 0].astype(np.float64)
+        for i in range(1, width):
+            total += across[:, :, i]
+        into[...] = np.moveaxis(total, -1, 0)
+    return np.asarray(out * ((1 / 255 if exact else 1.0) / width**2))
 
 
 def _gather(videos: Sequence[NDArray[Any]], columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:

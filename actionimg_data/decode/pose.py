@@ -21,10 +21,10 @@ NUM_CANDIDATES = 4
 """Poses kept per frame: a triangle in one view has up to four."""
 GATE = 4.0
 """Root mean square of whitened residuals per degree of freedom above which a wrong blob is looked for."""
-CLIP_FREEDOM = 12.0
-"""Degrees of freedom that the clip's residuals count for in each frame's covariance."""
 ALTERNATIVE_SHARE = 0.1
 """Probability given to the poses that look the same and that continuity did not choose."""
+MENDED = 0.25
+"""Share of the misfit that may be left where one or two blobs are taken for wrong."""
 _LAST_STEP = 1e-5
 """Metres and radians: convergence is quadratic, so what is left after such a step is under 1e-8."""
 _FRAMES_AT_ONCE = 4096
@@ -62,6 +62,8 @@ class Candidates(NamedTuple):
     """``(N,)`` whitened RMS per degree of freedom of the best candidate; infinite where there is none."""
     worst: Array
     """``(N,)`` its largest residual in pixels; 0 without redundancy, infinite where there is no pose."""
+    level: Array
+    """``(N,)`` root of its squared residuals per degree of freedom, pixels; 0 without redundancy, infinite likewise."""
 
     @property
     def possible(self) -> Array:
@@ -76,19 +78,18 @@ def triangle(like: Array, axis_length: float) -> Array:
     return xp.asarray(KEYPOINT_DIRECTIONS, dtype=like.dtype, device=like.device) * axis_length
 
 
-def estimate(measured: Measured, axis_length: float, floor: float) -> Candidates:
-    """Find the poses that explain each frame, without gradients.
+def estimate(measured: Measured, axis_length: float) -> Candidates:
+    """Find the poses that explain each frame with all its measurements, without gradients.
 
     Args:
         measured: The batch.
         axis_length: Metres, of the spec.
-        floor: Pixels below which a residual is never taken as that of a wrong blob.
     """
     xp = array_namespace(measured.uv)
-    parts = []
-    for some in _batches(xp, measured.mask.shape[0], _FRAMES_AT_ONCE, measured.mask):
-        part = measured.take(some)
-        parts.append(_drop_wrong_blobs(part, _solve(part, axis_length), axis_length, floor))
+    parts = [
+        _solve(measured.take(some), axis_length)
+        for some in _batches(xp, measured.mask.shape[0], _FRAMES_AT_ONCE, measured.mask)
+    ]
     return Candidates(*(xp.concat(field) for field in zip(*parts, strict=True)))
 
 
@@ -108,7 +109,7 @@ def _solve(measured: Measured, axis_length: float) -> Candidates:
     )
     translation = xp.zeros_like(rotation[..., 0])
     cost = xp.full_like(rotation[..., 0, 0], xp.inf)
-    misfit, worst = xp.full_like(cost[:, 0], xp.inf), xp.full_like(cost[:, 0], xp.inf)
+    misfit, worst, level = (xp.full_like(cost[:, 0], xp.inf) for _ in range(3))
     points = triangulation.triangulate(
         _views_last(xp, measured.uv),
         _views_last(xp, measured.covariance),
@@ -135,8 +136,8 @@ def _solve(measured: Measured, axis_length: float) -> Candidates:
             c = xp.where(c <= best + _AMBIGUITY, c - best, xp.full_like(c, xp.inf))
         count = r.shape[1]
         rotation[chosen, :count, ...], translation[chosen, :count, ...], cost[chosen, :count] = r, t, c
-        misfit[chosen], worst[chosen] = _misfit(at, part.mask, c[:, 0])
-    return Candidates(rotation, translation, cost, measured.mask, misfit, worst)
+        misfit[chosen], worst[chosen], level[chosen] = _misfit(at, part.mask, c[:, 0])
+    return Candidates(rotation, translation, cost, measured.mask, misfit, worst, level)
 
 
 def _views_last(xp: Any, values: Array) -> Array:
@@ -254,33 +255,55 @@ def _best_distinct(
     return rotation[frame, order], translation[frame, order], cost[frame, order]
 
 
-def _misfit(at: rigid_pose.PoseEquations, mask: Array, cost: Array) -> tuple[Array, Array]:
-    """`Candidates.misfit` and `Candidates.worst` from the equations ``(N, 1)`` of the best candidates."""
+def _misfit(at: rigid_pose.PoseEquations, mask: Array, cost: Array) -> tuple[Array, Array, Array]:
+    """`Candidates.misfit`, `worst` and `level` from the equations ``(N, 1)`` of the best candidates."""
     xp = array_namespace(cost)
     freedom = 2 * xp.sum(xp.astype(mask, cost.dtype), axis=(-2, -1)) - 6
     chi_square = xp.sum(at.mahalanobis[:, 0, ...] ** 2, axis=(-2, -1))
-    rms = xp.sqrt(chi_square / xp.where(freedom > 1, freedom, xp.ones_like(freedom)))
-    pixels = xp.sqrt(xp.max(xp.sum(at.residual[:, 0, ...] ** 2, axis=-1), axis=(-2, -1)))
+    squares = xp.sum(at.residual[:, 0, ...] ** 2, axis=-1)
+    per = xp.where(freedom > 1, freedom, xp.ones_like(freedom))
+    pixels = xp.sqrt(xp.max(squares, axis=(-2, -1)))
+    level = xp.sqrt(xp.sum(squares, axis=(-2, -1)) / per)
     none = ~xp.isfinite(cost)
-    infinite = xp.full_like(rms, xp.inf)
-    return xp.where(none, infinite, rms), xp.where(none, infinite, xp.where(freedom > 0, pixels, 0 * pixels))
+    infinite = xp.full_like(level, xp.inf)
+    redundant = freedom > 0
+    return (
+        xp.where(none, infinite, xp.sqrt(chi_square / per)),
+        xp.where(none, infinite, xp.where(redundant, pixels, 0 * pixels)),
+        xp.where(none, infinite, xp.where(redundant, level, 0 * level)),
+    )
 
 
-def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float, floor: float) -> Candidates:
+def leave_wrong_out(
+    measured: Measured, first: Candidates, bad: Array, axis_length: float, far: float, whole: bool = False
+) -> tuple[Candidates, Array]:
     """Where a frame's measurements contradict each other, find the one or two without which they do not.
 
     A wrong blob that is averaged in spoils the whole pose, and pulls the others' residuals up until it no longer
-    stands out; so each is left out in turn, and the pose found anew. Then every pair; with more than two views, where
-    one wrong blob less always brings the rest nearer to agreement, the best single one and each other.
+    stands out; so each is left out in turn, and the pose found anew. Then every pair, if both are then far from where
+    the rest puts them: four blobs in two views agree by chance too easily. With more than two views, where one wrong
+    blob less always brings the rest nearer to agreement, the best single one and each other.
+
+    Args:
+        measured: The batch, with the covariances to weigh by.
+        first: What `estimate` found.
+        bad: ``(N,)`` bool, the frames to look at.
+        axis_length: Metres, of the spec.
+        far: Pixels that each of two blobs must be off.
+        whole: Whether the same blobs have to be wrong in all frames (half of them decide).
+
+    Returns:
+        The candidates, mended where they could be, and where they were ``(N,)``.
     """
     xp = array_namespace(measured.uv)
     views = measured.mask.shape[1]
-    before = first.misfit
-    bad = (before > GATE) & (first.worst > floor)
+    mended_all = xp.zeros_like(bad)
     if not bool(xp.any(bad)):
-        return first
+        return first, mended_all
+    before = first.misfit
+    bad = xp.asarray(bad, copy=True)
     result = Candidates(*(xp.asarray(a, copy=True) for a in first))
-    base = xp.asarray(measured.mask, copy=True)
+    base = xp.asarray(first.mask, copy=True)
     for size in (1, 2):
         left_out = size if views == 2 or size == 1 else 1
         suspects = xp.nonzero(bad & (xp.sum(xp.astype(base, xp.int64), axis=(-2, -1)) - left_out >= 4))[0]
@@ -294,17 +317,39 @@ def _drop_wrong_blobs(measured: Measured, first: Candidates, axis_length: float,
             thinned = trial._replace(mask=full & xp.reshape(xp.tile(keep, (n, 1, 1)), (n * m, views, 3)))
             found = _solve(thinned, axis_length)
             changed = xp.sum(xp.astype(full & ~thinned.mask, xp.int64), axis=(-2, -1)) == left_out
+            if size == 2:
+                apart = xp.reshape(_far_off(trial._replace(mask=full), found, axis_length, far), (n, m))
+                if whole:
+                    apart = (2 * xp.sum(xp.astype(apart, xp.int64), axis=0) > n)[None, :] & (apart | ~apart)
+                changed = changed & xp.reshape(apart, (n * m,))
             rms = xp.reshape(xp.where(changed, found.misfit, xp.full_like(found.misfit, xp.inf)), (n, m))
-            best = xp.argmin(rms, axis=-1)
-            least = rms[xp.arange(n, device=best.device), best]
-            mended = (least < GATE) & (least < 0.25 * before[frames])
+            if whole:
+                middle = xp.sort(rms, axis=0)[n // 2, :]
+                best = xp.argmin(middle) + xp.zeros_like(frames)
+                gate = xp.all(middle[best[:1]] < MENDED * xp.sort(before[frames])[n // 2]) & (n >= 3)
+                mended = gate & xp.isfinite(rms[xp.arange(n, device=best.device), best])
+            else:
+                best = xp.argmin(rms, axis=-1)
+                least = rms[xp.arange(n, device=best.device), best]
+                mended = (least < GATE) & (least < MENDED * before[frames])
             pick = xp.arange(n, device=best.device) * m + best
             for old, new in zip(result, found, strict=True):
                 old[frames[mended], ...] = new[pick[mended], ...]
             bad[frames[mended]] = False
+            mended_all[frames[mended]] = True
             if views > 2:
                 base[frames, ...] = thinned.mask[pick, ...]
-    return result
+        if whole and bool(xp.any(mended_all)):
+            break
+    return result, mended_all
+
+
+def _far_off(measured: Measured, found: Candidates, axis_length: float, far: float) -> Array:
+    """Whether all that ``found`` leaves out of ``measured`` lies ``far`` pixels from where its pose puts it."""
+    xp = array_namespace(measured.uv)
+    _, _, at = final_pose(measured, found.rotation[:, 0, ...], found.translation[:, 0, ...], axis_length, 0)
+    distance = xp.sqrt(xp.sum(at.residual**2, axis=-1))
+    return xp.all((distance >= far) | found.mask | ~measured.mask, axis=(-2, -1))
 
 
 def _leave_out(xp: Any, views: int, number: int, like: Array) -> Array:
@@ -337,108 +382,13 @@ def final_pose(
     )
 
 
-def covariance(at: rigid_pose.PoseEquations, measurements: Array, trusted: Array) -> tuple[Array, Array]:
-    """Pose covariances ``(..., T, 6, 6)`` of clips, and which poses are determined ``(..., T)``.
-
-    The inverse information, grown by the squared residuals per degree of freedom where these say that the pixels are
-    less certain than measured. A codec moves whole blobs, which a blob's own residual cannot show and the views' mutual
-    disagreement does; so this factor is the clip's, blended with each frame's own as if the clip were `CLIP_FREEDOM`
-    degrees of freedom more of it.
-
-    Args:
-        at: Equations at the poses.
-        measurements: ``(..., T)`` number of keypoints used.
-        trusted: ``(..., T)`` bool, frames whose poses were found.
-    """
-    xp = array_namespace(at.normal)
-    zero = xp.zeros_like(measurements)
-    freedom = xp.where(trusted & (measurements > 3), 2 * measurements - 6, zero)
-    # Huber's weights already bound what a single residual does to the pose; here they bound it for the clip.
-    bounded = xp.where(at.mahalanobis < 3 * rigid_pose.HUBER, at.mahalanobis, xp.full_like(at.mahalanobis, 9.0))
-    chi_square = xp.where(trusted, xp.sum(bounded**2, axis=(-2, -1)), zero)
-    clip_freedom = xp.sum(freedom, axis=-1, keepdims=True)
-    clip = xp.sum(xp.where(freedom > 0, chi_square, zero), axis=-1, keepdims=True)
-    one = xp.ones_like(clip)
-    factor = xp.where(clip_freedom > 0, clip / xp.where(clip_freedom > 0, clip_freedom, one), one)
-    own = xp.where(freedom > 0, chi_square, zero)
-    growth = (own + CLIP_FREEDOM * factor) / (freedom + CLIP_FREEDOM)
-    growth = xp.where(growth > 1, growth, xp.ones_like(growth))
-    identity = xp.eye(6, dtype=at.normal.dtype, device=at.normal.device)
-    diagonal = xp.sum(at.normal * identity, axis=-1)
-    positive = xp.all(diagonal > 0, axis=-1) & xp.all(xp.isfinite(diagonal), axis=-1)
-    scale = xp.sqrt(xp.where(positive[..., None], diagonal, xp.ones_like(diagonal)))
-    unit = xp.where(positive[..., None, None], at.normal / (scale[..., :, None] * scale[..., None, :]), identity)
-    determined = positive & (xp.linalg.eigvalsh(unit)[..., 0] > 1e-10)
-    unit = xp.where(determined[..., None, None], unit, identity)
-    inverse = xp.linalg.inv(unit) / (scale[..., :, None] * scale[..., None, :])
-    return inverse * growth[..., None, None], determined
-
-
-class Solved(NamedTuple):
-    """What is known of each frame's pose; see `finish`."""
-
-    rotation: Array
-    """``(N, 3, 3)``, the identity where nothing was found."""
-    translation: Array
-    """``(N, 3)``."""
-    covariance: Array
-    """``(N, 6, 6)``."""
-    used: Array
-    """``(N, V, 3)`` the measurements it rests on."""
-    residual: Array
-    """``(N, V, 3, 2)`` pixels, of all that was measured; NaN elsewhere."""
-    determined: Array
-    """``(N,)`` whether the measurements determine a pose."""
-    consistent: Array
-    """``(N,)`` whether that pose explains them."""
-
-
-def finish(
-    measured: Measured, candidates: Candidates, choice: Array, frames: int, axis_length: float, limit: float
-) -> Solved:
-    """Covariance, residuals and verdict for the chosen candidates of clips of ``frames`` frames, without gradients.
-
-    Args:
-        measured: The batch, ``N`` a multiple of ``frames``.
-        candidates: As `estimate` found them.
-        choice: ``(N,)`` which candidate to take.
-        frames: Length of a clip.
-        axis_length: Metres, of the spec.
-        limit: Pixels of RMS residual beyond which views contradict each other.
-    """
-    xp = array_namespace(measured.uv)
-    n = choice.shape[0]
-    every = xp.arange(n, device=choice.device)
-    rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
-    found = candidates.possible[every, choice]
-    used = candidates.mask & found[:, None, None]
-    _, _, at = final_pose(measured._replace(mask=used), rotation, translation, axis_length, 0)
-    count = xp.sum(xp.astype(used, rotation.dtype), axis=(-2, -1))
-    by_clip = rigid_pose.PoseEquations(*(xp.reshape(a, (n // frames, frames, *a.shape[1:])) for a in at))
-    clips = (n // frames, frames)
-    spread, determined = covariance(by_clip, xp.reshape(count, clips), xp.reshape(found, clips))
-    spread, determined = xp.reshape(spread, (n, 6, 6)), xp.reshape(determined, (n,))
-    spread = spread + _alternatives(candidates, choice)
-    measured_here = measured.mask & found[:, None, None]
-    wide = at
-    if bool(xp.any(measured_here & ~used)):
-        _, _, wide = final_pose(measured._replace(mask=measured_here), rotation, translation, axis_length, 0)
-    residual = xp.where(measured_here[..., None], wide.residual, xp.full_like(wide.residual, xp.nan))
-    one = xp.ones_like(count)
-    rms = xp.sqrt(xp.sum(at.residual**2, axis=(-3, -2, -1)) / xp.where(count > 0, count, one))
-    variance = spread[..., 0, 0] + spread[..., 1, 1] + spread[..., 2, 2]
-    # A position that could be half a metre off (for a triangle of 0.1 m) is none.
-    determined = found & determined & at.in_front & (variance < (5 * axis_length) ** 2)
-    return Solved(rotation, translation, spread, used, residual, determined, determined & (rms <= limit))
-
-
-def _alternatives(candidates: Candidates, choice: Array) -> Array:
-    """What the other poses that look the same add to the covariance ``(N, 6, 6)``."""
+def alternatives(candidates: Candidates, choice: Array) -> tuple[Array, Array]:
+    """What other poses that look the same add to the covariance ``(N, 6, 6)``, and how probable they are ``(N,)``."""
     xp = array_namespace(candidates.rotation)
     every = xp.arange(choice.shape[0], device=choice.device)
     rotation, translation = candidates.rotation[every, choice], candidates.translation[every, choice]
     if not bool(xp.any(candidates.possible[:, 1:])):
-        return xp.zeros_like(rotation[:, :1, :1])
+        return xp.zeros_like(rotation[:, :1, :1]), xp.zeros_like(rotation[:, 0, 0])
     turn = rotations.rotation_vector_from_matrix(candidates.rotation @ xp.matrix_transpose(rotation)[:, None, ...])
     step = xp.concat([candidates.translation - translation[:, None, :], turn], axis=-1)
     number = xp.arange(NUM_CANDIDATES, device=choice.device)
@@ -450,4 +400,4 @@ def _alternatives(candidates: Candidates, choice: Array) -> Array:
     likely = xp.where(other, xp.exp(-0.5 * worse), zero)
     count = xp.sum(xp.astype(other, step.dtype), axis=-1, keepdims=True)
     share = ALTERNATIVE_SHARE * likely / xp.where(count > 0, count, xp.ones_like(count))
-    return xp.matrix_transpose(step * share[..., None]) @ step
+    return xp.matrix_transpose(step * share[..., None]) @ step, xp.sum(share, axis=-1)

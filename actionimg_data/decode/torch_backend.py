@@ -8,12 +8,13 @@ the second order of the (small) contraction.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actionimg_data.schemas import ActionImageSpec
@@ -21,15 +22,15 @@ from actionimg_data.schemas import ActionImageSpec
 from ..conventions import ROTATION_TOLERANCE
 from ..errors import DecodeError, FrameCountError, InvalidArrayError, InvalidCameraError
 from ..geometry import rotations
-from . import blobs, continuity, pose
-from .decoder import disagreement_limit, wrong_blob_floor
-from .measure import MIN_SIDE
+from . import appearance, blobs, consensus, pose
+from .measure import MIN_SIDE, unlike_spec
+from .openness import openness_of_clip
 
 _BLOB_STEPS = 2
 _POSE_STEPS = 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TorchDecoded:
     """What action videos say, as float64 tensors on their device; compare `actionimg_data.decode.DecodedTrajectory`.
 
@@ -48,8 +49,12 @@ class TorchDecoded:
     """``(..., T)`` pedestal over its height when open; NaN where no picture tells it."""
     valid: Tensor
     """``(..., T)`` bool."""
+    openness_probability: Tensor
+    """``(..., T)`` of being open, without gradient; NaN where no picture tells it."""
     covariance: Tensor
     """``(..., T, 6, 6)`` as in `DecodedTrajectory`, without gradient."""
+    trust: Tensor
+    """``(..., T)`` as in `DecodedTrajectory`, without gradient."""
     keypoints: Tensor
     """``(..., V, T, 3, 2)`` measured pixels; NaN where a channel shows no blob."""
     keypoint_valid: Tensor
@@ -97,63 +102,90 @@ def decode(
     # Autocast would round the geometry to half precision.
     with torch.autocast(video.device.type, enabled=False):
         cameras = [_camera_batch(m, leading, views, frames) for m in (K, world_from_camera)]
-        planes = video.reshape(clips * views * frames * 3, *video.shape[-2:])
-        uv, covariance, shown, level, samples = _measure(planes, spec)
-        by_view = (clips, views, frames, 3)
+        pictures = video.reshape(clips, views, frames, 3, *video.shape[-2:])
+        K_, poses = (m.unflatten(0, (clips, frames)) for m in cameras)
+        seconds = np.arange(frames, dtype=np.float64) if times is None else times.detach().double().cpu().numpy()
+        found = [_decode_clip(*clip, spec, seconds) for clip in zip(pictures, K_, poses, strict=True)]
+    fields = {f.name: torch.stack([getattr(clip, f.name) for clip in found]) for f in dataclasses.fields(TorchDecoded)}
+    return TorchDecoded(**{name: values.reshape(*leading, *values.shape[1:]) for name, values in fields.items()})
 
-        def by_frame(values: Tensor) -> Tensor:
-            return values.unflatten(0, by_view).movedim(1, 2).flatten(0, 1)
 
-        measured = pose.Measured(by_frame(uv), by_frame(covariance), by_frame(shown), *cameras)
-        seconds = torch.arange(frames, dtype=torch.float64) if times is None else times.detach().double().cpu()
-        with torch.no_grad():
-            detached = pose.Measured(*(m.detach() for m in measured))
-            candidates = pose.estimate(detached, spec.axis_length, wrong_blob_floor(spec))
-            choice = _choose(candidates, clips, frames, seconds, spec)
-            limit = disagreement_limit(spec)
-            found = pose.finish(detached, candidates, choice, frames, spec.axis_length, limit)
-        ok = found.consistent
-        good = ok.nonzero()[:, 0]
-        rotation, translation, _ = pose.final_pose(
-            measured.take(good)._replace(mask=found.used[good]),
-            found.rotation[good],
-            found.translation[good],
-            spec.axis_length,
-            _POSE_STEPS,
-        )
-        relative = level.unflatten(0, by_view[:3]).movedim(1, 0)
-        counted = samples.unflatten(0, by_view[:3]).movedim(1, 0)
-        any_shown = shown.unflatten(0, by_view).any(-1).movedim(1, 0)
-        openness, openness_level = blobs.openness_of_views(relative, counted, any_shown, spec)
-    total = clips * frames
-    time_shape, view_shape = (*leading, frames), (*leading, views, frames)
-
-    def by_views(values: Tensor) -> Tensor:
-        return values.unflatten(0, (clips, frames)).movedim(2, 1).reshape(*view_shape, *values.shape[2:])
-
+def _decode_clip(
+    video: Tensor, K: Tensor, world_from_camera: Tensor, spec: ActionImageSpec, times: NDArray[np.float64]
+) -> TorchDecoded:
+    """One clip: ``(V, T, 3, H, W)``, cameras ``(T, V, 3, 3)`` and ``(T, V, 4, 4)``."""
+    frames = video.shape[1]
+    seen = _measure(video, spec)
+    plain = pose.Measured(*(m.detach() for m in (seen.uv, seen.covariance, seen.valid, K, world_from_camera)))
+    with torch.no_grad():
+        free = consensus.Free(*(f.detach() for f in seen.free))
+        verdict = consensus.verdict(plain, free, seen.another, seen.structure, times, spec, fix_lag=False)
+    settled, found = verdict.settled, verdict.judged
+    ok = found.consistent & ~settled.several
+    good = ok.nonzero()[:, 0]
+    # The measurements that were chosen, with their gradients.
+    free_uv = torch.cat([seen.uv[..., None, :], seen.free.uv], dim=-2)
+    uv = free_uv.gather(-2, settled.source[..., None, None].expand(*settled.source.shape, 1, 2))[..., 0, :]
+    mask = settled.measured.mask
+    uv = torch.where(mask[..., None], uv, 0.0)
+    # The weights' own derivative is that of the blobs' covariances; what the clip adds to these is taken as constant.
+    spread = torch.cat([seen.covariance[..., None, :, :], seen.free.covariance], dim=-3)
+    spread = spread.gather(-3, settled.source[..., None, None, None].expand(*settled.source.shape, 1, 2, 2))[
+        ..., 0, :, :
+    ]
+    weights = spread + (settled.weights - spread.detach())
+    chosen = pose.Measured(uv, weights, found.used, K, world_from_camera)
+    rotation, translation, _ = pose.final_pose(
+        chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
+    )
+    shown = mask.movedim(1, 0)
+    opened = openness_of_clip(
+        seen.pedestal, seen.samples, seen.ground.detach(), seen.peak.detach(), shown.any(-1), shown[..., 2], spec
+    )
     nan = torch.nan
+    by_view = [
+        torch.where(mask[..., None], uv, nan),
+        mask,
+        found.used & ok[:, None, None],
+        torch.where(ok[:, None, None, None], found.residual, nan),
+    ]
+    keypoints, valid, used, residual = (v.movedim(1, 0) for v in by_view)
     return TorchDecoded(
-        position=_spread(translation, good, total).reshape(*time_shape, 3),
-        rotation=_spread(rotation, good, total).reshape(*time_shape, 3, 3),
-        openness=openness.reshape(time_shape),
-        openness_level=openness_level.reshape(time_shape),
-        valid=ok.reshape(time_shape),
-        covariance=torch.where(ok[:, None, None], found.covariance, nan).reshape(*time_shape, 6, 6),
-        keypoints=torch.where(shown[:, None], uv, nan).reshape(*view_shape, 3, 2),
-        keypoint_valid=shown.reshape(*view_shape, 3),
-        keypoint_used=by_views(found.used & ok[:, None, None]),
-        residual=by_views(torch.where(ok[:, None, None, None], found.residual, nan)),
+        position=_spread(translation, good, frames),
+        rotation=_spread(rotation, good, frames),
+        openness=opened.openness,
+        openness_level=opened.level,
+        openness_probability=opened.probability.detach(),
+        valid=ok,
+        covariance=torch.where(ok[:, None, None], found.covariance, nan),
+        trust=torch.where(ok, found.trust, 0.0),
+        keypoints=keypoints,
+        keypoint_valid=valid,
+        keypoint_used=used,
+        residual=residual,
     )
 
 
-def _measure(planes: Tensor, spec: ActionImageSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`measure_blobs` of planes ``(N, H, W)``, every third one blue.
+class _Seen(NamedTuple):
+    """`BlobMeasurements` of all views, frames first."""
 
-    Returns:
-        uv ``(N, 2)``, covariance ``(N, 2, 2)``, valid ``(N,)`` (others hold 0 and the identity), and of every blue
-        plane the pedestal ``(N / 3,)`` and the number of samples behind it.
-    """
+    uv: Tensor
+    covariance: Tensor
+    valid: Tensor
+    structure: Tensor
+    another: Tensor
+    free: consensus.Free
+    pedestal: Tensor
+    samples: Tensor
+    ground: Tensor
+    peak: Tensor
+
+
+def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
+    """`measure_blobs` of the views of a clip ``(V, T, 3, H, W)``."""
     layout = blobs.Layout.of(spec)
+    views, frames = video.shape[:2]
+    planes = video.flatten(0, 2)
     n = len(planes)
     blue = torch.arange(n, device=planes.device) % 3 == 2
     stride = layout.stride
@@ -175,12 +207,78 @@ def _measure(planes: Tensor, spec: ActionImageSpec) -> tuple[Tensor, Tensor, Ten
         real = trial.valid
     fit = blobs.polish(binned[real], corner[real], state[real], kind[real], layout, steps=_BLOB_STEPS)
     shown = index[real]
+    by_view = (views, frames, 3)
     valid = torch.zeros(n, dtype=torch.bool, device=planes.device)
     valid[shown] = True
     uv = start.new_zeros(n, 2).index_put((shown,), fit.uv)
     covariance = torch.eye(2).to(start).repeat(n, 1, 1).index_put((shown,), fit.covariance)
+    with torch.no_grad():
+        other = [
+            start.new_full((n,), torch.nan).index_put((shown,), values).unflatten(0, by_view)
+            for values in (fit.structure, fit.residual, fit.amplitude)
+        ]
+        structure, residual, amplitude = other
+        plain = coarse.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
+        where = uv.detach().unflatten(0, by_view)[:, :, :2].flatten(0, 2)
+        seen_plain = valid.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
+        another = blobs.another(plain, where, layout) & seen_plain
+        another = another.unflatten(0, (views, frames, 2))
+        ground = blobs.ground_level(coarse.double().unflatten(0, (views * frames, 3))).unflatten(0, (views, frames))
     level, samples = blobs.pedestal_level(coarse[2::3].double(), uv[2::3].detach(), valid[2::3], layout)
-    return uv, covariance, valid, level, samples
+    by_plane = valid.unflatten(0, by_view)
+    present = near.present.unflatten(0, by_view)
+    found, odd, peak = [], [], []
+    for v in range(views):
+        strange = unlike_spec(*(a[v].cpu().numpy() for a in (structure, residual, by_plane, present)))
+        odd.append(strange)
+        free = None
+        if strange or bool((present[v] & ~by_plane[v]).any()) or bool(another[v].any()):
+            free = _measure_free(video[v], layout)
+        found.append(free if free is not None else _no_candidates(frames, start))
+        heights = found[-1].amplitude[:, 2, 0] if strange else amplitude[v, :, 2]
+        known = heights[heights.isfinite() & (~found[-1].valid[:, 2, 0].logical_not() if strange else True)]
+        peak.append(known.detach().quantile(0.5) if len(known) else start.new_ones(()))
+    return _Seen(
+        uv=uv.unflatten(0, by_view).movedim(0, 1),
+        covariance=covariance.unflatten(0, by_view).movedim(0, 1),
+        valid=by_plane.movedim(0, 1),
+        structure=structure.movedim(0, 1),
+        another=another.sum((0, 2)) > 1,
+        free=consensus.Free(
+            torch.stack([f.uv for f in found], dim=1),
+            torch.stack([f.covariance for f in found], dim=1),
+            torch.stack([f.valid for f in found], dim=1),
+            torch.tensor(odd, device=planes.device),
+        ),
+        pedestal=level.unflatten(0, (views, frames)),
+        samples=samples.unflatten(0, (views, frames)),
+        ground=ground,
+        peak=torch.stack(peak),
+    )
+
+
+def _measure_free(video: Tensor, layout: blobs.Layout) -> appearance.Candidates:
+    """`appearance.candidates` of a view ``(T, 3, H, W)``; how it is drawn has no gradient, where the blobs are has."""
+    width = layout.bin
+    h, w = layout.height // width, layout.width // width
+    clean = _clean(video[..., : h * width, : w * width])
+    binned = clean.unflatten(-1, (w, width)).sum(-1, dtype=torch.float64).unflatten(-2, (h, width)).sum(-2) / width**2
+    with torch.no_grad():
+        look, start = appearance.survey(binned.detach(), layout)
+    pictures = torch.linalg.solve(look.mixing, (binned - look.ground[..., None, None]).flatten(2))
+    start = start._replace(pictures=pictures.unflatten(-1, (h, w)))
+    found = appearance.candidates(look, start, layout)
+    return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0))
+
+
+def _no_candidates(frames: int, like: Tensor) -> appearance.Candidates:
+    shape = (frames, 3, appearance.CANDIDATES)
+    return appearance.Candidates(
+        like.new_zeros(*shape, 2),
+        torch.eye(2).to(like).expand(*shape, 2, 2),
+        like.new_full(shape, torch.nan),
+        torch.zeros(shape, dtype=torch.bool, device=like.device),
+    )
 
 
 def _clean(values: Tensor) -> Tensor:
@@ -225,23 +323,6 @@ def _camera_batch(matrices: Tensor, leading: list[int], views: int, frames: int)
     timed = matrices if matrices.ndim == 4 + len(leading) else matrices.unsqueeze(-3)
     whole = timed.double().expand(*leading, views, frames, size, size)
     return whole.reshape(-1, views, frames, size, size).movedim(1, 2).flatten(0, 1)
-
-
-def _choose(candidates: pose.Candidates, clips: int, frames: int, times: Tensor, spec: ActionImageSpec) -> Tensor:
-    """The candidate of each frame: the first, or what `continuity.choose` says where any has several."""
-    possible = candidates.possible
-    if not bool(possible[:, 1:].any()):
-        return torch.zeros(len(possible), dtype=torch.int64, device=possible.device)
-    body = pose.triangle(candidates.rotation, spec.axis_length)
-    points = body @ candidates.rotation.mT + candidates.translation[..., None, :]
-    by_clip = (clips, frames)
-    choices = [
-        continuity.choose(k, p, times.numpy(), continuity.SCALE * spec.axis_length)
-        for k, p in zip(
-            points.unflatten(0, by_clip).cpu().numpy(), candidates.cost.unflatten(0, by_clip).cpu().numpy(), strict=True
-        )
-    ]
-    return torch.as_tensor(np.concatenate(choices), device=possible.device)
 
 
 def _check(

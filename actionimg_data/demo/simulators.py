@@ -1,6 +1,6 @@
 """Recordings as simulators and joint-space loggers write them: robomimic, LIBERO, UMI, ALOHA.
 
-Each writer takes the same `TeleopLog` as those of `testing.teleop`, so that every converter has to give the same
+Each writer takes the same `TeleopLog` as those of `demo.recordings`, so that every converter has to give the same
 `Episode`. The robot is an arm of seven joints with a Panda's dimensions (Franka Emika's published Denavit-Hartenberg
 table), written as URDF or as MJCF with robosuite's names; `solve_joints` finds the joints of a trajectory in MuJoCo.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ..geometry import transforms
-from .teleop import FRAME_HZ, MAX_WIDTH_M, TeleopLog, camera_file, make_log
+from .recordings import FRAME_HZ, MAX_WIDTH_M, TeleopLog, camera_file, make_log
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]

@@ -21,7 +21,6 @@ from ..errors import (
     StorageError,
     TooManyBadEpisodesError,
     human_bytes,
-    printable,
 )
 from ..model import Episode, EpisodeRef
 from ..schemas import ConverterRecord, ConvertOptions, DatasetManifest, PlanRow, QuarantineRow, ShardSidecar
@@ -31,7 +30,8 @@ from ..shards.layout import Place
 from ..shards.manifest import assemble, published, read_manifest, remove_leftovers
 from ..shards.plan import PROBES, Plan, choose_streams, make_plan
 from ..shards.prepare import Recipe, read_episode, refined_cameras
-from ..shards.write import Progress
+from ..shards.source import check_source, remember
+from ..shards.write import Progress, unexpected
 from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
@@ -99,6 +99,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
         options = options.without_cameras()
     options = _with_own(options, converter)
     cameras = refined_cameras(options)
+    remember(source, again=True)
     reader = SourceReader(converter)
     reader.tell(options.views or (), options.allow)
     refs = iter(reader.discover(source))
@@ -112,10 +113,12 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
             except StorageError:
                 raise
             except ActionImgError as error:
+                check_source(source)
                 yield ref, error
             except Exception as error:  # noqa: BLE001
-                # What is wrong with one episode, of whatever kind, is for the quarantine: the others convert.
-                yield ref, ActionImgError(f"{type(error).__name__}: {printable(str(error), 400)}", where=ref.id)
+                # A bug that one episode brings to light; its traceback is kept when the episode's turn comes.
+                check_source(source)
+                yield ref, unexpected(error, ref.id)
 
     views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
     reader.tell(views, options.allow)
@@ -188,7 +191,7 @@ def convert(
     options = options or ConvertOptions.parse()
     _check(num_workers, shard_index, num_shards, max_bad_fraction, overwrite, extend, retry_quarantined)
     watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers)
-    with executor or make_executor("local", num_workers) as workers:
+    with executor or make_executor("local", num_workers, warn=observer.warning) as workers:
         made = plan(converter, source, options)
         made = open_output(place, made, options, overwrite=overwrite, extend=extend, retry=retry_quarantined)
         work = _Work(place, made, range(shard_index, len(made.rows), num_shards), retry_quarantined, watch)
@@ -198,7 +201,7 @@ def convert(
             refuse_what_does_not_fit(converter, made, work.todo, frames, place, observer.warning)
         manifest = made.manifest
         for fingerprint_, numbers in work.by_plan().items():
-            job = Job(place, fingerprint_, SourceReader(converter), Recipe.of(manifest))
+            job = Job(place, fingerprint_, SourceReader(converter), Recipe.of(manifest), remember(manifest.sources[0]))
             workers.run(job, map(made.rows.__getitem__, numbers), watch.progress, watch.shard)
     # Also when nothing was to be done: whoever was to write the manifest may have been killed before, or right after.
     if manifest.complete and not work.todo:
@@ -358,5 +361,6 @@ def _refuse_too_many(bad: int, total: int, allowed: float, where: object) -> Non
             where=where,
             expected=f"at most {allowed:.0%}",
             found=f"{bad} of {total}",
-            hint=f"The reasons are in {layout.QUARANTINE}, or in the shards' .json while shards are missing.",
+            hint=f"The reasons are in {layout.QUARANTINE}, or in the shards' .json while shards are missing. "
+            "After a fix give the same command with --retry-quarantined.",
         )

@@ -11,7 +11,7 @@ from typing import Final
 
 from ..converters.base import Converter
 from ..converters.remote import SourceReader
-from ..errors import ActionImgError, OutputError, StorageError, human_bytes
+from ..errors import OutputError, StorageError, human_bytes
 from ..schemas import ConvertOptions, PlanEpisode
 from ..shards import layout, storage
 from ..shards.layout import Place
@@ -91,7 +91,7 @@ def estimate(
             found = measure(episode, reader, Recipe.of(made.manifest), ESTIMATE_FRAMES)
         except StorageError:
             raise
-        except ActionImgError:
+        except Exception:  # noqa: BLE001
             # It will be in the quarantine, with its reason: nothing is written of it, and its frames are not known.
             failed += 1
             sizes.append(0.0)

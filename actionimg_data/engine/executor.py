@@ -31,8 +31,8 @@ from ..converters.cache import CacheSettings, cache_settings
 from ..schemas import PlanRow, ShardSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
-from ..shards.prepare import Reader, Recipe
-from ..shards.write import Progress, write_shard
+from ..shards.prepare import Recipe, WatchedReader
+from ..shards.write import Progress, Skip, write_shard
 
 MAX_CRASHES: Final = 2
 """Processes an episode may kill before it is quarantined."""
@@ -47,27 +47,39 @@ class Job:
 
     out: Place
     plan: str
-    reader: Reader
+    reader: WatchedReader
     recipe: Recipe
+    source: str = ""
     cache: CacheSettings = field(default_factory=cache_settings)
 
     def run_shard(
-        self, row: PlanRow, report: OnProgress, skip: dict[str, str] | None = None, crew: Crew | None = None
+        self, row: PlanRow, report: OnProgress, skip: Skip | None = None, crew: Crew | None = None
     ) -> ShardSidecar:
         """Convert and publish one shard.
 
         Args:
             row: The shard.
             report: Called with what was done, in the process and thread that does it.
-            skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
+            skip: Episodes to quarantine unread: those that killed the process that read them, or took too long.
             crew: Threads to encode with; the calling one alone by default.
 
         Raises:
             OutputError: The shard cannot be written.
             CorruptDatasetError: What was read back is not what was written.
+            SourceGoneError: The source is not there any more.
         """
         with self.cache.used():
-            return write_shard(self.out, row, self.plan, self.reader, self.recipe, report=report, skip=skip, crew=crew)
+            return write_shard(
+                self.out,
+                row,
+                self.plan,
+                self.reader,
+                self.recipe,
+                report=report,
+                skip=skip,
+                crew=crew,
+                source=self.source,
+            )
 
 
 class Executor(Protocol):

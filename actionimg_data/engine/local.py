@@ -11,12 +11,17 @@ once, in the middle of whatever it does: what a shard leaves then is not publish
 
 An interrupt is not raised just anywhere either: within a callback of a video library it would be swallowed, and the
 bytes that were to be written with it. It waits for the next frame (`interrupts_between_frames`).
+
+A worker that works says so every few seconds. One that is silent for `SILENT_SECONDS` is named; whether it is frozen or
+at something long, nobody can know from outside, so it is ended only where the user has said how long an episode may
+take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import os
 import queue
@@ -27,6 +32,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +41,8 @@ from ..errors import ActionImgError, WorkerError
 from ..schemas import PlanRow, ShardSidecar
 from ..shards import storage
 from ..shards.crew import Crew
-from ..shards.write import Progress
+from ..shards.source import check_source
+from ..shards.write import EPISODE_TIMEOUT, WORKER_CRASHED, Progress
 from .executor import MAX_CRASHES, Job, OnProgress, OnShard
 
 if TYPE_CHECKING:
@@ -50,6 +57,16 @@ POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 3.0
 """What workers get to end by themselves, all together, before they are killed."""
 
+BEAT_SECONDS: Final = 5.0
+"""How often a worker says that it works, between what else it says."""
+
+SILENT_SECONDS: Final = 60.0
+"""After how long a silence a worker is named."""
+
+START_SECONDS: Final = 300.0
+"""What a worker gets until it first says that it is there."""
+
+_ALIVE: Final = 0
 _forked = False
 
 
@@ -58,7 +75,8 @@ def _after_fork() -> None:
     _forked = True
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Workers:
@@ -68,11 +86,18 @@ class Workers:
 
     Args:
         count: Cores to use: 1 for this process alone, else that many others, fewer where there are fewer shards.
+        episode_timeout: Seconds an episode may take; a worker that takes longer is ended, and its shard given to
+            another, which leaves the episode out if it takes as long. No worker is ended by default. With it, even one
+            core is another process.
+        warn: Called with a line about a worker that says nothing.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, episode_timeout: float | None = None, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.count = count
-        self._pool = _Pool(count) if count > 1 else None
+        alone = count == 1 and episode_timeout is None
+        self._pool = None if alone else _Pool(count, episode_timeout, warn)
 
     def __enter__(self) -> Workers:
         if self._pool is not None:
@@ -159,6 +184,14 @@ def _one_opencv_thread() -> Iterator[None]:
 class _Worker:
     process: SpawnProcess
     pipe: Connection
+    number: int
+    heard: float
+    """When it last said something, or was given something to do."""
+    begun: float | None = None
+    """When it began with its episode."""
+    ready: bool = False
+    """Whether it has said anything at all: a busy machine may take long to start a process."""
+    named: bool = False
     row: PlanRow | None = None
     episode: str | None = None
     threads: int = 1
@@ -166,12 +199,13 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, timeout: float | None, warn: Callable[[str], None]) -> None:
+        self.size, self.timeout, self.warn = size, timeout, warn
+        self.numbers = itertools.count(1)
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
         self.crashes: Counter[tuple[str, str | None]] = Counter()
-        self.skip: dict[str, str] = {}
+        self.skip: dict[str, tuple[str, str]] = {}
         self.again: deque[PlanRow] = deque()
 
     def start(self, count: int) -> None:
@@ -181,14 +215,10 @@ class _Pool:
     def _start_one(self) -> _Worker:
         here, there = self.context.Pipe()
         process = self.context.Process(target=_work, args=(there,), daemon=True)
-        # Ctrl-C goes to the whole group; the child inherits the mask and is spared it until it ignores it itself.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _born_deaf():
             process.start()
             there.close()
-            self.workers.append(_Worker(process, here))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self.workers.append(_Worker(process, here, next(self.numbers), time.monotonic()))
         return self.workers[-1]
 
     def run(
@@ -221,9 +251,12 @@ class _Pool:
                     self._hear(worker)
                 elif worker.process.exitcode is not None and not worker.pipe.poll():
                     self._crashed(worker)
+                elif worker.row is not None:
+                    self._look_after(worker)
 
     def _give(self, worker: _Worker, row: PlanRow) -> None:
-        worker.row, worker.episode = row, None
+        worker.row, worker.episode, worker.begun = row, None, None
+        worker.heard, worker.named = time.monotonic(), False
         # A worker that has died already is noticed when it is heard next.
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             if worker.job is not self.job:
@@ -247,10 +280,15 @@ class _Pool:
             # Also in the middle of a message.
             self._crashed(worker)
             return
+        worker.heard, worker.named, worker.ready = time.monotonic(), False, True
         if isinstance(message, Progress):
             if message.begun or message.ended:
                 worker.episode = message.episode if message.begun else None
+                worker.begun = worker.heard if message.begun else None
             self.on_progress(message)
+        elif message == _ALIVE:
+            # It works; how long its episode takes is looked at besides.
+            self._look_after(worker)
         elif isinstance(message, ShardSidecar):
             worker.row = None
             self.on_shard(message)
@@ -264,12 +302,33 @@ class _Pool:
                 hint=f"Please report this:\n{message}",
             )
 
-    def _crashed(self, worker: _Worker) -> None:
+    def _look_after(self, worker: _Worker) -> None:
+        """Name a worker that is silent, and end one that takes longer than it may."""
+        now = time.monotonic()
+        silent = now - worker.heard
+        if silent > SILENT_SECONDS and not worker.named:
+            worker.named = True
+            at = f"shard {worker.row.shard}" if worker.row is not None else "nothing to do"
+            at = at if worker.episode is None else f"episode {worker.episode}"
+            self.warn(f"worker {worker.number} has said nothing for {silent:.0f} s ({at})")
+        if self.timeout is None:
+            return
+        late = worker.begun is not None and now - worker.begun > self.timeout
+        # Between episodes there is nothing that could take long: it stands still.
+        limit = max(self.timeout, SILENT_SECONDS if worker.ready else START_SECONDS)
+        if late or (worker.begun is None and silent > limit):
+            # SIGTERM would wait until a process that was stopped goes on.
+            worker.process.kill()
+            self._crashed(worker, EPISODE_TIMEOUT)
+
+    def _crashed(self, worker: _Worker, code: str = WORKER_CRASHED) -> None:
         self.workers.remove(worker)
         self._end([worker])
         row = worker.row
         if row is None:
             return
+        # A file that is mapped into memory kills its reader when its share goes away.
+        check_source(self.job.source)
         how = exit_text(worker.process.exitcode)
         self.crashes[row.shard, worker.episode] += 1
         count = self.crashes[row.shard, worker.episode]
@@ -281,7 +340,10 @@ class _Pool:
                     found=how,
                     hint="A script that converts with several workers needs `if __name__ == '__main__':`.",
                 )
-            self.skip[worker.episode] = f"the worker died {count} times while it converted this episode: {how}"
+            message = f"the worker died {count} times while it converted this episode: {how}"
+            if code == EPISODE_TIMEOUT:
+                message = f"takes longer than the {self.timeout:g} s that an episode may take; {count} workers tried"
+            self.skip[worker.episode] = code, message
         self.again.append(row)
 
     def stop(self) -> None:
@@ -308,6 +370,21 @@ class _Pool:
                 worker.pipe.close()
                 if worker.row is not None and worker.process.pid is not None:
                     storage.remove_parts(self.job.out, worker.row.shard, worker.process.pid)
+
+
+@contextlib.contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Ctrl-C goes to the whole group: a child inherits the mask, and is spared it until it ignores it itself."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # multiprocessing starts it with the first child, and unblocks SIGINT when it has.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_text(code: int | None) -> str:
@@ -341,7 +418,17 @@ def _work(pipe: Connection) -> None:
             # The parent is gone; SystemExit passes through the handling of bad episodes.
             raise SystemExit(1) from None
 
-    crew = Crew()
+    spoken = time.monotonic()
+
+    def beat() -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if now - spoken > BEAT_SECONDS:
+            spoken = now
+            send(_ALIVE)
+
+    send(_ALIVE)
+    crew = Crew(notice=beat)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:

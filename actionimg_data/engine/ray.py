@@ -35,7 +35,7 @@ from ..schemas import PlanRow, ShardSidecar
 from ..shards import layout
 from ..shards.crew import Crew
 from ..shards.plan import tool_versions
-from ..shards.write import Progress
+from ..shards.write import WORKER_CRASHED, Progress, Skip
 from .executor import MAX_CRASHES, Job, OnProgress, OnShard
 
 MAX_LOST: Final = 20
@@ -163,7 +163,7 @@ class RayExecutor:
         self._told: dict[str, set[str]] = {}
         self._crashes: Counter[tuple[str, str | None]] = Counter()
         self._lost: Counter[str] = Counter()
-        self._skip: dict[str, str] = {}
+        self._skip: dict[str, tuple[str, str]] = {}
         self._again: deque[PlanRow] = deque()
 
     def __enter__(self) -> RayExecutor:
@@ -347,7 +347,8 @@ class RayExecutor:
                 self._lost_machine(task, error)
                 return
             how = type(error).__name__
-            self._skip[episode] = f"the Ray worker died {count} times while it converted this episode: {how}"
+            message = f"the Ray worker died {count} times while it converted this episode: {how}"
+            self._skip[episode] = WORKER_CRASHED, message
         self._again.append(task.row)
 
 
@@ -405,7 +406,7 @@ class _Telling:
 
 
 def _run(
-    brief: _Brief, row: PlanRow, skip: dict[str, str], reporter: Any, number: int
+    brief: _Brief, row: PlanRow, skip: Skip, reporter: Any, number: int
 ) -> tuple[ShardSidecar | ActionImgError | str, list[Progress]]:
     """What a task does. Errors are returned, not raised, so that they arrive as what they are."""
     import cv2

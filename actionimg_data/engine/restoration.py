@@ -3,7 +3,7 @@
 What is broken is found by every hash that the manifest holds, as `verify` finds it before it decodes anything. What
 can be made from what is left is: a sidecar from its tar and the quarantine, the index and the quarantine from the
 sidecars, the plan from the source. The rest is converted again from the source, in a folder aside, and takes its place
-only if it is byte for byte what the manifest names.
+only if it is byte for byte what the manifest names, or where the user takes other bytes too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..schemas import (
     MemberRow,
     PlanRow,
     QuarantineRow,
+    RemadeShards,
     SampleMeta,
     SampleRow,
     ShardRecord,
@@ -33,6 +34,7 @@ from ..schemas.dataset import parse, to_bytes, to_line
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.manifest import (
+    assemble,
     index_bytes,
     published,
     read_manifest,
@@ -49,6 +51,7 @@ from ..shards.tar import BLOCK
 from ..shards.write import Progress
 from .choice import make_executor
 from .conversion import plan
+from .difference import difference
 from .executor import Executor, Job
 
 SCRATCH = f"repair{layout.TEMPORARY}"
@@ -69,6 +72,8 @@ class Repaired:
     convert_again: list[str] = field(default_factory=list)
     recorded_errors_lost: bool = False
     """The index was broken and held what ``verify --record`` writes: that has to be measured again."""
+    accepted: list[tuple[str, str]] = field(default_factory=list)
+    """Shards that were made again and taken with other bytes than the manifest named, and in what they differ."""
 
     @property
     def ok(self) -> bool:
@@ -81,6 +86,7 @@ def repair(
     *,
     num_workers: int = 1,
     executor: Executor | None = None,
+    accept_different: bool = False,
     on_start: Callable[[int], None] = lambda _: None,
     on_shard: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -91,6 +97,8 @@ def repair(
         out: The data set.
         num_workers: Cores for shards that have to be converted again.
         executor: What converts them; by default ``num_workers`` of this machine.
+        accept_different: Take a shard that comes out with other bytes than it had, because it is made with other
+            versions, and write the manifest anew: by default it is left broken, and what differs is said.
         on_start: Called with the number of shards that are checked.
         on_shard: Called for each that was.
         on_progress: Hears of shards that are converted again.
@@ -115,7 +123,8 @@ def repair(
         return result
     if manifest.complete:
         executor = executor or make_executor("local", num_workers)
-        _complete(place, manifest, rows, executor, result, on_start, on_shard, on_progress)
+        again = _Again(place, manifest, rows, executor, result, accept_different)
+        _complete(again, on_start, on_shard, on_progress)
     else:
         _incomplete(place, manifest, rows, result, on_start, on_shard)
     return result
@@ -198,35 +207,51 @@ def _incomplete(
             result.convert_again.append(row.shard)
 
 
+@dataclass
+class _Again:
+    """A complete data set, and what its broken shards are made again with."""
+
+    out: Place
+    manifest: DatasetManifest
+    rows: PlanRows
+    executor: Executor
+    result: Repaired
+    accept: bool
+    quarantine: dict[str, Sequence[QuarantineRow]] = field(default_factory=dict)
+    before: dict[str, ShardSidecar] = field(default_factory=dict)
+    """Sidecars of the broken shards that are whole themselves: what the shards were."""
+
+
 def _complete(
-    out: Place,
-    manifest: DatasetManifest,
-    rows: PlanRows,
-    executor: Executor,
-    result: Repaired,
+    again: _Again,
     on_start: Callable[[int], None],
     on_shard: Callable[[], None],
     on_progress: Callable[[Progress], None],
 ) -> None:
+    out, manifest, rows, result = again.out, again.manifest, again.rows, again.result
     on_start(len(rows))
     broken: list[int] = []
-    quarantine = _quarantine_rows(out, manifest)
+    again.quarantine = _quarantine_rows(out, manifest)
     for number, (record, row) in enumerate(zip(manifest.shards, rows, strict=True)):
         sidecar = _good_sidecar(out, record, row)
         if sidecar is not None:
-            quarantine[row.shard] = sidecar.quarantined
+            again.quarantine[row.shard] = sidecar.quarantined
         if not _is_good_tar(out, record):
             broken.append(number)
+            if sidecar is not None:
+                again.before[row.shard] = sidecar
         elif sidecar is None:
-            if _sidecar_again(out, record, row, manifest, quarantine):
+            if _sidecar_again(out, record, row, manifest, again.quarantine):
                 result.made.append(f"{row.shard}.json")
             else:
                 broken.append(number)
         result.checked += 1
         on_shard()
     if broken:
-        _shards_again(out, manifest, rows, broken, quarantine, executor, result, on_progress)
-    if not result.left:
+        _shards_again(again, broken, on_progress)
+    if result.accepted and not result.left:
+        _manifest_anew(again)
+    elif not result.left:
         _tables_again(out, manifest, rows, result)
     _strays(out, manifest, rows, result)
     remove_leftovers(out, manifest.options.split)
@@ -336,16 +361,8 @@ def _sample_rows(tar: Place, manifest: DatasetManifest) -> Iterator[SampleRow]:
         offset = end
 
 
-def _shards_again(
-    out: Place,
-    manifest: DatasetManifest,
-    rows: PlanRows,
-    broken: Sequence[int],
-    quarantine: Mapping[str, Sequence[QuarantineRow]],
-    executor: Executor,
-    result: Repaired,
-    on_progress: Callable[[Progress], None],
-) -> None:
+def _shards_again(again: _Again, broken: Sequence[int], on_progress: Callable[[Progress], None]) -> None:
+    manifest, rows, result = again.manifest, again.rows, again.result
     try:
         unlike = _changed(manifest, rows, broken)
     except ActionImgError as error:
@@ -358,28 +375,24 @@ def _shards_again(
         shard = rows[number].shard
         of = manifest.plan_of(shard)
         versions = [f"{k} {v} (here {ours.get(k)})" for k, v in tools[of].items() if k in ours and ours[k] != v]
+        versions += [f"{k} not known (here {v})" for k, v in ours.items() if k not in tools[of]]
         if number in unlike:
             result.left.append((f"{shard}.tar", f"its source has changed: {unlike[number]}"))
-        elif versions:
-            result.left.append((f"{shard}.tar", f"was made with other versions: {', '.join(versions)}"))
+        elif versions and not again.accept:
+            reason = f"was made with other versions: {', '.join(versions)}. {ACCEPT_HINT}"
+            result.left.append((f"{shard}.tar", reason))
         else:
             groups.setdefault(of, []).append(number)
     if not groups:
         return
     converter = _converter(manifest)
-    with executor, _scratch(out) as scratch:
+    with again.executor as executor, _scratch(again.out) as scratch:
         for of, numbers in groups.items():
             job = Job(scratch, of, SourceReader(converter), Recipe.of(manifest))
+            executor.run(job, [rows[n] for n in numbers], on_progress, lambda made: _take(again, scratch, made))
 
-            def made(sidecar: ShardSidecar) -> None:
-                record = next(r for r in manifest.shards if r.path == f"{sidecar.shard}.tar")
-                reason = _take(out, scratch, record, sidecar, quarantine)
-                if reason is None:
-                    result.made.append(record.path)
-                else:
-                    result.left.append((record.path, reason))
 
-            executor.run(job, [rows[n] for n in numbers], on_progress, made)
+ACCEPT_HINT = "With --accept-different it is taken as it comes out now."
 
 
 def _changed(manifest: DatasetManifest, rows: PlanRows, broken: Sequence[int]) -> dict[int, str]:
@@ -413,26 +426,61 @@ def _scratch(out: Place) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _take(
-    out: Place,
-    scratch: Path,
-    record: ShardRecord,
-    made: ShardSidecar,
-    quarantine: Mapping[str, Sequence[QuarantineRow]],
-) -> str | None:
-    """Put a shard that was made again into its place if it is what the manifest names, else say why not."""
-    if (made.sha256, made.bytes) != (record.sha256, record.bytes):
-        return "what the source gives now is not what the manifest names"
-    if made.shard in quarantine:
+def _take(again: _Again, scratch: Path, made: ShardSidecar) -> None:
+    """Put a shard that was made again into its place if it is what the manifest names, or may be another."""
+    record = next(r for r in again.manifest.shards if r.path == f"{made.shard}.tar")
+    same = (made.sha256, made.bytes) == (record.sha256, record.bytes)
+    if same and made.shard in again.quarantine:
         # What an episode failed of may be worded otherwise today.
-        made = made.model_copy(update={"quarantined": tuple(quarantine[made.shard])})
+        made = made.model_copy(update={"quarantined": tuple(again.quarantine[made.shard])})
     content = to_line(made)
-    if hashlib.sha256(content).hexdigest() != record.sidecar_sha256:
-        return "its sidecar is not what the manifest names: its episodes fail otherwise than they did"
-    storage.retract(out, made.shard)
-    part = None if record.sha256 is None else scratch / record.path
-    storage.commit_shard(out, made.shard, part, record.sha256 or "", record.bytes, content)
-    return None
+    if not same or hashlib.sha256(content).hexdigest() != record.sidecar_sha256:
+        before = again.before.get(made.shard)
+        new = scratch / record.path
+        how = (
+            difference(before, again.out / record.path, made, new)
+            if not same
+            else "its episodes fail otherwise than they did"
+        )
+        if not again.accept:
+            again.result.left.append(
+                (record.path, f"made again it is not what the manifest names: {how}. {ACCEPT_HINT}")
+            )
+            return
+        again.result.accepted.append((record.path, how))
+    storage.retract(again.out, made.shard)
+    part = None if made.sha256 is None else scratch / record.path
+    storage.commit_shard(again.out, made.shard, part, made.sha256 or "", made.bytes, content)
+    again.result.made.append(record.path)
+
+
+def _manifest_anew(again: _Again) -> None:
+    """Index, quarantine and manifest of a data set of which shards have other bytes now, with what made them."""
+    manifest = again.manifest
+    names = {name.removesuffix(".tar") for name, _ in again.result.accepted}
+    kept = [
+        remade.model_copy(update={"shards": rest})
+        for remade in manifest.remade
+        if (rest := tuple(s for s in remade.shards if s not in names))
+    ]
+    remade = (*kept, RemadeShards(tool=tool_versions(), shards=tuple(sorted(names))))
+    blank = manifest.model_copy(update={"complete": False, "counts": None, "shards": (), "files": {}, "remade": remade})
+    again.result.recorded_errors_lost = _has_recorded(again.out)
+    if assemble(again.out, blank, again.rows) is None:
+        raise OutputError("a shard vanished while the data set was repaired", where=again.out)
+    again.result.made += [layout.INDEX, layout.QUARANTINE, layout.MANIFEST]
+
+
+def _has_recorded(out: Place) -> bool:
+    """Whether the index holds what ``verify --record`` writes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader((out / layout.INDEX).read_bytes()), columns=["undecodable_frames"])
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(table.num_rows and table.column(0).null_count < table.num_rows)
 
 
 def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result: Repaired) -> None:

@@ -136,7 +136,7 @@ def tan(x: Array) -> Array:
 
 
 def atan2(y: Array, x: Array) -> Array:
-    """Angles ``(...)`` in [-pi, pi] of the points ``(x, y)``; 0 at the origin, whatever the zeros' signs."""
+    """Angles ``(...)`` in [-pi, pi] of the points ``(x, y)``; 0 at the origin, whatever the sign of x."""
     if not (_is_ours(y) and _is_ours(x)):
         return array_namespace(y, x).atan2(y, x)
     kind = np.result_type(y, x, np.float32)
@@ -147,7 +147,7 @@ def atan2(y: Array, x: Array) -> Array:
     angle = np.where((across == 0) & (along == 0), 0.0, angle)
     angle = np.where((x < 0), (np.pi - (angle - 1.2246467991473531772e-16)), angle)
     angle = np.where(np.isnan(x) | np.isnan(y), np.nan, angle)
-    return np.where(y < 0, -angle, angle).astype(kind, copy=False)
+    return np.copysign(angle, y).astype(kind, copy=False)
 
 
 def acos(x: Array) -> Array:

@@ -201,7 +201,12 @@ class LocalPath(_Native):
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
                 raise CorruptDatasetError("has the wrong size", where=self, expected=f"{size} B", found=f"{found} B")
-            return [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+            parts = []
+            for offset, length in ranges:
+                # Windows has no pread.
+                file.seek(offset)
+                parts.append(file.read(length))
+            return parts
 
     def chunks(self) -> Iterator[bytes]:
         """All of a file, piece by piece."""

@@ -359,8 +359,13 @@ class _Missing(Exception):
 def remove_leftovers(out: Place, split: str) -> None:
     """Remove temporary files of killed runs; only when every shard is published, so that none is still in use."""
     for folder in (out, out / split):
-        for path in folder.glob(f"*{layout.TEMPORARY}"):
-            if isinstance(path, Path) and path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        with layout.output_errors(folder):
+            _remove_parts(folder)
+
+
+def _remove_parts(folder: Place) -> None:
+    for path in folder.glob(f"*{layout.TEMPORARY}"):
+        if isinstance(path, Path) and path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

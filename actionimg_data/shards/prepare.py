@@ -39,6 +39,14 @@ class Reader(Protocol):
         ...
 
 
+class WatchedReader(Reader, Protocol):
+    """A `Reader` that can say whether an episode is still the one that was planned."""
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now; None where that is not known."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What every episode of a data set is made into; picklable.
@@ -81,8 +89,7 @@ def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
         ImplausibleError: Something about it cannot be true, and is not allowed.
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
-    ref = EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
-    source = read_episode(ref, reader, refined_cameras(recipe.options))
+    source = read_episode(reference(planned), reader, refined_cameras(recipe.options))
     episode = selected(source, recipe)
     findings = examine(_as_written(source, recipe), recipe.options.limits)
     refuse(findings, recipe.options.allow, source.id)
@@ -95,6 +102,11 @@ def _as_written(source: Episode, recipe: Recipe) -> Episode:
     if recipe.options.poses_only:
         views = {name: replace(view, camera=None) for name, view in views.items()}
     return replace(source, views=views)
+
+
+def reference(planned: PlanEpisode) -> EpisodeRef:
+    """The reference that a converter gave when the plan was made."""
+    return EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
 
 
 def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:

@@ -67,7 +67,8 @@ def workspace(out: Place, shard: str) -> Iterator[Path]:
     try:
         yield part
     finally:
-        part.unlink(missing_ok=True)
+        with layout.output_errors(part):
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -88,8 +89,9 @@ def remove_parts(out: Place, shard: str, pid: int) -> None:
         sweep(scratch_folder())
         return
     target = out / f"{shard}.tar"
-    for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):
-        path.unlink(missing_ok=True)
+    with layout.output_errors(target):
+        for path in target.parent.glob(f"{target.stem}.*-{pid}{layout.TEMPORARY}"):
+            path.unlink(missing_ok=True)
 
 
 def place_sha256(path: Place) -> tuple[str, int]:

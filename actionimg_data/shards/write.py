@@ -54,7 +54,8 @@ from ..video.resize import resized, resized_planes
 from . import layout, sample, storage
 from .crew import Crew
 from .layout import Place
-from .prepare import Prepared, Reader, Recipe, prepare
+from .prepare import Prepared, Reader, Recipe, WatchedReader, prepare, reference
+from .source import check_episode, check_source, remember
 from .tar import TarWriter
 
 CHUNK: Final = 16
@@ -64,6 +65,10 @@ SPOOL: Final = 8 << 20
 INTERNAL_ERROR: Final = "internal-error"
 READ_FAILED: Final = "read-failed"
 WORKER_CRASHED: Final = "worker-crashed"
+EPISODE_TIMEOUT: Final = "episode-timeout"
+
+Skip = Mapping[str, tuple[str, str]]
+"""Episodes that are put into quarantine unread: id to code and message."""
 
 Image = NDArray[np.uint8]
 
@@ -87,12 +92,13 @@ def write_shard(
     out: Place,
     row: PlanRow,
     plan: str,
-    reader: Reader,
+    reader: WatchedReader,
     recipe: Recipe,
     *,
     report: Report = lambda _: None,
-    skip: Mapping[str, str] | None = None,
+    skip: Skip | None = None,
     crew: Crew | None = None,
+    source: str = "",
 ) -> ShardSidecar:
     """Convert and publish one shard.
 
@@ -103,17 +109,20 @@ def write_shard(
         reader: Reads an episode.
         recipe: What each episode is made into.
         report: Called with what was done.
-        skip: Episodes to quarantine unread, id to message: those that killed the process that read them.
+        skip: Episodes to quarantine unread: those that killed the process that read them, or took too long.
         crew: Threads to encode with; this one alone by default.
+        source: Where the episodes come from: an episode that fails is only bad where this is still there.
 
     Returns:
-        The sidecar, as published; in a store that of another runner, where one was first.
+        The sidecar, as published; that of another runner, where one was first.
 
     Raises:
         OutputError: The shard cannot be written; what was published before is unchanged.
         CorruptDatasetError: What was read back is not what was written.
         StorageError: The store of the source or of the output does not answer.
+        SourceGoneError: The source is not there any more.
     """
+    remember(source)
     samples: list[SampleRow] = []
     quarantined: list[QuarantineRow] = []
     with storage.workspace(out, row.shard) as part:
@@ -126,10 +135,12 @@ def write_shard(
                 code: str | None = None
                 try:
                     if skip and planned.id in skip:
-                        quarantined.append(_quarantine(planned, row, WORKER_CRASHED, skip[planned.id]))
-                        code = WORKER_CRASHED
+                        code = skip[planned.id][0]
+                        quarantined.append(_quarantine(planned, row, *skip[planned.id]))
                     else:
-                        samples += shard.add_episode(planned, reader)
+                        made = shard.add_episode(planned, reader)
+                        check_episode(reader, reference(planned))
+                        samples += made
                 except (OutputError, StorageError):
                     # A store that is away is away for every episode: none of them is bad.
                     raise
@@ -137,6 +148,7 @@ def write_shard(
                     # One bad episode must not cost the others; what is not an error of ours keeps its traceback.
                     if isinstance(error, OSError) and not isinstance(error, ActionImgError) and _is_about(error, part):
                         raise
+                    check_source(source)
                     tar.rewind(mark)
                     findings = error.findings if isinstance(error, ImplausibleError) else ()
                     quarantined.append(_quarantine(planned, row, *_reason(error), findings))
@@ -160,6 +172,11 @@ def write_shard(
 def _is_about(error: OSError, part: Path) -> bool:
     """Whether an error of the operating system is about our own output and not about the source."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or str(error.filename or "").startswith(str(part))
+
+
+def unexpected(error: Exception, where: str) -> ActionImgError:
+    """An error that nobody has thought of, in one line."""
+    return ActionImgError(f"{type(error).__name__}: {printable(str(error), 400)}", where=where)
 
 
 def _reason(error: Exception) -> tuple[str, str, str | None]:

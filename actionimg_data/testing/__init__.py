@@ -12,9 +12,9 @@ from typing import Any
 
 _EXPORTS = {
     "ConverterContract": ".contract",
-    "write_action_images_tree": "..demo.demo_data",
-    "write_recordings": "..demo.teleop",
-    "write_rlbench_dataset": "..demo.demo_data",
+    "write_action_images_tree": "..demo.rlbench",
+    "write_recordings": "..demo.recordings",
+    "write_rlbench_dataset": "..demo.rlbench",
 }
 __all__ = list(_EXPORTS)
 

@@ -154,6 +154,14 @@ class ConverterContract:
             assert len(pickle.dumps(ref)) < 1 << 16
             assert ref.fingerprint
 
+    def test_a_fingerprint_that_is_asked_for_again_is_the_same(
+        self, converter: Converter, refs: list[EpisodeRef]
+    ) -> None:
+        """Where nobody wrote to the source; another one refuses the episode."""
+        other = type(converter)(converter.options)
+        for ref in refs[:_MAX_EPISODES]:
+            assert other.fingerprint(ref) in (None, ref.fingerprint)
+
     def test_reads_episodes_that_fit_their_refs(self, converter: Converter, refs: list[EpisodeRef]) -> None:
         """Views, cameras and trajectory have one length, the one that the reference states."""
         for ref in refs[:_MAX_EPISODES]:

@@ -1,22 +1,30 @@
 """Folders and files of a source: natural order, ids, stamps.
 
-Links are not followed, so that a cycle of them does no harm, and names that begin with a dot are passed over.
+Links to files and folders are followed: people make subsets of a data set by linking episodes. A link to a folder that
+it lies in, however many links are between, is passed over, and one that leads nowhere is named once. So are names that
+begin with a dot, without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, suggested_path
+from ...errors import BadFileError, SourceNotFoundError, WrongFormatError, printable, suggested_path
 from ...untrusted.files import open_plain
 
+log = logging.getLogger(__name__)
+
 _DIGITS = re.compile(r"(\d+)")
+_named: set[str] = set()
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -40,10 +48,8 @@ def source_folder(source: str) -> Path:
 
 
 def files_with_sizes(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes of the regular files in ``folder``, in natural order; links and dot-files are passed over."""
-    found = [
-        (e.name, e.stat(follow_symlinks=False).st_size) for e in _entries(folder) if e.is_file(follow_symlinks=False)
-    ]
+    """Names and sizes of the regular files in ``folder``, in natural order; dot-files are passed over."""
+    found = [(e.name, e.stat().st_size) for e in _entries(folder) if e.is_file()]
     return sorted(found, key=lambda item: natural_key(item[0]))
 
 
@@ -79,8 +85,8 @@ def file_stamp(path: Path) -> str:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in ``folder``, in natural order; links and names that begin with a dot are passed over."""
-    found = [e.name for e in _entries(folder) if e.is_dir(follow_symlinks=False)]
+    """Folders in ``folder``, in natural order; names that begin with a dot are passed over."""
+    found = [e.name for e in _entries(folder) if e.is_dir() and not (e.is_symlink() and _leads_back(e.path))]
     return [folder / name for name in sorted(found, key=natural_key)]
 
 
@@ -98,9 +104,69 @@ def some_files(root: Path, ending: str, max_folders: int = 500) -> Iterator[Path
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            found = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise BadFileError(f"folder cannot be read: {error.strerror}", where=folder) from None
+    lost = [entry for entry in found if entry.is_symlink() and not os.path.exists(entry.path)]
+    for entry in lost:
+        if entry.path not in _named:
+            _named.add(entry.path)
+            log.warning("%s is a link that leads nowhere: %s", printable(entry.path), _target(entry.path))
+    return [entry for entry in found if entry not in lost] if lost else found
+
+
+def _target(link: str) -> str:
+    try:
+        return printable(os.readlink(link))
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in, as it was come to: a walk would have no end."""
+    target = os.path.realpath(link)
+    above = os.path.dirname(os.path.abspath(link))
+    while True:
+        if os.path.realpath(above) == target:
+            return True
+        parent = os.path.dirname(above)
+        if parent == above:
+            return False
+        above = parent
+
+
+@dataclass
+class Links:
+    """The links of a source: how many were followed, and those that lead nowhere or back to where they lie."""
+
+    followed: int = 0
+    nowhere: list[str] = field(default_factory=list)
+    back: list[str] = field(default_factory=list)
+
+
+def links_below(root: Path, max_folders: int = 2000) -> Links:
+    """Count the links at or under a folder, in the folders that a search finds first; see `Links`."""
+    found = Links()
+    left = [root]
+    for _ in range(max_folders):
+        if not left:
+            break
+        folder = left.pop()
+        try:
+            with os.scandir(folder) as entries:
+                linked = [e.path for e in entries if e.is_symlink() and not e.name.startswith(".")]
+        except OSError:
+            continue
+        for link in sorted(linked, key=natural_key):
+            if not os.path.exists(link):
+                found.nowhere.append(link)
+            elif os.path.isdir(link) and _leads_back(link):
+                found.back.append(link)
+            else:
+                found.followed += 1
+        with contextlib.suppress(BadFileError):
+            left.extend(reversed(subfolders(folder)))
+    return found
 
 
 def plain_id(text: str) -> str:

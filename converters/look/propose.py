@@ -19,6 +19,7 @@ from ..libero import LiberoConverter
 from ..robomimic import RobomimicConverter
 from ..umi import UmiConverter
 from .survey import Column, Pictures, Survey, TableFound, describe, survey
+from .units import ANGLES, LENGTHS, common_unit, place_of, short_names, time_unit, turn_of
 
 _GRIPPER = re.compile(r"gripper|finger|jaw|\bwidth|_width|hand_open", re.IGNORECASE)
 _TIME = re.compile(r"time|stamp", re.IGNORECASE)
@@ -102,13 +103,9 @@ def _list(refs: list[str]) -> str:
 def _position(table: TableFound) -> list[str] | None:
     """Three numbers that are named like a place: columns x, y, z, a vector of three, or labelled parts."""
     names = [c.name for c in table.columns if not _NOT_POSE.search(c.name)]
-    for suffix in ("", "_m", "_mm", "_cm"):
-        for name in names:
-            if re.search(rf"(^|[._/])x{suffix}$", name):
-                stem = name[: -len(f"x{suffix}")]
-                triple = [f"{stem}{axis}{suffix}" for axis in "xyz"]
-                if all(t in names for t in triple):
-                    return triple
+    single = [c.name for c in table.columns if c.name in names and len(c.shape) <= 1]
+    if (triple := place_of(single)) is not None:
+        return triple
     for column in table.columns:
         if len(column.shape) == 2 and column.width == 3 and column.name in names and _POSITION.search(column.name):
             return [column.name]
@@ -169,10 +166,22 @@ def _pose(found: Survey, table: TableFound | None, stamped: bool) -> Iterator[st
             yield f"  file: {_quoted(table.name) if table is not None else _quoted(UNKNOWN)}"
         column = _time_column(table) if table is not None else None
         if stamped and column is not None:
-            yield f'  time: {{column: {_quoted(column.name)}, unit: "{UNKNOWN}"}}  # s | ms | us | ns; {_rates(column)}'
+            yield f"  time: {_time_of(column)}"
         yield from _pose_columns(table)
     yield f'  tool_from_gripper: "{UNKNOWN}"  # gripper (between the fingertips, +z approach, fingers along +-y) in the'
     yield "    # reported frame: 4x4, or {translation: [x, y, z], euler_xyz_deg: [r, p, y]}"
+
+
+def _time_of(column: Column, file: str | None = None) -> str:
+    """The ``time`` of a stream whose stamps are in a column, with a remark."""
+    of = "" if file is None else f"file: {_quoted(file)}, "
+    if column.dtype == "time":
+        return f"{{{of}column: {_quoted(column.name)}}}  # dates and times; zone: where it is not UTC"
+    unit, why = time_unit(column.name, column.low)
+    if unit is not None:
+        start = "" if column.low is None or column.low > 1e8 else "; start: where others count from 1970"
+        return f"{{{of}column: {_quoted(column.name)}, unit: {unit}}}  # {why}{start}"
+    return f'{{{of}column: {_quoted(column.name)}, unit: "{UNKNOWN}"}}  # s | ms | us | ns; {_rates(column)}'
 
 
 def _rates(column: Column) -> str:
@@ -210,12 +219,24 @@ def _pose_columns(table: TableFound | None) -> Iterator[str]:
         return
     refs = _quoted(UNKNOWN) if position is None else None
     columns = f"[{refs}]" if position is None else _list(position)
-    yield f'  position: {{columns: {columns}, unit: "{UNKNOWN}"}}  # m | cm | mm'
+    length = None if position is None else common_unit(position, LENGTHS)
+    unit = f'"{UNKNOWN}"}}  # m | cm | mm' if length is None else f"{length}}}  # as the names say"
+    yield f"  position: {{columns: {columns}, unit: {unit}"
     if quaternion is not None:
         refs_q, named = quaternion
         order = "xyzw" if named else f'"{UNKNOWN}"'
         why = "the columns' names say which is which" if named else "xyzw | wxyz: rows have length 1 either way"
         yield f"  rotation: {{columns: {_list(refs_q)}, form: quaternion, order: {order}}}  # {why}"
+        return
+    turn = None if table is None else turn_of([c.name for c in table.columns if not _NOT_POSE.search(c.name)])
+    if turn is not None:
+        angles, kind = turn
+        unit = common_unit(angles, ANGLES) or f'"{UNKNOWN}"'
+        if kind == "rpy":
+            how, why = "form: euler, order: xyz", "roll, pitch and yaw about the fixed axes x, y and z"
+        else:
+            how, why = f'form: "{UNKNOWN}", order: "{UNKNOWN}"', "euler | rotation_vector, which has no order"
+        yield f"  rotation: {{columns: {_list(angles)}, {how}, unit: {unit}}}  # {why}"
         return
     candidates = [] if table is None else [
         c.name for c in table.columns
@@ -250,7 +271,7 @@ def _gripper(found: Survey, pose: TableFound | None) -> Iterator[str]:
             yield f"  file: {_quoted(table.name)}"
             own = _time_column(table)
             if own is not None:
-                yield f'  time: {{column: {_quoted(own.name)}, unit: "{UNKNOWN}"}}  # {_rates(own)}'
+                yield f"  time: {_time_of(own)}"
         yield f"  columns: {_list(same[:2] if len(same) == 2 else [ref])}"
         if len(same) == 2:
             yield f'  combine: "{UNKNOWN}"  # difference | sum | mean of the two fingers'
@@ -271,8 +292,11 @@ def _views(found: Survey, stamped: bool) -> Iterator[str]:
         yield "  camera:"
         yield f'    {key}: "{UNKNOWN}"  # no pictures were found'
         yield f'    camera: {{file: "{UNKNOWN}"}}'
+    long = [p.source if found.format == "rosbag" else p.name for p in found.pictures]
+    short = short_names(long)
+    names = {p.name: short[name] for p, name in zip(found.pictures, long, strict=True)}
     for picture in found.pictures:
-        yield f"  {_view_name(picture)}:"
+        yield f"  {names[picture.name]}:"
         if found.format == "lerobot":
             yield f"    feature: {_quoted(picture.source)}"
         elif found.format == "rosbag":
@@ -284,40 +308,85 @@ def _views(found: Survey, stamped: bool) -> Iterator[str]:
         yield from _camera(found, picture)
 
 
-def _view_name(picture: Pictures) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "_", picture.name.lower()).strip("_") or "camera"
-
-
 def _view_time(found: Survey, picture: Pictures) -> Iterator[str]:
     fitting = [(t, c) for t in found.tables if t.rows == picture.count and (c := _time_column(t)) is not None]
     if fitting:
         table, column = fitting[0]
-        yield f'    time: {{file: {_quoted(table.name)}, column: {_quoted(column.name)}, unit: "{UNKNOWN}"}}'
-        yield f"      # has as many rows as there are pictures; {_rates(column)}"
+        yield f"    time: {_time_of(column, table.name)}"
+        yield "      # has as many rows as there are pictures"
+    elif picture.own_stamps:
+        yield f'    time: {{video: true, start: "{UNKNOWN}"}}  # the video\'s own stamps, and when they begin'
+        yield f"      # no column of {picture.count} stamps was found"
     else:
         yield f'    time: {{file: "{UNKNOWN}", column: "{UNKNOWN}", unit: "{UNKNOWN}"}}'
         yield f"      # no column of {picture.count} stamps was found"
 
 
 def _camera(found: Survey, picture: Pictures) -> Iterator[str]:
+    """Where a view's calibration is: files that fit its name, or the only ones."""
     for file, cameras in found.cameras.items():
-        if picture.name in cameras or (len(cameras) == 1 and len(found.pictures) == 1):
+        alone = len(found.pictures) == 1 or _named_alike(file, picture.name)
+        if picture.name in cameras or (len(cameras) == 1 and alone):
             name = picture.name if picture.name in cameras else next(iter(cameras))
-            if cameras[name]:
-                yield f"    camera: {{file: {_quoted(file)}, name: {_quoted(name)}}}"
-            else:
-                yield f'    camera: {{file: {_quoted(file)}, name: {_quoted(name)}, world_from_camera: "{UNKNOWN}"}}'
+            posed = "" if cameras[name] else f", {_pose_file(found, picture)}"
+            yield f"    camera: {{file: {_quoted(file)}, name: {_quoted(name)}{posed}}}"
             return
     if found.format == "rosbag":
-        stem = picture.source.rsplit("/", 1)[0] if "/" in picture.source else ""
-        infos = [t.name for t in found.tables if t.kind in CAMERA_TYPES]
-        near = next(
-            (n for n in infos if stem and n.startswith(stem)),
-            infos[0] if len(infos) == len(found.pictures) == 1 else None,
-        )
-        info = _quoted(near or UNKNOWN)
-        frames = f'{{parent: "{UNKNOWN}", child: "{UNKNOWN}"}}'
-        yield f'    camera: {{camera_info: {info}, rectified: "{UNKNOWN}", tf: {frames}}}'
-        yield "      # rectified: true where the pictures are; or file, or world_from_camera in place of tf"
+        yield from _bag_camera(found, picture)
         return
-    yield f'    camera: {{file: "{UNKNOWN}"}}  # camera file with K, size and world_from_camera'
+    rest = [(f, c) for f, c in found.cameras.items() if len(c) == 1 and not _of_another(found, f, picture)]
+    if len(rest) == 1:
+        file, cameras = rest[0]
+        named = f"name: {_quoted(next(iter(cameras)))}, {_pose_file(found, picture)}"
+        yield f"    camera: {{file: {_quoted(file)}, {named}}}"
+        return
+    posed = f", {_pose_file(found, picture)}" if found.poses else ""
+    yield f'    camera: {{file: "{UNKNOWN}"{posed}}}  # camera file with K, size and world_from_camera'
+
+
+def _named_alike(file: str, view: str) -> bool:
+    return bool(set(re.split(r"[^a-z0-9]+", Path(file).stem.lower())) & set(re.split(r"[^a-z0-9]+", view.lower())))
+
+
+def _of_another(found: Survey, file: str, picture: Pictures) -> bool:
+    return any(_named_alike(file, p.name) for p in found.pictures if p is not picture)
+
+
+def _pose_file(found: Survey, picture: Pictures) -> str:
+    """A camera's pose: a hand-eye file that is named like the view, or the only one; else what the user has to say."""
+    alike = [f for f in found.poses if _named_alike(f, picture.name)] or (
+        list(found.poses) if len(found.poses) == len(found.pictures) == 1 else []
+    )
+    if len(alike) != 1:
+        return f'world_from_camera: "{UNKNOWN}"'
+    field = "tool_from_camera" if found.poses[alike[0]] == "tool" else "world_from_camera"
+    return f"{field}: {{file: {_quoted(alike[0])}}}"
+
+
+def _bag_camera(found: Survey, picture: Pictures) -> Iterator[str]:
+    stem = picture.source.rsplit("/", 1)[0] if "/" in picture.source else ""
+    infos = [t.name for t in found.tables if t.kind.endswith(("/CameraInfo", "CameraCalibration"))]
+    near = next((n for n in infos if stem and (n.startswith(stem) or stem.startswith(n.rsplit("/", 1)[0]))), None)
+    near = near or (infos[0] if len(infos) == 1 else None)
+    info = _quoted(near or UNKNOWN)
+    table = _pose_table(found)
+    child = found.frames.get(picture.source) or found.frames.get(near or "") or UNKNOWN
+    parent = (found.frames.get(table.name) if table is not None else None) or UNKNOWN
+    if UNKNOWN not in (child, parent) and not _connected(found, parent, child):
+        parent = child = UNKNOWN
+    frames = f"{{parent: {_quoted(parent)}, child: {_quoted(child)}}}"
+    yield f'    camera: {{camera_info: {info}, rectified: "{UNKNOWN}", tf: {frames}}}'
+    yield "      # rectified: true where the pictures are; or file, or world_from_camera in place of tf"
+
+
+def _connected(found: Survey, parent: str, child: str) -> bool:
+    """Whether the bag's transforms lead from one frame to the other."""
+    seen, pending = set(), [parent.lstrip("/")]
+    while pending:
+        frame = pending.pop()
+        if frame == child.lstrip("/"):
+            return True
+        seen.add(frame)
+        pending += [b for a, b in found.transforms if a == frame and b not in seen]
+        pending += [a for a, b in found.transforms if b == frame and a not in seen]
+    return False

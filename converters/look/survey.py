@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cameras import files as calibration
-from ...errors import ActionImgError, SourceNotFoundError, WrongFormatError
+from ...cameras.kinds import pose_in_file
+from ...errors import ActionImgError, AmbiguousSourceError, SourceNotFoundError, WrongFormatError
 from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
@@ -21,13 +23,13 @@ from ..kit import tables
 from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
-from ..kit.bags.reader import SUFFIXES, Access, is_bag_folder, open_bag
+from ..kit.bags.reader import SUFFIXES, Access, bag_suffix, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-CALIBRATION_SUFFIXES = (".json", ".yaml", ".yml", ".xml")
+CALIBRATION_SUFFIXES = (".json", ".yaml", ".yml", ".xml", ".conf")
 _MAX_VALUES = 4_000_000
 _UNIT_TOLERANCE = 0.01
 
@@ -76,6 +78,7 @@ class Pictures:
     width: int
     height: int
     fps: float | None = None
+    own_stamps: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ class Survey:
         tables: By name.
         pictures: By name.
         cameras: Calibration files, with the names in them and whether each has a pose.
+        poses: Files that hold nothing but a camera's pose, and what it is in: ``base``, ``tool`` or nothing said.
+        frames: Of a bag, the frame that each topic's messages are in.
+        transforms: Of a bag, parent and child of each transform.
         groups: Pattern of groups that are each an episode, and how many.
         notes: What else is worth knowing.
     """
@@ -108,6 +114,9 @@ class Survey:
     tables: list[TableFound] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
     cameras: dict[str, dict[str, bool]] = field(default_factory=dict)
+    poses: dict[str, str] = field(default_factory=dict)
+    frames: dict[str, str] = field(default_factory=dict)
+    transforms: set[tuple[str, str]] = field(default_factory=set)
     groups: tuple[str, int] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -146,6 +155,10 @@ def describe(column: Column) -> str:
 
 def _column(name: str, values: NDArray[Any], labels: Sequence[str] = ()) -> Column:
     shape = tuple(int(n) for n in values.shape)
+    if values.dtype.kind == "M" and values.ndim == 1 and len(values) > 1:
+        seconds = np.diff(values.astype("M8[ns]").astype(np.int64)) * 1e-9
+        grows = bool((seconds >= 0).all()) and bool(seconds.any())
+        return Column(name, shape, "time", increasing=grows, median_step=float(np.median(seconds)))
     if values.dtype.kind not in "biuf" or values.size == 0:
         return Column(name, shape, "text" if values.dtype.kind in "OSU" else str(values.dtype))
     flat = values.reshape(len(values), -1)
@@ -201,7 +214,7 @@ def survey(source: str) -> Survey:
         return _survey_lerobot(sets[0])
     if root.is_file() and suffix in tables.TABLE_SUFFIXES:
         return Survey(root.parent, "folder", [_table(root.name, tables.open_table(root))])
-    if root.suffix.lower() in SUFFIXES or is_bag_folder(root):
+    if bag_suffix(root) in SUFFIXES or is_bag_folder(root):
         return _survey_bag(root)
     if root.is_dir():
         return _survey_folder(root)
@@ -230,6 +243,8 @@ def _survey_folder(root: Path) -> Survey:
         if bags and first is None:
             return _survey_bag(folder if is_bag_folder(folder) else folder / bags[0])
         pending.extend(reversed([p for p in _tree.subfolders(folder) if not p.name.endswith(".zarr")]))
+    if first is None and (stores := _zarr_stores(root)):
+        return _survey_zarr(stores[0])
     if first is None:
         raise WrongFormatError("holds no table, bag or data set", where=root, expected=" ".join(tables.TABLE_SUFFIXES))
     found = Survey(first, "folder")
@@ -244,7 +259,11 @@ def _survey_folder(root: Path) -> Survey:
                 found.tables.append(_table(name, tables.open_table(path)))
             elif name.lower().endswith(VIDEO_SUFFIXES):
                 video = VideoFrames(path)
-                found.pictures.append(Pictures(path.stem, name, len(video), video.width, video.height, video.fps))
+                own = video.times is not None
+                size = (video.width, video.height)
+                found.pictures.append(Pictures(path.stem, name, len(video), *size, video.fps, own))
+            elif name.lower().endswith(CALIBRATION_SUFFIXES) and (frame := _pose_alone(path)) is not None:
+                found.poses[name] = frame
             elif name.lower().endswith(CALIBRATION_SUFFIXES):
                 cameras = calibration.load_cameras(path)
                 found.cameras[name] = {
@@ -265,6 +284,24 @@ def _survey_folder(root: Path) -> Survey:
             except ActionImgError as error:
                 found.notes.append(f"{folder.name}: {error.message}")
     return found
+
+
+def _zarr_stores(root: Path) -> list[Path]:
+    """The zarr folders right at or below ``root``."""
+    inside = [p for p in _tree.subfolders(root) if p.name.endswith(".zarr")]
+    return inside or [z for p in _tree.subfolders(root)[:50] for z in _tree.subfolders(p) if z.name.endswith(".zarr")]
+
+
+def _pose_alone(path: Path) -> str | None:
+    """What the pose is in that is all a file holds: ``base``, ``tool``, "" where it does not say; else None."""
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        return None
+    try:
+        return pose_in_file(path, None, None)[1]
+    except AmbiguousSourceError:
+        return ""
+    except ActionImgError:
+        return None
 
 
 def _looks_like_pictures(shape: Sequence[int], dtype: str) -> bool:
@@ -375,6 +412,11 @@ def _frames(transforms: Sequence[Any]) -> str:
         return error.message
 
 
+def _frame_of(message: Any) -> str:
+    """The frame that a message says it is in; empty where it does not."""
+    return str(getattr(getattr(message, "header", message), "frame_id", "") or "")
+
+
 def _survey_bag(path: Path) -> Survey:
     found = Survey(path.parent if path.is_file() else path, "rosbag")
     access = Access(cut=True)
@@ -398,6 +440,11 @@ def _survey_bag(path: Path) -> Survey:
             continue
         if topic.type in _messages.TF_TYPES:
             found.notes.append(f"{topic.name}: {_frames(messages.values)}")
+            with contextlib.suppress(ActionImgError):
+                pairs = {(a.lstrip("/"), b.lstrip("/")) for m in messages.values for a, b, *_ in transforms_of(m)}
+                found.transforms |= pairs
+        elif messages.values and (frame := _frame_of(messages.values[0])):
+            found.frames[topic.name] = frame
         table = _messages.table_of(messages, topic.name)
         columns = []
         for name in table.names:

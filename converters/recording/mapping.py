@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...cameras import files as calibration
 from ...cameras.files import CalibratedCamera
+from ...cameras.kinds import pose_in_file
 from ...cameras.transforms import transform_matrix
 from ...errors import (
     AmbiguousSourceError,
@@ -23,12 +25,24 @@ from ...errors import (
     UnsafeFileError,
     WrongFormatError,
 )
-from ...geometry import exact
+from ...geometry import exact, transforms
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
-from ...schemas.mapping import UNKNOWN, Gripper, Mapping, TimeSource, ToolPose, ViewCamera, ViewSource
+from ...schemas.mapping import (
+    UNKNOWN,
+    Gripper,
+    KFile,
+    Mapping,
+    PoseColumns,
+    PoseFile,
+    TimeSource,
+    ToolPose,
+    ViewCamera,
+    ViewSource,
+)
 from ...schemas.plausibility import FindingKind, Limits
 from ...untrusted import text as _text
+from ...untrusted.arrays import load_npy
 from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
@@ -93,7 +107,7 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
         raise AmbiguousSourceError(
             f"{len(open_fields)} fields are still to be filled in",
             where=path,
-            field=", ".join(open_fields[:12]),
+            field=", ".join(open_fields),
             expected="what only you can know",
             found=UNKNOWN,
         )
@@ -150,7 +164,10 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
         folders: Where the files are looked for, in this order.
     """
     mapping = loaded.mapping
-    names = [view.camera.file for view in mapping.views.values()]
+    cameras = [view.camera for view in mapping.views.values()]
+    names = [camera.file for camera in cameras]
+    given = [part for c in cameras for part in (c.world_from_camera, c.tool_from_camera, c.K)]
+    names += [part.file for part in given if isinstance(part, (PoseFile, KFile))]
     names.append(mapping.instruction.file if mapping.instruction is not None else None)
     digest = hashlib.sha256(loaded.fingerprint.encode())
     for name in dict.fromkeys(n for n in names if n is not None):
@@ -213,8 +230,16 @@ def find_beside(relative: str, folders: tuple[Path, ...], field: str) -> Path:
     raise SourceNotFoundError("no such file", where=folders[0] / relative, field=field)
 
 
-def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -> CalibratedCamera:
+def load_calibration(
+    camera: ViewCamera, folders: tuple[Path, ...], name: str, size: tuple[int, int] | None = None
+) -> CalibratedCamera:
     """A view's calibration from its file or the mapping itself, with the poses that the mapping adds.
+
+    Args:
+        camera: What the mapping says.
+        folders: Where files are looked for, in this order.
+        name: Of the view.
+        size: Width and height of its pictures, for a K that is of them.
 
     Raises:
         MissingCalibrationError: The file has no such camera.
@@ -227,20 +252,100 @@ def load_calibration(camera: ViewCamera, folders: tuple[Path, ...], name: str) -
         found = calibration.pick(cameras, chosen, path)
     elif camera.entry is not None:
         found = calibration.from_entry(camera.entry)
+    elif camera.K is not None and size is not None:
+        found = CalibratedCamera(_given_K(camera.K, folders, name), *size)
     else:
         raise MissingCalibrationError("has no calibration file", field=f"views.{name}.camera")
-    return with_pose(found, camera)
+    return with_pose(found, camera, folders, name)
 
 
-def with_pose(found: CalibratedCamera, camera: ViewCamera) -> CalibratedCamera:
+def _given_K(given: Any, folders: tuple[Path, ...], name: str) -> FloatArray:
+    if not isinstance(given, KFile):
+        return np.asarray(given, dtype=np.float64)
+    path = find_beside(given.file, folders, f"views.{name}.camera.K.file")
+    data = read_bytes(path, 1 << 20)
+    if path.suffix.lower() == ".npy":
+        values = np.asarray(load_npy(data, path, "K"), dtype=np.float64)
+    else:
+        words = re.split(r"[\s,;\[\]]+", data.decode("utf-8", "replace"))
+        try:
+            values = np.array([float(w) for w in words if w])
+        except ValueError:
+            values = np.empty(0)
+    if values.size != 9:
+        raise WrongFormatError("is not a camera matrix", where=path, expected="nine numbers", found=values.size)
+    return values.reshape(3, 3)
+
+
+def K_of_columns(values: FloatArray, where: object, name: str) -> FloatArray:
+    """The one camera matrix in columns: nine numbers in every row, all the same, or three rows of three.
+
+    Raises:
+        MissingCalibrationError: They change.
+        WrongFormatError: Another count of numbers.
+    """
+    rows = values.reshape(1, 9) if values.shape == (3, 3) else values
+    if rows.ndim != 2 or rows.shape[1] != 9 or len(rows) == 0:
+        raise WrongFormatError("does not hold K", where=where, field=name, expected="9 numbers a row", found=rows.shape)
+    if np.ptp(rows, axis=0).max() > 1e-6:
+        raise MissingCalibrationError("intrinsics that change with time are not supported", where=where, field=name)
+    return np.asarray(rows[0].reshape(3, 3))
+
+
+def with_pose_columns(
+    found: CalibratedCamera, columns: PoseColumns, values: FloatArray, where: object
+) -> CalibratedCamera:
+    """The camera with its pose, or poses, from a table's columns ``(N, 16 or 12)``, or from one matrix.
+
+    Raises:
+        WrongFormatError: Another count of numbers.
+    """
+    flat = values.reshape(1, -1) if values.shape in ((4, 4), (3, 4)) else values
+    if flat.shape[1] == 12:
+        flat = np.concatenate([flat, np.broadcast_to([0.0, 0, 0, 1], (len(flat), 4))], axis=1)
+    if flat.shape[1] != 16:
+        raise WrongFormatError(
+            "does not hold poses", where=where, field=", ".join(columns.columns), expected="16 or 12", found=flat.shape
+        )
+    poses = flat.reshape(-1, 4, 4)
+    poses = poses if columns.order == "row" else poses.swapaxes(1, 2)
+    if columns.holds == "camera_from_world":
+        poses = np.asarray(transforms.invert(poses))
+    if columns.axes == "opengl":
+        poses = np.asarray(exact.matmul(poses, calibration.OPENCV_FROM_OPENGL))
+    pose = poses[0] if len(poses) == 1 or not np.ptp(poses, axis=0).any() else poses
+    if columns.holds == "tool_from_camera":
+        return replace(found, world_from_camera=None, tool_from_camera=poses[0])
+    return replace(found, world_from_camera=pose, tool_from_camera=None)
+
+
+def with_pose(
+    found: CalibratedCamera, camera: ViewCamera, folders: tuple[Path, ...] = (), name: str = ""
+) -> CalibratedCamera:
     """The camera with the pose that a mapping gives to it, if it does; of a chain the pose is its first camera's."""
-    given = camera.world_from_camera if camera.world_from_camera is not None else camera.tool_from_camera
+    if camera.pixel_centre is not None:
+        found = replace(found, pixel_centre=camera.pixel_centre)
+    in_world = camera.world_from_camera is not None
+    given = camera.world_from_camera if in_world else camera.tool_from_camera
     if given is None:
         return found
-    pose = _rigid(given, "camera")
+    field = "world_from_camera" if in_world else "tool_from_camera"
+    if isinstance(given, PoseFile):
+        path = find_beside(given.file, folders, f"views.{name}.camera.{field}.file")
+        pose, frame = pose_in_file(path, given.name, given.axes)
+        if frame and (frame == "base") != in_world:
+            raise WrongFormatError(
+                "says that the camera is elsewhere",
+                where=path,
+                field=f"views.{name}.camera",
+                expected="tool_from_camera: it is in the hand" if in_world else "world_from_camera: it stands",
+                found=field,
+            )
+    else:
+        pose = _rigid(given, "camera")
     if found.reference_from_camera is not None:
         pose = np.asarray(exact.matmul(pose, found.reference_from_camera))
-    if camera.world_from_camera is not None:
+    if in_world:
         return replace(found, world_from_camera=pose, tool_from_camera=None)
     return replace(found, world_from_camera=None, tool_from_camera=pose)
 
@@ -344,6 +449,7 @@ def instruction_from_file(path: Path, key: str | None) -> str:
 
 
 __all__ = [
+    "K_of_columns",
     "LoadedMapping",
     "PoseSamples",
     "clocked",
@@ -358,4 +464,5 @@ __all__ = [
     "state_of",
     "tool_transforms",
     "with_pose",
+    "with_pose_columns",
 ]

@@ -335,6 +335,11 @@ class Synced:
 
 def default_master(cameras: Mapping[str, FloatArray]) -> str:
     """The slowest camera, so that no other camera's picture is asked for twice; of equals the first."""
+    for name, times in cameras.items():
+        if not np.isfinite(times).all():
+            raise InvalidTrajectoryError(
+                "has a stamp that is not finite", field=f"{name}: picture {int(np.argmin(np.isfinite(times)))}"
+            )
     periods = {name: median_period(np.unique(times)) for name, times in cameras.items()}
     slowest = max(periods.values())
     return next(name for name, period in periods.items() if period >= 0.99 * slowest)

@@ -29,6 +29,13 @@ class Container(ABC):
     def locations(self) -> list[Location]:
         """Where each record is; reads as little as possible."""
 
+    def readable(self) -> tuple[list[Location], BadFileError | None]:
+        """Where the records are up to where the file is damaged, and what is wrong there."""
+        try:
+            return self.locations(), None
+        except BadFileError as error:
+            return [], error
+
     @abstractmethod
     def read(self, location: Location) -> bytes:
         """One record, checked."""
@@ -42,6 +49,11 @@ class Container(ABC):
         return BadFileError("not a place in this kind of file", where=self.path, found=location)
 
 
+def _listed(records: tfrecord.Records) -> list[Location]:
+    parts = records.offsets.tolist(), records.lengths.tolist(), records.crcs.tolist()
+    return [list(t) for t in zip(*parts, strict=True)]
+
+
 class TFRecordFile(Container):
     """TFRecord; any record can be read knowing its offset."""
 
@@ -49,8 +61,15 @@ class TFRecordFile(Container):
 
     def locations(self) -> list[Location]:
         """Offset, length and CRC of each record, from the cached index."""
-        found = index.load(self.path)
-        return [list(t) for t in zip(found.offsets.tolist(), found.lengths.tolist(), found.crcs.tolist(), strict=True)]
+        return _listed(index.load(self.path))
+
+    def readable(self) -> tuple[list[Location], BadFileError | None]:
+        """The records before the damage; an index is kept of whole files only."""
+        try:
+            return self.locations(), None
+        except BadFileError:
+            records, damage = tfrecord.scan_to_damage(self.path)
+            return _listed(records), damage
 
     def read(self, location: Location) -> bytes:
         """One record; its CRC must be the one indexed, and its data must match it."""

@@ -69,6 +69,10 @@ class RLDSOptions(ConverterOptions):
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
     instruction: str | None = Field(None, description="instruction of episodes that have none (else they are refused)")
     allow_missing_shards: bool = Field(False, description="go on without files that dataset_info.json lists")
+    skip_bad_shards: bool = Field(
+        False,
+        description="go on after a file that is cut or damaged: the records after the damage go into quarantine",
+    )
     allow_count_mismatch: bool = Field(
         False, description="go by the files where dataset_info.json counts other records"
     )
@@ -227,7 +231,7 @@ class RLDSConverter(Converter):
         for place in dataset.places(self.options.from_split):
             location = _Location.of(dataset, place)
             fingerprint = hashlib.sha256(f"{dataset.fingerprint(place)} {stamp}".encode()).hexdigest()[:16]
-            num_frames = len(place.records) if place.grouping else None
+            num_frames = len(place.records) or None if place.grouping else None
             yield EpisodeRef(place.id, location.to_json(), num_frames, fingerprint)
             count += 1
         if count == 0:
@@ -239,6 +243,7 @@ class RLDSConverter(Converter):
             found,
             allow_missing_shards=self.options.allow_missing_shards,
             allow_count_mismatch=self.options.allow_count_mismatch,
+            skip_bad_shards=self.options.skip_bad_shards,
         )
 
     def _entry(self, dataset: RLDSDataset) -> tuple[str, RldsEntry]:
@@ -305,6 +310,13 @@ class RLDSConverter(Converter):
         if folder is not None and folder.is_dir():
             parts += [f"{p.name}:{p.stat().st_size}" for p in sorted(folder.glob("*.json"))]
         return " ".join(parts)
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now; of TFRecords their own checksums are what is compared."""
+        location = _Location.parse(ref)
+        dataset = _dataset_of(location)
+        stamp = self._stamp(self._entry(dataset)[0])
+        return hashlib.sha256(f"{dataset.fingerprint(location.place())} {stamp}".encode()).hexdigest()[:16]
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; its pictures are read when asked for.

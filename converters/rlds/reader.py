@@ -49,7 +49,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one episode is: its shard, and its records (one, unless steps are records of their own)."""
+    """Where one episode is: its shard, and its records (one, unless steps are records of their own).
+
+    It has no records where the file is damaged before it, and cannot be read then.
+    """
 
     shard: Shard
     number: int
@@ -150,14 +153,22 @@ class RLDSDataset:
         found: Its folder.
         allow_missing_shards: Go on without files that dataset_info.json lists and that do not exist.
         allow_count_mismatch: Go on where a file holds another number of records than dataset_info.json says.
+        skip_bad_shards: Go on after a file that is cut or damaged: what comes after the damage are episodes that cannot
+            be read, one by one.
     """
 
     def __init__(
-        self, found: layout.Found, *, allow_missing_shards: bool = False, allow_count_mismatch: bool = False
+        self,
+        found: layout.Found,
+        *,
+        allow_missing_shards: bool = False,
+        allow_count_mismatch: bool = False,
+        skip_bad_shards: bool = False,
     ) -> None:
         self.path = Path(os.path.abspath(found.folder))
         self.allow_missing_shards = allow_missing_shards
         self.allow_count_mismatch = allow_count_mismatch
+        self.skip_bad_shards = skip_bad_shards
         self.features = features.load(self.path / layout.FEATURES)
         self.leaves = {s.key: s for s in features.flatten(self.features)}
         info_path = self.path / layout.INFO
@@ -230,6 +241,13 @@ class RLDSDataset:
     def record(self, place: Place) -> Record:
         """The episode at a place, parsed; checks its CRC."""
         container = self._container(place.shard.path)
+        if not place.records:
+            damage = container.readable()[1]
+            raise BadFileError(
+                f"record {place.number} comes after a damaged place",
+                where=place.shard.path,
+                found="the file ends early" if damage is None else damage.message,
+            )
         examples = [
             Example(container.read(r), f"{place.shard.path} record at byte {r[0]}"
                     if container.suffix == "tfrecord" else f"{place.shard.path} record {r[0]}")
@@ -240,6 +258,8 @@ class RLDSDataset:
     def fingerprint(self, place: Place) -> str:
         """What changes when the episode does."""
         container = self._container(place.shard.path)
+        if not place.records:
+            return f"damaged:{place.shard.path.stat().st_size}:{place.number}"
         return " ".join(container.fingerprint(r) for r in (place.records[0], place.records[-1]))
 
     # -- shards --------------------------------------------------------------------------------------------------
@@ -295,8 +315,13 @@ class RLDSDataset:
 
     def _find_places(self, shard: Shard) -> list[Place]:
         container = self._container(shard.path)
-        locations = container.locations()
+        locations, damage = self._locations(container)
+        if damage is not None:
+            return self._to_damage(shard, container, locations, damage)
         if shard.records is not None and shard.records != len(locations):
+            if self.skip_bad_shards and shard.records > len(locations):
+                short = BadFileError("ends early", where=shard.path, expected=shard.records, found=len(locations))
+                return self._to_damage(shard, container, locations, short)
             if not self.allow_count_mismatch:
                 raise FrameCountError(
                     f"{layout.INFO} and the file disagree about the number of records",
@@ -310,6 +335,35 @@ class RLDSDataset:
         if not grouping:
             return [Place(shard, i, (loc,), "") for i, loc in enumerate(locations)]
         return self._grouped(shard, container, locations, grouping)
+
+    def _locations(self, container: Container) -> tuple[list[Location], BadFileError | None]:
+        """Where the records are, and the damage that ends the list where that is to be passed over."""
+        if self.skip_bad_shards:
+            return container.readable()
+        try:
+            return container.locations(), None
+        except BadFileError as error:
+            raise BadFileError(
+                error.message,
+                where=error.where,
+                field=error.field,
+                expected=error.expected,
+                found=error.found,
+                hint="Get the file again; to go on with the others, and with what comes before: --skip-bad-shards.",
+            ) from None
+
+    def _to_damage(
+        self, shard: Shard, container: Container, locations: list[Location], damage: BadFileError
+    ) -> list[Place]:
+        """The places of a damaged file: those before the damage, and after it as many as the file should hold."""
+        log.warning("%s; going on without what comes after", damage)
+        grouping = self._grouping(shard.split)
+        if grouping:
+            # Which steps belong together after the damage, nobody knows: one place stands for all.
+            whole = self._grouped(shard, container, locations, grouping, cut=True)
+            return [*whole, Place(shard, len(whole), (), grouping)]
+        count = max(shard.records or 0, len(locations) + 1)
+        return [Place(shard, i, (locations[i],) if i < len(locations) else (), "") for i in range(count)]
 
     def _grouping(self, split: str) -> str:
         """How records hold episodes, from the first two of the split."""
@@ -326,7 +380,7 @@ class RLDSDataset:
         """Two records that follow each other; damaged ones are for those who read the episodes to report."""
         container = self._container(shard.path)
         examples: list[Example] = []
-        for location in container.locations()[:_PROBES]:
+        for location in self._locations(container)[0][:_PROBES]:
             try:
                 examples.append(Example(container.read(location), str(shard.path)))
             except BadFileError:
@@ -364,8 +418,13 @@ class RLDSDataset:
                 return ""
         return "nested"
 
-    def _grouped(self, shard: Shard, container: Container, locations: list[Location], grouping: str) -> list[Place]:
-        """Runs of steps from one ``is_first`` to its ``is_last``; any other order is refused."""
+    def _grouped(
+        self, shard: Shard, container: Container, locations: list[Location], grouping: str, cut: bool = False
+    ) -> list[Place]:
+        """Runs of steps from one ``is_first`` to its ``is_last``; any other order is refused.
+
+        Where the records are ``cut`` by a damage, a last run without its end is left out.
+        """
         flags = []
         for location in locations:
             record = Record([Example(container.read(location), str(shard.path))], self.leaves, grouping)
@@ -373,7 +432,7 @@ class RLDSDataset:
         places: list[Place] = []
         start = 0
         for i, (is_first, is_last) in enumerate(flags):
-            if is_first != (i == start) or (i == len(flags) - 1 and not is_last):
+            if is_first != (i == start) or (i == len(flags) - 1 and not is_last and not cut):
                 raise UnsupportedSourceError(
                     "holds one record a step, and not in the order of episodes",
                     where=shard.path,
@@ -388,7 +447,7 @@ class RLDSDataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = layout.Found(self.path, self.name, self.version)
-        return _rebuild, (found, self.allow_missing_shards, self.allow_count_mismatch)
+        return _rebuild, (found, self.allow_missing_shards, self.allow_count_mismatch, self.skip_bad_shards)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -398,8 +457,8 @@ class RLDSDataset:
         return found
 
 
-def _rebuild(found: layout.Found, missing: bool, mismatch: bool) -> RLDSDataset:
-    return RLDSDataset(found, allow_missing_shards=missing, allow_count_mismatch=mismatch)
+def _rebuild(found: layout.Found, missing: bool, mismatch: bool, skip: bool) -> RLDSDataset:
+    return RLDSDataset(found, allow_missing_shards=missing, allow_count_mismatch=mismatch, skip_bad_shards=skip)
 
 
 def open_rlds(
@@ -408,6 +467,7 @@ def open_rlds(
     *,
     allow_missing_shards: bool = False,
     allow_count_mismatch: bool = False,
+    skip_bad_shards: bool = False,
 ) -> RLDSDataset:
     """Open an RLDS data set that TFDS wrote.
 
@@ -416,6 +476,7 @@ def open_rlds(
         dataset: ``NAME``, ``NAME/CONFIG`` or ``NAME/VERSION`` where ``path`` holds several; the newest version counts.
         allow_missing_shards: Go on without listed files that do not exist.
         allow_count_mismatch: Go by the files where dataset_info.json counts other records in them.
+        skip_bad_shards: Go on after a file that is cut or damaged; what comes after the damage cannot be read.
 
     Raises:
         SourceNotFoundError: No such folder or data set.
@@ -433,6 +494,7 @@ def open_rlds(
         layout.find(path, dataset),
         allow_missing_shards=allow_missing_shards,
         allow_count_mismatch=allow_count_mismatch,
+        skip_bad_shards=skip_bad_shards,
     )
 
 

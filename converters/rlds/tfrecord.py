@@ -99,12 +99,27 @@ def scan(path: Path) -> Records:
         SourceNotFoundError: No such file.
         BadFileError: The file is cut or damaged; the message names the byte.
     """
+    records, damage = scan_to_damage(path)
+    if damage is not None:
+        raise damage
+    return records
+
+
+def scan_to_damage(path: Path) -> tuple[Records, BadFileError | None]:
+    """The records of a file up to where it is cut or damaged, and what is wrong there; see `scan`.
+
+    Nothing says where the records after a damaged length begin.
+
+    Raises:
+        SourceNotFoundError: No such file.
+    """
     file = open_file(path)
+    offsets: list[int] = []
+    lengths: list[int] = []
+    crcs: list[int] = []
+    damage: BadFileError | None = None
     try:
         size = file.size
-        offsets: list[int] = []
-        lengths: list[int] = []
-        crcs: list[int] = []
         offset = 0
         header = _read(file, path, HEADER, 0)
         while header:
@@ -115,9 +130,11 @@ def scan(path: Path) -> Records:
             crcs.append(int.from_bytes(tail[:FOOTER], "little"))
             offset += HEADER + length + FOOTER
             header = tail[FOOTER:]
+    except BadFileError as error:
+        damage = error
     finally:
         file.close()
-    return Records(np.array(offsets, np.uint64), np.array(lengths, np.uint64), np.array(crcs, np.uint32))
+    return Records(np.array(offsets, np.uint64), np.array(lengths, np.uint64), np.array(crcs, np.uint32)), damage
 
 
 def read_record(path: Path, offset: int, expected: tuple[int, int] | None = None) -> bytes:

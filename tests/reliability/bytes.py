@@ -75,8 +75,8 @@ def usable(environment: Mapping[str, str]) -> dict[str, str]:
 
 def sources(folder: Path, real: Path | None, short: bool) -> list[Source]:
     """Demonstrations written once, so that only their conversion differs."""
+    from actionimg_data.demo.recordings import write_recordings
     from actionimg_data.demo.rlds import write_rlds_demo
-    from actionimg_data.demo.teleop import write_recordings
     from actionimg_data.testing import write_rlbench_dataset
 
     frames = 6 if short else 16
@@ -193,16 +193,21 @@ def main() -> None:
     """Convert, compare, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", type=Path, help="a folder of RLBench demos to convert besides")
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
+    parser.add_argument("--codecs", nargs="+", default=CODECS, choices=CODECS)
+    parser.add_argument("--sources", nargs="+", help="words that a source's name holds; all by default")
     parser.add_argument("--short", action="store_true", help="one source, one size, one codec: what CI runs")
     parser.add_argument("--digests", action="store_true", help="only print hashes of what is computed, as JSON")
     options = parser.parse_args()
     if options.digests:
         print(json.dumps(digests()))
         return
-    sizes, codecs = (("224",), ("h264",)) if options.short else (SIZES, CODECS)
+    sizes, codecs = (("224",), ("h264",)) if options.short else (options.sizes, options.codecs)
     begun, done, wrong = time.monotonic(), 0, []
     with tempfile.TemporaryDirectory() as folder:
         for source in sources(Path(folder), options.real, options.short):
+            if options.sources and not any(word in source.name for word in options.sources):
+                continue
             for size in sizes:
                 for codec in codecs:
                     label = f"{source.name}, {size}, {codec}"

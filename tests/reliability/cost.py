@@ -25,8 +25,8 @@ import numpy as np
 
 from actionimg_data import engine
 from actionimg_data.converters.base import converter_class
+from actionimg_data.demo.recordings import LoggedView, TeleopLog, droid_camera_file, make_log, write_droid
 from actionimg_data.demo.rlds import write_rlds_demo
-from actionimg_data.demo.teleop import LoggedView, TeleopLog, droid_camera_file, make_log, write_droid
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards.manifest import index_bytes, read_sidecar
 

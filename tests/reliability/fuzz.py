@@ -36,7 +36,7 @@ from actionimg_data.cameras import files as calibration
 from actionimg_data.converters.kit import tables
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import rlds as rlds_writer
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     camera_file,
     droid_camera_file,
     make_log,

@@ -43,7 +43,7 @@ from actionimg_data.converters.kit.bags.reader import open_bag
 from actionimg_data.converters.kit.frames import HDF5Frames, ImageFiles, ZarrFrames
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import rlds as rlds_writer
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     camera_file,
     make_log,
     write_folder,

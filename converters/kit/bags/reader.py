@@ -15,7 +15,15 @@ from ....untrusted.files import open_plain
 from .. import tree as _tree
 from .channels import BagReader, Channel
 
-SUFFIXES = (".bag", ".mcap", ".db3")
+ACTIVE = ".bag.active"
+"""What ROS 1 calls a bag while it is recorded, and leaves when its recorder is killed."""
+
+SUFFIXES = (".bag", ".mcap", ".db3", ACTIVE)
+
+
+def bag_suffix(path: Path) -> str:
+    """The suffix that says which kind of bag a file is, in lower case."""
+    return ACTIVE if path.name.lower().endswith(ACTIVE) else path.suffix.lower()
 
 
 def is_bag_folder(folder: Path) -> bool:
@@ -30,7 +38,7 @@ def is_bag_folder(folder: Path) -> bool:
 def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
     """Bags at or below ``root``, in natural order: files, and ROS 2 folders that hold ``metadata.yaml``."""
     if root.is_file():
-        if root.suffix.lower() in SUFFIXES:
+        if bag_suffix(root) in SUFFIXES:
             yield root
         return
     pending, looked = [root], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sqlite3
@@ -313,16 +314,20 @@ def _ros1_unfinished(file: IO[bytes], size: int) -> str:
     return f"its index should be at byte {index}, and it ends at byte {size}" if index >= size else ""
 
 
+_OPEN: Final = -1
+"""Number of the chunk that was being written, of which nothing but its records is there yet."""
+
+
 class _Ros1Scan:
     """Messages of a ROS 1 bag without an index, found by going through it once."""
 
     def __init__(self, path: Path) -> None:
         self._file = open_plain(path)
         size = os.fstat(self._file.fileno()).st_size
-        found: dict[int, tuple[str, str, bytes]] = {}
+        self._found: dict[int, tuple[str, str, bytes]] = {}
         self._entries: list[tuple[int, int, int, int]] = []
         self._chunks: list[tuple[int, int, str]] = []
-        self._last: tuple[int, bytes] = (-1, b"")
+        self._last: tuple[int, bytes] = (_OPEN, b"")
         _ros1_start(self._file, size)
         while (record := _ros1_record(self._file, size)) is not None:
             fields, length = record
@@ -330,9 +335,13 @@ class _Ros1Scan:
             if fields.get(b"op") == b"\x05" and at + length <= size and length <= MAX_CHUNK:
                 kind = fields.get(b"compression", b"none").decode("ascii", "replace")
                 self._chunks.append((at, length, kind))
-                self._take(unpacked(self._file.read(length), kind), len(self._chunks) - 1, found)
+                data = unpacked(self._file.read(length), kind)
+                self._take(io.BytesIO(data), len(data), len(self._chunks) - 1)
             elif at + length > size:
                 break
+            else:
+                # The length of a chunk is written when it is full: what the last one holds follows it as it is.
+                self._take_record(self._file, fields, length, _OPEN)
             self._file.seek(at + length)
         self._entries.sort(key=lambda entry: entry[0])
         counts: dict[int, int] = {}
@@ -340,28 +349,31 @@ class _Ros1Scan:
             counts[connection] = counts.get(connection, 0) + 1
         self.channels = tuple(
             Channel(number, topic, kind, "ros1", "ros1msg", text, counts.get(number, 0))
-            for number, (topic, kind, text) in sorted(found.items())
+            for number, (topic, kind, text) in sorted(self._found.items())
         )
 
-    def _take(self, data: bytes, chunk: int, found: dict[int, tuple[str, str, bytes]]) -> None:
-        import io
-
-        stream = io.BytesIO(data)
-        while (record := _ros1_record(stream, len(data))) is not None:
+    def _take(self, records: IO[bytes], size: int, chunk: int) -> None:
+        while (record := _ros1_record(records, size)) is not None:
             fields, length = record
-            at = stream.tell()
-            if at + length > len(data):
+            at = records.tell()
+            if at + length > size:
                 return
-            number = int.from_bytes(fields.get(b"conn", b""), "little")
-            if fields.get(b"op") == b"\x07":
-                about = _ros1_fields(data[at : at + length])
-                kind = about.get(b"type", b"").decode("utf-8", "replace")
-                topic = fields.get(b"topic", b"").decode("utf-8", "replace")
-                found[number] = (topic, kind.replace("/", "/msg/", 1), about.get(b"message_definition", b""))
-            elif fields.get(b"op") == b"\x02" and len(fields.get(b"time", b"")) == 8:
-                seconds, nanoseconds = struct.unpack("<II", fields[b"time"])
-                self._entries.append((seconds * 1_000_000_000 + nanoseconds, chunk, at, number))
-            stream.seek(at + length)
+            self._take_record(records, fields, length, chunk)
+            records.seek(at + length)
+
+    def _take_record(self, records: IO[bytes], fields: dict[bytes, bytes], length: int, chunk: int) -> None:
+        """Note a connection or a message whose data ``records`` is at."""
+        number = int.from_bytes(fields.get(b"conn", b""), "little")
+        if fields.get(b"op") == b"\x07" and length <= _MAX_HEADER:
+            at = records.tell()
+            about = _ros1_fields(records.read(length))
+            records.seek(at)
+            kind = about.get(b"type", b"").decode("utf-8", "replace")
+            topic = fields.get(b"topic", b"").decode("utf-8", "replace")
+            self._found[number] = (topic, kind.replace("/", "/msg/", 1), about.get(b"message_definition", b""))
+        elif fields.get(b"op") == b"\x02" and len(fields.get(b"time", b"")) == 8 and length <= MAX_CHUNK:
+            seconds, nanoseconds = struct.unpack("<II", fields[b"time"])
+            self._entries.append((seconds * 1_000_000_000 + nanoseconds, chunk, records.tell(), number))
 
     @property
     def duration_s(self) -> float:
@@ -372,6 +384,11 @@ class _Ros1Scan:
         """As of `BagReader`."""
         for log, chunk, at, number in self._entries:
             if number not in by_id or (start is not None and log < start):
+                continue
+            if chunk == _OPEN:
+                self._file.seek(at - 4)
+                (length,) = struct.unpack("<I", self._file.read(4))
+                yield by_id[number], log, self._file.read(length)
                 continue
             if self._last[0] != chunk:
                 begin, length, kind = self._chunks[chunk]
@@ -410,6 +427,8 @@ def open_file(path: Path, allow_cut: bool) -> BagReader:
     """
     if path.is_dir():
         return BagFolder(path, allow_cut)
-    if path.suffix.lower() not in _FILES:
+    # ROS 1 calls a bag NAME.bag.active until it is closed.
+    suffix = Path(path.name.lower().removesuffix(".active")).suffix
+    if suffix not in _FILES:
         raise WrongFormatError("is not a kind of bag", where=path, expected=" ".join(_FILES))
-    return _FILES[path.suffix.lower()](path, allow_cut)
+    return _FILES[suffix](path, allow_cut)

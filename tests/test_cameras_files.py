@@ -12,7 +12,7 @@ import pytest
 from actionimg_data.cameras import files as calibration
 from actionimg_data.cameras.files import Distortion, load_cameras
 from actionimg_data.cameras.undistort import UndistortedFrames, undistorted_K
-from actionimg_data.demo.teleop import write_yaml
+from actionimg_data.demo.recordings import write_yaml
 from actionimg_data.errors import (
     BadFileError,
     InvalidCameraError,

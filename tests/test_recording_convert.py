@@ -10,7 +10,7 @@ import yaml
 
 from actionimg_data import engine
 from actionimg_data.converters import Converter, converter_class
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     TeleopLog,
     camera_file,
     droid_camera_file,
@@ -67,7 +67,7 @@ def test_the_real_recording_gives_one_episode_through_every_converter(sample_dat
     for version in ("v2.1", "v3.0"):
         mappings[version] = ("lerobot", write_lerobot([log], tmp_path / version, version, codec="libx264"))
     if pytest.importorskip("rosbags"):
-        from actionimg_data.demo.teleop import write_rosbag
+        from actionimg_data.demo.recordings import write_rosbag
 
         mappings["mcap"] = ("rosbag", write_rosbag(log, tmp_path / "mcap", "mcap"))
         mappings["db3"] = ("rosbag", write_rosbag(log, tmp_path / "db3", "sqlite3"))
@@ -118,7 +118,7 @@ def test_shards_of_every_converter_verify(log: TeleopLog, tmp_path: Path, kind: 
     else:
         if kind == "rosbag":
             pytest.importorskip("rosbags")
-            from actionimg_data.demo.teleop import write_rosbag
+            from actionimg_data.demo.recordings import write_rosbag
 
             mapping = write_rosbag(log, tmp_path / "src" / "run")
         else:

@@ -66,6 +66,12 @@ def write_rlbench_dataset(
     Raises:
         OutputExistsError: ``dest`` already holds the task.
         InvalidSpecError: A number is not positive, or there is no such camera or layout.
+
+    Example:
+        >>> import tempfile
+        >>> source = write_rlbench_dataset(tempfile.mkdtemp(), episodes=1, frames=4, size=32, cameras=("front",))
+        >>> sorted(path.name for path in source.iterdir())
+        ['place_cube']
     """
     root = _new_task(Path(dest), task, episodes)
     if layout not in ("peract", "stepjam"):
@@ -193,6 +199,12 @@ def write_action_images_tree(
     Raises:
         OutputExistsError: ``dest`` already holds the task.
         InvalidSpecError: A number is not positive, or there is no such camera.
+
+    Example:
+        >>> import tempfile
+        >>> source = write_action_images_tree(tempfile.mkdtemp(), episodes=1, frames=9, size=32, views=("front",))
+        >>> sorted(path.name for path in source.glob("rlbench/place_cube/*/episodes/episode0/*"))
+        ['actions.npy', 'view0']
     """
     root = _new_task(Path(dest) / "rlbench", task, episodes)
     if ratio < 1:

@@ -14,7 +14,7 @@ from actionimg_data.converters.kit.bags import messages
 from actionimg_data.converters.kit.bags.pictures import decode_message
 from actionimg_data.converters.kit.bags.tf import TfTree
 from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_rosbag, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_rosbag, write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,

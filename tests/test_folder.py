@@ -11,7 +11,7 @@ import pytest
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
 from actionimg_data.converters.look.inspection import inspect_source
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     TeleopLog,
     camera_file,
     make_log,

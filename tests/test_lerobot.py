@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from actionimg_data.converters.lerobot import LeRobotConverter, LeRobotOptions
-from actionimg_data.demo.teleop import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, camera_file, make_log, write_lerobot, write_video, write_yaml
 from actionimg_data.errors import (
     BadVideoError,
     FrameCountError,

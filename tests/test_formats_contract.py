@@ -11,7 +11,7 @@ from actionimg_data.converters.droid import DroidConverter, DroidOptions
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
 from actionimg_data.converters.lerobot import LeRobotConverter, LeRobotOptions
 from actionimg_data.converters.rosbag import RosbagConverter, RosbagOptions
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     TeleopLog,
     camera_file,
     droid_camera_file,
@@ -57,7 +57,7 @@ def lerobot_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def rosbag_place(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("rosbags")
-    from actionimg_data.demo.teleop import write_rosbag
+    from actionimg_data.demo.recordings import write_rosbag
 
     place = tmp_path_factory.mktemp("rosbag")
     for name in ("run2", "run10"):

@@ -19,8 +19,8 @@ from actionimg_data.converters.look.propose import propose_mapping
 from actionimg_data.converters.look.survey import survey
 from actionimg_data.converters.recording.mapping import load_mapping
 from actionimg_data.converters.robomimic import RobomimicConverter
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 from actionimg_data.demo.simulators import write_aloha
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_droid, write_folder, write_lerobot, write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     SourceNotFoundError,
@@ -97,7 +97,7 @@ def test_a_robomimic_like_file(tmp_path: Path) -> None:
 
 def test_a_bag(log: TeleopLog, tmp_path: Path) -> None:
     pytest.importorskip("rosbags")
-    from actionimg_data.demo.teleop import write_rosbag
+    from actionimg_data.demo.recordings import write_rosbag
 
     write_rosbag(log, tmp_path / "run")
     text, value = draft(tmp_path / "run", tmp_path, "rosbag")
@@ -105,21 +105,24 @@ def test_a_bag(log: TeleopLog, tmp_path: Path) -> None:
         assert f"#   {topic}" in text
     assert value["pose"]["topic"] == "/ee_pose"
     assert (value["gripper"]["topic"], value["gripper"]["columns"]) == ("/gripper", ["position.width"])
-    assert value["views"]["front_image"]["camera"]["camera_info"] == "/front/info"
+    for view in ("front", "overhead"):
+        camera = value["views"][view]["camera"]
+        assert camera["camera_info"] == f"/{view}/info"
+        # The frames are those of the messages, between which the bag's transforms lead.
+        assert set(camera["tf"]) == {"parent", "child"}
+        assert UNKNOWN not in camera["tf"].values()
     assert unknown(value) == {
         "instruction.text",
         "pose.tool_from_gripper",
         "gripper.closed",
         "gripper.open",
         "gripper.kind",
-        *(f"views.{v}_image.camera.{f}" for v in ("front", "overhead") for f in ("rectified", "tf.parent", "tf.child")),
+        *(f"views.{v}.camera.rectified" for v in ("front", "overhead")),
     }
 
 
 FOLDER_UNKNOWN = {
     "instruction.text",
-    "pose.time.unit",
-    "pose.position.unit",
     "pose.tool_from_gripper",
     "gripper.closed",
     "gripper.open",
@@ -134,22 +137,19 @@ def test_the_folder_recording(sample_data: Path, tmp_path: Path) -> None:
         assert f"#     {column}: 500 float64" in text
     views = ("agentview", "frontview", "sideview", "robot0_eye_in_hand")
     assert set(value["views"]) == set(views)
-    assert unknown(value) == FOLDER_UNKNOWN | {f"views.{v}.time.unit" for v in views}
+    assert unknown(value) == FOLDER_UNKNOWN
     assert all(value["views"][v]["camera"] == {"file": "calibration.json", "name": v} for v in views)
-    assert "100 Hz if s" in text
+    assert value["pose"]["time"] == {"column": "time_s", "unit": "s"}
+    assert value["pose"]["position"]["unit"] == "m"
 
 
 def test_a_draft_that_is_filled_in_converts(log: TeleopLog, tmp_path: Path) -> None:
     write_folder(log, tmp_path / "rec")
     _, value = draft(tmp_path / "rec", tmp_path, "folder")
-    assert unknown(value) == FOLDER_UNKNOWN | {f"views.{v}.time.unit" for v in log.views}
+    assert unknown(value) == FOLDER_UNKNOWN
     value["instruction"]["text"] = log.instruction
-    value["pose"]["time"]["unit"] = "s"
-    value["pose"]["position"]["unit"] = "m"
     value["pose"]["tool_from_gripper"] = dict(log.tool_from_gripper)
     value["gripper"].update(closed=0.0, open=0.08, kind="measured")
-    for view in value["views"].values():
-        view["time"]["unit"] = "s"
     path = write_yaml(tmp_path / "m.yaml", value)
     converter = FolderConverter(FolderOptions(mapping=str(path)))
     (ref,) = converter.discover(str(tmp_path / "rec"))

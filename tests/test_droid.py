@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actionimg_data.converters.droid import DroidConverter, DroidOptions
-from actionimg_data.demo.teleop import (
+from actionimg_data.demo.recordings import (
     LoggedView,
     TeleopLog,
     droid_camera_file,

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_teleop_convert import documented_mapping
+from test_recording_convert import documented_mapping
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
 from actionimg_data.converters.recording.episode import assemble
 from actionimg_data.converters.recording.offset import estimate_offset
 from actionimg_data.converters.recording.recording import Recording, ViewInput, shifted
-from actionimg_data.demo.teleop import TeleopLog, make_log, write_folder, write_yaml
+from actionimg_data.demo.recordings import TeleopLog, make_log, write_folder, write_yaml
 from actionimg_data.errors import AmbiguousSourceError
 
 

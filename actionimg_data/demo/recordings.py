@@ -331,6 +331,12 @@ def write_recordings(
 
     Returns:
         ``dest``.
+
+    Example:
+        >>> import tempfile
+        >>> source = write_recordings(tempfile.mkdtemp() + "/lab", episodes=1, frames=4, size=32, views=("front",))
+        >>> sorted(path.name for path in source.iterdir())
+        ['mapping.yaml', 'run_0']
     """
     root = Path(dest)
     mapping: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from actionimg_data.converters.kit.kinematics import Chain
 from actionimg_data.converters.kit.tables import Table, check_zip, open_table
 from actionimg_data.converters.recording import streams
 from actionimg_data.converters.recording.mapping import load_mapping
-from actionimg_data.demo.teleop import write_yaml
+from actionimg_data.demo.recordings import write_yaml
 from actionimg_data.errors import (
     AmbiguousSourceError,
     BadFileError,

@@ -1,0 +1,324 @@
+"""How far a clip's views contradict each other, and what that says of the poses; numpy and torch, without gradients.
+
+With six measured keypoints in two views, six of the twelve numbers fix the pose and six are left over. What is left
+over, over the whole clip and unclipped, tells how wrong the measurements are whatever their own residuals say:
+
+* `uncertainty` finds the variance of the pixels in three parts: the blobs' stated covariance times a factor, something
+  added to each keypoint by itself, and something added to all keypoints of a view together (quadratic estimation of
+  variance components, Rao 1971), and carries it to the poses;
+* `systematic` finds what is the same in all frames: one view late, moved, rolled or zoomed. The poses hide some of
+  it, so that its design matrix is projected as the residuals are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ..geometry import rotations, transforms, triangulation
+from .blobs import at_least
+from .pose import Measured, triangle
+
+Array = Any
+
+CLIP_FREEDOM = 12.0
+"""Degrees of freedom that the clip's residuals count for in each frame's covariance, and the statement for in those."""
+LEAST_CLIP_FREEDOM = 2.0
+"""The same where the frames of a clip differ most."""
+SIGNIFICANT = 12.0
+"""Least F statistic of something systematic."""
+EXPLAINED = 0.35
+"""Least share of the squared residuals that it has to explain."""
+
+
+class Linear(NamedTuple):
+    """Poses and their measurements, linearised; ``M = 6 V`` numbers a frame (view, keypoint, xy)."""
+
+    jacobian: Array
+    """``(T, M, 6)`` pixels by metres and radians."""
+    residual: Array
+    """``(T, M)`` measured minus predicted, 0 where nothing was measured."""
+    estimator: Array
+    """``(T, 6, M)`` pose by pixels, at the weights that were used."""
+    left: Array
+    """``(T, M, M)`` residual by error of the pixels."""
+    mask: Array
+    """``(T, M)`` 1 where measured, as floats."""
+    stated: Array
+    """``(T, M, M)`` the blobs' own covariance."""
+    determined: Array
+    """``(T,)`` whether the measurements determine the pose."""
+
+
+def linearise(measured: Measured, weights: Array, rotation: Array, translation: Array, axis_length: float) -> Linear:
+    """The equations of `rigid_pose` with all their parts, at poses ``(T, 3, 3)``, ``(T, 3)``.
+
+    Args:
+        measured: Of one clip.
+        weights: ``(T, V, 3, 2, 2)`` pixel covariances that the poses were found with.
+        rotation: World from gripper.
+        translation: Metres.
+        axis_length: Metres.
+    """
+    xp = array_namespace(rotation)
+    t, v = measured.mask.shape[:2]
+    m = 6 * v
+    arms = triangle(rotation, axis_length) @ xp.matrix_transpose(rotation)
+    world = (arms + translation[:, None, :])[:, None, ...]
+    from_world = transforms.invert(measured.world_from_camera)
+    predicted, _, by_point = triangulation.projection_and_jacobian(
+        world, measured.K[:, :, None, ...], from_world[:, :, None, ...]
+    )
+    jacobian = xp.concat([by_point, -by_point @ rotations.skew(arms)[:, None, ...]], axis=-1)
+    jacobian = xp.where(measured.mask[..., None, None], jacobian, xp.zeros_like(jacobian))
+    uv = xp.where(measured.mask[..., None], measured.uv, predicted)
+    identity = xp.eye(2, dtype=uv.dtype, device=uv.device)
+    whiten = triangulation.whitening(weights, measured.mask)
+    rows = xp.reshape(whiten @ jacobian, (t, m, 6))
+    normal = xp.matrix_transpose(rows) @ rows
+    six = xp.eye(6, dtype=uv.dtype, device=uv.device)
+    diagonal = xp.sum(normal * six, axis=-1)
+    positive = xp.all(diagonal > 0, axis=-1) & xp.all(xp.isfinite(diagonal), axis=-1)
+    scale = xp.sqrt(xp.where(positive[:, None], diagonal, xp.ones_like(diagonal)))
+    unit = xp.where(positive[:, None, None], normal / (scale[:, :, None] * scale[:, None, :]), six)
+    determined = positive & (xp.linalg.eigvalsh(unit)[:, 0] > 1e-10)
+    unit = xp.where(determined[:, None, None], unit, six)
+    inverse = xp.linalg.inv(unit) / (scale[:, :, None] * scale[:, None, :])
+    weighted = xp.reshape(xp.matrix_transpose(whiten) @ xp.reshape(rows, (t, v, 3, 2, 6)), (t, m, 6))
+    estimator = inverse @ xp.matrix_transpose(weighted)
+    flat = xp.reshape(jacobian, (t, m, 6))
+    mask = xp.reshape(xp.astype(measured.mask, uv.dtype)[..., None] + 0 * uv, (t, m))
+    eye = xp.eye(m, dtype=uv.dtype, device=uv.device)
+    left = eye * mask[:, None, :] - flat @ estimator
+    stated = xp.where(measured.mask[..., None, None], measured.covariance, 0 * identity)
+    # Block diagonal by broadcasting: (T, k, 2, k', 2) is zero where k != k'.
+    keypoints = xp.eye(3 * v, dtype=uv.dtype, device=uv.device)
+    blocks = xp.reshape(stated, (t, 3 * v, 2, 1, 2)) * keypoints[None, :, None, :, None]
+    return Linear(
+        flat,
+        xp.reshape(uv - predicted, (t, m)),
+        estimator,
+        left,
+        mask,
+        xp.reshape(blocks, (t, m, m)),
+        determined,
+    )
+
+
+class Spread(NamedTuple):
+    """What `uncertainty` found."""
+
+    covariance: Array
+    """``(T, 6, 6)`` of the poses."""
+    factor: float
+    """Of the blobs' stated covariances."""
+    single: float
+    """Square pixels added to each keypoint by itself."""
+    common: float
+    """Square pixels added to all keypoints of a view together."""
+
+
+def _trace(xp: Any, a: Array, b: Array) -> Array:
+    """``tr(a b)`` of symmetric matrices ``(..., M, M)``."""
+    return xp.sum(a * b, axis=(-2, -1))
+
+
+def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Spread:
+    """Covariance of the poses of a clip from what its measurements leave over.
+
+    Args:
+        at: The clip, linearised.
+        counted: ``(T,)`` bool, frames whose residuals count.
+        extra: ``(T, M)`` a move of the measurements, common to the clip, that may or may not be theirs: its square
+            counts as their variance besides.
+    """
+    xp = array_namespace(at.residual)
+    m = at.mask.shape[-1]
+    eye = xp.eye(m, dtype=at.mask.dtype, device=at.mask.device)
+    place = xp.arange(m, device=at.mask.device)
+    same = (place[:, None] // 6 == place[None, :] // 6) & (place[:, None] % 2 == place[None, :] % 2)
+    both = at.mask[:, :, None] * at.mask[:, None, :]
+    parts = [at.stated, eye * both, xp.astype(same, at.mask.dtype) * both]
+    moved = [at.left @ p @ xp.matrix_transpose(at.left) for p in parts]
+    left_over = xp.sum(at.left * eye, axis=(-2, -1))
+    use = xp.astype(counted & (left_over > 0.5), at.mask.dtype)
+    residual = at.residual if extra is None else at.residual - (at.left @ extra[..., None])[..., 0]
+    outer = residual[:, :, None] * residual[:, None, :]
+    # Frames that contradict themselves far more than the others are judged by themselves below.
+    squares = xp.sum(residual**2, axis=-1)
+    typical = quantile(xp, squares, use > 0, 0.5)
+    use = use * xp.astype(squares <= 30 * typical, use.dtype)
+    # Weighed by the inverse of the statement, and by plain pixels, and by the views' means.
+    precision = 1 / at_least(xp, xp.sum(at.stated * eye, axis=-1), 1e-12)
+    tests = [eye * (precision * at.mask)[:, :, None], parts[1], parts[2]]
+    weighed = xp.stack([xp.reshape(test * use[:, None, None], (-1,)) for test in tests])
+    columns = xp.stack([xp.reshape(part, (-1,)) for part in (*moved, outer)], axis=-1)
+    numbers = np.asarray((weighed @ columns).tolist())
+    table, found = numbers[:, :3], numbers[:, 3]
+    freedom = float(xp.sum(use * left_over))
+    factor, single, common = _non_negative(table, found, freedom)
+    total = factor * parts[0] + single * parts[1] + common * parts[2]
+    if extra is not None:
+        total = total + extra[:, :, None] * extra[:, None, :]
+    covariance = at.estimator @ total @ xp.matrix_transpose(at.estimator)
+    expected = _trace(xp, eye + xp.zeros_like(total), at.left @ total @ xp.matrix_transpose(at.left))
+    own = xp.where(expected > 0, squares / xp.where(expected > 0, expected, xp.ones_like(expected)), 0 * expected)
+    weight = _prior_freedom(xp, own[use > 0], left_over[use > 0])
+    grown = (weight + left_over * own) / (weight + left_over)
+    grown = xp.where(left_over > 0.5, at_least(xp, grown, 0.7), xp.ones_like(grown))
+    return Spread(covariance * grown[:, None, None], factor, single, common)
+
+
+def _prior_freedom(xp: Any, own: Array, freedom: Array) -> float:
+    """Degrees of freedom that the clip counts for in a frame, by how much the frames' variances differ.
+
+    Of frames of one variance the squared residuals per degree of freedom, over their expectation, vary by
+    2 / freedom; what they vary more is the variances' own, and 2 / CLIP_FREEDOM of it is always expected.
+    """
+    n = own.shape[0]
+    if n < 8:
+        return CLIP_FREEDOM
+    mean = float(xp.mean(own))
+    if mean <= 0:
+        return CLIP_FREEDOM
+    ratio = float(xp.mean((own / mean) ** 2))
+    by_chance = 1 + 2 / float(xp.mean(freedom))
+    differ = ratio / by_chance - 1
+    return min(max(2 / differ, LEAST_CLIP_FREEDOM), CLIP_FREEDOM) if differ > 0 else CLIP_FREEDOM
+
+
+def quantile(xp: Any, values: Array, mask: Array, share: float) -> float:
+    """A quantile of ``values (T,)`` where ``mask``; 0 of none."""
+    kept = xp.sort(values[mask])
+    return float(kept[min(int(share * kept.shape[0]), kept.shape[0] - 1)]) if kept.shape[0] else 0.0
+
+
+def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple[float, float, float]:
+    """Least squares of ``table x = found`` for three variances that are not negative, the first about 1 a priori."""
+    if freedom < 0.5:
+        return 1.0, 0.0, 0.0
+    rows = table / np.maximum(found, 1e-300)[:, None]
+    # What each part alone would have to be, so that the three compare.
+    scale = 1 / np.maximum(rows.max(axis=0), 1e-300)
+    rows = rows * scale
+    prior = 0.2 * np.sqrt(CLIP_FREEDOM / freedom)
+    rows = np.vstack([rows, [prior * scale[0], 0, 0], [0, 1e-3, 0], [0, 0, 1e-3]])
+    values = np.array([1.0, 1.0, 1.0, prior, 0.0, 0.0])
+    best, least = np.zeros(3), np.inf
+    # Of the subsets of the three, the whole first: nearly always it is the answer.
+    for chosen in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        some = rows[:, chosen]
+        x = np.linalg.solve(some.T @ some, some.T @ values)
+        if (x >= 0).all():
+            rest = float(((some @ x - values) ** 2).sum())
+            if rest < least:
+                best, least = np.zeros(3), rest
+                best[chosen] = x
+            if len(chosen) == 3:
+                break
+    factor, single, common = best * scale
+    return float(factor), float(single), float(common)
+
+
+class Systematic(NamedTuple):
+    """Something that is the same in all frames of one view, against the others."""
+
+    view: int
+    kind: str
+    """``lag`` or ``moved``."""
+    value: Array
+    """Frames; or x, y, roll and zoom in pixels (roll and zoom at a quarter of the picture from its middle)."""
+    deviation: Array
+    """Their standard deviations."""
+    move: Array
+    """``(T, M)`` what it does to the measurements, pixels."""
+    explained: float
+    """Share of the squared residuals."""
+    statistic: float
+    """F."""
+
+
+def systematic(at: Linear, measured: Measured, counted: Array, size: tuple[int, int]) -> list[Systematic]:
+    """What a lag, and what a move of the picture, of each view but the first would explain; best first."""
+    xp = array_namespace(at.residual)
+    t, v = measured.mask.shape[:2]
+    use = xp.astype(counted, at.residual.dtype)
+    total = float(xp.sum(use * xp.sum(at.residual**2, axis=-1)))
+    freedom = float(
+        xp.sum(use * xp.sum(at.left * xp.eye(at.left.shape[-1], dtype=use.dtype, device=use.device), axis=(-2, -1)))
+    )
+    results: list[Systematic] = []
+    if freedom < 12 or total <= 0:
+        return results
+    uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    zero = xp.zeros_like(uv)
+    reach = min(size) / 4
+    away = (uv - xp.asarray([size[1] / 2, size[0] / 2], dtype=uv.dtype, device=uv.device)) / reach
+    across = xp.stack([-away[..., 1], away[..., 0]], axis=-1)
+    one = xp.ones_like(uv[..., 0])
+    right, down = xp.stack([one, 0 * one], axis=-1), xp.stack([0 * one, one], axis=-1)
+    speed, steady = velocity(xp, measured)
+    number = xp.arange(v, device=uv.device)[None, :, None, None]
+    for view in range(1, v):
+        here = xp.astype((number == view) & measured.mask[..., None], uv.dtype)
+        for kind, columns in (("lag", [-speed]), ("moved", [right, down, across, away])):
+            seen = use * (xp.astype(steady, use.dtype) if kind == "lag" else 1.0)
+            design = xp.reshape(xp.stack([zero + c * here for c in columns], axis=-1), (t, 6 * v, len(columns)))
+            shown = at.left @ design * seen[:, None, None]
+            normal = xp.sum(xp.matrix_transpose(shown) @ shown, axis=0)
+            gradient = xp.sum((xp.matrix_transpose(shown) @ at.residual[..., None])[..., 0], axis=0)
+            before = float(xp.sum(seen * xp.sum(at.residual**2, axis=-1)))
+            ridge = 1e-6 * xp.eye(len(columns), dtype=uv.dtype, device=uv.device) * (1 + xp.max(xp.abs(normal)))
+            value = xp.linalg.solve(normal + ridge, gradient[:, None])[:, 0]
+            gained = float(xp.sum(gradient * value))
+            rest = max(before - gained, 1e-12 * before, 1e-18)
+            variance = rest / max(freedom - len(columns), 1.0)
+            spread = xp.linalg.inv(normal + ridge) * variance
+            deviation = xp.sqrt(xp.sum(spread * xp.eye(len(columns), dtype=uv.dtype, device=uv.device), axis=-1))
+            move = (design @ value[:, None])[..., 0]
+            results.append(
+                Systematic(
+                    view, kind, value, deviation, move, gained / max(before, 1e-18), gained / len(columns) / variance
+                )
+            )
+    return sorted(results, key=lambda r: -r.explained)
+
+
+def velocity(xp: Any, measured: Measured) -> tuple[Array, Array]:
+    """Pixels a frame ``(T, V, 3, 2)`` by central differences (0 where unknown), and frames that have them all."""
+    uv = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    known = xp.zeros_like(measured.mask)
+    speed = xp.zeros_like(uv)
+    if uv.shape[0] > 2:
+        both = measured.mask[2:, ...] & measured.mask[:-2, ...] & measured.mask[1:-1, ...]
+        speed[1:-1, ...] = xp.where(both[..., None], 0.5 * (uv[2:, ...] - uv[:-2, ...]), xp.zeros_like(uv[2:, ...]))
+        known[1:-1, ...] = both
+    return speed, xp.all(known | ~measured.mask, axis=(-2, -1))
+
+
+def delayed(measured: Measured, view: int, frames: float) -> Measured:
+    """The clip as it would be if ``view`` were shown ``frames`` earlier: what it shows late is moved back.
+
+    Between frames keypoints are interpolated; beyond the ends nothing is measured.
+    """
+    xp = array_namespace(measured.uv)
+    t = measured.uv.shape[0]
+    whole = int(np.floor(frames))
+    part = frames - whole
+    every = xp.arange(t, device=measured.uv.device)
+    first, second = every + whole, every + whole + (1 if part > 0 else 0)
+    inside = (first >= 0) & (second < t)
+    first, second = (xp.where(inside, i, 0 * i) for i in (first, second))
+    uv, covariance, mask = (xp.asarray(a, copy=True) for a in (measured.uv, measured.covariance, measured.mask))
+    both = measured.mask[first, view, ...] & measured.mask[second, view, ...] & inside[:, None]
+    safe = xp.where(measured.mask[..., None], measured.uv, xp.zeros_like(measured.uv))
+    uv[:, view, ...] = (1 - part) * safe[first, view, ...] + part * safe[second, view, ...]
+    a, b = (
+        xp.where(both[..., None, None], measured.covariance[i, view, ...], xp.eye(2, dtype=uv.dtype, device=uv.device))
+        for i in (first, second)
+    )
+    covariance[:, view, ...] = (1 - part) ** 2 * a + part**2 * b
+    mask[:, view, ...] = both
+    return measured._replace(uv=uv, covariance=covariance, mask=mask)

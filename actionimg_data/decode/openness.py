@@ -1,0 +1,103 @@
+"""Open or closed, from the brightness of blue away from its blob over a clip; numpy and torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+from ..schemas import ActionImageSpec
+from .blobs import within
+
+Array = Any
+
+LEAST_SAMPLES = 8
+SNAP_PEAK = 0.1
+"""Blobs this near to the spec's height count as of the spec's."""
+SNAP_GROUND = 0.02
+"""Grounds under this are codecs' and noise's, and count as black."""
+LEAST_GAP = 0.4
+"""Least distance of two levels, over the pedestal's height, to be those of open and closed."""
+LEAST_SPREAD = 0.12
+"""Standard deviation of a level, over the pedestal's height, that is always allowed for."""
+
+
+class Openness(NamedTuple):
+    """What a clip's pictures say; see `openness_of_clip`."""
+
+    openness: Array
+    """``(T,)`` as the spec draws it (0 or 1, or clipped to [0, 1]); NaN where no picture tells it."""
+    level: Array
+    """``(T,)`` pedestal over its height when open; NaN likewise."""
+    probability: Array
+    """``(T,)`` of being more open than half; NaN likewise."""
+    levels: tuple[float, float]
+    """Found for closed and open; NaN where the clip shows no such frame."""
+
+
+def openness_of_clip(
+    level: Array, samples: Array, ground: Array, peak: Array, shown: Array, blue: Array, spec: ActionImageSpec
+) -> Openness:
+    """Openness from the pedestals of all views.
+
+    The height of the pedestal goes with the blue blob's, and what lies under red and green as well is light that falls
+    on all channels. Over a clip two levels far apart are closed and open wherever they lie; of one alone it is asked
+    which it is nearer to.
+
+    Args:
+        level: ``(V, T)`` intensity of blue away from its blob.
+        samples: ``(V, T)`` number of samples behind each.
+        ground: ``(V, T)`` the same of red and green.
+        peak: ``(V,)`` height of blue blobs; 1 where unknown.
+        shown: ``(V, T)`` bool, whether the view shows any blob.
+        blue: ``(V, T)`` bool, whether it shows the blue one.
+        spec: Whose pedestal and kind of openness these are.
+    """
+    xp = array_namespace(level)
+    under = xp.where(ground > SNAP_GROUND, ground, xp.zeros_like(ground))
+    height = xp.where(xp.abs(peak - 1) <= SNAP_PEAK, xp.ones_like(peak), peak)
+    relative = (level - under) / (spec.pedestal * height[:, None])
+    # A view that shows other blobs but no blue one may have lost all of blue.
+    best = blue | (shown & ~xp.any(blue, axis=0)[None, :])
+    tells = (samples >= LEAST_SAMPLES) & (best | (relative > 0.5))
+    weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
+    total = xp.sum(weight, axis=0)
+    known = total > 0
+    mean = xp.sum(weight * relative, axis=0) / xp.where(known, total, xp.ones_like(total))
+    low, high, spread = _two_levels(mean[known].tolist())
+    middle = 0.5 * (low + high)
+    binary = spec.openness == "binary"
+    z = (mean - (middle if binary else 0.5)) / spread
+    probability = 0.5 + 0.5 * xp.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))
+    drawn = xp.astype(mean > middle, level.dtype) if binary else within(xp, mean, 0.0, 1.0)
+    nan = xp.full_like(mean, xp.nan)
+    opened = bool(xp.any(known & (mean > middle)))
+    closed = bool(xp.any(known & (mean <= middle)))
+    return Openness(
+        xp.where(known, drawn, nan),
+        xp.where(known, mean, nan),
+        xp.where(known, probability, nan),
+        (low if closed else math.nan, high if opened else math.nan),
+    )
+
+
+def _two_levels(values: list[float]) -> tuple[float, float, float]:
+    """Closed and open as found in a clip, and the standard deviation about them; 0 and 1 if the clip shows only one."""
+    low, high = 0.0, 1.0
+    if len(values) >= 4:
+        a, b = min(values), max(values)
+        for _ in range(10):
+            cut = 0.5 * (a + b)
+            under, over = [v for v in values if v <= cut], [v for v in values if v > cut]
+            if not over:
+                break
+            a, b = sum(under) / len(under), sum(over) / len(over)
+        under, over = [v for v in values if v <= 0.5 * (a + b)], [v for v in values if v > 0.5 * (a + b)]
+        if over and len(under) >= 2 and len(over) >= 2:
+            spread = math.sqrt((sum((v - a) ** 2 for v in under) + sum((v - b) ** 2 for v in over)) / len(values))
+            if b - a > max(LEAST_GAP, 3 * spread):
+                return a, b, max(spread, LEAST_SPREAD)
+    rest = [v - (0.0 if v <= 0.5 else 1.0) for v in values]
+    spread = math.sqrt(sum(r * r for r in rest) / len(rest)) if rest else 0.0
+    return low, high, max(spread, LEAST_SPREAD)
