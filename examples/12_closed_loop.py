@@ -33,7 +33,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import mujoco  # it looks at the variable when it is imported
 
 FPS, FRAMES, REPLAN_S = 10.0, 41, 2.0
-SECONDS, CONTROL_HZ = 14.0, 50
+SECONDS, CONTROL_HZ = 20.0, 50
 CUBE = 0.02
 VIEWS = ("front", "side")
 SCENE = """
