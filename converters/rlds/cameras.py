@@ -74,7 +74,8 @@ def find(
     if given.camera_file is not None:
         user = given.camera_file.camera(name, episode_id, lambda key: first_text(record.read(feature_key(key))))
     if user is not None and given.camera_file is not None:
-        return scaled_to(user, frames.width, frames.height, episode_id), {"file": given.camera_file.path.name}
+        found = scaled_to(user, frames.width, frames.height, episode_id, entry.views[name].resized)
+        return found, {"file": given.camera_file.path.name}
     if name in entry.calibration.cameras:
         camera = _from_features(entry.calibration.cameras[name], frames, record)
         return camera, {"features": entry.calibration.cameras[name].K}
@@ -172,7 +173,8 @@ def _from_droid(
         )
     camera = CalibratedCamera(found.K, found.width, found.height, world_from_camera=found.base_from_camera)
     source = {"episode": episode, "serial": serial, "quality": dict(found.quality)}
-    return scaled_to(camera, frames.width, frames.height, record.where), {"droid": source}
+    resized = entry.views[name].resized
+    return scaled_to(camera, frames.width, frames.height, record.where, resized), {"droid": source}
 
 
 def place(known: CalibratedCamera, world_from_tool: FloatArray, where: str, name: str) -> Camera | CameraTrack:

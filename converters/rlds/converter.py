@@ -18,6 +18,7 @@ from ...cameras.transforms import TRANSFORM_FORMS, transform_file
 from ...cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from ...errors import (
     ActionImgError,
+    AmbiguousSourceError,
     BadImageError,
     EmptyEpisodeError,
     InvalidSpecError,
@@ -66,6 +67,9 @@ class RLDSOptions(ConverterOptions):
         None, description="with --robot: the feature that holds the joints in radians, e.g. observation/joint_position"
     )
     choose: tuple[str, ...] = Field((), description="SECTION=NAME, where sources disagree about the data set")
+    openness: float | None = Field(
+        None, ge=0, le=1, description="how open the gripper is throughout, where the data set records none: 0 to 1"
+    )
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
     instruction: str | None = Field(None, description="instruction of episodes that have none (else they are refused)")
     allow_missing_shards: bool = Field(False, description="go on without files that dataset_info.json lists")
@@ -258,6 +262,8 @@ class RLDSConverter(Converter):
         given_robot = (self.options.robot, self.options.tip, self.options.base, self.options.joints)
         entry = registry.with_joints(entry, *given_robot, dataset.path)
         entry = registry.choose(entry, self.options.choose, dataset.path)
+        registry.check_pose(entry, dataset.path)
+        self._check_gripper(entry, dataset)
         registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         self._fps(entry, dataset)
         self._chain(entry)
@@ -275,6 +281,22 @@ class RLDSConverter(Converter):
         if unknown:
             raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
+
+    def _check_gripper(self, entry: RldsEntry, dataset: RLDSDataset) -> None:
+        if entry.gripper is None and self.options.openness is None:
+            raise AmbiguousSourceError(
+                entry.unstated.get("gripper", "has no gripper"),
+                where=dataset.path,
+                field="gripper",
+                hint="Say how open it is throughout: --openness 0 (closed) to 1 (open).",
+            )
+        if entry.gripper is not None and self.options.openness is not None:
+            raise InvalidSpecError(
+                "the data set records its gripper; how open it is is not for you to say",
+                where=dataset.path,
+                field="openness",
+                found=self.options.openness,
+            )
 
     def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
         fps = self.options.fps or entry.fps
@@ -340,13 +362,17 @@ class RLDSConverter(Converter):
         if steps == 0:
             raise EmptyEpisodeError("has no steps", where=record.where)
         fps = self._fps(entry, dataset)
-        if entry.pose is None or entry.gripper is None:
-            raise WrongFormatError("leaves pose or gripper open", where=name)
+        if entry.pose is None:
+            raise WrongFormatError("leaves the pose open", where=name)
+        if entry.gripper is not None:
+            openness = motion.openness(record, entry.gripper)
+        else:
+            openness = np.full(steps, float(self.options.openness or 0.0))
         world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
         tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         trajectory = GripperTrajectory.from_transforms(
             exact.matmul(world_from_tool, tool_from_gripper),
-            motion.openness(record, entry.gripper),
+            openness,
             np.arange(steps) / fps,
         )
         given = cameras.Sources() if self.options.poses_only else self._calibration()
@@ -418,7 +444,7 @@ class RLDSConverter(Converter):
             depth = depth and UndistortedPlanes(depth, known.K, known.distortion, K)
             known = replace(known, K=K, distortion=None)
         camera = cameras.place(known, world_from_tool, episode_id, name)
-        return View(camera, frames, depth), source
+        return View(camera, frames, depth, origin=known.origin), source
 
     def _depth(self, view: RldsView, location: _Location, record: Record) -> RecordDepth | None:
         # Copies of a data set may come without it; `convert --depth` says so.
@@ -443,11 +469,7 @@ class RLDSConverter(Converter):
             flat = registry.feature_key(key)
             if flat not in record.leaves and len(entry.instruction.keys) > 1:
                 continue
-            if record.leaf(flat).leaf.dtype != "str":
-                found = record.leaf(flat).leaf.text()
-                raise WrongFormatError("is no text", where=record.where, field=flat, found=found)
-            value = record.read(flat)
-            for text in [value] if isinstance(value, str) else np.asarray(value, dtype=object).ravel():
+            for text in _texts(record, flat):
                 texts.setdefault(re.sub(r"\s+", " ", str(text)).strip())
         kept = [t for t in texts if t][:MAX_INSTRUCTIONS]
         if not kept and self.options.instruction is not None:
@@ -482,6 +504,7 @@ class RLDSConverter(Converter):
                 "views": list(entry.views),
                 "fps": entry.fps,
                 "gripper frame": "stated" if entry.tool_from_gripper is not None else "unknown: --tool-from-gripper",
+                "pose": registry.pose_in_words(entry),
                 "calibration": entry.calibration.kind,
                 "to be chosen": {s: list(d.options) for s, d in entry.disagreements.items()},
                 "notes": entry.notes,
@@ -523,6 +546,23 @@ def _readable(record: Record) -> dict[str, Any]:
         except ActionImgError as error:
             inner[stored.place[-1]] = f"cannot be read: {error.message}"
     return out
+
+
+def _texts(record: Record, key: str) -> Iterator[str]:
+    """The texts of a feature; rows of code points end with 0 (language_table's ``instruction``)."""
+    leaf = record.leaf(key).leaf
+    if leaf.dtype == "str":
+        value = record.read(key)
+        yield from [value] if isinstance(value, str) else map(str, np.asarray(value, dtype=object).ravel())
+    elif leaf.kind == "tensor" and len(leaf.shape) == 1 and leaf.dtype in ("int32", "uint8", "uint16", "int64"):
+        rows = np.unique(np.asarray(record.read(key)).reshape(-1, leaf.shape[0] or 1), axis=0)
+        for row in rows:
+            codes = row[: int(np.argmin(row != 0))] if (row == 0).any() else row
+            if not ((codes >= 0) & (codes < 0xD800)).all():
+                raise InvalidTextError("is no row of code points", where=record.where, field=key)
+            yield "".join(map(chr, codes.tolist()))
+    else:
+        raise WrongFormatError("is no text", where=record.where, field=key, found=leaf.text())
 
 
 def _metadata(record: Record) -> Mapping[str, Any]:
