@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,10 @@ class RLDSOptions(ConverterOptions):
     )
     config: Path | None = Field(None, description="registry entry (YAML) for a data set of your own")
     camera_file: Path | None = Field(None, description="camera file: for the data set, by scene or by episode")
+    cameras: Literal["published"] | None = Field(
+        None,
+        description="take the cameras that the data set's own sources publish, exact ones and estimates",
+    )
     droid_calibration: Path | None = Field(None, description="folder with DROID's calibration side files")
     poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
@@ -270,9 +274,9 @@ class RLDSConverter(Converter):
         views = self._views(entry)
         if not self.options.poses_only:
             # Said before any episode is read: without it every episode would fail in the same way.
-            given = self._calibration()
+            given = self._calibration(name, dataset.name)
             carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
-            if not carried and given.camera_file is None:
+            if not carried and given.camera_file is None and not given.publishes(views):
                 raise cameras.missing(views[0], entry, given, str(dataset.path))
         return name, entry
 
@@ -281,6 +285,13 @@ class RLDSConverter(Converter):
         if unknown:
             raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
+
+    def _views_of(self, entry: RldsEntry, given: cameras.Sources) -> list[str]:
+        """The views to read: with published cameras, and where no views are named, those that have one."""
+        views = self._views(entry)
+        if self.options.only_views or given.published is None or given.camera_file is not None:
+            return views
+        return [v for v in views if given.publishes([v]) or v in entry.calibration.cameras] or views
 
     def _check_gripper(self, entry: RldsEntry, dataset: RLDSDataset) -> None:
         if entry.gripper is None and self.options.openness is None:
@@ -316,8 +327,9 @@ class RLDSConverter(Converter):
             self._kinematics = Chain.load(folder / joints.robot, joints.base, joints.tip)
         return self._kinematics
 
-    def _calibration(self) -> cameras.Sources:
-        return cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+    def _calibration(self, entry: str, dataset: str) -> cameras.Sources:
+        given = cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+        return given.of(entry, dataset, published=self.options.cameras == "published")
 
     def _stamp(self, entry_name: str) -> str:
         """What changes when a file that the user gave does."""
@@ -375,10 +387,10 @@ class RLDSConverter(Converter):
             openness,
             np.arange(steps) / fps,
         )
-        given = cameras.Sources() if self.options.poses_only else self._calibration()
+        given = cameras.Sources() if self.options.poses_only else self._calibration(name, dataset.name)
         views: dict[str, View] = {}
         calibrations: dict[str, Any] = {}
-        for view in self._views(entry):
+        for view in self._views_of(entry, given):
             found = self._view(view, entry, location, record, world_from_tool, given, ref.id)
             if found is not None:
                 views[view], calibrations[view] = found
