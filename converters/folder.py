@@ -243,16 +243,17 @@ class FolderConverter(MappedConverter):
         table: Callable[[str | None, str], Table],
         beside: tuple[Path, ...],
         name: str,
-    ) -> CalibratedCamera:
-        """A view's calibration: from files, or from columns of the recording's tables."""
+    ) -> CalibratedCamera | None:
+        """A view's calibration: from files, or from columns of the recording's tables; None where nobody knows it."""
         columns = camera.pose_columns
+        found: CalibratedCamera | None
         if camera.K_columns is not None:
             own = table(None if columns is None else columns.file, f"views.{name}.camera")
             K = K_of_columns(own.numbers(camera.K_columns), own.where, name)
             found = with_pose(CalibratedCamera(K, frames.width, frames.height), camera, beside, name)
         else:
             found = load_calibration(camera, beside, name, (frames.width, frames.height))
-        if columns is None:
+        if columns is None or found is None:
             return found
         own = table(columns.file, f"views.{name}.camera.pose_columns")
         return with_pose_columns(found, columns, own.numbers(columns.columns), own.where)

@@ -533,6 +533,7 @@ class LeRobotConverter(MappedConverter):
             camera_poses = None
             if view.camera.poses is not None:
                 camera_poses = streams.poses_from_table(table, view.camera.poses, times, loaded.folder, mapping.limits)
+            camera: CalibratedCamera | None
             if view.camera.K_columns is not None:
                 K = K_of_columns(table.numbers(view.camera.K_columns, 9), table.where, name)
                 camera = CalibratedCamera(K, frames.width, frames.height)

@@ -284,8 +284,9 @@ class _Reading:
             samples = _messages.poses_of(self.messages[stream.topic], times, where)
         return streams.inverted(samples) if stream.inverse else samples
 
-    def camera(self, camera: ViewCamera, name: str) -> tuple[CalibratedCamera, PoseSamples | None, str]:
+    def camera(self, camera: ViewCamera, name: str) -> tuple[CalibratedCamera | None, PoseSamples | None, str]:
         """Intrinsics, the camera's own poses where it moves, and which frame its pose is in."""
+        posed: CalibratedCamera | None
         if camera.camera_info is not None:
             found = _messages.camera_of(
                 self.messages[camera.camera_info], camera.rectified, f"{self.path}: {camera.camera_info}"
@@ -293,6 +294,8 @@ class _Reading:
             posed = with_pose(found, camera, (self.loaded.folder, Path(self.path).parent), name)
         else:
             posed = load_calibration(camera, (self.loaded.folder, Path(self.path).parent), name)
+        if posed is None:
+            return None, None, "world"
         if camera.poses is not None:
             return posed, self.poses(camera.poses, f"views.{name}.camera.poses"), "world"
         if camera.tf is not None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -59,6 +60,10 @@ Transform = Annotated[Matrix4 | PoseParts, BeforeValidator(written_out)]
 Axes = Literal["opencv", "opengl"]
 
 
+Resized = Literal["squeeze", "crop", "scale"]
+"""How pictures were made smaller: each side by a factor of its own, cut about the centre first, or by one factor."""
+
+
 def _axes(value: Any) -> Any:
     """Accept text that begins with the name of the axes, e.g. ``OpenCV: x right, y down, z forward``."""
     return value.strip().lower().split(":")[0].split(" ")[0] if isinstance(value, str) else value
@@ -85,6 +90,27 @@ class DistortionEntry(BaseModel):
             allowed = ", ".join(map(str, counts))
             raise ValueError(f"{self.model} has {allowed} coefficients, found {len(self.coefficients)}")
         return self
+
+
+class CameraOrigin(BaseModel):
+    """Where a camera comes from, if not from a calibration of the recording itself, and how far it may be trusted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["refined", "guessed", "published", "estimate"] = Field(
+        description="refined or guessed from the pictures; published with the data set; published as an estimate"
+    )
+    overlay_px: float | None = Field(None, ge=0, description="90 of 100 times the drawn gripper is off by less")
+    position_mm: float | None = Field(None, ge=0, description="90 of 100 times the camera's position is off by less")
+    source: str = Field("", description="where it is published")
+
+
+_CERTAINTY: Final = ("", "published", "refined", "estimate", "guessed")
+
+
+def least_certain(origins: Iterable[CameraOrigin]) -> str:
+    """The kind of the least certain of some cameras; empty where there are none of these."""
+    return max((o.kind for o in origins), key=_CERTAINTY.index, default="")
 
 
 class CameraEntry(BaseModel):
@@ -122,7 +148,14 @@ class CameraEntry(BaseModel):
         description="where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that "
         "spans [0, width] x [0, height] (CoppeliaSim, MuJoCo, most renderers)",
     )
+    resized: Resized | None = Field(
+        None,
+        description="how the pictures were made smaller since the calibration: squeeze (width and height each by a "
+        "factor of its own), crop (cut about the centre to the aspect, then scaled) or scale (both by one factor, the "
+        "only way where nothing is said)",
+    )
     moving: bool | None = Field(None, description="only a remark; the poses decide")
+    origin: CameraOrigin | None = Field(None, description="where the camera comes from, if not from a calibration")
 
     @model_validator(mode="before")
     @classmethod

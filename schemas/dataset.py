@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError
+from .camera_file import CameraOrigin
 from .evaluation import Evaluation, PredictionRow
 from .plausibility import Finding, FindingKind, Limits
 from .spec import ActionImageSpec
@@ -256,8 +257,12 @@ class SampleRow(_Stored):
     grippers: tuple[Name, ...] = Field((), description="names of the grippers, in order; absent where there is one")
     calibration: tuple[CalibrationRow, ...] = Field((), description="of each view; absent where it was not checked")
     findings: tuple[Finding, ...] = Field((), description="what was found and allowed; absent where nothing was")
+    camera_origin: str = Field(
+        "",
+        description="how the least certain of its cameras was come by; absent where all are the source's calibration",
+    )
 
-    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration", "findings"})
+    _later: ClassVar[frozenset[str]] = frozenset({"grippers", "calibration", "findings", "camera_origin"})
 
 
 class ShardSidecar(_Stored):
@@ -333,6 +338,9 @@ class SampleMeta(_Stored):
         (), description="what the pictures of the episode say of each view's camera; absent where it was not checked"
     )
     calibration_model: str = Field("", description="the gripper model that was looked for; absent where none was")
+    camera_origins: dict[Name, CameraOrigin] = Field(
+        default_factory=dict, description="of each view whose camera is not the source's own calibration; else absent"
+    )
     findings: tuple[Finding, ...] = Field(
         (), description="what cannot be true of the episode, and was allowed; absent where nothing was found"
     )
@@ -345,7 +353,7 @@ class SampleMeta(_Stored):
     _later: ClassVar[frozenset[str]] = frozenset(
         {
             *("grippers", "merged_arms", "overlapping_frames", "depth_range_m", "masks"),
-            *("calibration", "calibration_model", "findings", "instruction_spans"),
+            *("calibration", "calibration_model", "findings", "instruction_spans", "camera_origins"),
         }
     )
 
@@ -557,6 +565,7 @@ def index_schema(grippers: bool = False, calibration: bool = False, allow: tuple
         pa.field("decode_rotation_p95_deg", pa.float64()),
         pa.field("decode_openness_accuracy", pa.float64()),
         pa.field("undecodable_frames", pa.int64()),
+        pa.field("camera_origin", pa.string(), nullable=False),
     ]
     if grippers:
         fields.insert(10, pa.field("grippers", pa.list_(pa.string()), nullable=False))

@@ -11,7 +11,7 @@ import json
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -278,7 +278,7 @@ class KFile(_Model):
 
 
 class ViewCamera(_Model):
-    """Where a view's calibration is: a file, the log itself (bags), or written here."""
+    """Where a view's calibration is: a file, the log itself (bags), or written here; or that it is not known."""
 
     file: str | None = Field(
         None, description="camera file; OpenCV, ROS or Kalibr YAML; RealSense, ZED, GoPro (UMI) or COLMAP"
@@ -295,6 +295,9 @@ class ViewCamera(_Model):
     pose_columns: PoseColumns | None = Field(None, description="folder: the camera's pose in columns of a table")
     pixel_centre: float | None = Field(
         None, description="where K has the centre of the first pixel, 0 or 0.5; as the kind of file says, if not said"
+    )
+    uncalibrated: bool = Field(
+        False, description="nobody knows the camera; written as the word alone, camera: uncalibrated"
     )
     rectified: bool = Field(False, description="bags: the pictures are rectified already: use P, no distortion")
     scaled: bool = Field(False, description="the pictures are the calibrated ones scaled, whole, to another size")
@@ -314,11 +317,20 @@ class ViewCamera(_Model):
     )
     poses: PoseStream | None = Field(None, description="the camera's own pose stream, for one that is tracked")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return {"uncalibrated": True} if value == "uncalibrated" else value
+
     @model_validator(mode="after")
     def _one_source(self) -> ViewCamera:
+        if self.uncalibrated:
+            if self.model_fields_set != {"uncalibrated"}:
+                raise ValueError("an uncalibrated camera has nothing else")
+            return self
         given = [n for n in ("file", "entry", "camera_info", "K_columns", "K") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError("give one of file, entry, camera_info, K_columns and K")
+            raise ValueError("give one of file, entry, camera_info, K_columns and K, or the word uncalibrated")
         names = ("tf", "world_from_camera", "tool_from_camera", "poses", "pose_columns")
         poses = [n for n in names if getattr(self, n) is not None]
         if len(poses) > 1:

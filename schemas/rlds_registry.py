@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .camera_file import AxesField, CameraEntry, Matrix3, Transform
+from .camera_file import AxesField, CameraEntry, Matrix3, Resized, Transform
 from .mapping import AngleUnit, ColumnRef, PoseMatrix, Position, Rotation
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -51,7 +51,23 @@ class RldsView(_Model):
         False,
         description="episodes without this camera hold black pictures in its place; the view is left out of them",
     )
+    resized: Resized | None = Field(
+        None,
+        description="how pictures were made smaller since calibration: squeeze (width and height each by a factor of "
+        "its own), crop (cut about the centre to the aspect, then scaled) or scale (both by one factor, the only way "
+        "where nothing is said)",
+    )
     depth: RldsDepth | None = Field(None, description="depth beside the pictures, flipped as they are")
+
+
+class JointColumns(_Model):
+    """Joint values of a data set without poses; a robot file of the user's makes poses of them."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each joint")
+    names: tuple[str, ...] = Field(
+        (), description="joints of the robot file, in the order of the columns; those from base to tip if not said"
+    )
+    unit: AngleUnit = Field("rad", description="of revolute joints; prismatic ones are metres")
 
 
 class RldsJoints(_Model):
@@ -121,7 +137,8 @@ class RldsInstruction(_Model):
 
     keys: tuple[Key, ...] = Field(
         min_length=1,
-        description="text features; the first text that is not empty is the instruction, others are kept",
+        description="features of text, or of a row of code points that ends with 0; the first text that is not empty "
+        "is the instruction, others are kept",
     )
 
 
@@ -188,8 +205,9 @@ class RldsEntry(_Model):
     robot: str = Field("", description="robot and gripper, in words")
     notes: str = Field("", description="what a user should know")
     views: dict[ViewName, RldsView] = Field(min_length=1, description="the pictures that become views, by view name")
-    pose: RldsPose | None = Field(None, description="absent only where sources disagree")
-    gripper: RldsGripper | None = Field(None, description="absent only where sources disagree")
+    pose: RldsPose | None = Field(None, description="absent where sources disagree, of joints only, or without any")
+    joints: JointColumns | None = Field(None, description="joint values, for --robot FILE --tip NAME")
+    gripper: RldsGripper | None = Field(None, description="absent where sources disagree, or where none is recorded")
     instruction: RldsInstruction = Field(description="where the words are")
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second; absent where unknown: --fps")
     tool_from_gripper: Transform | None = Field(
@@ -201,15 +219,31 @@ class RldsEntry(_Model):
     disagreements: dict[Literal["pose", "gripper", "tool_from_gripper"], Disagreement] = Field(
         default_factory=dict, description="sections about which sources disagree"
     )
+    unstated: dict[Literal["pose", "gripper"], str] = Field(
+        default_factory=dict,
+        description="what the data set does not hold, in words; without a pose it is video only, without a gripper "
+        "--openness says how open it is throughout",
+    )
     sources: dict[Section, tuple[Source, ...]] = Field(
         default_factory=dict, description="for each section, where its facts were read"
     )
 
+    @property
+    def video_only(self) -> bool:
+        """Whether the data set holds nothing that a pose of the hand could come from."""
+        return "pose" in self.unstated
+
     @model_validator(mode="after")
     def _consistent(self) -> RldsEntry:
-        for section in ("pose", "gripper"):
-            if (getattr(self, section) is None) != (section in self.disagreements):
-                raise ValueError(f"{section} is required, unless sources disagree about it")
+        if self.pose is None and self.joints is None and not {"pose"} & {*self.disagreements, *self.unstated}:
+            raise ValueError("pose is required, unless sources disagree about it, or joints or unstated stand for it")
+        if self.gripper is None and not self.video_only and not {"gripper"} & {*self.disagreements, *self.unstated}:
+            raise ValueError("gripper is required, unless sources disagree about it, or it is unstated")
+        for absent in self.unstated:
+            if getattr(self, absent) is not None or absent in self.disagreements:
+                raise ValueError(f"{absent} is given and unstated")
+        if self.video_only and self.joints is not None:
+            raise ValueError("joints are given, and the pose is unstated")
         for section, disagreement in self.disagreements.items():
             if getattr(self, section) is not None:
                 raise ValueError(f"{section} is given although sources disagree about it")

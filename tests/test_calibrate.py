@@ -419,4 +419,4 @@ def test_convert_stores_verdicts_quarantines_and_is_unchanged_without(source: Pa
     rows = [json.loads(line) for line in (tmp_path / "strict" / "quarantine.jsonl").read_text().splitlines()]
     assert [r["code"] for r in rows] == ["calibration-off"]
     code, _, error = run(*base, tmp_path / "bad", *options, *CONVERT_WORDS)
-    assert (code, "check_calibration" in error) == (1, True)
+    assert (code, "check_calibration" in error) == (2, True)

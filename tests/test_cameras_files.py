@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actionimg_data.cameras import files as calibration
 from actionimg_data.cameras.files import Distortion, load_cameras
@@ -190,8 +192,27 @@ def test_scaling_keeps_rays_and_refuses_another_aspect() -> None:
     np.testing.assert_allclose(
         calibration.scaled_to(spanning, 160, 120, "x").K, [[150, 0, 80], [0, 155, 60], [0, 0, 1]]
     )
-    with pytest.raises(InvalidCameraError, match="differ in aspect"):
+    with pytest.raises(InvalidCameraError, match=r"differ in aspect.*resized: squeeze.*resized: crop"):
         calibration.scaled_to(camera, 240, 240, "x")
+
+
+@pytest.mark.parametrize("how", ["squeeze", "crop"])
+@pytest.mark.parametrize("pixel_centre", [0.0, 0.5])
+@given(u=st.floats(0, 319), v=st.floats(0, 239))
+def test_squeezed_and_cropped_pictures_show_a_ray_where_the_picture_was_moved(
+    how: Any, pixel_centre: float, u: float, v: float
+) -> None:
+    """Against the pixel itself: where a point of the whole picture lies in the smaller one."""
+    camera = calibration.CalibratedCamera(np.array(K), 320, 240, pixel_centre=pixel_centre, resized=how)
+    small = calibration.scaled_to(camera, 60, 60, "x")
+    ray = np.linalg.inv(camera.K) @ [u, v, 1]
+    found = (small.K @ ray)[:2] + (0.5 - pixel_centre)
+    at = np.array([u, v]) + (0.5 - pixel_centre)
+    expected = at * [60 / 320, 60 / 240] if how == "squeeze" else (at - [40, 0]) / 4
+    assert np.allclose(found, expected, atol=1e-9)
+    assert calibration.scaled_to(camera, 320, 240, "x") is camera
+    # What the camera says comes before what the registry says of the pictures.
+    assert np.array_equal(calibration.scaled_to(camera, 60, 60, "x", "scale").K, small.K)
 
 
 # Distortion.

@@ -348,7 +348,7 @@ def test_repair_says_what_differs_and_by_how_much_and_takes_it_when_told(
     assert sorted(n for n in now if now[n] != before[n]) == [
         "dataset.json", "index.parquet", "train/000000.json", "train/000000.tar"
     ]  # fmt: skip
-    assert engine.verify(out).ok
+    assert engine.verify(out, quick=True).ok
     manifest = read_manifest(out)
     assert manifest.remade[0].shards == ("train/000000",)
     assert engine.repair(out).made == []
@@ -400,7 +400,7 @@ def test_two_runners_on_one_folder_leave_one_whole_data_set(tmp_path: Path) -> N
     for thread in threads:
         thread.join(120)
     assert [type(r) for r in results] == [engine.Result] * 2, results
-    assert engine.verify(tmp_path / "out").ok
+    assert engine.verify(tmp_path / "out", quick=True).ok
     convert(src, tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert storage.free_bytes(tmp_path / "out")

@@ -112,7 +112,7 @@ def test_every_registered_converter_loads_and_documents_its_options() -> None:
 
 
 def test_a_typo_in_a_format_gets_a_suggestion() -> None:
-    with pytest.raises(errors.WrongFormatError, match="Did you mean 'rlbench'"):
+    with pytest.raises(errors.InvalidSpecError, match="Did you mean 'rlbench'"):
         base.converter_class("rlbnch")
 
 

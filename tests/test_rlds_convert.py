@@ -140,6 +140,7 @@ def entry_of(camera: Camera, scale: float = 1.0) -> dict[str, Any]:
         "K": (np.diag([scale, scale, 1.0]) @ camera.K).tolist(),
         "width": round(camera.width * scale),
         "height": round(camera.height * scale),
+        "pixel_centre": camera.pixel_centre,
         "world_from_camera": camera.world_from_camera.tolist(),
     }
 
@@ -322,7 +323,9 @@ def test_droid_cameras_come_from_side_files_scaled_to_the_pictures(
     camera = episode.views["exterior_image_1_left"].camera
     assert isinstance(camera, Camera)
     # [fx, cx, fy, cy] at 1280x720, for pictures of a fortieth of that; the pose is camera-to-base, Euler "xyz".
-    assert np.allclose(camera.K, [[13.0, 0, 16.0], [0, 13.025, 9.0], [0, 0, 1]])
+    # OpenCV's K: the centre of the first pixel is at 0, in the smaller picture as well.
+    half = 0.5 - 0.5 / 40
+    assert np.allclose(camera.K, [[13.0, 0, 16.0 - half], [0, 13.025, 9.0 - half], [0, 0, 1]])
     assert np.allclose(camera.world_from_camera[:3, 3], pose[:3])
     assert np.allclose(camera.world_from_camera[:3, :3], Rotation.from_euler("xyz", pose[3:]).as_matrix())
     assert episode.provenance["calibration"]["exterior_image_1_left"]["droid"]["serial"] == "11"

@@ -32,8 +32,12 @@ from actionimg_data.schemas.rlds_registry import RldsCameraFile, RldsEntry
 STEPS = 6
 SHIPPED = registry.shipped()
 EXPECTED = {
-    "bridge_dataset", "bridge", "fractal20220817_data", "kuka", "droid", "taco_play", "viola", "berkeley_autolab_ur5",
-    "bc_z", "stanford_hydra", "maniskill", "libero", "jaco_play",
+    "austin_buds", "austin_sailor", "austin_sirius", "bc_z", "berkeley_autolab_ur5", "berkeley_cable_routing",
+    "berkeley_fanuc", "berkeley_mvp", "bridge", "bridge_dataset", "cmu_stretch", "dlr_edan", "dlr_sara_grid_clamp",
+    "dlr_sara_pour", "dobbe", "droid", "fmb", "fractal20220817_data", "furniture_bench", "iamlab_cmu", "jaco_play",
+    "kaist_nonprehensile", "kuka", "language_table", "libero", "maniskill", "nyu_door_opening", "nyu_franka_play",
+    "nyu_rot", "robo_set", "roboturk", "stanford_hydra", "taco_play", "tdroid", "tokyo_u_lsmo", "toto", "ucsd_kitchen",
+    "utaustin_mutex", "utokyo_xarm_pick_and_place", "viola",
 }  # fmt: skip
 
 
@@ -165,7 +169,9 @@ def test_every_section_of_an_entry_says_where_it_was_read(name: str) -> None:
     entry = SHIPPED[name]
     sections = {"views", "pose", "gripper", "instruction", "fps", "tool_from_gripper", "calibration"}
     # What is unknown or not agreed has no source of its own; the sides of a disagreement name theirs.
-    unsaid = set(entry.disagreements) | ({"tool_from_gripper"} if entry.tool_from_gripper is None else set())
+    unsaid = (set(entry.disagreements) | set(entry.unstated)) - ({"pose"} if entry.joints is not None else set())
+    unsaid |= {"tool_from_gripper"} if entry.tool_from_gripper is None else set()
+    unsaid |= {"gripper"} if entry.video_only else set()
     assert set(entry.sources) == sections - unsaid
     assert all(o.url for d in entry.disagreements.values() for o in d.options.values())
     assert entry.fps is not None
@@ -178,6 +184,9 @@ def test_every_entry_reads_a_data_set_with_its_features(tmp_path: Path, name: st
     entry = SHIPPED[name]
     choices = tuple(f"{s}={o}" for s, d in entry.disagreements.items() for o in list(d.options)[:1])
     chosen = registry.choose(entry, choices, "test")
+    given: dict[str, Any] = {} if entry.tool_from_gripper is not None else {"tool_from_gripper": "identity"}
+    if "gripper" in chosen.unstated and not chosen.video_only:
+        given["openness"] = 0.25
     values: dict[Any, Any] = {}
     for view in chosen.views.values():
         values[view.image] = pictures()
@@ -199,7 +208,15 @@ def test_every_entry_reads_a_data_set_with_its_features(tmp_path: Path, name: st
     own_name = entry.names[0].replace("*", "any")
     droid = {"episode_metadata": {"file_path": "x"}} if chosen.calibration.kind == "droid" else None
     folder = build(tmp_path, own_name, values, droid)
-    given = {} if entry.tool_from_gripper is not None else {"tool_from_gripper": "identity"}
+    if chosen.video_only:
+        with pytest.raises(UnsupportedSourceError, match="video only"):
+            read(folder, choose=choices, **given)
+        return
+    if chosen.pose is None:
+        with pytest.raises(AmbiguousSourceError, match="--robot FILE --tip NAME"):
+            read(folder, choose=choices, **given)
+        (tmp_path / "arm.urdf").write_text(panda_urdf())
+        given |= {"robot": str(tmp_path / "arm.urdf"), "tip": "grip_site"}
     episode = read(folder, choose=choices, **given)
     assert list(episode.views) == list(entry.views)
     assert episode.fps == entry.fps
@@ -209,17 +226,19 @@ def test_every_entry_reads_a_data_set_with_its_features(tmp_path: Path, name: st
 
 
 def _references(entry: RldsEntry) -> list[str]:
-    pose, gripper = entry.pose, entry.gripper
-    assert pose is not None
-    assert gripper is not None
-    parts = [pose.matrix] if pose.matrix is not None else [pose.position, pose.rotation]
-    return [c for p in (*parts, gripper) if p is not None for c in p.columns]
+    pose = entry.pose
+    parts: list[Any] = [entry.joints, entry.gripper]
+    if pose is not None:
+        parts += [pose.matrix] if pose.matrix is not None else [pose.position, pose.rotation]
+    return [c for p in parts if p is not None for c in p.columns]
 
 
 def _own_width(entry: RldsEntry, reference: str) -> int:
-    pose, gripper = entry.pose, entry.gripper
-    assert pose is not None
-    assert gripper is not None
+    pose = entry.pose
+    if entry.joints is not None and reference in entry.joints.columns:
+        return 7
+    if pose is None:
+        return 1
     if pose.matrix is not None and reference in pose.matrix.columns:
         return 16
     if pose.rotation is not None and reference in pose.rotation.columns:
@@ -229,9 +248,12 @@ def _own_width(entry: RldsEntry, reference: str) -> int:
 
 def _fill_rotations(entry: RldsEntry, values: dict[Any, Any]) -> None:
     pose = entry.pose
-    assert pose is not None
+    if pose is None:
+        return
     if pose.matrix is not None:
-        values[pose.matrix.columns[0]][:] = np.eye(4).ravel()
+        key, part = registry.column(pose.matrix.columns[0])
+        at = part.start if part is not None else 0
+        values[key.removeprefix("steps/")][:, at : at + 16] = np.eye(4).ravel()
     elif pose.rotation is not None and pose.rotation.form == "quaternion":
         key, part = registry.column(pose.rotation.columns[0])
         at = part.start if part is not None else 0
@@ -311,7 +333,7 @@ def test_fractal_quaternions_are_xyzw(tmp_path: Path) -> None:
     position, turns = poses()
     folder = build(tmp_path, "fractal20220817_data", {
         "observation/base_pose_tool_reached": np.concatenate([position, turns.as_quat()], axis=1),
-        "observation/image": pictures(), "action/gripper_closedness_action": np.zeros((STEPS, 1)),
+        "observation/image": pictures(), "observation/gripper_closed": np.zeros((STEPS, 1)),
         "observation/natural_language_instruction": TEXT,
     })  # fmt: skip
     # A quarter turn about the approach and 10 cm along it.
@@ -399,10 +421,10 @@ def test_viola_matrices_go_column_by_column_and_a_wrong_order_is_noticed(tmp_pat
     position, turns = poses()
     matrix = np.tile(np.eye(4), (STEPS, 1, 1))
     matrix[:, :3, :3], matrix[:, :3, 3] = turns.as_matrix(), position
-    closing = np.array([-1.0, -1, 0.2, 1, 1, 1])
+    width = np.array([0.08, 0.081, 0.064, 0.0, 0.0, 0.0])
     rest = {
         "observation/agentview_rgb": pictures(), "observation/eye_in_hand_rgb": pictures(),
-        "action/gripper_closedness_action": closing, "observation/natural_language_instruction": TEXT,
+        "observation/gripper_states": width[:, None], "observation/natural_language_instruction": TEXT,
     }  # fmt: skip
     columns = matrix.swapaxes(1, 2).reshape(STEPS, 16)
     folder = build(tmp_path, "viola", {"observation/ee_states": columns, **rest})
@@ -426,14 +448,14 @@ def test_bc_z_has_slashes_in_names_and_rotation_vectors(tmp_path: Path) -> None:
 
 def test_ur5_poses_lie_in_the_middle_of_the_state(tmp_path: Path) -> None:
     position, turns = poses()
-    state = np.concatenate([np.full((STEPS, 6), 9.0), position, turns.as_quat(), np.zeros((STEPS, 2))], axis=1)
+    closed = np.array([0.0, 1, 1, 0, 0, 1])
+    parts = [np.full((STEPS, 6), 9.0), position, turns.as_quat(), closed[:, None], np.zeros((STEPS, 1))]
+    state = np.concatenate(parts, axis=1)
     folder = build(tmp_path, "berkeley_autolab_ur5", {
         "observation/robot_state": state, "observation/image": pictures(), "observation/hand_image": pictures(),
-        "action/gripper_closedness_action": np.array([0.0, -1, 0, 1, 0, 0]),
         "observation/natural_language_instruction": TEXT,
     })  # fmt: skip
-    # The first command opens, so the gripper was closed before.
-    assert_motion(read(folder, tool_from_gripper="identity"), position, turns, [0, 1, 1, 0, 0, 0])
+    assert_motion(read(folder, tool_from_gripper="identity"), position, turns, 1 - closed)
 
 
 def test_hydra_eulers_follow_the_quaternion(tmp_path: Path) -> None:
@@ -455,26 +477,73 @@ def taco(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
     position, turns = poses()
     action = np.zeros((STEPS, 7))
     action[:, 6] = [-1, -1, 1, 1, 1, -1]
-    observation = np.concatenate([position, turns.as_euler("xyz"), np.zeros((STEPS, 9))], axis=1)
+    width = np.linspace(0, 0.08, STEPS)
+    observation = np.concatenate([position, turns.as_euler("xyz"), width[:, None], np.zeros((STEPS, 8))], axis=1)
     folder = build(tmp_path, "taco_play", {
         "observation/robot_obs": observation, "observation/rgb_static": pictures(),
         "observation/rgb_gripper": pictures(),
         "action/rel_actions_world": action, "observation/natural_language_instruction": TEXT,
         "observation/structured_language_instruction": ["put_it"] * STEPS,
     })  # fmt: skip
-    return folder, action[:, 6]
+    return folder, width
 
 
-def test_taco_play_is_refused_until_the_user_chooses_its_polarity(tmp_path: Path) -> None:
-    folder, signal = taco(tmp_path)
-    with pytest.raises(AmbiguousSourceError, match=r"tensorflow\.org.*octo.*--choose gripper="):
-        read(folder, tool_from_gripper="identity")
-    for side, openness in (("closing-is-plus-one", signal < 0), ("opening-is-plus-one", signal > 0)):
-        episode = read(folder, tool_from_gripper="identity", choose=(f"gripper={side}",))
-        assert np.array_equal(episode.trajectory.openness, openness)
-        assert episode.provenance["choices"] == [f"gripper={side}"]
-    with pytest.raises(InvalidSpecError, match="gripper=closing-is-plus-one"):
+def test_taco_play_takes_the_measured_width_and_not_the_command_about_which_sources_disagree(tmp_path: Path) -> None:
+    folder, width = taco(tmp_path)
+    episode = read(folder, tool_from_gripper="identity")
+    assert np.allclose(episode.trajectory.openness, width / 0.08, atol=1e-6)
+    with pytest.raises(InvalidSpecError, match="none: sources agree"):
         read(folder, tool_from_gripper="identity", choose=("gripper=other",))
+
+
+def test_sides_of_a_disagreement_are_named_and_chosen(tmp_path: Path) -> None:
+    position, turns = poses()
+    values = {
+        "observation/end_effector_pose": np.concatenate([position, turns.as_euler("xyz")[:, ::-1]], axis=1),
+        **{f"observation/{n}": pictures() for n in ("image", "image2", "hand_image")},
+        "action": np.concatenate([np.zeros((STEPS, 6)), np.arange(STEPS)[:, None] % 2], axis=1),
+        "language_instruction": TEXT,
+    }
+    folder = build(tmp_path, "utokyo_xarm_pick_and_place_converted_externally_to_rlds", values)
+    with pytest.raises(AmbiguousSourceError, match=r"RoboticsDiffusionTransformer.*openvla.*--choose gripper="):
+        read(folder, tool_from_gripper="identity")
+    closed = values["action"][:, 6]
+    for side, openness in (("closed-is-one", 1 - closed), ("open-is-one", closed)):
+        episode = read(folder, tool_from_gripper="identity", choose=(f"gripper={side}",))
+        assert_motion(episode, position, turns, openness)
+        assert episode.provenance["choices"] == [f"gripper={side}"]
+    with pytest.raises(InvalidSpecError, match="gripper=closed-is-one"):
+        read(folder, tool_from_gripper="identity", choose=("gripper=other",))
+
+
+def test_a_gripper_that_is_not_recorded_is_asked_for_and_one_that_is_cannot_be_given(tmp_path: Path) -> None:
+    position, turns = poses()
+    state = np.concatenate([np.zeros((STEPS, 14)), position, turns.as_quat()], axis=1)
+    folder = build(tmp_path, "kaist_nonprehensile_converted_externally_to_rlds", {
+        "observation/state": state, "observation/image": pictures(), "language_instruction": TEXT,
+        "observation/partial_pointcloud": np.zeros((STEPS, 2, 3), np.float32),
+    })  # fmt: skip
+    with pytest.raises(AmbiguousSourceError, match=r"records no gripper.*--openness"):
+        read(folder, tool_from_gripper="identity")
+    assert_motion(read(folder, tool_from_gripper="identity", openness=0.25), position, turns, 0.25)
+    with pytest.raises(InvalidSpecError, match="records its gripper"):
+        read(taco(tmp_path / "taco")[0], tool_from_gripper="identity", openness=0.5)
+
+
+def test_instructions_may_be_rows_of_code_points(tmp_path: Path) -> None:
+    folder, config = own_data(tmp_path, own_entry())
+    words = np.zeros((STEPS, 12), np.int32)
+    words[:, :7] = [ord(c) for c in "push \u2603\u2603"]
+    position, turns = poses()
+    folder = build(tmp_path, "own", {
+        "observation/ee_pose": np.concatenate([position, turns.as_quat()], axis=1),
+        "observation/gripper": np.ones((STEPS, 1)), "observation/front_rgb": pictures(),
+        "words": (w.tensor((12,), "int32"), words),
+    })  # fmt: skip
+    entry = own_entry(instruction={"keys": ["words"]}, calibration={"kind": "none"})
+    entry["gripper"] = {**entry["gripper"], "columns": ["observation/gripper"]}
+    config.write_text(yaml.safe_dump(entry))
+    assert read(folder, config=config).instructions == ("push \u2603\u2603",)
 
 
 def test_jaco_play_is_refused_until_the_user_chooses_what_its_numbers_are(tmp_path: Path) -> None:
@@ -545,6 +614,8 @@ def test_a_data_set_without_entry_is_refused_with_what_to_do(tmp_path: Path) -> 
         ({"views": {}}, "views"),
         ({"views": {"Front": {"image": "x"}}}, "views"),
         ({"gripper": None}, "gripper is required"),
+        ({"unstated": {"gripper": "none"}}, "gripper is given and unstated"),
+        ({"pose": None, "unstated": {"pose": "none"}, "joints": {"columns": ["a"]}}, "joints are given"),
         ({"gripper": {"columns": ["a"], "kind": "absolute", "closed": 1, "open": 1}}, "must differ"),
         ({"gripper": {"columns": ["a"], "kind": "relative", "closed": 1, "open": 2}}, "opposite signs"),
         ({"gripper": {"columns": ["a", "b"], "kind": "absolute", "closed": 1, "open": 2}}, "combine"),
@@ -603,7 +674,7 @@ def test_the_explanation_documents_every_field_and_every_data_set() -> None:
             assert row is not None, (model, name, field)
             assert len(row.split(" | ")[-1].strip(" |")) > 5, row
     for name, entry in SHIPPED.items():
-        assert f"| {name} |" in text
+        assert f"| `{name}` |" in text
         assert all(s.url in text for sources in entry.sources.values() for s in sources)
 
 
@@ -617,17 +688,6 @@ def test_the_examples_of_the_documentation_are_valid() -> None:
     assert RldsCameraFile.model_validate(cameras).scene_key == "/episode_metadata/file_path"
 
 
-def test_the_table_of_the_documentation_says_what_the_entries_say() -> None:
+def test_the_table_of_the_documentation_is_the_one_of_the_entries() -> None:
     text = (Path(__file__).resolve().parents[1] / "docs" / "rlds.md").read_text()
-    rows = [r for r in text.splitlines() if r.startswith("| `")]
-    for entry in SHIPPED.values():
-        name = entry.names[0].replace("_dataset_converted_externally_to_rlds", "")
-        (row,) = [r for r in rows if f"`{name}" in r]
-        _, frame, calibration, left = row.strip("| ").split(" | ")
-        assert frame == ("unknown" if entry.tool_from_gripper is None else "stated")
-        assert (
-            calibration
-            == {"none": "none", "features": "in the data set", "droid": "side files"}[entry.calibration.kind]
-        )
-        assert all(f"--choose {s}=" in left for s in entry.disagreements)
-        assert ("--tool-from-gripper" in left) == (frame == "unknown")
+    assert registry.table() in text, "print it with converters.rlds.registry.table()"

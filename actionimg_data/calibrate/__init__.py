@@ -1,4 +1,4 @@
-"""Is the recorded camera true: check it, refine it, and find the offset in time between poses and frames.
+"""Is the recorded camera true: check it, refine it, find the offset between clocks, or a camera from nothing.
 
 All of it works from pictures and recorded poses alone: the outline of a gripper model, drawn where pose and camera put
 it, is held against the edges of the pictures. See docs/calibration.md for the method, its figures and its limits.
@@ -7,6 +7,7 @@ it, is held against the edges of the pictures. See docs/calibration.md for the m
 from __future__ import annotations
 
 from .check import CameraCheck, check_episode, check_view
+from .guess import CameraGuess, Mark, guess_camera
 from .refine import CameraFit, Recorded, refine_camera
 from .shape import GripperShape
 from .solve import Priors
@@ -16,13 +17,16 @@ from .tool import ToolCheck, tool_or_camera
 __all__ = [
     "CameraCheck",
     "CameraFit",
+    "CameraGuess",
     "GripperShape",
+    "Mark",
     "Priors",
     "Recorded",
     "TimeOffset",
     "ToolCheck",
     "check_episode",
     "check_view",
+    "guess_camera",
     "refine_camera",
     "time_offset",
     "tool_or_camera",

@@ -184,6 +184,7 @@ def gather(
     count: int,
     keep: bool = False,
     masks: Masks | None = None,
+    cache: dict[object, NDArray[np.float32]] | None = None,
 ) -> Evidence:
     """Read the pictures of one camera and keep what they say.
 
@@ -196,6 +197,7 @@ def gather(
         count: Frames to use, of all arms together.
         keep: Keep the working pictures, to draw on them.
         masks: Where the pictures show the gripper, if that is known.
+        cache: Keeps the background of these ``frames`` by picture size, for who gathers more than once.
 
     Returns:
         Evidence, without sights where the gripper is never expected in the picture.
@@ -223,12 +225,16 @@ def gather(
 
     wanted = sorted({int(i) for indices in chosen.values() for i in indices})
     evenly = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int)).tolist()
-    order = sorted({*wanted, *evenly})
+    background = None if cache is None else cache.get((height, width))
+    order = sorted({*wanted, *(evenly if background is None or masks is not None else ())})
     pictures: dict[int, Image] = {}
     for index, picture in zip(order, frames.frames(order), strict=True):
         same = picture.shape[:2] == (height, width)
         pictures[index] = picture if same else cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    background = np.median(np.stack([pictures[i] for i in evenly]), axis=0).astype(np.float32)
+    if background is None:
+        background = np.median(np.stack([pictures[i] for i in evenly]), axis=0).astype(np.float32)
+        if cache is not None:
+            cache[height, width] = background
 
     planes: dict[int, Plane] = {}
     usual: FloatArray | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from ..cameras.files import UserCameras, scaled_to
 from ..errors import InvalidCameraError
 from ..model import Episode
-from .refine import CameraFit
+from .guess import CameraGuess
+from .refine import CameraFit, Recorded
 
 
 def camera_file(fits: Sequence[CameraFit]) -> dict[str, Any]:
@@ -44,6 +45,38 @@ def write_camera_file(path: Path, fits: Sequence[CameraFit]) -> None:
     path.write_text(json.dumps(camera_file(fits), indent=1) + "\n", encoding="utf-8")
 
 
+def guess_file(guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded]) -> dict[str, Any]:
+    """The content of a camera file with the cameras that were found, and with what was found out of all of them.
+
+    Args:
+        guesses: Of all views.
+        recorded: The episodes, by id: a camera on the hand has a pose a picture.
+    """
+    good = [g for g in guesses if g.found]
+    names = [g.view for g in guesses]
+    cameras: dict[str, Any] = {}
+    episodes: dict[str, dict[str, Any]] = {}
+    for g in good:
+        if g.gripper_from_camera is None and names.count(g.view) == 1:
+            cameras[g.view] = g.entry()
+        else:
+            for episode in g.episodes:
+                trajectory = next(iter(recorded[episode].arms.values()))
+                episodes.setdefault(episode, {})[g.view] = g.entry(trajectory)
+    out: dict[str, Any] = {"axes": "opencv"}
+    if cameras:
+        out["cameras"] = cameras
+    if episodes:
+        out["episodes"] = episodes
+    out["guesses"] = [g.to_json() for g in guesses]
+    return out
+
+
+def write_guesses(path: Path, guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded]) -> None:
+    """Write `guess_file`."""
+    path.write_text(json.dumps(guess_file(guesses, recorded), indent=1) + "\n", encoding="utf-8")
+
+
 def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
     """The episode with the cameras that a file knows of it in place of its own.
 
@@ -63,5 +96,5 @@ def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:
             )
         fitted = scaled_to(found, view.frames.width, view.frames.height, f"{cameras.path}: {name}")
         camera = fitted.camera(f"{cameras.path}: {name}")
-        views[name] = replace(view, camera=camera)
+        views[name] = replace(view, camera=camera, origin=found.origin)
     return replace(episode, views=views)

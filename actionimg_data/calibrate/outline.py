@@ -6,6 +6,8 @@ gripper alone, in a window around it, with several samples a pixel: a few millis
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +24,9 @@ FloatArray = NDArray[np.float64]
 
 MAX_FACES: Final = 4000
 """Finer meshes are clustered until they have no more faces; an outline does not show the difference."""
+
+SCALE_DEVIATION: Final = 0.04
+"""Standard deviation of a mesh's scale against the real gripper's."""
 
 WRIST_SHARE: Final = 0.2
 """Share of the gripper's length, from the wrist, whose outline is not used: there the arm goes on."""
@@ -41,18 +46,39 @@ class Outline:
         normal: ``(P, 2)`` unit, pointing out of the gripper.
         local: ``(P, 3)`` metres, the points in the gripper's frame.
         spacing: Pixels of outline for each point.
+        grown: ``(P, M, 3)`` metres that each point moves in the gripper's frame for a unit of each of the hand's sizes.
     """
 
     uv: FloatArray
     normal: FloatArray
     local: FloatArray
     spacing: float
+    grown: FloatArray
 
     def __len__(self) -> int:
         return len(self.uv)
 
     def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Outline:
-        return Outline(self.uv[index], self.normal[index], self.local[index], self.spacing)
+        return Outline(self.uv[index], self.normal[index], self.local[index], self.spacing, self.grown[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """A size of the gripper that may be another than the model's.
+
+    Args:
+        name: What it is called.
+        deviation: Standard deviation that a real gripper's has from the model's, in the size's own unit.
+        vertices: ``(N, 3)`` metres that the closed gripper's vertices move for a unit of it.
+        opening: ``(N, 3)`` the same of their way from closed to open.
+        unit: ``m``, or empty for a factor.
+    """
+
+    name: str
+    deviation: float
+    vertices: FloatArray
+    opening: FloatArray
+    unit: str = "m"
 
 
 class Hand:
@@ -60,11 +86,25 @@ class Hand:
 
     Args:
         model: The gripper in its canonical frame.
+        sizes: What may be another than the model says; of a mesh, its scale, where none are given.
     """
 
-    def __init__(self, model: GripperModel) -> None:
+    def __init__(self, model: GripperModel, sizes: Sequence[Size] = ()) -> None:
         self.vertices, self.faces, self.opening = _clustered(model)
         self.closed_surface = _closed(self.faces)
+        self.sizes = tuple(sizes) or (Size("scale", SCALE_DEVIATION, self.vertices, self.opening, ""),)
+        self._measure()
+
+    def resized(self, values: ArrayLike) -> Hand:
+        """The hand with its sizes changed by ``values`` ``(M,)``, in their units."""
+        out = copy.copy(self)
+        for size, value in zip(self.sizes, np.asarray(values, np.float64).tolist(), strict=True):
+            out.vertices = out.vertices + value * size.vertices
+            out.opening = out.opening + value * size.opening
+        out._measure()
+        return out
+
+    def _measure(self) -> None:
         z = np.concatenate([self.vertices[:, 2], (self.vertices + self.opening)[:, 2]])
         self.wrist_z = float(z.min() + WRIST_SHARE * (z.max() - z.min()))
         both = np.concatenate([self.vertices, self.vertices + self.opening])
@@ -111,8 +151,12 @@ class Hand:
             depth = (plane * corners[:, 0]).sum(1) / (plane * rays).sum(1)
         # A face seen edge-on says little about depth; its own corners bound it.
         depth = np.clip(np.nan_to_num(depth, nan=0.0), corners[..., 2].min(1), corners[..., 2].max(1))
-        local = np.asarray(transforms.apply(transforms.invert(pose), rays * depth[:, None]))
-        out = Outline(uv_out, normal, local, spacing)
+        seen = rays * depth[:, None]
+        local = np.asarray(transforms.apply(transforms.invert(pose), seen))
+        weights = _barycentric(corners, seen)
+        faces = self.faces[ids[pixel[:, 1], pixel[:, 0]] - 1]
+        moved = np.stack([s.vertices + openness * s.opening for s in self.sizes])[:, faces]
+        out = Outline(uv_out, normal, local, spacing, np.einsum("mpvi,pv->pmi", moved, weights))
         return out[local[:, 2] > self.wrist_z]
 
     def mask(
@@ -146,6 +190,17 @@ class Hand:
         for face in order.tolist():
             cv2.fillConvexPoly(ids, fixed[face], face + 1, cv2.LINE_8, _FRACTION_BITS)
         return ids
+
+
+def _barycentric(corners: FloatArray, points: FloatArray) -> FloatArray:
+    """Weights ``(P, 3)``, each at least 0, of triangles' corners ``(P, 3, 3)`` at points ``(P, 3)`` in their planes."""
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    p = points - corners[:, 0]
+    aa, ab, bb, pa, pb = ((u * v).sum(1) for u, v in ((a, a), (a, b), (b, b), (p, a), (p, b)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v, w = (bb * pa - ab * pb) / (aa * bb - ab**2), (aa * pb - ab * pa) / (aa * bb - ab**2)
+    weights = np.clip(np.nan_to_num(np.stack([1 - v - w, v, w], 1), nan=1 / 3), 0, 1)
+    return np.asarray(weights / np.maximum(weights.sum(1, keepdims=True), 1e-9))
 
 
 def _chains(

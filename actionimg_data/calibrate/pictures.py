@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import transforms
+from ..model import FrameSource
 from .evidence import Evidence, Sight
 from .outline import Outline
 
@@ -17,6 +18,7 @@ _BEFORE = (255, 60, 40)
 _AFTER = (40, 220, 90)
 _TILE = 224
 _BITS = 4
+_SHEET_WIDTH = 720
 
 
 def sheet(
@@ -49,6 +51,46 @@ def sheet(
         for pose, offset, colour in ((before, np.zeros(2), _BEFORE), (below, move, _AFTER))
     ]
     return np.concatenate(rows)
+
+
+def mark_sheet(frames: FrameSource, count: int = 6, columns: int = 2) -> Image:
+    """Numbered frames with a grid, enlarged, to read the coordinates of marks from.
+
+    Args:
+        frames: Of one view.
+        count: Frames shown, spread over all.
+        columns: In a row.
+
+    Returns:
+        ``(H, W, 3)`` uint8. The numbers along the grid are pixels of the source.
+    """
+    order = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)).tolist()
+    zoom = max(1, round(_SHEET_WIDTH / frames.width))
+    width, height = frames.width * zoom, frames.height * zoom
+    step = max(10, round(frames.width / 8 / 10) * 10)
+    tiles = []
+    for index, picture in zip(order, frames.frames(order), strict=True):
+        tile = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+        lines = tile.copy()
+        for x in range(step, frames.width, step):
+            lines[:, x * zoom] = 255
+        for y in range(step, frames.height, step):
+            lines[y * zoom] = 255
+        tile = cv2.addWeighted(tile, 0.65, lines, 0.35, 0)
+        for x in range(step, frames.width, step):
+            _label(tile, str(x), (x * zoom + 2, height - 4))
+        for y in range(step, frames.height, step):
+            _label(tile, str(y), (2, y * zoom - 3))
+        _label(tile, f"frame {index}", (4, 18), 0.6)
+        tile[:, -2:] = tile[-2:] = 24
+        tiles.append(tile)
+    tiles += [np.full_like(tiles[0], 24)] * (-len(tiles) % columns)
+    return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)])
+
+
+def _label(tile: Image, text: str, at: tuple[int, int], size: float = 0.4) -> None:
+    cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def _tile(evidence: Evidence, sight: Sight, pose: FloatArray, shift: FloatArray, colour: tuple[int, int, int]) -> Image:

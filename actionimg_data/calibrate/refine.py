@@ -131,6 +131,7 @@ class CameraFit:
             "height": self.height,
             "world_from_camera": self.refined.tolist(),
             "pixel_centre": self.pixel_centre,
+            "origin": {"kind": "refined", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
         }
 
 
@@ -191,7 +192,7 @@ def refine_camera(
         return refused("the gripper is in the picture, in different places, in too few frames", given, evidence=kept)
     if max(float(np.mean([s.moved for s in e.sights])) for e in gathered) < MIN_MOVED:
         return refused("nothing moves where the gripper should be", given, evidence=kept)
-    fitted, judged = _split(gathered)
+    fitted, judged = split_sights(gathered)
     best = _search(fitted, given, priors)
     if best is None:
         return refused("the gripper is too small in the picture", given, evidence=kept)
@@ -203,7 +204,7 @@ def refine_camera(
     kept = tuple(gathered) if keep else ()
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
-    fitted, judged = _split(gathered)
+    fitted, judged = split_sights(gathered)
     best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:])
     before, after = score([judged], [given]), score([judged], best.poses)
     scale = gathered[0].scale
@@ -254,7 +255,7 @@ def _gather(
     return found
 
 
-def _split(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
     """Every third sight judges what is fitted to the others."""
     from dataclasses import replace
 

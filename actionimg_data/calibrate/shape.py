@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +13,25 @@ from numpy.typing import ArrayLike
 
 from ..errors import InvalidSpecError
 from ..raster.gripper import GripperModel, gripper_model, load_mesh
-from .outline import Hand
+from .outline import Hand, Size
 
 MODEL_ERROR_M: Final = 0.001
 """How far a model's outline is taken to be off as a whole, one standard deviation: docs/calibration.md."""
 
+SIZE_DEVIATION_M: Final = {
+    "max_width": 0.01,
+    "finger_length": 0.01,
+    "finger_width": 0.004,
+    "flange_radius": 0.01,
+    "hand_size.x": 0.012,
+    "hand_size.y": 0.04,
+    "hand_size.z": 0.025,
+}
+"""Standard deviations, in metres, of parallel-jaw grippers' sizes from the parametric one's: about the spread over the
+data sheets of the Franka Hand, the Robotiq 2F-85, the WSG 50, the xArm gripper and the hands of ViperX and Sawyer. The
+reach of the fingertips is a shift of the mounting and stands in `Priors.tool_m`."""
+
+_STEP_M: Final = 1e-4
 _SIZES: Final = ("max_width", "finger_length", "finger_width", "flange_radius", "fingertip_reach")
 
 
@@ -50,7 +65,9 @@ class GripperShape:
         if unknown:
             raise InvalidSpecError("no such size", field="gripper", expected=" ".join(known), found=" ".join(unknown))
         told = ", ".join(f"{k}={v}" for k, v in sorted(sizes.items()))
-        return cls(Hand(gripper_model(**sizes)), "parametric" + (f" ({told})" if told else ""), error_m)
+        return cls(
+            Hand(gripper_model(**sizes), _free_sizes(sizes)), "parametric" + (f" ({told})" if told else ""), error_m
+        )
 
     @classmethod
     def from_model(cls, model: GripperModel, name: str, error_m: float = MODEL_ERROR_M) -> GripperShape:
@@ -101,6 +118,25 @@ class GripperShape:
         if sizes:
             raise InvalidSpecError("the parametric gripper has sizes, a mesh has none", found=" ".join(sizes))
         return cls.from_file(named["mesh"], named.get("link"), error_m=error_m)
+
+
+def _free_sizes(given: Mapping[str, Any]) -> list[Size]:
+    """How the parametric gripper changes with each of its sizes."""
+    defaults = {n: p.default for n, p in inspect.signature(gripper_model).parameters.items()}
+    sizes = {**defaults, **given}
+    base = gripper_model(**sizes)
+    out = []
+    for name, deviation in SIZE_DEVIATION_M.items():
+        stem, _, axis = name.partition(".")
+        if axis:
+            changed = list(sizes[stem])
+            changed["xyz".index(axis)] += _STEP_M
+            other = gripper_model(**{**sizes, stem: tuple(changed)})
+        else:
+            other = gripper_model(**{**sizes, stem: sizes[stem] + _STEP_M})
+        vertices, opening = other.vertices - base.vertices, other.opening - base.opening
+        out.append(Size(name, deviation, vertices / _STEP_M, opening / _STEP_M))
+    return out
 
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, Any]:

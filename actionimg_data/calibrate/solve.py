@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import pinhole, rotations, transforms
+from ..geometry import rotations, transforms
 from .evidence import Evidence, Sight, look_up
 from .outline import Outline
 
@@ -40,19 +40,24 @@ class Priors:
         camera_rad: Of a camera's rotation.
         tool_m: Of the gripper's position in the hand.
         tool_rad: Of the gripper's rotation in the hand.
+        reach_m: Of the gripper's position in the hand along the approach: of how far the fingertips reach.
         size_m: Of the distance from the model's surface to the real one's.
+        log_focal: Of the logarithm of the focal length.
     """
 
     camera_m: float = 0.03
     camera_rad: float = float(np.radians(3.0))
     tool_m: float = 0.002
     tool_rad: float = float(np.radians(0.6))
+    reach_m: float = 0.002
     size_m: float = 0.0024
+    log_focal: float = 0.1
 
     def with_model_error(self, error_m: float) -> Priors:
         """The same for a gripper model whose outline is off by ``error_m``; the defaults are those of a millimetre."""
         times = max(error_m, 1e-5) / 1e-3
-        return replace(self, tool_m=self.tool_m * times, tool_rad=self.tool_rad * times, size_m=self.size_m * times)
+        scaled = {n: getattr(self, n) * times for n in ("tool_m", "tool_rad", "reach_m", "size_m")}
+        return replace(self, **scaled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +71,9 @@ class Solution:
         tool: ``(4, 4)`` change: the gripper is at ``world_from_gripper @ tool``.
         tool_vector: ``(6,)`` rotation vector and shift of ``tool``.
         size_m: Metres by which the real gripper is larger.
-        covariance: ``(6 C + 7, 6 C + 7)`` of motions, tool vector and size.
+        sizes: ``(M,)`` changes of the gripper's sizes, in their units; empty where they were not fitted.
+        log_focal: ``(C,)`` logarithms by which the focal lengths differ from those of the evidence.
+        covariance: ``(6 C + 7 + …)²`` of motions, tool vector, size and, where fitted, sizes and focal lengths.
         sigma_px: Of a point's distance from the edge found, robustly, in working pixels.
         used: Share of the outline's points that have an edge that fits.
     """
@@ -76,6 +83,8 @@ class Solution:
     tool: FloatArray
     tool_vector: FloatArray
     size_m: float
+    sizes: FloatArray
+    log_focal: FloatArray
     covariance: FloatArray
     sigma_px: float
     used: float
@@ -83,12 +92,14 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Linear equations of one sight: ``residual ≈ camera @ d_camera + tool @ d_tool + size * d_size``."""
+    """Linear equations of one sight: its residual in pixels, and how it changes with each unknown."""
 
     residual: FloatArray
     camera: FloatArray
     tool: FloatArray
     size: FloatArray
+    sizes: FloatArray
+    focal: FloatArray
     strength: FloatArray
     points: int
 
@@ -148,8 +159,11 @@ def solve(
     start: Sequence[FloatArray] | None = None,
     search: Sequence[float] = SEARCH_PX,
     fit_tool: bool = False,
+    fit_sizes: bool = False,
+    fit_focal: bool = False,
+    begin: Solution | None = None,
 ) -> Solution:
-    """Fit all cameras and the tool to the pictures.
+    """Fit all cameras, and what else is unknown, to the pictures.
 
     Args:
         groups: For each camera its evidence, of one or several episodes.
@@ -159,57 +173,136 @@ def solve(
         search: Pixels to both sides in which edges are looked for, step by step.
         fit_tool: Fit the gripper's mounting too. Otherwise it stays, and its prior adds to the uncertainty, as that of
             the gripper's size always does (Schmidt's "consider" covariance: Bierman, *Factorization Methods*, VIII).
+        fit_sizes: Fit the mounting, the surface's distance and the sizes of the gripper too.
+        fit_focal: Fit each camera's focal length too.
+        begin: Where the mounting, the sizes and the focal lengths begin.
     """
-    count = len(groups)
-    size = 6 * count + 7
-    free = np.arange(6 * count + (6 if fit_tool else 0))
-    state = np.zeros(size)
+    count, sizes = len(groups), len(groups[0][0].hand.sizes) if fit_sizes else 0
+    at = _Layout(count, sizes, fit_focal)
+    free = np.arange(6 * count + (6 if fit_tool or fit_sizes else 0))
+    if fit_sizes:
+        free = np.concatenate([free, np.arange(at.size, at.size + 1 + sizes)])
+    if fit_focal:
+        free = np.concatenate([free, np.arange(at.focal, at.length)])
+    state = np.zeros(at.length)
     inverse = [np.asarray(transforms.invert(p)) for p in given]
     for k, pose in enumerate(start or given):
-        state[6 * k : 6 * k + 6] = vector_of(np.asarray(transforms.invert(pose)) @ given[k])
-    cameras = np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), count)
-    deviations = np.concatenate([cameras, np.repeat([priors.tool_rad, priors.tool_m], 3), [priors.size_m]])
-    precision = deviations**-2.0
+        state[at.camera(k)] = vector_of(np.asarray(transforms.invert(pose)) @ given[k])
+    if begin is not None:
+        state[at.tool] = begin.tool_vector
+        state[at.size] = begin.size_m
+        state[at.sizes] = begin.sizes if sizes else 0
+        state[at.focal :] = begin.log_focal if fit_focal else 0
+    precision = at.deviations(priors, groups[0][0]) ** -2.0
     normal, sigma, used = np.diag(precision), 1.0, 0.0
     for reach in search:
-        tool = motion(state[6 * count : 6 * count + 6])
+        tool = motion(state[at.tool])
+        shaped = [[_as_found(e, state[at.sizes], at.zoom(state, k)) for e in group] for k, group in enumerate(groups)]
         rows: list[tuple[int, _Rows]] = []
-        for k, group in enumerate(groups):
-            here = motion(state[6 * k : 6 * k + 6]) @ inverse[k]
+        for k, group in enumerate(shaped):
+            here = motion(state[at.camera(k)]) @ inverse[k]
             rows += [
-                (k, r) for e in group for s in e.sights if (r := _rows(e, s, here, tool, state[-1], reach)) is not None
+                (k, r)
+                for e in group
+                for s in e.sights
+                if (r := _rows(e, s, here, tool, state[at.size], reach)) is not None
             ]
         if not rows:
             break
         residual = np.concatenate([r.residual for _, r in rows])
         sigma = max(_MIN_SIGMA, 1.4826 * float(np.median(np.abs(residual))) if len(residual) else _MIN_SIGMA)
         used = len(residual) / max(1, sum(r.points for _, r in rows))
-        step = np.zeros(size)
+        step = np.zeros(at.length)
         for _ in range(3):
             normal, gradient = np.diag(precision), -precision * state
             for k, r in rows:
-                at = np.r_[6 * k : 6 * k + 6, 6 * count : size]
-                jacobian = np.concatenate([r.camera, r.tool, r.size[:, None]], 1)
-                left = r.residual - jacobian @ step[at]
+                columns = at.columns(k)
+                jacobian = np.concatenate(
+                    [r.camera, r.tool, r.size[:, None], r.sizes[:, :sizes], *([r.focal[:, None]] if fit_focal else [])],
+                    axis=1,
+                )
+                left = r.residual - jacobian @ step[columns]
                 weight = r.strength * np.clip(1 - (left / (_TUKEY * sigma)) ** 2, 0, None) ** 2
                 weight = weight / (sigma**2 * _SHARED_POINTS)
-                normal[np.ix_(at, at)] += jacobian.T @ (weight[:, None] * jacobian)
-                gradient[at] += jacobian.T @ (weight * r.residual)
-            step = np.zeros(size)
+                normal[np.ix_(columns, columns)] += jacobian.T @ (weight[:, None] * jacobian)
+                gradient[columns] += jacobian.T @ (weight * r.residual)
+            step = np.zeros(at.length)
             step[free] = np.linalg.solve(normal[np.ix_(free, free)], gradient[free])
         state = _moved(state, step, count)
-    tool_vector = state[6 * count : 6 * count + 6]
-    poses = tuple(given[k] @ np.asarray(transforms.invert(motion(state[6 * k : 6 * k + 6]))) for k in range(count))
+    tool_vector = state[at.tool]
+    poses = tuple(given[k] @ np.asarray(transforms.invert(motion(state[at.camera(k)]))) for k in range(count))
     return Solution(
         poses=poses,
         motions=np.stack([vector_of(np.asarray(transforms.invert(given[k])) @ poses[k]) for k in range(count)]),
         tool=motion(tool_vector),
         tool_vector=tool_vector,
-        size_m=float(state[-1]),
+        size_m=float(state[at.size]),
+        sizes=state[at.sizes],
+        log_focal=np.array([np.log(at.zoom(state, k)) for k in range(count)]),
         covariance=_covariance(normal, precision, free),
         sigma_px=sigma,
         used=used,
     )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each unknown stands in the state: cameras, mounting, the surface's distance, sizes, focal lengths."""
+
+    count: int
+    number_of_sizes: int
+    with_focal: bool
+
+    @property
+    def tool(self) -> slice:
+        return slice(6 * self.count, 6 * self.count + 6)
+
+    @property
+    def size(self) -> int:
+        return 6 * self.count + 6
+
+    @property
+    def sizes(self) -> slice:
+        return slice(self.size + 1, self.size + 1 + self.number_of_sizes)
+
+    @property
+    def focal(self) -> int:
+        return self.size + 1 + self.number_of_sizes
+
+    @property
+    def length(self) -> int:
+        return self.focal + (self.count if self.with_focal else 0)
+
+    def camera(self, k: int) -> slice:
+        return slice(6 * k, 6 * k + 6)
+
+    def columns(self, k: int) -> NDArray[np.intp]:
+        """The unknowns that the pictures of camera ``k`` depend on."""
+        own = [self.focal + k] if self.with_focal else []
+        return np.array([*range(6 * k, 6 * k + 6), *range(6 * self.count, self.focal), *own], np.intp)
+
+    def zoom(self, state: FloatArray, k: int) -> float:
+        return float(np.exp(state[self.focal + k])) if self.with_focal else 1.0
+
+    def deviations(self, priors: Priors, evidence: Evidence) -> FloatArray:
+        cameras = np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), self.count)
+        tool = [priors.tool_rad] * 3 + [priors.tool_m, priors.tool_m, priors.reach_m]
+        sizes = [s.deviation for s in evidence.hand.sizes[: self.number_of_sizes]]
+        focal = [priors.log_focal] * (self.count if self.with_focal else 0)
+        return np.concatenate([cameras, tool, [priors.size_m], sizes, focal])
+
+
+def _as_found(evidence: Evidence, sizes: FloatArray, zoom: float) -> Evidence:
+    """The evidence with the gripper's sizes and the focal length as they are taken to be."""
+    if len(sizes):
+        evidence = replace(evidence, hand=evidence.hand.resized(sizes))
+    return evidence if zoom == 1 else replace(evidence, K=evidence.K @ np.diag([zoom, zoom, 1.0]))
+
+
+def as_found(evidence: Evidence, found: Solution, camera: int = 0) -> Evidence:
+    """The evidence with the mounting, the sizes and the focal length that a solution found."""
+    shaped = _as_found(evidence, found.sizes, float(np.exp(found.log_focal[camera])))
+    return with_tool(shaped, found.tool)
 
 
 def _covariance(normal: FloatArray, precision: FloatArray, free: NDArray[np.intp]) -> FloatArray:
@@ -251,7 +344,9 @@ def _rows(
         found, strength = distance_at(sight, at, reach)
     good = strength > _MIN_EDGE
     if not good.any():
-        return _Rows(np.empty(0), np.empty((0, 6)), np.empty((0, 6)), np.empty(0), np.empty(0), len(outline))
+        none = np.empty(0)
+        sizes = np.empty((0, outline.grown.shape[1]))
+        return _Rows(none, np.empty((0, 6)), np.empty((0, 6)), none, sizes, none, none, len(outline))
     points, normal, local, per_metre = points[good], outline.normal[good], outline.local[good], per_metre[good]
     x, y, z = points.T
     fx, fy = evidence.K[0, 0], evidence.K[1, 1]
@@ -262,7 +357,9 @@ def _rows(
     camera = np.concatenate([np.cross(points, along), along], 1)
     turned = along @ camera_from_gripper[:3, :3]
     tool_rows = np.concatenate([np.cross(local, turned), turned], 1)
-    return _Rows(found[good], camera, tool_rows, per_metre, strength[good], len(outline))
+    sizes = np.einsum("pmi,pi->pm", outline.grown[good], turned)
+    focal = normal[:, 0] * fx * x / z + normal[:, 1] * fy * y / z
+    return _Rows(found[good], camera, tool_rows, per_metre, sizes, focal, strength[good], len(outline))
 
 
 def edges_along(sight: Sight, uv: FloatArray, normal: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:
@@ -299,17 +396,3 @@ def with_tool(evidence: Evidence, tool: FloatArray) -> Evidence:
         evidence,
         sights=tuple(replace(s, world_from_gripper=s.world_from_gripper @ tool) for s in evidence.sights),
     )
-
-
-def overlay(evidence: Sequence[Evidence], pose: FloatArray, other: FloatArray, points: int = 8) -> float:
-    """Mean distance in working pixels of the gripper drawn through two camera poses, over all sights.
-
-    Measured at the corners of the gripper's box, which bound every point of it.
-    """
-    values = []
-    for e in evidence:
-        for s in e.sights:
-            corners = transforms.apply(s.world_from_gripper, e.hand.corners[:points])
-            a, b = (np.asarray(pinhole.project(corners, e.K, p)[0]) for p in (pose, other))
-            values.append(np.linalg.norm(a - b, axis=-1).mean())
-    return float(np.mean(values)) if values else float("nan")

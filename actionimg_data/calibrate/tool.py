@@ -26,7 +26,7 @@ Blame = Literal["none", "tool", "camera", "cannot tell"]
 
 _SEARCH: Final = (10.0, 8.0, 6.0, 4.0, 3.0, 2.0, 2.0)
 _STEADY: Final = {"camera_m": 5e-4, "camera_rad": float(np.radians(0.05))}
-_LOOSE: Final = {"tool_m": 0.02, "tool_rad": float(np.radians(4.0))}
+_LOOSE: Final = {"tool_m": 0.02, "reach_m": 0.02, "tool_rad": float(np.radians(4.0))}
 _MIN_ANGLE: Final = 5.0
 _EXPLAINED: Final = 1.25
 _BETTER: Final = 3.0
@@ -96,7 +96,7 @@ def tool_or_camera(
             return ToolCheck(blame, reason, cameras, None, None, None, checks)
         # The model's own error looks like a change of the tool, too.
         own = Priors().with_model_error(shape.error_m)
-        floor = np.repeat([own.tool_rad, own.tool_m], 3)
+        floor = np.array([own.tool_rad] * 3 + [own.tool_m, own.tool_m, own.reach_m])
         sd = np.sqrt(np.diag(found.covariance)[-7:-1] + floor**2)
         return ToolCheck(blame, reason, cameras, found.tool, 1645 * sd[3:], 1.645 * np.degrees(sd[:3]), checks)
 

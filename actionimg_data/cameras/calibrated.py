@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingCalibrationError
 from ..model import Camera, CameraTrack
+from ..schemas.camera_file import CameraOrigin, Resized
 
 FloatArray = NDArray[np.float64]
 _NO_DISTORTION = 1e-12
@@ -46,6 +47,8 @@ class CalibratedCamera:
         distortion: Of the lens, or None.
         pixel_centre: Where K has the centre of the first pixel: 0 (OpenCV, ROS, RealSense), or 0.5 for a picture that
             spans ``[0, width] x [0, height]`` (simulators).
+        origin: Where it comes from, if not from a calibration.
+        resized: How pictures were made smaller since the calibration (`scaled_to`), where that is known.
     """
 
     K: FloatArray
@@ -56,6 +59,8 @@ class CalibratedCamera:
     reference_from_camera: FloatArray | None = None
     distortion: Distortion | None = None
     pixel_centre: float = 0.0
+    origin: CameraOrigin | None = None
+    resized: Resized | None = None
 
     def camera(self, where: object) -> Camera | CameraTrack:
         """The pinhole camera; `MissingCalibrationError` where the file has no pose of it in the world."""

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..geometry import crop, exact, transforms
 from ..model import CameraTrack
-from ..schemas.camera_file import CameraEntry, CameraFile
+from ..schemas.camera_file import CameraEntry, CameraFile, Resized
 from ..schemas.rlds_registry import RldsCameraFile
 from ..untrusted import text as _text
 from ..untrusted.files import plain, read_bytes, read_head
@@ -59,6 +59,8 @@ def from_entry(entry: CameraEntry, axes: str = "opencv") -> CalibratedCamera:
         tool_from_camera=None if tool is None else np.asarray(exact.matmul(tool, to_opencv)),
         distortion=None if distortion is None else Distortion(distortion.model, distortion.coefficients),
         pixel_centre=entry.pixel_centre,
+        origin=entry.origin,
+        resized=entry.resized,
     )
 
 
@@ -447,26 +449,42 @@ class DroidSideFiles:
         return numbers
 
 
-def scaled_to(camera: CalibratedCamera, width: int, height: int, where: object) -> CalibratedCamera:
-    """The camera for pictures that were scaled, whole and without distortion of their aspect, to ``width x height``.
+def scaled_to(
+    camera: CalibratedCamera, width: int, height: int, where: object, resized: Resized | None = None
+) -> CalibratedCamera:
+    """The camera for its pictures made smaller, or larger, to ``width x height``.
+
+    Args:
+        camera: What is known of it.
+        width: Of the pictures.
+        height: Of the pictures.
+        where: For errors.
+        resized: How that was done, where the camera does not say: ``scale`` by one factor, ``squeeze`` by a factor for
+            each side, or ``crop`` about the centre to the aspect, then scaled. By one factor where nothing is said.
 
     Raises:
-        InvalidCameraError: The pictures have another aspect than the calibration: they were cropped, and how is
-            not known.
+        InvalidCameraError: The pictures have another aspect than the calibration, and how they got it is not said.
     """
     if (camera.width, camera.height) == (width, height):
         return camera
+    how = camera.resized or resized
     sx, sy = width / camera.width, height / camera.height
-    if abs(sx / sy - 1) > 0.01:
+    if how in (None, "scale") and abs(sx / sy - 1) > 0.01:
         raise InvalidCameraError(
             "pictures and calibration differ in aspect",
             where=where,
+            field="resized",
             expected=f"{camera.width}x{camera.height} or a multiple of it",
             found=f"{width}x{height}",
-            hint="The pictures were cropped; give a calibration of the cropped pictures.",
+            hint="Say how the pictures were made smaller, in the camera file (resized: squeeze, where all of a picture "
+            "is there, narrower than it was; resized: crop, where its sides were cut off) or give a calibration of "
+            "these pictures.",
         )
-    whole = crop.CropResize(0, 0, camera.width, camera.height, width, height)
-    K = np.asarray(crop.apply_to_K(camera.K, whole, camera.pixel_centre))
+    if how == "crop":
+        part = crop.center_crop(camera.height, camera.width, height, width)
+    else:
+        part = crop.CropResize(0, 0, camera.width, camera.height, width, height)
+    K = np.asarray(crop.apply_to_K(camera.K, part, camera.pixel_centre))
     return replace(camera, K=K, width=width, height=height)
 
 

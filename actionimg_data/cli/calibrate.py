@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ActionImgError, InvalidSpecError, OutputError, WrongFormatError
+from ..errors import ActionImgError, InvalidSpecError, OutputError
+from ._calibration import gripper_shape, make_folder, source_episodes, source_options, write_picture
 from ._common import emit_error, emit_json, output, progress
-from ._inputs import episode_of, make_converter, split_names
+from .guess import guess
 
 if TYPE_CHECKING:
-    from ..calibrate import CameraCheck, CameraFit, GripperShape, ToolCheck
-    from ..model import Episode, EpisodeRef
-    from ..shards import Dataset
-    from ..shards.prepare import Reader
+    from ..calibrate import CameraCheck, CameraFit, ToolCheck
+    from ..model import Episode
 
 _MARKS = {"ok": "green", "off": "red", "cannot tell": "yellow"}
 
 
 @click.group("calibrate")
 def command() -> None:
-    """Check cameras against the pictures, refine them, and find the offset between clocks.
+    """Check cameras against the pictures, refine them, find the offset between clocks, or cameras from nothing.
 
     Everything is judged by the gripper: its model, drawn where pose and camera put it, is held against the pictures'
     edges. Cameras that move are answered "cannot tell".
@@ -32,46 +31,15 @@ def command() -> None:
     actionimg calibrate check ~/rlbench_demos --out look
     actionimg calibrate refine ~/rlbench_demos --out cameras.json
     actionimg calibrate time ~/rlbench_demos
+    actionimg calibrate guess recordings --mapping map.yaml --out cameras.json
     """
 
 
-def _source_options(function: Callable[..., None]) -> Callable[..., None]:
-    options = [
-        click.argument("source"),
-        click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be."),
-        click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="Option of the converter."),
-        click.option("--mapping", metavar="FILE", help="Mapping file of a raw log: short for -O mapping=FILE."),
-        click.option(
-            "--cameras", "camera_file", metavar="FILE", help="Camera file to use instead of SOURCE's cameras."
-        ),
-        click.option(
-            "--episode", "wanted", multiple=True, metavar="ID", help="Only this episode, id or number; repeat."
-        ),
-        click.option("--episodes", "limit", type=click.IntRange(1), help="At most so many episodes.  [default: all]"),
-        click.option("--views", multiple=True, help="Only these views, comma-separated.  [default: all]"),
-        click.option(
-            "--gripper", "sizes", multiple=True, metavar="NAME=METRES", help="Size of the parametric gripper."
-        ),
-        click.option(
-            "--mesh", "mesh_file", metavar="FILE", help="Gripper mesh or URDF in place of the parametric one."
-        ),
-        click.option("--link", metavar="NAME", help="Link of the URDF."),
-        click.option(
-            "--model-error",
-            type=click.FloatRange(0, 100),
-            default=1.0,
-            show_default=True,
-            help="Millimetres by which the gripper model may be off as a whole.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+command.add_command(guess)
 
 
 @command.command("check")
-@_source_options
+@source_options
 @click.option("--out", "-o", metavar="DIR", help="Write a picture of each camera: model over frames, before and after.")
 @click.option(
     "--frames", type=click.IntRange(6, 200), default=16, show_default=True, help="Frames to look at a camera."
@@ -91,13 +59,13 @@ def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, 
     """
     from ..calibrate import check_episode, tool_or_camera
 
-    shape, folder = _shape(given), _folder(out)
+    shape, folder = gripper_shape(given), make_folder(out)
     checks: list[CameraCheck] = []
     tools: dict[str, ToolCheck] = {}
     pictures: list[str] = []
     failed = 0
     with progress("check", None, "episodes") as advance:
-        for episode in _episodes(source, given):
+        for episode in source_episodes(source, given):
             if isinstance(episode, ActionImgError):
                 emit_error(episode)
                 failed += 1
@@ -127,7 +95,7 @@ def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, 
 
 
 @command.command("refine")
-@_source_options
+@source_options
 @click.option("--out", "-o", required=True, metavar="FILE", help="Camera file to write.")
 @click.option("--pictures", metavar="DIR", help="Write a picture of each camera, before and after.")
 @click.option("--pool/--no-pool", default=False, help="One camera for all episodes whose recorded camera is the same.")
@@ -170,7 +138,7 @@ def refine(
         raise InvalidSpecError("must be positive", field="--prior", found=f"{prior[0]:g} {prior[1]:g}")
     priors = Priors(camera_m=prior[0] / 1e3, camera_rad=float(np.radians(prior[1])))
     ids = _ids(mask_ids)
-    shape, folder = _shape(given), _folder(pictures)
+    shape, folder = gripper_shape(given), make_folder(pictures)
     fits: list[CameraFit] = []
     written: list[str] = []
     failed = 0
@@ -184,7 +152,7 @@ def refine(
             fits.append(_lighter(found))
             advance()
 
-        for episode in _episodes(source, given):
+        for episode in source_episodes(source, given):
             if isinstance(episode, ActionImgError):
                 emit_error(episode)
                 failed += 1
@@ -218,7 +186,7 @@ def refine(
 
 
 @command.command("time")
-@_source_options
+@source_options
 @click.option("--max-offset", type=click.FloatRange(0.02, 10), default=0.5, show_default=True, help="Seconds searched.")
 @click.option("--write", "write_to", metavar="FILE", help="Write the mapping with an offset for each camera to FILE.")
 def time(source: str, max_offset: float, write_to: str | None, as_json: bool, **given: Any) -> None:
@@ -240,13 +208,13 @@ def time(source: str, max_offset: float, write_to: str | None, as_json: bool, **
         return
 
     episodes, failed = [], 0
-    for episode in _episodes(source, given):
+    for episode in source_episodes(source, given):
         if isinstance(episode, ActionImgError):
             emit_error(episode)
             failed += 1
         else:
             episodes.append(episode)
-    found = time_offset(episodes, _shape(given), max_offset_s=max_offset)
+    found = time_offset(episodes, gripper_shape(given), max_offset_s=max_offset)
     if as_json:
         emit_json({**found.to_json(), "unreadable": failed})
     elif found.offset_s is None or found.interval_s is None:
@@ -268,7 +236,7 @@ def _write_offsets(source: str, max_offset: float, out: Path, as_json: bool, giv
         raise InvalidSpecError("needs the mapping that offsets are written into", field="--write", expected="--mapping")
     options = (*given["options"], f"mapping={given['mapping']}")
     converter = make_converter(source, given["format_name"], options)
-    found = stream_offsets(converter, source, _shape(given), max_offset, given["limit"])
+    found = stream_offsets(converter, source, gripper_shape(given), max_offset, given["limit"])
     known = write_offsets(Path(given["mapping"]), out, found)
     if as_json:
         emit_json({"views": {name: offset.to_json() for name, offset in found.items()}, "file": str(out)})
@@ -282,81 +250,11 @@ def _write_offsets(source: str, max_offset: float, out: Path, as_json: bool, giv
     _exit(0, not known)
 
 
-def _shape(given: dict[str, Any]) -> GripperShape:
-    from ..calibrate import GripperShape
-    from ..calibrate.shape import parse_sizes
-
-    error_m = given["model_error"] / 1e3
-    if given["mesh_file"] is None:
-        if given["link"] is not None:
-            raise InvalidSpecError("only a URDF has links", field="--link", found=given["link"])
-        return GripperShape.parametric(error_m, **parse_sizes(given["sizes"]))
-    if given["sizes"]:
-        raise InvalidSpecError("the parametric gripper has sizes, a mesh has none", field="--gripper")
-    return GripperShape.from_file(given["mesh_file"], given["link"], error_m=error_m)
-
-
 def _ids(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(v) for v in text.split(",")) if text else ()
     except ValueError:
         raise InvalidSpecError("are not ids", field="--mask-ids", expected="numbers and commas", found=text) from None
-
-
-def _folder(path: str | None) -> Path | None:
-    if path is None:
-        return None
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError("cannot make the folder", where=path, found=error.strerror) from None
-    return Path(path)
-
-
-def _episodes(source: str, given: dict[str, Any]) -> Iterator[Episode | ActionImgError]:
-    """The episodes asked for, one at a time; one that cannot be read is its error."""
-    from ..cameras.files import load_user_cameras
-    from ..model import EpisodeRef
-    from ..shards.prepare import read_episode
-
-    options = given["options"] + ((f"mapping={given['mapping']}",) if given["mapping"] else ())
-    wanted, limit, views = set(given["wanted"]), given["limit"], split_names(given["views"])
-    readers: Iterator[tuple[EpisodeRef, Reader]]
-    if (Path(source) / "dataset.json").is_file() and not given["format_name"]:
-        from ..shards import open_dataset
-
-        data = open_dataset(source)
-        readers = ((EpisodeRef(key, {"key": key}), _Stored(data)) for key in data.keys())  # noqa: SIM118
-    else:
-        from ..converters.remote import SourceReader
-
-        made = SourceReader(make_converter(source, given["format_name"], options))
-        readers = ((ref, made) for ref in made.discover(source))
-    cameras = load_user_cameras(Path(given["camera_file"])) if given["camera_file"] is not None else None
-    count = 0
-    for number, (ref, reader) in enumerate(readers):
-        if wanted and not wanted & {ref.id, str(number)}:
-            continue
-        if limit is not None and count >= limit:
-            break
-        count += 1
-        try:
-            episode = read_episode(ref, reader, cameras)
-            yield episode.with_views(views) if views else episode
-        except ActionImgError as error:
-            yield error
-    if count == 0:
-        raise WrongFormatError("has no such episode", where=source, found=" ".join(sorted(wanted)) or "none")
-
-
-class _Stored:
-    """Reads samples of a data set of ours as episodes."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        return episode_of(self.data[ref.id])
 
 
 def _light(check: CameraCheck) -> CameraCheck:
@@ -381,7 +279,7 @@ def _check_picture(folder: Path, episode: Episode, check: CameraCheck) -> list[s
     if check.evidence is None or pose is None:
         return []
     shift = None if check.shift_px is None or check.shift is None else check.shift.best
-    return _write(folder, episode.id, check.view, pictures.sheet(check.evidence, pose, shift=shift))
+    return write_picture(folder, episode.id, check.view, pictures.sheet(check.evidence, pose, shift=shift))
 
 
 def _fit_picture(folder: Path, fit: CameraFit) -> list[str]:
@@ -390,20 +288,7 @@ def _fit_picture(folder: Path, fit: CameraFit) -> list[str]:
     if not fit.evidence:
         return []
     name = fit.episodes[0] if len(fit.episodes) == 1 else f"{len(fit.episodes)}-episodes"
-    return _write(folder, name, fit.view, pictures.sheet(fit.evidence[0], fit.recorded, fit.refined))
-
-
-def _write(folder: Path, episode: str, view: str, picture: Any) -> list[str]:
-    import re
-
-    import cv2
-
-    if picture is None:
-        return []
-    path = folder / (re.sub(r"[^A-Za-z0-9_-]+", "-", episode) + f".{view}.png")
-    if not cv2.imwrite(str(path), picture[..., ::-1]):
-        raise OutputError("cannot write", where=path)
-    return [str(path)]
+    return write_picture(folder, name, fit.view, pictures.sheet(fit.evidence[0], fit.recorded, fit.refined))
 
 
 def _print_checks(checks: Sequence[CameraCheck], tools: dict[str, ToolCheck]) -> None:

@@ -374,17 +374,21 @@ class _Pool:
 
 @contextlib.contextmanager
 def _born_deaf() -> Iterator[None]:
-    """Ctrl-C goes to the whole group: a child inherits the mask, and is spared it until it ignores it itself."""
+    """Start a child in here. Ctrl-C goes to the whole group: the child inherits a mask, and is spared it until it
+    ignores it itself; and this process does not stop in the middle of a birth, which the child would complain of.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # multiprocessing starts it with the first child, and unblocks SIGINT when it has.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # The mask is one of this thread; libraries' threads still take the signal, and Python hands it on to this one.
+    with interrupts_between_frames():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_text(code: int | None) -> str:

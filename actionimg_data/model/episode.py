@@ -18,6 +18,7 @@ from ..errors import (
     WrongFormatError,
     suggestion,
 )
+from ..schemas.camera_file import CameraOrigin
 from .camera import Camera, CameraTrack
 from .recorded import Recorded
 from .trajectory import GripperTrajectory
@@ -134,6 +135,7 @@ class View:
         mask: Ids of what each pixel shows (see `FrameSource`), or None.
         depth_range_m: The least and the largest depth that the source can tell, in metres, where it says so: the near
             and far plane of a simulator. At the far end there may be nothing at all.
+        origin: Where the camera comes from, if not from the source's own calibration.
 
     Depth and mask have as many pictures as ``frames``, of the same size: the same pixels of the same camera.
     """
@@ -143,6 +145,7 @@ class View:
     depth: FrameSource | None = None
     mask: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
+    origin: CameraOrigin | None = None
 
 
 @dataclass(frozen=True)

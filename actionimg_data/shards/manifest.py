@@ -225,7 +225,7 @@ def index_table(
 def _index_row(shard: str, sample: SampleRow, allow: tuple[str, ...] = ()) -> dict[str, Any]:
     row = {**sample.model_dump(exclude={"members", "calibration", "findings"}), "grippers": sample.grippers}
     row |= {finding_column(kind): any(f.kind == kind for f in sample.findings) for kind in allow}
-    row["calibration"] = [c.model_dump() for c in sample.calibration]
+    row |= {"calibration": [c.model_dump() for c in sample.calibration], "camera_origin": sample.camera_origin}
     members = [{"name": m.name, "offset": m.offset, "size": m.size} for m in sample.members]
     return {**row, "shard": shard, "members": members}
 

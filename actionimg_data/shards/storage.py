@@ -175,18 +175,27 @@ def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar
         other = _clear(mark, target, sidecar)
     else:
         _check(file_sha256(part), sha256, size, part)
-        layout.publish(_staged(mark, sha256), sidecar)
+        layout.publish(mark.with_name(_staged(mark, sha256)), sidecar)
         other = None
         while other is None and not layout.link_if_absent(part, target):
             if _hash_of(target) == (sha256, size):
                 break
             other = _clear(mark, target, sidecar)
         layout.sync_folder(target.parent)
+    staged = mark.with_name(_staged(mark, sha256))
     if other is None:
-        other = sidecar if layout.publish_if_absent(mark, sidecar) else layout.read_place(mark)
+        won = layout.publish_if_absent(mark, sidecar) if part is None else _name(staged, mark)
+        other = sidecar if won else layout.read_place(mark)
     if part is not None:
-        _staged(mark, sha256).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
     return other
+
+
+def _name(staged: Path, mark: Path) -> bool:
+    """Give a staged sidecar its place, which takes no room on a full disk; False where there is one."""
+    named = layout.link_if_absent(staged, mark)
+    layout.sync_folder(mark.parent)
+    return named
 
 
 def _clear(mark: Path, target: Path, sidecar: bytes) -> bytes | None:
@@ -229,7 +238,7 @@ def _commit_remote(mark: RemotePath, part: Path | None, sha256: str, size: int, 
             target.unlink(missing_ok=True)
         return sidecar if mark.create(sidecar) else layout.read_place(mark)
     _check(file_sha256(part), sha256, size, part)
-    staged = _staged(mark, sha256)
+    staged = mark.with_name(_staged(mark, sha256))
     layout.publish(staged, sidecar)
     other = _upload(mark, target, part, sha256, size, sidecar)
     if other is not None:
@@ -270,10 +279,16 @@ def _finish(mark: Place, sha256: str, ours: bytes) -> bytes | None:
 
     What a run of another plan has left is nobody's.
     """
-    staged = _staged(mark, sha256)
+    staged = mark.with_name(_staged(mark, sha256))
     content = _read(staged)
-    if content is not None and _plan_of(content) == _plan_of(ours) and layout.publish_if_absent(mark, content):
-        staged.unlink(missing_ok=True)
+    if content is not None and _plan_of(content) == _plan_of(ours):
+        try:
+            named = mark.create(content) if isinstance(mark, RemotePath) else _name(mark.with_name(staged.name), mark)
+        except FileNotFoundError:
+            # Its owner has just finished.
+            named = False
+        if named:
+            staged.unlink(missing_ok=True)
     # Looked for after the staged one: a runner removes that only when its sidecar is there.
     return _read(mark)
 
@@ -293,8 +308,9 @@ def _hash_of(target: Place) -> tuple[str, int]:
         return "", 0
 
 
-def _staged(mark: Place, sha256: str) -> Place:
-    return mark.with_name(f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}")
+def _staged(mark: Place, sha256: str) -> str:
+    """Name of the sidecar that waits for its tar."""
+    return f"{mark.name}.{sha256[:32]}{layout.TEMPORARY}"
 
 
 def _read(path: Place) -> bytes | None:

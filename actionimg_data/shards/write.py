@@ -48,6 +48,7 @@ from ..schemas import (
     ShardSidecar,
     SpanRow,
 )
+from ..schemas.camera_file import least_certain
 from ..schemas.dataset import parse, to_line
 from ..video import Encoding, action_encoding, encode, mask_pictures, plane_encoding, rgb_encoding
 from ..video.resize import resized, resized_planes
@@ -264,6 +265,7 @@ class _Shard:
             grippers=episode.gripper_names,
             calibration=made.calibration,
             findings=findings,
+            camera_origin=least_certain(meta.camera_origins.values()),
             instruction=episode.instruction,
             task=episode.task or "",
             offset=offset,
@@ -444,6 +446,7 @@ def _meta(
         overlapping_frames=sample.overlapping_frames(episode.grippers, cameras, options.spec) if merged else (),
         depth_range_m=tuple(view.depth_range_m for view in episode.views.values()) if options.depth else None,
         masks=options.masks,
+        camera_origins={n: v.origin for n, v in episode.views.items() if v.origin is not None and v.camera is not None},
         instruction_spans=tuple(SpanRow(start=s.start, end=s.end, text=s.text) for s in episode.spans),
     )
 

@@ -235,7 +235,7 @@ def _view(
         from ...cameras.undistort import UndistortedPlanes
 
         planes = UndistortedPlanes(planes, known.K, known.distortion, K)
-    return View(camera, frames, planes, depth_range_m=view.depth_range_m), own_motion and pose.ndim == 3
+    return View(camera, frames, planes, None, view.depth_range_m, known.origin), own_motion and pose.ndim == 3
 
 
 def _contiguous(index: sync.IntArray, count: int) -> bool:

@@ -232,8 +232,10 @@ def find_beside(relative: str, folders: tuple[Path, ...], field: str) -> Path:
 
 def load_calibration(
     camera: ViewCamera, folders: tuple[Path, ...], name: str, size: tuple[int, int] | None = None
-) -> CalibratedCamera:
+) -> CalibratedCamera | None:
     """A view's calibration from its file or the mapping itself, with the poses that the mapping adds.
+
+    None where the mapping says that nobody knows the camera.
 
     Args:
         camera: What the mapping says.
@@ -245,6 +247,8 @@ def load_calibration(
         MissingCalibrationError: The file has no such camera.
         SourceNotFoundError: No such file.
     """
+    if camera.uncalibrated:
+        return None
     if camera.file is not None:
         path = find_beside(camera.file, folders, f"views.{name}.camera.file")
         cameras = calibration.load_cameras(path)

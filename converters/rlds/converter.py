@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from ...cameras.transforms import TRANSFORM_FORMS, transform_file
 from ...cameras.undistort import UndistortedFrames, UndistortedPlanes, undistorted_K
 from ...errors import (
     ActionImgError,
+    AmbiguousSourceError,
     BadImageError,
     EmptyEpisodeError,
     InvalidSpecError,
@@ -50,6 +51,10 @@ class RLDSOptions(ConverterOptions):
     )
     config: Path | None = Field(None, description="registry entry (YAML) for a data set of your own")
     camera_file: Path | None = Field(None, description="camera file: for the data set, by scene or by episode")
+    cameras: Literal["published"] | None = Field(
+        None,
+        description="take the cameras that the data set's own sources publish, exact ones and estimates",
+    )
     droid_calibration: Path | None = Field(None, description="folder with DROID's calibration side files")
     poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
@@ -66,6 +71,9 @@ class RLDSOptions(ConverterOptions):
         None, description="with --robot: the feature that holds the joints in radians, e.g. observation/joint_position"
     )
     choose: tuple[str, ...] = Field((), description="SECTION=NAME, where sources disagree about the data set")
+    openness: float | None = Field(
+        None, ge=0, le=1, description="how open the gripper is throughout, where the data set records none: 0 to 1"
+    )
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second, instead of the registry's")
     instruction: str | None = Field(None, description="instruction of episodes that have none (else they are refused)")
     allow_missing_shards: bool = Field(False, description="go on without files that dataset_info.json lists")
@@ -258,15 +266,17 @@ class RLDSConverter(Converter):
         given_robot = (self.options.robot, self.options.tip, self.options.base, self.options.joints)
         entry = registry.with_joints(entry, *given_robot, dataset.path)
         entry = registry.choose(entry, self.options.choose, dataset.path)
+        registry.check_pose(entry, dataset.path)
+        self._check_gripper(entry, dataset)
         registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         self._fps(entry, dataset)
         self._chain(entry)
         views = self._views(entry)
         if not self.options.poses_only:
             # Said before any episode is read: without it every episode would fail in the same way.
-            given = self._calibration()
+            given = self._calibration(name, dataset.name)
             carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
-            if not carried and given.camera_file is None:
+            if not carried and given.camera_file is None and not given.publishes(views):
                 raise cameras.missing(views[0], entry, given, str(dataset.path))
         return name, entry
 
@@ -275,6 +285,29 @@ class RLDSConverter(Converter):
         if unknown:
             raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
         return list(self.options.only_views or entry.views)
+
+    def _views_of(self, entry: RldsEntry, given: cameras.Sources) -> list[str]:
+        """The views to read: with published cameras, and where no views are named, those that have one."""
+        views = self._views(entry)
+        if self.options.only_views or given.published is None or given.camera_file is not None:
+            return views
+        return [v for v in views if given.publishes([v]) or v in entry.calibration.cameras] or views
+
+    def _check_gripper(self, entry: RldsEntry, dataset: RLDSDataset) -> None:
+        if entry.gripper is None and self.options.openness is None:
+            raise AmbiguousSourceError(
+                entry.unstated.get("gripper", "has no gripper"),
+                where=dataset.path,
+                field="gripper",
+                hint="Say how open it is throughout: --openness 0 (closed) to 1 (open).",
+            )
+        if entry.gripper is not None and self.options.openness is not None:
+            raise InvalidSpecError(
+                "the data set records its gripper; how open it is is not for you to say",
+                where=dataset.path,
+                field="openness",
+                found=self.options.openness,
+            )
 
     def _fps(self, entry: RldsEntry, dataset: RLDSDataset) -> float:
         fps = self.options.fps or entry.fps
@@ -294,8 +327,9 @@ class RLDSConverter(Converter):
             self._kinematics = Chain.load(folder / joints.robot, joints.base, joints.tip)
         return self._kinematics
 
-    def _calibration(self) -> cameras.Sources:
-        return cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+    def _calibration(self, entry: str, dataset: str) -> cameras.Sources:
+        given = cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+        return given.of(entry, dataset, published=self.options.cameras == "published")
 
     def _stamp(self, entry_name: str) -> str:
         """What changes when a file that the user gave does."""
@@ -340,19 +374,23 @@ class RLDSConverter(Converter):
         if steps == 0:
             raise EmptyEpisodeError("has no steps", where=record.where)
         fps = self._fps(entry, dataset)
-        if entry.pose is None or entry.gripper is None:
-            raise WrongFormatError("leaves pose or gripper open", where=name)
+        if entry.pose is None:
+            raise WrongFormatError("leaves the pose open", where=name)
+        if entry.gripper is not None:
+            openness = motion.openness(record, entry.gripper)
+        else:
+            openness = np.full(steps, float(self.options.openness or 0.0))
         world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
         tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
         trajectory = GripperTrajectory.from_transforms(
             exact.matmul(world_from_tool, tool_from_gripper),
-            motion.openness(record, entry.gripper),
+            openness,
             np.arange(steps) / fps,
         )
-        given = cameras.Sources() if self.options.poses_only else self._calibration()
+        given = cameras.Sources() if self.options.poses_only else self._calibration(name, dataset.name)
         views: dict[str, View] = {}
         calibrations: dict[str, Any] = {}
-        for view in self._views(entry):
+        for view in self._views_of(entry, given):
             found = self._view(view, entry, location, record, world_from_tool, given, ref.id)
             if found is not None:
                 views[view], calibrations[view] = found
@@ -418,7 +456,7 @@ class RLDSConverter(Converter):
             depth = depth and UndistortedPlanes(depth, known.K, known.distortion, K)
             known = replace(known, K=K, distortion=None)
         camera = cameras.place(known, world_from_tool, episode_id, name)
-        return View(camera, frames, depth), source
+        return View(camera, frames, depth, origin=known.origin), source
 
     def _depth(self, view: RldsView, location: _Location, record: Record) -> RecordDepth | None:
         # Copies of a data set may come without it; `convert --depth` says so.
@@ -443,11 +481,7 @@ class RLDSConverter(Converter):
             flat = registry.feature_key(key)
             if flat not in record.leaves and len(entry.instruction.keys) > 1:
                 continue
-            if record.leaf(flat).leaf.dtype != "str":
-                found = record.leaf(flat).leaf.text()
-                raise WrongFormatError("is no text", where=record.where, field=flat, found=found)
-            value = record.read(flat)
-            for text in [value] if isinstance(value, str) else np.asarray(value, dtype=object).ravel():
+            for text in _texts(record, flat):
                 texts.setdefault(re.sub(r"\s+", " ", str(text)).strip())
         kept = [t for t in texts if t][:MAX_INSTRUCTIONS]
         if not kept and self.options.instruction is not None:
@@ -482,6 +516,7 @@ class RLDSConverter(Converter):
                 "views": list(entry.views),
                 "fps": entry.fps,
                 "gripper frame": "stated" if entry.tool_from_gripper is not None else "unknown: --tool-from-gripper",
+                "pose": registry.pose_in_words(entry),
                 "calibration": entry.calibration.kind,
                 "to be chosen": {s: list(d.options) for s, d in entry.disagreements.items()},
                 "notes": entry.notes,
@@ -523,6 +558,23 @@ def _readable(record: Record) -> dict[str, Any]:
         except ActionImgError as error:
             inner[stored.place[-1]] = f"cannot be read: {error.message}"
     return out
+
+
+def _texts(record: Record, key: str) -> Iterator[str]:
+    """The texts of a feature; rows of code points end with 0 (language_table's ``instruction``)."""
+    leaf = record.leaf(key).leaf
+    if leaf.dtype == "str":
+        value = record.read(key)
+        yield from [value] if isinstance(value, str) else map(str, np.asarray(value, dtype=object).ravel())
+    elif leaf.kind == "tensor" and len(leaf.shape) == 1 and leaf.dtype in ("int32", "uint8", "uint16", "int64"):
+        rows = np.unique(np.asarray(record.read(key)).reshape(-1, leaf.shape[0] or 1), axis=0)
+        for row in rows:
+            codes = row[: int(np.argmin(row != 0))] if (row == 0).any() else row
+            if not ((codes >= 0) & (codes < 0xD800)).all():
+                raise InvalidTextError("is no row of code points", where=record.where, field=key)
+            yield "".join(map(chr, codes.tolist()))
+    else:
+        raise WrongFormatError("is no text", where=record.where, field=key, found=leaf.text())
 
 
 def _metadata(record: Record) -> Mapping[str, Any]:

@@ -160,7 +160,7 @@ def with_joints(
         if tip is not None or base is not None or joints is not None:
             raise InvalidSpecError("needs a robot file", where=where, field="robot", expected="--robot FILE --tip NAME")
         return entry
-    known = entry.pose.joints if entry.pose is not None else None
+    known = entry.pose.joints if entry.pose is not None and entry.pose.joints is not None else entry.joints
     columns = (joints,) if joints is not None else known.columns if known is not None else None
     if tip is None or columns is None:
         raise InvalidSpecError(
@@ -181,7 +181,34 @@ def with_joints(
         frame=f"{base or 'root'} of {Path(robot).name}",
     )
     rest = {k: v for k, v in entry.disagreements.items() if k not in ("pose", "tool_from_gripper")}
-    return entry.model_copy(update={"pose": pose, "tool_from_gripper": None, "disagreements": rest})
+    unstated = {k: v for k, v in entry.unstated.items() if k != "pose"}
+    changes = {"pose": pose, "tool_from_gripper": None, "disagreements": rest, "unstated": unstated}
+    return entry.model_copy(update=changes)
+
+
+def check_pose(entry: RldsEntry, where: object) -> None:
+    """Whether there is anything that poses could come from.
+
+    Raises:
+        UnsupportedSourceError: The data set is video only.
+        AmbiguousSourceError: It holds joints, and no robot file was given.
+    """
+    if entry.pose is not None:
+        return
+    if entry.joints is None:
+        raise UnsupportedSourceError(
+            f"{entry.unstated.get('pose', 'has no pose')}: it is video only",
+            where=where,
+            field="pose",
+            hint="Action images need the pose of the hand. Where your copy holds one, say so in an entry: --config.",
+        )
+    raise AmbiguousSourceError(
+        "holds joint values and no poses",
+        where=where,
+        field=", ".join(entry.joints.columns),
+        hint="Give the robot's URDF or MJCF file, and the link or site that is the hand: --robot FILE --tip NAME "
+        "[--base NAME].",
+    )
 
 
 def tool_from_gripper(entry: RldsEntry, given: str | None, where: object) -> FloatArray:
@@ -211,6 +238,7 @@ DOCUMENTED = (
     models.RldsEntry,
     models.RldsView,
     models.RldsPose,
+    models.JointColumns,
     models.RldsJoints,
     Position,
     Rotation,
@@ -273,6 +301,67 @@ def _fields(model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
+def pose_in_words(entry: RldsEntry) -> str:
+    """What the data set says of the hand's pose, in a few words."""
+    if entry.video_only:
+        return "none: video only"
+    if entry.pose is None:
+        return "to be chosen" if "pose" in entry.disagreements else "joints"
+    if entry.pose.rotation is None:
+        return "joints" if entry.pose.joints is not None else "4x4 matrix"
+    rotation = entry.pose.rotation
+    form = " ".join(part for part in (rotation.form.replace("_", " "), rotation.order) if part)
+    return f"position, {form}{', turned' if entry.pose.rotation_offset is not None else ''}"
+
+
+def gripper_in_words(entry: RldsEntry) -> str:
+    """Where the gripper's opening comes from, and its values for closed and open, in a few words."""
+    gripper = entry.gripper
+    if gripper is None:
+        return "none" if "gripper" in entry.unstated or entry.video_only else "to be chosen"
+    measured = all(c.startswith("observation/") for c in gripper.columns)
+    kind = "relative command" if gripper.kind == "relative" else "measured" if measured else "command"
+    return f"{kind}, {gripper.closed:g} closed, {gripper.open:g} open"
+
+
+def asked(entry: RldsEntry) -> tuple[str, ...]:
+    """The options that the entry leaves to the user, cameras aside."""
+    if entry.video_only:
+        return ()
+    out = [f"--choose {s}={'/'.join(d.options)}" for s, d in entry.disagreements.items()]
+    if entry.pose is None and "pose" not in entry.disagreements:
+        out.append("--robot FILE --tip NAME")
+    if "gripper" in entry.unstated:
+        out.append("--openness")
+    if entry.tool_from_gripper is None and "tool_from_gripper" not in entry.disagreements:
+        out.append("--tool-from-gripper")
+    if entry.fps is None:
+        out.append("--fps")
+    return tuple(out)
+
+
+_CALIBRATION = {"none": "none published", "features": "in the data set", "droid": "side files"}
+
+
+def table() -> str:
+    """All entries as a Markdown table: pose, gripper, cameras, what is asked, and where that was read."""
+    lines = ["| data set | views | pose | gripper | cameras | asked | sources |", "|---|---|---|---|---|---|---|"]
+    for name, entry in shipped().items():
+        urls = [s.url for found in entry.sources.values() for s in found]
+        urls += [o.url for d in entry.disagreements.values() for o in d.options.values()]
+        cells = (
+            f"`{name}`",
+            str(len(entry.views)),
+            pose_in_words(entry),
+            gripper_in_words(entry),
+            _CALIBRATION[entry.calibration.kind],
+            "; ".join(f"`{option}`" for option in asked(entry)) or "–",
+            " ".join(f"[{i}]({url})" for i, url in enumerate(dict.fromkeys(urls), start=1)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def explain() -> str:
     """The registry as Markdown: every field of an entry, and what each data set's entry says."""
     parts = [
@@ -282,19 +371,7 @@ def explain() -> str:
     for model in DOCUMENTED:
         title = re.sub(r"^Rlds", "", model.__name__)
         parts += [f"### {title}", (model.__doc__ or "").strip().split("\n")[0], _fields(model)]
-    parts.append("### Data sets")
-    lines = [
-        "| entry | names | views | gripper frame | rate | calibration | to be chosen |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, entry in shipped().items():
-        frame = "stated" if entry.tool_from_gripper is not None else "unknown: --tool-from-gripper"
-        options = "; ".join(f"{s}: {', '.join(d.options)}" for s, d in entry.disagreements.items())
-        lines.append(
-            f"| {name} | {', '.join(entry.names)} | {', '.join(entry.views)} | {frame} | {entry.fps:g} Hz "
-            f"| {entry.calibration.kind} | {options} |"
-        )
-    parts.append("\n".join(lines))
+    parts += ["### Data sets", table()]
     for name, entry in shipped().items():
         facts = [(section, s) for section, found in entry.sources.items() for s in found]
         urls = "\n".join(f"- {section}: {s.url}{f' ({s.says})' if s.says else ''}" for section, s in facts)

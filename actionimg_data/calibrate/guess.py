@@ -1,0 +1,621 @@
+"""A camera from nothing: from the gripper's known motion and its seen one.
+
+Candidates come from optical flow (`flow_search`); edges of the gripper model decide between them, with the gripper's
+sizes and its mounting as unknowns of stated deviations; several distinct candidates are carried to the end, and a
+camera is only given where none of them comes near the best. See docs/calibration.md for the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from ..errors import InvalidSpecError, WrongFormatError
+from ..geometry import exact, pinhole, rotations, transforms
+from ..model import Camera, GripperTrajectory
+from . import flow_search, hand_camera
+from .check import MIN_FRAMES
+from .evidence import Evidence, gather
+from .outline import Hand
+from .refine import Recorded, split_sights
+from .shape import GripperShape
+from .shift import best_shift
+from .solve import SEARCH_PX, Priors, Solution, as_found, motion, score, solve
+
+FloatArray = NDArray[np.float64]
+Verdict = Literal["found", "cannot tell"]
+
+PRIORS: Final = Priors(
+    camera_m=0.15,
+    camera_rad=float(np.radians(10)),
+    tool_m=0.006,
+    tool_rad=float(np.radians(2)),
+    reach_m=0.015,
+    size_m=0.003,
+    log_focal=0.2,
+)
+"""How far a candidate may be off, and the gripper from its model, one standard deviation."""
+
+MAX_EPISODES: Final = 8
+"""Of those that share a camera, so many are used, so that time and memory stay flat."""
+
+PAIRS: Final = 60
+HAND_PICTURES: Final = 120
+FRAMES: Final = 36
+"""Of all episodes together."""
+
+QUICK_FRAMES: Final = 14
+BEGUN: Final = 12
+CARRIED: Final = 3
+MIN_EDGES: Final = 0.5
+MIN_FLOW: Final = 0.25
+MAX_RIVAL: Final = 0.9
+MAX_STRAIN: Final = 4.0
+"""A size or mounting this many of its standard deviations from the model is not believed."""
+
+SAME_SHARE: Final = 0.02
+"""Beginnings whose gripper lies within this share of the picture's width are one."""
+
+NEAR_SHARE: Final = 0.05
+"""Ends that lie within this share are one solution, known no better than they lie apart."""
+
+INFLATION: Final = 1.5
+"""Errors found on the setting half were larger than the equations say by about this factor, see docs/calibration.md."""
+
+_WORTH: Final = 0.004
+"""Edge score that one squared standard deviation of a size or of the mounting costs."""
+
+_MOVING_PX: Final = 0.5
+_MOVING_SHARE: Final = 0.6
+_DRAWS: Final = 400
+_MARK_WEIGHT: Final = 0.5
+_NUDGES: Final = 6
+_QUICK_SEARCH: Final = (8.0, 5.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place that somebody pointed at: the point between the fingertips in one frame.
+
+    Args:
+        frame: Number of the frame.
+        u: Pixels from the left.
+        v: Pixels from the top.
+        episode: Of the frame; of the first one where empty.
+    """
+
+    frame: int
+    u: float
+    v: float
+    episode: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Mark:
+        """``FRAME:X,Y`` or ``EPISODE@FRAME:X,Y``.
+
+        Raises:
+            InvalidSpecError: Not of that form.
+        """
+        episode, _, rest = text.rpartition("@")
+        frame, _, place = rest.partition(":")
+        try:
+            u, v = (float(n) for n in place.split(","))
+            return cls(int(frame), u, v, episode)
+        except ValueError:
+            raise InvalidSpecError(
+                "is not a mark", field="--mark", expected="FRAME:X,Y or EPISODE@FRAME:X,Y", found=text
+            ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class CameraGuess:
+    """What was found out about a camera that nobody calibrated.
+
+    Args:
+        view: Name of the camera.
+        episodes: Whose pictures were used.
+        verdict: ``found`` or ``cannot tell``.
+        reason: Why, in words.
+        model: Which gripper model was looked for.
+        width: Of the pictures.
+        height: Of the pictures.
+        K: ``(3, 3)``; None where nothing fits at all.
+        world_from_camera: ``(4, 4)``; of the best candidate, also where the verdict is ``cannot tell``.
+        focal_known: Whether the focal length was given.
+        overlay_px: 90 of 100 times the drawn gripper is off by less, in the mean over the frames used.
+        focal_px: Focal length along x.
+        focal_interval_px: Half width of its 90 % interval; 0 where it was given.
+        position_mm: 90 of 100 times the camera's position is off by less.
+        rotation_deg: 90 of 100 times its rotation is off by less.
+        edges: Fit of the gripper's outline in frames that were not fitted, in [0, 1].
+        flow: Agreement of the hand's motion with the pictures', at most 1.
+        rivals: The other candidates: their fit, and how many pixels away they see the gripper.
+        gripper: How the gripper seems to differ from the model, in words.
+        gripper_from_camera: ``(4, 4)`` of a camera that is fixed to the hand; ``world_from_camera`` is None then.
+        evidence: Pictures, where they were asked for.
+        start: The camera that the flow gave, before the edges.
+    """
+
+    view: str
+    episodes: tuple[str, ...]
+    verdict: Verdict
+    reason: str
+    model: str
+    width: int
+    height: int
+    K: FloatArray | None = None
+    world_from_camera: FloatArray | None = None
+    focal_known: bool = False
+    overlay_px: float | None = None
+    focal_px: float | None = None
+    focal_interval_px: float | None = None
+    position_mm: float | None = None
+    rotation_deg: float | None = None
+    edges: float | None = None
+    flow: float | None = None
+    rivals: tuple[tuple[float, float], ...] = ()
+    gripper: tuple[str, ...] = ()
+    gripper_from_camera: FloatArray | None = None
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    start: FloatArray | None = field(default=None, repr=False)
+
+    @property
+    def found(self) -> bool:
+        """Whether the camera may be used."""
+        return self.verdict == "found"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+
+        def number(value: float | None, digits: int) -> float | None:
+            return None if value is None else round(float(value), digits)
+
+        return {
+            "view": self.view,
+            "episodes": list(self.episodes),
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "model": self.model,
+            "overlay_px": number(self.overlay_px, 2),
+            "focal_px": number(self.focal_px, 2),
+            "focal_known": self.focal_known,
+            "focal_interval_px": number(self.focal_interval_px, 2),
+            "position_interval_mm": number(self.position_mm, 1),
+            "rotation_interval_deg": number(self.rotation_deg, 2),
+            "edges": number(self.edges, 3),
+            "flow": number(self.flow, 3),
+            "rivals": [{"edges": round(e, 3), "away_px": round(a, 1)} for e, a in self.rivals],
+            "gripper": list(self.gripper),
+            "gripper_from_camera": None if self.gripper_from_camera is None else self.gripper_from_camera.tolist(),
+        }
+
+    def entry(self, trajectory: GripperTrajectory | None = None) -> dict[str, Any]:
+        """The camera as an entry of a camera file.
+
+        Args:
+            trajectory: Of the episode, for a camera fixed to the hand: it has a pose a picture.
+
+        Raises:
+            ValueError: There is no camera, or it is fixed to the hand and there is no trajectory.
+        """
+        pose = self.world_from_camera
+        if pose is None and self.gripper_from_camera is not None and trajectory is not None:
+            pose = exact.matmul(trajectory.world_from_gripper, self.gripper_from_camera)
+        if self.K is None or pose is None:
+            raise ValueError("no camera was found")
+        return {
+            "K": self.K.tolist(),
+            "width": self.width,
+            "height": self.height,
+            "world_from_camera": pose.tolist(),
+            "pixel_centre": 0.5,
+            "origin": {"kind": "guessed", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    K: FloatArray
+    start: FloatArray
+    pose: FloatArray
+    found: Solution
+    edges: float
+    worth: float
+    evidence: tuple[Evidence, ...] = ()
+
+
+def guess_camera(
+    name: str,
+    recorded: Sequence[Recorded],
+    shape: GripperShape,
+    *,
+    K: FloatArray | None = None,
+    marks: Sequence[Mark] = (),
+    keep: bool = False,
+    seed: int = 0,
+) -> CameraGuess:
+    """Find one camera that stands still, from pictures and poses alone.
+
+    Args:
+        name: Of the view.
+        recorded: Episodes that share the camera; cameras that their views have are not looked at.
+        shape: The gripper to look for.
+        K: ``(3, 3)`` of the pictures, pinhole, for pixels whose centres are at + 0.5; None to estimate the focal
+            length, with the principal point in the middle and square pixels.
+        marks: Where the point between the fingertips was seen.
+        keep: Keep pictures in the result, for `pictures.sheet`.
+        seed: Of the draws; the same gives the same camera.
+
+    Raises:
+        InvalidSpecError: A mark of a frame or an episode that there is not.
+        WrongFormatError: The episodes' pictures differ in size.
+    """
+    frames = recorded[0].view.frames
+    width, height = frames.width, frames.height
+    for r in recorded:
+        if (r.view.frames.width, r.view.frames.height) != (width, height):
+            raise WrongFormatError(
+                "pictures differ in size, so it is not one camera",
+                where=r.episode,
+                field=name,
+                expected=f"{width}x{height}",
+                found=f"{r.view.frames.width}x{r.view.frames.height}",
+            )
+    used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, MAX_EPISODES).round().astype(int))]
+    marked = _marked(recorded, marks)
+    base: dict[str, Any] = {"focal_known": K is not None, "model": shape.name}
+    ids = tuple(r.episode for r in recorded)
+
+    def cannot(reason: str, **found: Any) -> CameraGuess:
+        return CameraGuess(name, ids, "cannot tell", reason, width=width, height=height, **{**base, **found})
+
+    if any(len(r.arms) != 1 for r in recorded):
+        return cannot("several grippers are recorded: which one is seen where cannot be told")
+    parts = [
+        flow_search.moves(r.view.frames, arm, max(MIN_FRAMES, PAIRS // len(used))) for r in used for arm in _arms(r)
+    ]
+    parts = [p for p in parts if len(p)]
+    if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
+        return cannot("the gripper hardly moves, as its poses have it")
+    if _moves_as_a_whole(parts):
+        return _in_the_hand(used, K, width, height, cannot)
+    if max(float(p.moved.max()) for p in parts) < 0.1:
+        return cannot("nothing moves in the pictures")
+    scale = parts[0].scale
+    middle = np.array([width / 2, height / 2]) if K is None else np.asarray(K[:2, 2])
+    aspect = 1.0 if K is None else float(K[1, 1] / K[0, 0])
+    drawn = flow_search.search(
+        parts,
+        middle * scale,
+        None if K is None else float(K[0, 0]) * scale,
+        aspect,
+        seed,
+        (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
+    )
+    world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
+    tried = [_begin(world, *_camera(drawn, i, scale, middle, aspect)) for i in range(min(len(drawn), BEGUN))]
+    begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
+    if not begun:
+        return cannot("no camera that fits the motion shows the gripper in enough frames")
+    carried: list[_Candidate] = []
+    for candidate in _distinct(begun, world):
+        refined = _refine(world, _nudged(world, candidate, seed))
+        if refined is not None:
+            carried.append(refined)
+        if len(carried) == CARRIED:
+            break
+    if not carried:
+        return cannot("no camera that fits the motion shows the gripper in enough frames")
+    carried.sort(key=lambda c: -c.worth)
+    best = carried[0]
+    best = replace(best, evidence=tuple(world.gather(best.K, best.pose, FRAMES, keep=keep)))
+    flow = float(flow_search.score(_cameras(best, scale), parts, middle * scale, aspect)[0])
+    away = [world.apart(best, other) for other in carried[1:]]
+    rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > NEAR_SHARE * width)
+    errors = _errors(best, world)
+    # Another optimum close by, which fits as well, is how well the camera is known.
+    near = [
+        a
+        for c, a in zip(carried[1:], away, strict=True)
+        if a <= NEAR_SHARE * width and c.edges > MAX_RIVAL * best.edges
+    ]
+    errors = (max([errors[0], *near]), *errors[1:])
+    figures: dict[str, Any] = {
+        "K": best.K,
+        "world_from_camera": best.pose,
+        "edges": best.edges,
+        "flow": flow,
+        "rivals": rivals,
+        "overlay_px": errors[0],
+        "position_mm": errors[1],
+        "rotation_deg": errors[2],
+        "focal_px": float(best.K[0, 0]),
+        "focal_interval_px": errors[3],
+        "gripper": _differences(best.found, shape.hand),
+        "evidence": best.evidence if keep else (),
+        "start": best.start,
+    }
+    reason = _doubt(best, flow, rivals, errors[0], world)
+    if reason:
+        return cannot(reason, **figures)
+    where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
+    if K is None and errors[3] > 0.1 * best.K[0, 0]:
+        where += "; focal length and distance cannot be told apart: trust the overlay, not the pose"
+    return replace(cannot(where, **figures), verdict="found")
+
+
+def _in_the_hand(
+    used: Sequence[Recorded], K: FloatArray | None, width: int, height: int, cannot: Callable[..., CameraGuess]
+) -> CameraGuess:
+    """The camera as one that is fixed to the hand: the whole picture moves."""
+    middle = np.array([width / 2, height / 2]) if K is None else np.asarray(K[:2, 2])
+    aspect = 1.0 if K is None else float(K[1, 1] / K[0, 0])
+    pictures = max(20, HAND_PICTURES // len(used))
+    tracks = [hand_camera.follow(r.view.frames, arm, pictures) for r in used for arm in _arms(r)]
+    found = hand_camera.find(tracks, middle, None if K is None else float(K[0, 0]), width, aspect)
+    if isinstance(found, str):
+        return cannot(f"the whole picture moves, and {found}")
+    whole = np.array([[found.focal, 0, middle[0]], [0, found.focal * aspect, middle[1]], [0, 0, 1.0]])
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(np.zeros(len(found.covariance)), found.covariance, _DRAWS, method="eigh")
+    zoom = np.exp(draws[:, 6]) if K is None else np.ones(_DRAWS)
+    points = np.array([[0, 0, 0.02], [0, 0.04, 0], [0, -0.04, 0], [0, 0, -0.02]])
+    inverse = np.asarray(transforms.invert(found.gripper_from_camera))
+    here = np.asarray(pinhole.project_camera_points(transforms.apply(inverse, points), whole)[0])
+    away = []
+    for z, draw in zip(zoom, draws, strict=True):
+        moved = np.asarray(transforms.invert(motion(draw[:6]))) @ inverse
+        there = np.asarray(
+            pinhole.project_camera_points(transforms.apply(moved, points), whole @ np.diag([z, z, 1]))[0]
+        )
+        away.append(float(np.linalg.norm(there - here, axis=-1).mean()))
+    figures: dict[str, Any] = {
+        "K": whole,
+        "gripper_from_camera": found.gripper_from_camera,
+        "overlay_px": float(np.quantile(away, 0.9)),
+        "position_mm": 1e3 * float(np.quantile(np.linalg.norm(draws[:, 3:6], axis=1), 0.9)),
+        "rotation_deg": float(np.degrees(np.quantile(np.linalg.norm(draws[:, :3], axis=1), 0.9))),
+        "focal_px": found.focal,
+        "focal_interval_px": float(np.quantile(np.abs(zoom - 1) * found.focal, 0.9)),
+        "model": "none: the scene's texture",
+    }
+    if found.reason:
+        return cannot(f"the whole picture moves, and {found.reason}", **figures)
+    text = f"fixed to the hand: {100 * found.inliers:.0f} % of the scene's points fit, {found.residual_px:.1f} px"
+    return replace(cannot(text, **figures), verdict="found")
+
+
+@dataclass(frozen=True, eq=False)
+class _World:
+    """The episodes of one camera, and what is looked for in them."""
+
+    recorded: Sequence[Recorded]
+    shape: GripperShape
+    width: int
+    height: int
+    free_focal: bool
+    marked: Sequence[tuple[FloatArray, FloatArray]]
+    backgrounds: Sequence[dict[object, NDArray[np.float32]]]
+
+    def gather(self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False) -> list[Evidence]:
+        camera = Camera(K, pose, self.width, self.height)
+        each = max(3, -(-frames // len(self.recorded)))
+        found = (
+            gather(r.view.frames, r.arms, camera, pose, self.shape.hand, each, keep, cache=cache)
+            for r, cache in zip(self.recorded, self.backgrounds, strict=True)
+        )
+        return [e for e in found if e.sights]
+
+    def points(self) -> FloatArray:
+        poses = np.concatenate([arm.world_from_gripper[::5] for r in self.recorded for arm in _arms(r)])
+        return np.concatenate([poses[:, :3, 3], poses[:, :3, 3] - 0.1 * poses[:, :3, 2]])
+
+    def apart(self, a: _Candidate, b: _Candidate) -> float:
+        """Mean distance in pixels of the gripper seen through two candidates."""
+        points = self.points()
+        first, second = (np.asarray(pinhole.project(points, c.K, c.pose)[0]) for c in (a, b))
+        return float(np.median(np.linalg.norm(first - second, axis=-1)))
+
+
+def _arms(recorded: Recorded) -> Iterator[GripperTrajectory]:
+    yield from recorded.arms.values()
+
+
+def _moves_as_a_whole(parts: Sequence[flow_search.Moves]) -> bool:
+    """Whether most of the picture moves between most pairs: what stands still is the larger part of a workspace."""
+    still = [np.percentile(np.linalg.norm(f, axis=-1), 25) for p in parts for f in p.flow]
+    return float(np.mean(np.array(still) > _MOVING_PX)) > _MOVING_SHARE
+
+
+def _camera(
+    drawn: flow_search.Cameras, i: int, scale: float, middle: FloatArray, aspect: float
+) -> tuple[FloatArray, FloatArray]:
+    turn = Rotation.from_matrix(drawn.turn[i].astype(np.float64)).as_matrix()
+    focal = float(drawn.focal[i]) / scale
+    K = np.array([[focal, 0, middle[0]], [0, focal * aspect, middle[1]], [0, 0, 1.0]])
+    return K, np.asarray(transforms.make_transform(turn.T, drawn.centre[i].astype(np.float64)))
+
+
+def _cameras(candidate: _Candidate, scale: float) -> flow_search.Cameras:
+    return flow_search.Cameras(
+        candidate.pose[None, :3, :3].transpose(0, 2, 1).astype(np.float32),
+        candidate.pose[None, :3, 3].astype(np.float32),
+        np.array([candidate.K[0, 0] * scale], np.float32),
+        np.zeros(1, np.float32),
+    )
+
+
+def _begin(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
+    """The best of a few quick fits that start where the outline fits well near a camera that the flow gave."""
+    gathered = world.gather(K, pose, QUICK_FRAMES)
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return None
+    shift = best_shift(max(gathered, key=lambda e: len(e.sights)), pose)
+    starts = [pose]
+    if shift is not None:
+        for u, v in shift.peaks[:1]:
+            turn = np.array([-v / gathered[0].K[1, 1], u / gathered[0].K[0, 0], 0, 0, 0, 0])
+            starts.append(pose @ np.asarray(transforms.invert(motion(turn))))
+    fits = [_fit(world, gathered, K, pose, start, _QUICK_SEARCH) for start in starts]
+    return max(fits, key=lambda c: c.worth)
+
+
+def _fit(
+    world: _World,
+    gathered: Sequence[Evidence],
+    K: FloatArray,
+    given: FloatArray,
+    start: FloatArray,
+    search: Sequence[float],
+    begin: Solution | None = None,
+    judged: Sequence[Evidence] | None = None,
+) -> _Candidate:
+    """A candidate after one fit of everything that is unknown."""
+    found = solve([gathered], [given], PRIORS, [start], search, fit_sizes=True, fit_focal=world.free_focal, begin=begin)
+    edges = float(score([[as_found(e, found) for e in judged or gathered]], found.poses).mean())
+    zoom = float(np.exp(found.log_focal[0]))
+    K = K @ np.diag([zoom, zoom, 1.0])
+    worth = edges - _WORTH * float((_strain(found, world.shape.hand) ** 2).sum())
+    for point, at in world.marked:
+        uv, _, ahead = (np.asarray(a) for a in pinhole.project(point[None], K, found.poses[0]))
+        away = float(np.linalg.norm(uv[0] - at)) / world.width if ahead[0] else 1.0
+        worth -= _MARK_WEIGHT * min(1.0, away / flow_search.MARK_SHARE) / len(world.marked)
+    return _Candidate(K, given, found.poses[0], replace(found, log_focal=np.zeros(1)), edges, worth)
+
+
+def _nudged(world: _World, candidate: _Candidate, seed: int) -> _Candidate:
+    """The best of some fits that begin near a candidate: carried about the gripper, nearer and further."""
+    rng = np.random.default_rng(seed)
+    gathered = world.gather(candidate.K, candidate.pose, QUICK_FRAMES)
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return candidate
+    middle = world.points().mean(0)
+    best = candidate
+    for _ in range(_NUDGES):
+        turn = Rotation.from_rotvec(rng.normal(size=3) * np.radians(6)).as_matrix()
+        arm = (candidate.pose[:3, 3] - middle) * np.exp(rng.normal() * 0.06)
+        start = np.asarray(transforms.make_transform(turn @ candidate.pose[:3, :3], middle + turn @ arm))
+        tried = _fit(world, gathered, candidate.K, candidate.pose, start, _QUICK_SEARCH)
+        if tried.worth > best.worth:
+            best = tried
+    return replace(best, start=candidate.start)
+
+
+def _distinct(candidates: Sequence[_Candidate], world: _World) -> Iterator[_Candidate]:
+    kept: list[_Candidate] = []
+    for candidate in candidates:
+        if all(world.apart(candidate, other) > SAME_SHARE * world.width for other in kept):
+            kept.append(candidate)
+            yield candidate
+
+
+def _refine(world: _World, candidate: _Candidate) -> _Candidate | None:
+    """The candidate after fits to more frames, each looked for where the last one puts the gripper."""
+    for search in (SEARCH_PX[1:], SEARCH_PX[3:]):
+        gathered = world.gather(candidate.K, candidate.pose, FRAMES)
+        if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+            return None
+        fitted, judged = split_sights(gathered)
+        fitted = [e for e in fitted if e.sights]
+        tried = _fit(world, fitted, candidate.K, candidate.pose, candidate.pose, search, candidate.found, judged)
+        candidate = replace(tried, start=candidate.start)
+    return candidate
+
+
+def _strain(found: Solution, hand: Hand) -> FloatArray:
+    """Mounting and sizes in standard deviations of what they may be."""
+    tool = np.array([PRIORS.tool_rad] * 3 + [PRIORS.tool_m, PRIORS.tool_m, PRIORS.reach_m])
+    sizes = np.array([s.deviation for s in hand.sizes])
+    return np.concatenate([found.tool_vector / tool, found.sizes / sizes, [found.size_m / PRIORS.size_m]])
+
+
+def _doubt(best: _Candidate, flow: float, rivals: Sequence[tuple[float, float]], overlay: float, world: _World) -> str:
+    """Why the camera must not be used; empty where it may be."""
+    if best.edges < MIN_EDGES:
+        return f"the gripper model's outline is not seen clearly (fit {best.edges:.2f} < {MIN_EDGES})"
+    if flow < MIN_FLOW:
+        return f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
+    near = [(e, a) for e, a in rivals if e > MAX_RIVAL * best.edges]
+    if near:
+        return f"another camera, which sees the gripper {near[0][1]:.0f} px away, fits as well ({near[0][0]:.2f})"
+    strain = np.abs(_strain(best.found, world.shape.hand))
+    if strain.max() > MAX_STRAIN:
+        return "it only fits a gripper that is very unlike the model: " + _differences(best.found, world.shape.hand)[0]
+    if overlay > 0.03 * world.width:
+        return f"the gripper could be up to {overlay:.1f} px away"
+    return ""
+
+
+def _errors(best: _Candidate, world: _World) -> tuple[float, float, float, float]:
+    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels)."""
+    covariance = best.found.covariance * INFLATION**2
+    free = world.free_focal
+    picked = np.r_[0:6, -1] if free else np.r_[0:6]
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(np.zeros(len(picked)), covariance[np.ix_(picked, picked)], _DRAWS, method="eigh")
+    inverse = np.asarray(transforms.invert(best.pose))
+    others = np.asarray(transforms.invert(np.stack([motion(d[:6]) @ inverse for d in draws])))
+    zoom = np.exp(draws[:, 6]) if free else np.ones(_DRAWS)
+    points = world.points()[::3]
+    here = np.asarray(pinhole.project(points, best.K, best.pose)[0])
+    away = [
+        float(
+            np.linalg.norm(
+                np.asarray(pinhole.project(points, best.K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1
+            ).mean()
+        )
+        for z, p in zip(zoom, others, strict=True)
+    ]
+    position = 1e3 * np.linalg.norm(others[:, :3, 3] - best.pose[:3, 3], axis=1)
+    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], best.pose[:3, :3])))
+    focal = np.abs(zoom - 1) * best.K[0, 0]
+    return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle, focal))  # type: ignore[return-value]
+
+
+def _differences(found: Solution, hand: Hand) -> tuple[str, ...]:
+    """Where the gripper seems to be unlike its model, the largest first."""
+    strain = _strain(found, hand)[3:-1]
+    names = ["mounted along x", "mounted along y", "reach along the approach", *(s.name for s in hand.sizes)]
+    values = [*found.tool_vector[3:], *found.sizes]
+    units = ["m", "m", "m", *(s.unit for s in hand.sizes)]
+    out = []
+    for i in np.argsort(-np.abs(strain)):
+        if abs(strain[i]) > 0.5:
+            amount = f"{1e3 * values[i]:+.0f} mm" if units[i] == "m" else f"{100 * values[i]:+.1f} %"
+            out.append(f"{names[i]} {amount}")
+    return tuple(out)
+
+
+def _marked(recorded: Sequence[Recorded], marks: Sequence[Mark]) -> list[tuple[FloatArray, FloatArray]]:
+    """World point and pixel of each mark."""
+    by_id = {r.episode: r for r in recorded}
+    out = []
+    for mark in marks:
+        episode = by_id.get(mark.episode) if mark.episode else recorded[0]
+        if episode is None:
+            raise InvalidSpecError("no such episode", field="--mark", expected=" ".join(by_id), found=mark.episode)
+        view = episode.view
+        if not 0 <= mark.frame < len(view.frames):
+            raise InvalidSpecError(
+                "no such frame",
+                where=episode.episode,
+                field="--mark",
+                expected=f"0 … {len(view.frames) - 1}",
+                found=mark.frame,
+            )
+        if not (0 <= mark.u <= view.frames.width and 0 <= mark.v <= view.frames.height):
+            raise InvalidSpecError(
+                "lies outside the picture",
+                where=episode.episode,
+                field="--mark",
+                expected=f"up to {view.frames.width},{view.frames.height}",
+                found=f"{mark.u:g},{mark.v:g}",
+            )
+        trajectory = next(_arms(episode))
+        out.append((trajectory.world_from_gripper[mark.frame, :3, 3], np.array([mark.u, mark.v])))
+    return out

@@ -1,0 +1,291 @@
+"""Cameras from nothing, on our own drawn scene whose cameras are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.spatial.transform import Rotation
+
+from actionimg_data.calibrate import GripperShape, Mark, Recorded, flow_search, guess_camera, hand_camera
+from actionimg_data.calibrate.evidence import gather
+from actionimg_data.calibrate.files import guess_file
+from actionimg_data.calibrate.pictures import mark_sheet
+from actionimg_data.calibrate.pool import alike, background_edges, same_camera
+from actionimg_data.calibrate.solve import Priors, as_found, solve
+from actionimg_data.cameras.files import load_cameras
+from actionimg_data.cli import main
+from actionimg_data.demo.scene import SceneRenderer, make_cameras, make_motion
+from actionimg_data.errors import InvalidSpecError, WrongFormatError
+from actionimg_data.geometry import transforms
+from actionimg_data.model import Camera, GripperTrajectory, View
+from actionimg_data.model.episode import ArrayFrames
+from actionimg_data.raster.gripper import gripper_model
+from actionimg_data.shards import open_dataset
+from actionimg_data.video import encode_bytes, rgb_encoding
+
+SIZE, FRAMES = 144, 60
+SHAPE = GripperShape.parametric(0.003)
+TRUTH = Camera.looking_at(np.array([1.05, 0.75, 1.45]), np.array([0.3, 0.0, 0.9]), SIZE, SIZE, horizontal_fov_deg=45)
+OTHER = Camera.looking_at(np.array([0.4, -1.1, 1.3]), np.array([0.3, 0.0, 0.9]), SIZE, SIZE, horizontal_fov_deg=45)
+
+
+def record(seed: int, camera: Camera, frames: int = FRAMES, name: str = "") -> Recorded:
+    motion = make_motion(frames, seed)
+    renderer = SceneRenderer(motion, SIZE)
+    pictures = np.stack([renderer.draw(camera, f).rgb for f in range(frames)])
+    poses = GripperTrajectory.from_transforms(motion.world_from_gripper, motion.jaw, np.arange(frames) / 20)
+    return Recorded(name or f"demo{seed}", View(None, ArrayFrames(pictures)), {"": poses})
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorded:
+    return record(3, TRUTH)
+
+
+def with_poses(one: Recorded, poses: GripperTrajectory) -> Recorded:
+    return Recorded(one.episode, one.view, {"": poses})
+
+
+def away_px(K: Any, pose: Any, one: Recorded, truth: Camera = TRUTH) -> float:
+    points = one.arms[""].position
+    there = Camera(K, pose, truth.width, truth.height).project(points)[0]
+    return float(np.linalg.norm(there - truth.project(points)[0], axis=1).mean())
+
+
+def test_a_camera_is_found_from_motion_alone_and_says_how_far_it_may_be_off(recorded: Recorded) -> None:
+    found = guess_camera("front", [recorded], SHAPE, K=TRUTH.K, keep=True)
+    assert found.found, found.reason
+    assert away_px(found.K, found.world_from_camera, recorded) < 1.0
+    assert found.overlay_px is not None
+    assert found.overlay_px < 4
+    assert found.focal_interval_px == 0
+    assert found.evidence
+    content = guess_file([found], {recorded.episode: recorded})
+    assert content["cameras"]["front"]["origin"]["kind"] == "guessed"
+    assert content["guesses"][0]["verdict"] == "found"
+
+
+def test_marks_of_another_place_lead_away_and_wrong_marks_are_refused(recorded: Recorded) -> None:
+    with pytest.raises(InvalidSpecError, match="FRAME:X,Y"):
+        Mark.parse("12-30,40")
+    assert Mark.parse("a/b@7:3.5,4") == Mark(7, 3.5, 4.0, "a/b")
+    for mark, what in (
+        (Mark(FRAMES, 5, 5), "no such frame"),
+        (Mark(0, SIZE + 1, 5), "outside"),
+        (Mark(0, 5, 5, "x"), "no such ep"),
+    ):
+        with pytest.raises(InvalidSpecError, match=what):
+            guess_camera("front", [recorded], SHAPE, K=TRUTH.K, marks=[mark])
+    parts = [flow_search.moves(recorded.view.frames, recorded.arms[""], 30)]
+    scale = parts[0].scale
+    points = recorded.arms[""].position[[10, 40]]
+    pixels = TRUTH.project(points)[0] * scale
+    drawn = flow_search.search(parts, TRUTH.K[:2, 2] * scale, TRUTH.K[0, 0] * scale, marks=(points, pixels))
+    best = np.asarray(transforms.make_transform(drawn.turn[0].T.astype(float), drawn.centre[0].astype(float)))
+    uv = Camera(TRUTH.K, best, SIZE, SIZE).project(points)[0]
+    assert np.linalg.norm(uv - pixels / scale, axis=1).mean() < 0.08 * SIZE
+
+
+def test_a_true_camera_agrees_with_the_motion_better_than_others(recorded: Recorded) -> None:
+    parts = [flow_search.moves(recorded.view.frames, recorded.arms[""], 30)]
+    scale = parts[0].scale
+    turned = TRUTH.world_from_camera.copy()
+    turned[:3, :3] = turned[:3, :3] @ Rotation.from_euler("y", 15, degrees=True).as_matrix()
+    poses = np.stack([TRUTH.world_from_camera, turned, OTHER.world_from_camera])
+    cameras = flow_search.Cameras(
+        poses[:, :3, :3].transpose(0, 2, 1).astype(np.float32),
+        poses[:, :3, 3].astype(np.float32),
+        np.full(3, TRUTH.K[0, 0] * scale, np.float32),
+        np.zeros(3, np.float32),
+    )
+    scores = flow_search.score(cameras, parts, TRUTH.K[:2, 2] * scale)
+    assert scores[0] > 0.4
+    assert scores[0] > 1.5 * scores[1:].max()
+
+
+def test_what_cannot_be_told_is_said_with_the_reason(recorded: Recorded) -> None:
+    t = recorded.arms[""]
+    still = GripperTrajectory(
+        np.repeat(t.position[:1], len(t), 0), np.repeat(t.quaternion_xyzw[:1], len(t), 0), t.openness, t.times
+    )
+    assert "hardly moves" in guess_camera("v", [with_poses(recorded, still)], SHAPE).reason
+    frozen = Recorded("x", View(None, ArrayFrames(np.repeat(recorded.view.frames.array[:1], FRAMES, 0))), recorded.arms)  # type: ignore[attr-defined]
+    assert "nothing moves" in guess_camera("v", [frozen], SHAPE).reason
+    two = Recorded("x", recorded.view, {"left": t, "right": t})
+    assert "several grippers" in guess_camera("v", [two], SHAPE).reason
+    reverse = GripperTrajectory(t.position[::-1], t.quaternion_xyzw[::-1], t.openness[::-1], t.times)
+    wrong = guess_camera("v", [with_poses(recorded, reverse)], SHAPE, K=TRUTH.K)
+    assert wrong.verdict == "cannot tell", wrong.reason
+    small = Recorded("y", View(None, ArrayFrames(recorded.view.frames.array[:, ::2, ::2])), recorded.arms)  # type: ignore[attr-defined]
+    with pytest.raises(WrongFormatError, match="not one camera"):
+        guess_camera("v", [recorded, small], SHAPE)
+
+
+def test_sizes_of_the_gripper_are_fitted_with_the_camera(recorded: Recorded) -> None:
+    """The hand of the model is 3 cm too narrow: that is found, and the camera with it."""
+    wrong = GripperShape.parametric(0.003, hand_size=(0.05, 0.174, 0.066))
+    gathered = [gather(recorded.view.frames, recorded.arms, TRUTH, TRUTH.world_from_camera, wrong.hand, 20)]
+    priors = Priors(tool_m=0.006, reach_m=0.015, tool_rad=0.03, size_m=0.003)
+    found = solve([gathered], [TRUTH.world_from_camera], priors, fit_sizes=True)
+    sizes = {s.name: v for s, v in zip(wrong.hand.sizes, found.sizes, strict=True)}
+    assert 0.015 < sizes["hand_size.y"] < 0.045
+    assert away_px(TRUTH.K, found.poses[0], recorded) < 1.5
+    assert as_found(gathered[0], found).hand.corners[:, 1].max() > wrong.hand.corners[:, 1].max() + 0.005
+
+
+def test_resized_hands_are_those_of_the_sizes() -> None:
+    hand = SHAPE.hand
+    values = np.zeros(len(hand.sizes))
+    names = [s.name for s in hand.sizes]
+    values[names.index("max_width")], values[names.index("hand_size.z")] = 0.01, -0.006
+    expected = gripper_model(max_width=0.09, hand_size=(0.05, 0.204, 0.06))
+    resized = hand.resized(values)
+    for openness in (0.0, 0.4, 1.0):
+        np.testing.assert_allclose(resized.posed(openness), expected.vertices + openness * expected.opening, atol=1e-9)
+    outline = hand.outline(
+        transforms.invert(TRUTH.world_from_camera) @ make_motion(4, 1).world_from_gripper[0], TRUTH.K, 0.5
+    )
+    assert outline is not None
+    assert outline.grown.shape == (len(outline), len(hand.sizes), 3)
+    # A wider hand moves no point by more than half of its widening.
+    assert np.abs(outline.grown[:, names.index("max_width")]).max() <= 0.5 + 1e-6
+
+
+def test_pairs_of_frames_lie_about_the_same_travel_apart() -> None:
+    t = np.arange(200) / 20
+    position = np.stack([0.3 * np.sin(t), 0.2 * np.cos(t), 0.1 * t], 1)
+    still = np.concatenate([position, np.repeat(position[-1:], 100, 0)])
+    poses = GripperTrajectory(still, np.tile([0, 0, 0, 1.0], (300, 1)), np.ones(300), np.arange(300) / 20)
+    pairs = flow_search.choose_pairs(poses, 40)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert (np.diff(pairs, axis=1) <= flow_search.MAX_GAP).all()
+    assert pairs[:, 0].max() < 200
+    travel = np.linalg.norm(np.diff(still[pairs], axis=1)[:, 0], axis=1)
+    assert (travel > 0.3 * flow_search.TRAVEL_M).all()
+    assert (travel < 3 * flow_search.TRAVEL_M).all()
+
+
+def test_a_camera_on_the_hand_is_found_from_points_that_stand_still() -> None:
+    rng = np.random.default_rng(0)
+    hand = np.asarray(
+        transforms.make_transform(
+            Rotation.from_euler("zx", [80, 20], degrees=True).as_matrix(), np.array([0.05, -0.02, -0.09])
+        )
+    )
+    turns = Rotation.from_rotvec(np.cumsum(rng.normal(size=(40, 3)) * 0.06, axis=0)) * Rotation.from_euler(
+        "x", 180, degrees=True
+    )
+    place = np.cumsum(rng.normal(size=(40, 3)) * 0.02, axis=0) + np.array([0, 0, 0.5])
+    poses = np.asarray(transforms.make_transform(turns.as_matrix(), place))
+    points = np.concatenate([rng.uniform(-0.6, 0.6, (150, 2)), rng.uniform(-0.05, 0.2, (150, 1))], 1)
+    focal, middle = 110.0, np.array([64.0, 64.0])
+    uv, track, picture = [], [], []
+    for k, pose in enumerate(poses @ hand):
+        seen = np.asarray(transforms.apply(transforms.invert(pose), points))
+        at = focal * seen[:, :2] / seen[:, 2:] + middle
+        good = (seen[:, 2] > 0.1) & (at > 0).all(1) & (at < 128).all(1)
+        uv.append(at[good] + rng.normal(size=(good.sum(), 2)) * 0.2)
+        track.append(np.flatnonzero(good))
+        picture.append(np.full(good.sum(), k))
+    tracks = hand_camera.Tracks(np.concatenate(uv), np.concatenate(track), np.concatenate(picture), poses)
+    for known in (focal, None):
+        found = hand_camera.find([tracks], middle, known, 128)
+        assert not isinstance(found, str)
+        assert found.reason == ""
+        left = np.asarray(transforms.invert(hand)) @ found.gripper_from_camera
+        assert np.linalg.norm(left[:3, 3]) < 0.01
+        assert np.degrees(np.arccos(np.clip((np.trace(left[:3, :3]) - 1) / 2, -1, 1))) < 0.7
+        assert found.focal == pytest.approx(focal, rel=0.02)
+    straight = hand_camera.Tracks(
+        tracks.uv,
+        tracks.track,
+        tracks.picture,
+        np.asarray(transforms.make_transform(np.tile(np.eye(3), (40, 1, 1)), place)),
+    )
+    none = hand_camera.find([straight], middle, focal, 128)
+    assert isinstance(none, str) or none.reason
+
+
+def test_a_drawn_wrist_camera_is_not_taken_for_one_that_stands_still() -> None:
+    motion = make_motion(24, 5)
+    camera = make_cameras(motion, 96, ("wrist",))["wrist"]
+    renderer = SceneRenderer(motion, 96)
+    pictures = np.stack([renderer.draw(camera[f], f).rgb for f in range(24)])  # type: ignore[index]
+    poses = GripperTrajectory.from_transforms(motion.world_from_gripper, motion.jaw, np.arange(24) / 20)
+    found = guess_camera("wrist", [Recorded("a", View(None, ArrayFrames(pictures)), {"": poses})], SHAPE)
+    assert "whole picture moves" in found.reason or found.gripper_from_camera is not None
+
+
+def test_backgrounds_tell_which_episodes_share_a_camera(recorded: Recorded) -> None:
+    second, elsewhere = record(4, TRUTH, 24, "second"), record(3, OTHER, 24, "elsewhere")
+    groups = same_camera([recorded, elsewhere, second])
+    assert [[r.episode for r in g] for g in groups] == [["demo3", "second"], ["elsewhere"]]
+    edges = background_edges(recorded.view.frames)
+    assert alike(edges, edges)
+    assert not alike(edges, np.roll(edges, 3, axis=1))
+
+
+def test_the_sheet_to_read_marks_from_names_frames_and_pixels(recorded: Recorded) -> None:
+    sheet = mark_sheet(recorded.view.frames, count=5)
+    assert sheet.ndim == 3
+    assert sheet.shape[1] == 2 * SIZE * 5
+    assert sheet.shape[0] == 3 * SIZE * 5
+
+
+def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_path: Path) -> None:
+    episode = tmp_path / "logs" / "demo"
+    episode.mkdir(parents=True)
+    poses = recorded.arms[""]
+    rows = np.concatenate([poses.times[:, None], poses.position, poses.quaternion_xyzw, poses.openness[:, None]], 1)
+    header = "t,x,y,z,qx,qy,qz,qw,open"
+    np.savetxt(episode / "poses.csv", rows, delimiter=",", header=header, comments="")
+    pictures = recorded.view.frames.frames(range(FRAMES))
+    (episode / "front.mp4").write_bytes(encode_bytes(pictures, rgb_encoding(12), 20.0, SIZE, SIZE))
+    mapping = tmp_path / "map.json"
+    mapping.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "format": "folder",
+                "instruction": {"text": "move the cube"},
+                "pose": {
+                    "file": "poses.csv",
+                    "time": {"column": "t", "unit": "s"},
+                    "position": {"columns": ["x", "y", "z"], "unit": "m"},
+                    "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
+                    "tool_from_gripper": {"euler_xyz_deg": [0, 0, 0]},
+                },
+                "gripper": {"columns": ["open"], "closed": 0, "open": 1, "kind": "measured"},
+                "views": {"front": {"frames": "front.mp4", "time": {"fps": 20}, "camera": "uncalibrated"}},
+            }
+        )
+    )
+    source, out = str(tmp_path / "logs"), tmp_path / "cameras.json"
+    common = [source, "--mapping", str(mapping)]
+    run = CliRunner().invoke
+    assert run(main, ["calibrate", "guess", *common]).exit_code == 2
+    result = run(main, ["calibrate", "guess", *common, "--sheet", str(tmp_path / "marks")])
+    assert result.exit_code == 0, result.output
+    assert list((tmp_path / "marks").glob("*.png"))
+    words = ["--out", str(out), "--pictures", str(tmp_path / "look"), "--fov", "45", "--model-error", "3", "--json"]
+    result = run(main, ["calibrate", "guess", *common, *words])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["cameras"][0]
+    assert {"verdict", "reason", "overlay_px", "focal_px", "focal_interval_px"} <= set(found)
+    camera = load_cameras(out)["front"].camera(out)
+    assert isinstance(camera, Camera)
+    assert away_px(camera.K, camera.world_from_camera, recorded) < 1.5
+    look = ["--refined-cameras", str(out), "--out", str(tmp_path / "drawn"), "--no-video", "--size", "64"]
+    assert run(main, ["render", *common]).exit_code == 1
+    assert run(main, ["render", *common, *look]).exit_code == 0
+    options = ["--mapping", str(mapping), "--refined-cameras", str(out), "--size", "64", "-j", "1"]
+    result = run(main, ["convert", "folder", source, str(tmp_path / "OUT"), *options])
+    assert result.exit_code == 0, result.output
+    sample = open_dataset(tmp_path / "OUT")[0]
+    assert sample.meta.camera_origins["front"].kind == "guessed"
+    assert open_dataset(tmp_path / "OUT").table["camera_origin"].to_pylist() == ["guessed"]
