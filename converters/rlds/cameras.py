@@ -171,6 +171,15 @@ def _matrices(record: Record, key: str, shapes: tuple[tuple[int, int], ...]) -> 
     return values.astype(np.float64)
 
 
+def droid_instructions(entry: RldsEntry, files: DroidSideFiles | None, record: Record) -> tuple[str, ...]:
+    """What DROID's side files say that the episode does; empty where they do not, or are not given."""
+    droid = entry.calibration.droid
+    if files is None or droid is None:
+        return ()
+    episode = files.episode_id(first_text(record.read(feature_key(droid.path))))
+    return () if episode is None else files.instructions(episode)
+
+
 def _from_droid(
     name: str, frames: FrameSource, entry: RldsEntry, files: DroidSideFiles, record: Record
 ) -> tuple[CalibratedCamera, dict[str, Any]]:
@@ -179,8 +188,8 @@ def _from_droid(
     role = "" if droid is None else droid.serials.get(name, "")
     episode = files.episode_id(path)
     hint = (
-        "Episodes without a calibration go to quarantine; raise --max-bad-fraction, choose views with --views, "
-        "give cameras with --camera-file, or go without action images with --poses-only."
+        "Episodes without a calibration go to quarantine; let more of them go with --max-bad-fraction, take other "
+        "views with --views, give cameras with --camera-file, or go without action images with --poses-only."
     )
     if episode is None:
         raise MissingCalibrationError(
