@@ -33,7 +33,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import mujoco  # it looks at the variable when it is imported
 
 FPS, FRAMES, REPLAN_S = 10.0, 41, 2.0
-SECONDS, CONTROL_HZ = 14.0, 50
+SECONDS, CONTROL_HZ = 20.0, 50
 CUBE = 0.02
 VIEWS = ("front", "side")
 SCENE = """
@@ -173,7 +173,11 @@ def demonstrated(world: World) -> aid.GripperTrajectory:
         near = np.linalg.norm(position[:2] - now[:2]) < 0.01
         if carried:
             fetch = [(np.array([*now[:2], 0.16]), over, 0.0)] if np.linalg.norm(now[:2] - target[:2]) > 0.02 else []
-        elif near and not held:
+        elif held:
+            # Closed, and nothing in it: up and open, before it goes anywhere.
+            fetch = [(np.array([*now[:2], max(now[2], 0.12)]), Rotation.from_quat(now[3:7]), 0.0), *fetch]
+            fetch.insert(1, (fetch[0][0], fetch[0][1], 1.0))
+        elif near:
             fetch = fetch[1:]
         down = pointing_down(0) if not carried else Rotation.from_quat(now[3:7])
         points = [

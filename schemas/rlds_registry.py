@@ -162,6 +162,11 @@ class DroidFiles(_Model):
 
     path: Key = Field(description="text feature with the episode's path, which joins it to the side files")
     serials: dict[ViewName, str] = Field(description="view: its camera's role in camera_serials.json")
+    either: dict[ViewName, tuple[ViewName, ...]] = Field(
+        default_factory=dict,
+        description="a view of the first of these cameras that the side files know in the episode; taken where no "
+        "views are named",
+    )
 
 
 class RldsCalibration(_Model):
@@ -258,7 +263,8 @@ class RldsEntry(_Model):
         return self
 
     def _droid_views(self) -> tuple[str, ...]:
-        return () if self.calibration.droid is None else tuple(self.calibration.droid.serials)
+        droid = self.calibration.droid
+        return () if droid is None else (*droid.serials, *(v for views in droid.either.values() for v in views))
 
     def chosen(self, section: str, option: Option) -> RldsEntry:
         """The entry with one side of a disagreement taken as true."""

@@ -335,7 +335,7 @@ def test_one_prediction_of_the_command_line_and_a_canvas(out: Path, dataset: Dat
     assert together["rgb"]["ssim"] > 0.9
     whole = run("evaluate", tmp_path / "w", "--against", out, "--json", "--no-html", "-j", 1)
     assert json.loads(whole.stdout)["position_error_mm"] == separate["position_error_mm"]
-    assert run("evaluate", tmp_path / "w", "--against", out, "--start", 3).exit_code == 1
+    assert run("evaluate", tmp_path / "w", "--against", out, "--start", 3).exit_code == 2
 
 
 def test_runs_are_compared_in_pairs(out: Path, dataset: Dataset, predictions: Path, tmp_path: Path) -> None:

@@ -280,6 +280,9 @@ def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_pa
     camera = load_cameras(out)["front"].camera(out)
     assert isinstance(camera, Camera)
     assert away_px(camera.K, camera.world_from_camera, recorded) < 1.5
+    look = ["--refined-cameras", str(out), "--out", str(tmp_path / "drawn"), "--no-video", "--size", "64"]
+    assert run(main, ["render", *common]).exit_code == 1
+    assert run(main, ["render", *common, *look]).exit_code == 0
     options = ["--mapping", str(mapping), "--refined-cameras", str(out), "--size", "64", "-j", "1"]
     result = run(main, ["convert", "folder", source, str(tmp_path / "OUT"), *options])
     assert result.exit_code == 0, result.output

@@ -381,6 +381,7 @@ class DroidSideFiles:
         self._extrinsics = {n: self._load(n) for n in _DROID_EXTRINSICS if (folder / n).is_file()}
         self._intrinsics = self._load("intrinsics.json")
         self._serials = self._load("camera_serials.json")
+        self._annotations = self._load("droid_language_annotations.json")
         paths = self._load("episode_id_to_path.json")
         self._id_of_path = {str(v).strip("/"): k for k, v in paths.items()}
         if not (self._extrinsics or self._intrinsics):
@@ -410,6 +411,12 @@ class DroidSideFiles:
             if found is not None:
                 return found
         return None
+
+    def instructions(self, episode: str) -> tuple[str, ...]:
+        """What ``droid_language_annotations.json`` says that the episode does; empty where it does not."""
+        value = self._annotations.get(episode)
+        said = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        return tuple(dict.fromkeys(text.strip() for text in said if isinstance(text, str) and text.strip()))
 
     def serials(self, episode: str) -> dict[str, str]:
         """Camera serials by role (``ext1_cam_serial``, ``ext2_cam_serial``, ``wrist_cam_serial``)."""
@@ -447,6 +454,46 @@ class DroidSideFiles:
                 f"is not {count} numbers", where=self.folder / name, field=f"{episode}.{serial}", found=value
             )
         return numbers
+
+
+class DroidKeepRanges:
+    """Which steps of DROID's episodes are not idle (``keep_ranges_1_0_1.json`` of https://huggingface.co/KarlP/droid).
+
+    Each key ends in an episode's path, ``.../LAB/success/DATE/TIME/trajectory.h5``; each value is a list of
+    ``[start, stop)``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SourceNotFoundError: No such file.
+        BadFileError: It is not JSON of that form.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        value = _text.load_json(path)
+        if not isinstance(value, dict):
+            raise BadFileError("is not an object by episode", where=path, found=type(value).__name__)
+        self._ranges = {self._key(key): ranges for key, ranges in value.items()}
+
+    @staticmethod
+    def _key(path: str) -> str:
+        parts = [p for p in path.rpartition("--")[2].replace("\\", "/").split("/") if p and p != "trajectory.h5"]
+        return "/".join(parts[-4:])
+
+    def steps(self, path: str, count: int) -> NDArray[np.intp] | None:
+        """The steps of an episode of ``count`` steps that are kept, in order; None where the file does not name it."""
+        ranges = self._ranges.get(self._key(path))
+        if ranges is None:
+            return None
+        kept = []
+        for bounds in ranges if isinstance(ranges, list) else [ranges]:
+            pair = bounds if isinstance(bounds, list) and all(type(b) is int for b in bounds) else []
+            if len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
+                raise BadFileError("is no range [start, stop)", where=self.path, field=path, found=bounds)
+            kept.append(np.arange(pair[0], min(pair[1], count)))
+        return np.unique(np.concatenate([np.empty(0, np.intp), *kept])).astype(np.intp)
 
 
 def scaled_to(
@@ -493,6 +540,7 @@ __all__ = [
     "CalibratedCamera",
     "Distortion",
     "DroidCamera",
+    "DroidKeepRanges",
     "DroidSideFiles",
     "UserCameras",
     "from_entry",

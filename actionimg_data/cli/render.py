@@ -56,6 +56,12 @@ _TRAJECTORY_SUFFIXES = (".csv", ".npz", ".npy", ".json")
 @click.option("--episode", metavar="ID", help="Episode id, or its number in the order of discovery.  [default: first]")
 @click.option("--views", "views", multiple=True, help="Views to draw, comma-separated.  [default: all]")
 @click.option("--cameras", "camera_file", metavar="FILE", help="Camera file, for a trajectory file.")
+@click.option(
+    "--refined-cameras",
+    "refined_file",
+    metavar="FILE",
+    help="Camera file laid over SOURCE's own cameras: of `actionimg calibrate refine` or `guess`.",
+)
 @click.option("--fps", type=float, help="Frame rate, for a trajectory file that has no times.")
 @click.option(
     "--size", type=SIZE, help="Picture size, N or HxW.  [default: 512; of a trajectory file, the cameras' own]"
@@ -99,6 +105,7 @@ def command(source: str, out: str, as_json: bool, **given: Any) -> None:
     actionimg render ~/rlbench_demos --out look
     actionimg render ~/rlbench_demos --episode open_drawer/all_variations/episode5 --views front,wrist
     actionimg render trajectory.csv --cameras cameras.json --out look
+    actionimg render recordings --mapping map.yaml --refined-cameras cameras.json --out look
     actionimg render ~/rlbench_demos --style mesh
     actionimg render shards --compare
     actionimg render shards --episode 3 --compare trajectory.csv
@@ -144,6 +151,11 @@ def _render_episode(source: str, folder: Path, given: dict[str, Any]) -> dict[st
     else:
         converter = make_converter(source, given["format_name"], given["options"])
         episode = read_episode(converter, source, given["episode"])
+        if given["refined_file"] is not None:
+            from ..calibrate.files import with_cameras
+            from ..cameras.files import load_user_cameras
+
+            episode = with_cameras(episode, load_user_cameras(Path(given["refined_file"])))
         if given["compare"] == _STORED:
             raise InvalidSpecError(
                 "a source has no action videos to decode",

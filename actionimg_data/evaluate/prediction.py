@@ -35,6 +35,7 @@ Frames = Iterator[NDArray[Any]]
 
 _RATE_TOLERANCE: Final = 0.02
 _GIF_TICK: Final = 0.01
+_TOGETHER_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -281,18 +282,35 @@ def score_frames(streams: Mapping[str, Frames], window: Window, gripper: str, op
 def _measured(
     streams: Mapping[str, Frames], spec: ActionImageSpec, centroids: bool
 ) -> tuple[list[BlobMeasurements], list[NDArray[np.float64]]]:
-    """What each view shows, and its red centroids where those are wanted."""
-    measured, reds = [], []
-    for view, frames in streams.items():
-        parts, red = [], []
+    """What each view shows, and its red centroids where those are wanted.
+
+    Views are measured together, which is faster, as long as they fit into `_TOGETHER_BYTES`.
+    """
+    measured: list[list[BlobMeasurements]] = [[] for _ in streams]
+    waiting: list[list[NDArray[Any]]] = [[] for _ in streams]
+    reds: list[NDArray[np.float64]] = []
+    held = 0
+    for number, (view, frames) in enumerate(streams.items()):
+        red = []
         for chunk in frames:
             pictures = check_video(chunk, spec, view)
-            parts.append(measure_views([pictures], spec)[0])
             if centroids:
                 red.append(published.red_centroids(pictures))
-        measured.append(BlobMeasurements.concatenate(parts))
+            if held + pictures.nbytes > _TOGETHER_BYTES:
+                measured[number] += [measure_views([part], spec)[0] for part in (*waiting[number], pictures)]
+                held -= sum(part.nbytes for part in waiting[number])
+                waiting[number].clear()
+            else:
+                waiting[number].append(pictures)
+                held += pictures.nbytes
         reds.append(np.concatenate(red) if red else np.empty((0, 2)))
-    return measured, reds
+    if any(measured) or len({sum(map(len, parts)) for parts in waiting}) != 1:
+        for number, parts in enumerate(waiting):
+            measured[number] += [measure_views([part], spec)[0] for part in parts]
+    else:
+        whole = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in waiting]
+        return measure_views(whole, spec), reds
+    return [BlobMeasurements.concatenate(parts) for parts in measured], reds
 
 
 def _rgb(parts: Mapping[str, Part], window: Window) -> dict[str, NDArray[np.float64]]:

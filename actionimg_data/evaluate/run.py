@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +32,7 @@ from .score import Scored
 
 PREDICTIONS: Final = "predictions.jsonl"
 JOURNAL: Final = "scored.jsonl"
-BASELINE_PREDICTIONS: Final = 200
+BASELINE_PREDICTIONS: Final = 100
 """Predictions, spread over the run, that baselines are computed for."""
 FLOOR_PREDICTIONS: Final = 8
 """Of those, the ones for which the truth is drawn, encoded and decoded: each takes as long as a prediction."""
@@ -165,14 +166,18 @@ def evaluate_run(
     stamped = json.dumps([dataset.manifest.plan, asdict(options), __version__])
     found = _Found()
     tasks = []
+    times: Counter[str] = Counter()
     for line in lines:
         if line.row is None:
             found.failures.append(_failure(line.number, None, line.error or WrongFormatError("is empty")))
             on_done()
             continue
         flags = (line.number in beside, line.number in floor)
-        stamp = hashlib.sha256(f"{stamped}{flags}{line.row.model_dump_json()}{_files(line.row, root)}".encode())
-        tasks.append(_Task(line.number, line.row, stamp.hexdigest()[:24], *flags))
+        said = f"{stamped}{flags}{line.row.model_dump_json()}{_files(line.row, root)}"
+        stamp = hashlib.sha256(said.encode()).hexdigest()[:24]
+        # A line may be there twice.
+        tasks.append(_Task(line.number, line.row, f"{stamp}-{times[stamp]}", *flags))
+        times[stamp] += 1
     wanted = {task.stamp: task for task in tasks}
     for entry in _journaled(journal):
         task = wanted.pop(entry.get("stamp", ""), None)

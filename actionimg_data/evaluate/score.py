@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes
 
 from ..decode import BlobMeasurements, DecodedTrajectory
 from ..geometry import rotations
@@ -85,7 +84,7 @@ class Scored:
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, floats with six digits."""
+        """Plain values, floats with six digits after the point."""
         return {
             "frames": {name: _plain(values) for name, values in self.frames.items()},
             "reasons": self.reasons.tolist(),
@@ -117,7 +116,7 @@ def _digits(value: float) -> float | None:
 
 
 def _plain(values: FloatArray) -> list[float | None]:
-    return [_digits(value) for value in values.tolist()]
+    return [None if value != value else value for value in np.round(values, 6).tolist()]
 
 
 def _array(values: Sequence[float | None]) -> FloatArray:
@@ -247,9 +246,14 @@ def _clip(estimate: Estimate, truth: GripperTrajectory, table: Mapping[str, Floa
 
 
 def _slope(values: FloatArray, times: FloatArray, most: int = 200) -> float:
+    """Median slope of all pairs (Theil-Sen), of up to ``most`` of the finite values."""
     known = np.flatnonzero(np.isfinite(values))
     known = known[:: max(1, len(known) // most)]
-    return float(theilslopes(values[known], times[known])[0]) if len(known) >= 4 else np.nan
+    if len(known) < 4:
+        return np.nan
+    one, other = np.triu_indices(len(known), 1)
+    one, other = known[one], known[other]
+    return float(np.median((values[other] - values[one]) / (times[other] - times[one])))
 
 
 def _roughness(position: FloatArray, valid: NDArray[np.bool_]) -> float:

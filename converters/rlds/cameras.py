@@ -1,10 +1,12 @@
 """Calibration of an RLDS episode: from the data set's own features, from DROID's side files, from a user's camera file.
 
-There is no fourth way: where none of the three knows a view's camera, the episode is refused with what to do next.
+Or from what the data set's own sources publish (`actionimg_data.cameras.published`), where the user asks for that.
+There is no other way: where none of these knows a view's camera, the episode is refused with what to do next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,8 @@ from ...cameras.files import (
     load_user_cameras,
     scaled_to,
 )
+from ...cameras.published import PublishedSet
+from ...cameras.published import published as all_published
 from ...errors import FrameCountError, InvalidCameraError, MissingCalibrationError, WrongFormatError
 from ...geometry import exact, transforms
 from ...model import Camera, CameraTrack, FrameSource
@@ -37,6 +41,30 @@ class Sources:
 
     camera_file: UserCameras | None = None
     droid: DroidSideFiles | None = None
+    entry: str = ""
+    dataset: str = ""
+    published: PublishedSet | None = None
+
+    def of(self, entry: str, dataset: str, *, published: bool) -> Sources:
+        """These for a data set of this name and registry entry, with its published cameras where they are wanted.
+
+        Raises:
+            MissingCalibrationError: None are published.
+        """
+        found = all_published().get(entry) if published else None
+        if published and (found is None or not any(found.rows(view, dataset) for view in found.views)):
+            raise MissingCalibrationError(
+                "the data set's own sources publish no cameras of it",
+                where=dataset,
+                field="cameras",
+                expected=" | ".join(all_published()),
+                hint="Give a camera file (--camera-file), or go without action images (--poses-only).",
+            )
+        return replace(self, entry=entry, dataset=dataset, published=found)
+
+    def publishes(self, views: Iterable[str]) -> bool:
+        """Whether published cameras are wanted, and there is one of any of these views."""
+        return self.published is not None and any(self.published.rows(view, self.dataset) for view in views)
 
 
 def first_text(value: Any) -> str:
@@ -79,6 +107,11 @@ def find(
     if name in entry.calibration.cameras:
         camera = _from_features(entry.calibration.cameras[name], frames, record)
         return camera, {"features": entry.calibration.cameras[name].K}
+    if given.published is not None:
+        known = given.published.camera(name, given.dataset, lambda key: first_text(record.read(feature_key(key))))
+        if known is not None and known.origin is not None:
+            fitting = scaled_to(known, frames.width, frames.height, episode_id, entry.views[name].resized)
+            return fitting, {"published": known.origin.source, "kind": known.origin.kind}
     if entry.calibration.droid is not None and given.droid is not None:
         return _from_droid(name, frames, entry, given.droid, record)
     raise missing(name, entry, given, episode_id)
@@ -87,6 +120,9 @@ def find(
 def missing(name: str, entry: RldsEntry, given: Sources, episode_id: str) -> MissingCalibrationError:
     """The error of a view whose camera nobody knows, with the exact next step."""
     ways = []
+    known = all_published().get(given.entry)
+    if given.published is None and known is not None and known.rows(name, given.dataset):
+        ways.append("take the camera that its own sources publish: --cameras published")
     if entry.calibration.droid is not None and given.droid is None:
         ways.append(
             "give the folder with DROID's side files (https://huggingface.co/KarlP/droid): --droid-calibration FOLDER"
@@ -135,6 +171,15 @@ def _matrices(record: Record, key: str, shapes: tuple[tuple[int, int], ...]) -> 
     return values.astype(np.float64)
 
 
+def droid_instructions(entry: RldsEntry, files: DroidSideFiles | None, record: Record) -> tuple[str, ...]:
+    """What DROID's side files say that the episode does; empty where they do not, or are not given."""
+    droid = entry.calibration.droid
+    if files is None or droid is None:
+        return ()
+    episode = files.episode_id(first_text(record.read(feature_key(droid.path))))
+    return () if episode is None else files.instructions(episode)
+
+
 def _from_droid(
     name: str, frames: FrameSource, entry: RldsEntry, files: DroidSideFiles, record: Record
 ) -> tuple[CalibratedCamera, dict[str, Any]]:
@@ -143,8 +188,8 @@ def _from_droid(
     role = "" if droid is None else droid.serials.get(name, "")
     episode = files.episode_id(path)
     hint = (
-        "Episodes without a calibration go to quarantine; raise --max-bad-fraction, choose views with --views, "
-        "give cameras with --camera-file, or go without action images with --poses-only."
+        "Episodes without a calibration go to quarantine; let more of them go with --max-bad-fraction, take other "
+        "views with --views, give cameras with --camera-file, or go without action images with --poses-only."
     )
     if episode is None:
         raise MissingCalibrationError(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ...errors import (
     EmptyEpisodeError,
     InvalidSpecError,
     InvalidTextError,
+    MissingCalibrationError,
     MissingFrameError,
     UnsupportedSourceError,
     WrongFormatError,
@@ -36,10 +37,11 @@ from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
 from ..kit.kinematics import Chain
 from ..kit.mjcf import robot_files
-from . import cameras, layout, motion, registry
+from . import cameras, keep, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
 
 MAX_INSTRUCTIONS = 16
+FloatArray = NDArray[np.float64]
 
 
 class RLDSOptions(ConverterOptions):
@@ -51,7 +53,14 @@ class RLDSOptions(ConverterOptions):
     )
     config: Path | None = Field(None, description="registry entry (YAML) for a data set of your own")
     camera_file: Path | None = Field(None, description="camera file: for the data set, by scene or by episode")
+    cameras: Literal["published"] | None = Field(
+        None,
+        description="take the cameras that the data set's own sources publish, exact ones and estimates",
+    )
     droid_calibration: Path | None = Field(None, description="folder with DROID's calibration side files")
+    droid_keep_ranges: Path | None = Field(
+        None, description="DROID's keep_ranges file: steps that it does not name, the idle ones, are left out"
+    )
     poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
     tool_from_gripper: str | None = Field(
@@ -270,17 +279,29 @@ class RLDSConverter(Converter):
         views = self._views(entry)
         if not self.options.poses_only:
             # Said before any episode is read: without it every episode would fail in the same way.
-            given = self._calibration()
+            given = self._calibration(name, dataset.name)
             carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
-            if not carried and given.camera_file is None:
+            if not carried and given.camera_file is None and not given.publishes(views):
                 raise cameras.missing(views[0], entry, given, str(dataset.path))
         return name, entry
 
     def _views(self, entry: RldsEntry) -> list[str]:
-        unknown = [v for v in self.options.only_views if v not in entry.views]
+        known = (*entry.views, *_either(entry))
+        unknown = [v for v in self.options.only_views if v not in known]
         if unknown:
-            raise InvalidSpecError("no such view", field="views", expected=" | ".join(entry.views), found=unknown[0])
+            raise InvalidSpecError("no such view", field="views", expected=" | ".join(known), found=unknown[0])
         return list(self.options.only_views or entry.views)
+
+    def _views_of(self, entry: RldsEntry, given: cameras.Sources) -> list[str]:
+        """The views to read: where none are named, with published cameras or side files those that can have one."""
+        views = self._views(entry)
+        if self.options.only_views or given.camera_file is not None:
+            return views
+        if given.droid is not None and _either(entry):
+            return list(_either(entry))
+        if given.published is None:
+            return views
+        return [v for v in views if given.publishes([v]) or v in entry.calibration.cameras] or views
 
     def _check_gripper(self, entry: RldsEntry, dataset: RLDSDataset) -> None:
         if entry.gripper is None and self.options.openness is None:
@@ -316,15 +337,17 @@ class RLDSConverter(Converter):
             self._kinematics = Chain.load(folder / joints.robot, joints.base, joints.tip)
         return self._kinematics
 
-    def _calibration(self) -> cameras.Sources:
-        return cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+    def _calibration(self, entry: str, dataset: str) -> cameras.Sources:
+        given = cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
+        return given.of(entry, dataset, published=self.options.cameras == "published")
 
     def _stamp(self, entry_name: str) -> str:
         """What changes when a file that the user gave does."""
         parts = [entry_name]
         robots = [] if self.options.robot is None else robot_files(Path(self.options.robot))
         tool = transform_file(self.options.tool_from_gripper)
-        given = (self.options.config, self.options.camera_file, *robots, None if tool is None else Path(tool))
+        keep = self.options.droid_keep_ranges
+        given = (self.options.config, self.options.camera_file, keep, *robots, None if tool is None else Path(tool))
         for path in given:
             if path is not None and path.is_file():
                 parts.append(hashlib.sha256(read_bytes(path)).hexdigest())
@@ -375,21 +398,21 @@ class RLDSConverter(Converter):
             openness,
             np.arange(steps) / fps,
         )
-        given = cameras.Sources() if self.options.poses_only else self._calibration()
+        given = cameras.Sources() if self.options.poses_only else self._calibration(name, dataset.name)
         views: dict[str, View] = {}
         calibrations: dict[str, Any] = {}
-        for view in self._views(entry):
-            found = self._view(view, entry, location, record, world_from_tool, given, ref.id)
+        for view in self._views_of(entry, given):
+            found = self._first(view, entry, location, record, world_from_tool, given, ref.id)
             if found is not None:
                 views[view], calibrations[view] = found
         if not views:
             raise EmptyEpisodeError("has none of the views", where=record.where, expected=" | ".join(entry.views))
-        return Episode(
+        episode = Episode(
             id=ref.id,
             views=views,
             trajectory=trajectory,
             fps=fps,
-            instructions=self._instructions(entry, record),
+            instructions=self._instructions(entry, record, given),
             task=dataset.name,
             sync="assumed",
             provenance={
@@ -406,6 +429,43 @@ class RLDSConverter(Converter):
                 **_metadata(record),
             },
         )
+        return self._without_idle(episode, entry, record)
+
+    def _without_idle(self, episode: Episode, entry: RldsEntry, record: Record) -> Episode:
+        file, droid = self.options.droid_keep_ranges, entry.calibration.droid
+        if file is None:
+            return episode
+        if droid is None:
+            raise InvalidSpecError("is of DROID's episodes alone", where=record.where, field="droid_keep_ranges")
+        path = cameras.first_text(record.read(registry.feature_key(droid.path)))
+        return keep.without_idle(episode, keep.ranges(str(file), self._stamp("")).steps(path, len(episode)), path)
+
+    def _first(
+        self,
+        name: str,
+        entry: RldsEntry,
+        location: _Location,
+        record: Record,
+        world_from_tool: FloatArray,
+        given: cameras.Sources,
+        episode_id: str,
+    ) -> tuple[View, dict[str, Any]] | None:
+        """A view, or the first of those that it stands for whose camera is known."""
+        candidates = _either(entry).get(name)
+        if candidates is None:
+            return self._view(name, entry, location, record, world_from_tool, given, episode_id)
+        refused: MissingCalibrationError | None = None
+        for candidate in candidates:
+            try:
+                found = self._view(candidate, entry, location, record, world_from_tool, given, episode_id)
+            except MissingCalibrationError as error:
+                refused = error
+                continue
+            if found is not None:
+                return found[0], {"view": candidate, **found[1]}
+        if refused is not None:
+            raise refused
+        return None
 
     def _view(
         self,
@@ -413,7 +473,7 @@ class RLDSConverter(Converter):
         entry: RldsEntry,
         location: _Location,
         record: Record,
-        world_from_tool: np.ndarray[Any, np.dtype[np.float64]],
+        world_from_tool: FloatArray,
         given: cameras.Sources,
         episode_id: str,
     ) -> tuple[View, dict[str, Any]] | None:
@@ -462,8 +522,8 @@ class RLDSConverter(Converter):
         height, width, _ = record.image_shape(key)
         return RecordDepth(location, key, record.num_steps, width, height, view.depth.units_per_metre, view.flip)
 
-    def _instructions(self, entry: RldsEntry, record: Record) -> tuple[str, ...]:
-        """Distinct texts that are not empty, in order; the user's where there is none."""
+    def _instructions(self, entry: RldsEntry, record: Record, given: cameras.Sources) -> tuple[str, ...]:
+        """Distinct texts that are not empty, in order; the side files' where there is none, then the user's."""
         texts: dict[str, None] = {}
         for key in entry.instruction.keys:
             flat = registry.feature_key(key)
@@ -472,6 +532,8 @@ class RLDSConverter(Converter):
             for text in _texts(record, flat):
                 texts.setdefault(re.sub(r"\s+", " ", str(text)).strip())
         kept = [t for t in texts if t][:MAX_INSTRUCTIONS]
+        if not kept:
+            kept = list(cameras.droid_instructions(entry, given.droid, record))[:MAX_INSTRUCTIONS]
         if not kept and self.options.instruction is not None:
             kept = [self.options.instruction]
         if not kept:
@@ -532,6 +594,11 @@ class RLDSConverter(Converter):
             report["first episode"] = f"cannot be read: {error}"
             report["features"] = dataset.tree()
         return report
+
+
+def _either(entry: RldsEntry) -> Mapping[str, tuple[str, ...]]:
+    """Views that stand for the first of several whose camera is known."""
+    return {} if entry.calibration.droid is None else entry.calibration.droid.either
 
 
 def _readable(record: Record) -> dict[str, Any]:
