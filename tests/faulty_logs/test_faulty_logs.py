@@ -883,3 +883,19 @@ def test_a_camera_info_that_changes_is_refused(tmp_path: Path, change: dict[str,
     result = convert(tmp_path / "log" / "bags", tmp_path / "out", way)
     assert result.exit_code == 1
     assert "the camera changes within the bag" in result.output
+
+
+def test_the_report_lists_what_was_found(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "frozen", changed(numbers=[min(i, 8) for i in range(COUNT)]))
+    write_log(tmp_path / "log" / "zeros", with_rows(100, 0.0))
+    write_log(tmp_path / "log" / "sound")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(), "--allow", "frozen-pictures")
+    assert result.exit_code == 4, result.output
+    page = tmp_path / "report.html"
+    made = CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--html", str(page)])
+    assert made.exit_code == 0, made.output
+    text = page.read_text()
+    assert 'id="findings"' in text
+    for kind in ("frozen-pictures", "zero-poses"):
+        assert re.search(rf'class="mono">{kind}</th>', text), kind
+    assert "--allow frozen-pictures" in text
