@@ -115,12 +115,13 @@ class DocsData:
         """Pictures cut to 16:9, as DROID's are."""
         log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
         height = SIZE * 9 // 16
-        top = (SIZE - height) // 2
-        moved = np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]])
-        views = {
-            name: recordings.LoggedView(view.pictures[:, top : top + height], view.K - moved, view.world_from_camera)
-            for name, view in log.views.items()
-        }
+        views = {}
+        for name, view in log.views.items():
+            # The hand is near the lower border of its own camera.
+            top = SIZE - height if name == "wrist" else (SIZE - height) // 2
+            moved = np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]])
+            pictures = view.pictures[:, top : top + height]
+            views[name] = recordings.LoggedView(pictures, view.K - moved, view.world_from_camera)
         return replace(log, views=views)
 
     def _droid(self, dest: Path) -> None:

@@ -188,7 +188,8 @@ def refine(
 @command.command("time")
 @source_options
 @click.option("--max-offset", type=click.FloatRange(0.02, 10), default=0.5, show_default=True, help="Seconds searched.")
-def time(source: str, max_offset: float, as_json: bool, **given: Any) -> None:
+@click.option("--write", "write_to", metavar="FILE", help="Write the mapping with an offset for each camera to FILE.")
+def time(source: str, max_offset: float, write_to: str | None, as_json: bool, **given: Any) -> None:
     """How far is the clock of the poses from that of the pictures?
 
     What is seen to move near the gripper is compared with what its poses predict at other times; all fixed cameras of
@@ -197,9 +198,14 @@ def time(source: str, max_offset: float, as_json: bool, **given: Any) -> None:
 
     \b
     actionimg calibrate time recordings --mapping map.yaml
+    actionimg calibrate time recordings --mapping map.yaml --write synchronised.yaml
     actionimg calibrate time ~/rlbench_demos --episodes 5 --json
     """
     from ..calibrate import time_offset
+
+    if write_to is not None:
+        _write_offsets(source, max_offset, Path(write_to), as_json, given)
+        return
 
     episodes, failed = [], 0
     for episode in source_episodes(source, given):
@@ -219,6 +225,29 @@ def time(source: str, max_offset: float, as_json: bool, **given: Any) -> None:
         for name, value in found.streams.items():
             click.echo(f"  {name}: {1e3 * value:+.1f} ms")
     _exit(failed, False)
+
+
+def _write_offsets(source: str, max_offset: float, out: Path, as_json: bool, given: dict[str, Any]) -> None:
+    """``calibrate time --write``: each camera's clock by itself, into a mapping."""
+    from ._inputs import make_converter
+    from ._offsets import stream_offsets, write_offsets
+
+    if given.get("mapping") is None:
+        raise InvalidSpecError("needs the mapping that offsets are written into", field="--write", expected="--mapping")
+    options = (*given["options"], f"mapping={given['mapping']}")
+    converter = make_converter(source, given["format_name"], options)
+    found = stream_offsets(converter, source, gripper_shape(given), max_offset, given["limit"])
+    known = write_offsets(Path(given["mapping"]), out, found)
+    if as_json:
+        emit_json({"views": {name: offset.to_json() for name, offset in found.items()}, "file": str(out)})
+    else:
+        for name, offset in found.items():
+            if offset.offset_s is None or offset.interval_s is None:
+                click.echo(f"  {name}: cannot tell: {offset.reason}")
+            else:
+                click.echo(f"  {name}: {-1e3 * offset.offset_s:+.1f} ± {1e3 * offset.interval_s:.1f} ms (90 %)")
+        click.echo(str(out))
+    _exit(0, not known)
 
 
 def _ids(text: str | None) -> tuple[int, ...]:

@@ -21,8 +21,21 @@ def positions(episode: Episode) -> FloatArray:
     return np.stack([trajectory.position for trajectory in episode.grippers.values()])
 
 
+_AXIS_M = 0.1
+
+
+def keypoints(episode: Episode) -> FloatArray:
+    """``(3 G, T, 3)`` what is drawn of the grippers: their places, and 0.1 m along +x and −z of each."""
+    points = []
+    for trajectory in episode.grippers.values():
+        rotation = trajectory.rotation
+        place = trajectory.position
+        points += [place, place + _AXIS_M * rotation[..., 0], place - _AXIS_M * rotation[..., 2]]
+    return np.stack(points)
+
+
 def pixels(view: View, points: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Pixels ``(G, T, 2)`` of points ``(G, T, 3)`` in a view with a camera, and which lie in the picture ``(G, T)``."""
+    """Pixels ``(N, T, 2)`` of points ``(N, T, 3)`` in a view with a camera, and which lie in the picture ``(N, T)``."""
     camera = view.camera
     assert camera is not None
     moving = isinstance(camera, CameraTrack)
@@ -41,8 +54,8 @@ def _seen(
 
 
 def in_view(episode: Episode) -> dict[str, float]:
-    """Of each view with a camera the share of the frames in which it shows a gripper."""
-    points = positions(episode)
+    """Of each view with a camera the share of the frames in which it shows any point that is drawn of a gripper."""
+    points = keypoints(episode)
     return {
         name: float(pixels(view, points)[1].any(0).mean())
         for name, view in episode.views.items()
@@ -56,7 +69,7 @@ def why_out_of_view(episode: Episode, name: str) -> list[str]:
 
 
 def _share(episode: Episode, view: View) -> float:
-    return float(pixels(view, positions(episode))[1].any(0).mean())
+    return float(pixels(view, keypoints(episode))[1].any(0).mean())
 
 
 def _with_pose(view: View, pose: FloatArray) -> View:

@@ -16,6 +16,8 @@ from ..errors import ActionImgError
 from ..model import CameraTrack
 from ..raster import project_keypoints
 from ..schemas import ActionImageSpec, ConvertOptions, DatasetManifest, QuarantineRow
+from ..schemas.dataset import finding_column
+from ..schemas.plausibility import KINDS
 from ..shards import Dataset, Sample
 from ..shards.verify import RoundTrip, has_two_views, round_trips
 from .pictures import evenly
@@ -187,6 +189,31 @@ def quarantine(rows: Iterator[QuarantineRow]) -> list[tuple[str, int, list[Quara
     return [(code, number, examples[code]) for code, number in _top(counts, len(counts))]
 
 
+def findings(dataset: Dataset, rows: Iterator[QuarantineRow]) -> list[dict[str, Any]]:
+    """Of each kind of finding what it means, how many samples have it, and how many episodes were refused; with one."""
+    table, refused, examples = dataset.table, Counter[str](), dict[str, str]()
+    for row in rows:
+        for found in row.findings:
+            examples.setdefault(found.kind, f"{row.id}: {found.stream}: {found.found} (expected {found.expected})")
+        refused.update({f.kind for f in row.findings})
+    taken = {
+        kind: sum(table[finding_column(kind)].to_pylist())
+        for kind in KINDS
+        if finding_column(kind) in table.column_names
+    }
+    return [
+        {
+            "kind": kind,
+            "meaning": meaning,
+            "taken": taken.get(kind, 0),
+            "refused": refused[kind],
+            "example": examples.get(kind, ""),
+        }
+        for kind, meaning in KINDS.items()
+        if taken.get(kind) or refused[kind]
+    ]
+
+
 def calibration(dataset: Dataset) -> dict[str, Any] | None:
     """What was found out about the cameras; None for a data set whose cameras were not checked.
 
@@ -319,6 +346,10 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
             words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for word in options.calibration_gripper:
         words += ["--calibration-gripper", word]
+    for kind in options.allow:
+        words += ["--allow", kind]
+    for name, value in options.limits.model_dump(exclude_defaults=True).items():
+        words += ["--limit", f"{name}={value:g}"]
     if options.spec.resized(512, 512) != ActionImageSpec():
         words += ["--spec", f"{out}/dataset.json"]
     return shlex.join(words)

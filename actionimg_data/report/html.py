@@ -128,6 +128,7 @@ def _content(
         "motion": _motion(moved, manifest),
         "decode": _decode(dataset, manifest, trips, worst),
         "calibration": collect.calibration(dataset),
+        "findings": collect.findings(dataset, read_quarantine(out)),
         "timing": _timing(dataset, moved),
         "words": _words(dataset),
         "quarantine": collect.quarantine(read_quarantine(out)),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -883,3 +885,34 @@ def test_a_camera_info_that_changes_is_refused(tmp_path: Path, change: dict[str,
     result = convert(tmp_path / "log" / "bags", tmp_path / "out", way)
     assert result.exit_code == 1
     assert "the camera changes within the bag" in result.output
+
+
+def test_the_report_lists_what_was_found(tmp_path: Path) -> None:
+    write_log(tmp_path / "log" / "frozen", changed(numbers=[min(i, 8) for i in range(COUNT)]))
+    write_log(tmp_path / "log" / "zeros", with_rows(100, 0.0))
+    write_log(tmp_path / "log" / "sound")
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(), "--allow", "frozen-pictures")
+    assert result.exit_code == 4, result.output
+    page = tmp_path / "report.html"
+    made = CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--html", str(page)])
+    assert made.exit_code == 0, made.output
+    text = page.read_text()
+    assert 'id="findings"' in text
+    for kind in ("frozen-pictures", "zero-poses"):
+        assert re.search(rf'class="mono">{kind}</th>', text), kind
+    assert "--allow frozen-pictures" in text
+
+
+def test_the_filter_that_an_hdf5_file_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    write_log(tmp_path / "log" / "run", video=False)
+    with h5py.File(tmp_path / "log" / "run" / "pictures.h5", "w") as file:
+        packed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        packed.set_chunk((1, SIZE, SIZE, 3))
+        packed.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (3,))
+        shape = h5py.h5s.create_simple((COUNT, SIZE, SIZE, 3))
+        h5py.h5d.create(file.id, b"img", h5py.h5t.NATIVE_UINT8, shape, packed)
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(views__front__frames="pictures.h5#img"))
+    assert result.exit_code == 1
+    assert "Zstandard (32015)" in result.output
+    assert "actionimg-data[hdf5]" in result.output

@@ -212,3 +212,41 @@ def test_the_hardest_folder_becomes_shards_in_five_steps(folder: Path, sample_da
             list(VideoFrames(sample_data / "teleop" / "episode_1" / f"{name}.mp4").frames(sorted(set(number))))
         )
         assert np.abs(sample.rgb(view).astype(int) - source).mean() < 4, view
+
+
+def test_the_offset_of_each_clock_is_written_into_a_mapping(sample_data: Path, tmp_path: Path) -> None:
+    source = sample_data / "teleop" / "episode_1"
+    rec = tmp_path / "rec"
+    rec.mkdir()
+    for name in ("calibration.json", "poses.csv", "agentview.mp4", "sideview.mp4"):
+        (rec / name).symlink_to(source / name) if name.endswith(".mp4") else (rec / name).write_bytes(
+            (source / name).read_bytes()
+        )
+    late = {"agentview": 0.12, "sideview": -0.07}
+    times = np.genfromtxt(source / "frame_times.csv", delimiter=",", names=True)["time_s"]
+    views = {}
+    for name, by in late.items():
+        (rec / f"{name}.csv").write_text("\n".join(["t", *(repr(float(t + by)) for t in times)]) + "\n")
+        views[name] = {
+            "frames": f"{name}.mp4",
+            "time": {"file": f"{name}.csv", "column": "t", "unit": "s"},
+            "camera": {"file": "calibration.json"},
+        }
+    pose_of = {
+        "file": "poses.csv",
+        "time": {"column": "time_s", "unit": "s"},
+        "position": {"columns": ["x_m", "y_m", "z_m"], "unit": "m"},
+        "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
+        "tool_from_gripper": {"euler_xyz_deg": [0, 0, 90]},
+    }
+    grip = {"columns": ["gripper_width_m"], "closed": 0.0, "open": 0.08, "kind": "measured"}
+    value = {"version": 1, "format": "folder", "instruction": {"text": "lift"}, "pose": pose_of, "gripper": grip}
+    given = write_yaml(tmp_path / "mapping.yaml", {**value, "views": views})
+    out = tmp_path / "synchronised.yaml"
+    run("calibrate", "time", rec, "--mapping", given, "--format", "folder", "--write", out, "--max-offset", "0.3")
+    found = {name: view["time"].get("offset_s") for name, view in yaml.safe_load(out.read_text())["views"].items()}
+    for name, by in late.items():
+        assert found[name] == pytest.approx(-by, abs=0.02), found
+    again = CliRunner().invoke(main, ["calibrate", "time", str(rec), "--mapping", str(given), "--write", str(out)])
+    assert again.exit_code == 1
+    assert "its comments would be lost" in again.output
