@@ -138,6 +138,7 @@ def test_a_camera_of_another_size_is_scaled_but_not_cropped(clip: Path, tmp_path
     for camera in content["cameras"].values():
         camera["width"] = camera["height"] = SIZE // 2
         camera["K"] = [[v / 2 if row < 2 else v for v in values] for row, values in enumerate(camera["K"])]
+        camera["pixel_centre"] = 0.5
     (tmp_path / "half.json").write_text(json.dumps(content))
     out = tmp_path / "t.csv"
     videos = [clip / "left.action.mkv", clip / "right.action.mkv"]

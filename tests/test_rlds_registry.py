@@ -516,6 +516,34 @@ def test_sides_of_a_disagreement_are_named_and_chosen(tmp_path: Path) -> None:
         read(folder, tool_from_gripper="identity", choose=("gripper=other",))
 
 
+def test_all_that_is_left_open_is_said_at_once_with_the_command_that_gives_it(tmp_path: Path) -> None:
+    values = {
+        "observation/state": np.zeros((STEPS, 21)), "observation/image": pictures(), "action": np.zeros((STEPS, 8)),
+        "language_instruction": TEXT,
+    }  # fmt: skip
+    folder = build(tmp_path, "ucsd_kitchen_dataset_converted_externally_to_rlds", values)
+    with pytest.raises(AmbiguousSourceError) as caught:
+        read(folder, poses_only=False)
+    error = caught.value
+    for part in (
+        "4 things are left to you",
+        "joint values",
+        "disagree about the gripper",
+        "which frame of the hand",
+        "image",
+    ):
+        assert part in error.message
+    command = (error.hint or "").split(". ")[0]
+    assert command.startswith(f"All at once: actionimg convert rlds {folder} OUT ")
+    options = "--robot FILE --tip NAME --tool-from-gripper TRANSFORM --camera-file FILE"
+    assert command.endswith(f"--choose gripper=closed-is-one|open-is-one {options}")
+    # What has been given is not asked for again, and one thing alone is said as it is.
+    with pytest.raises(AmbiguousSourceError, match=r"2 things.*OUT --robot FILE --tip NAME --camera-file FILE\."):
+        read(folder, poses_only=False, tool_from_gripper="identity", choose=("gripper=open-is-one",))
+    with pytest.raises(AmbiguousSourceError, match="joint values and no poses"):
+        read(folder, tool_from_gripper="identity", choose=("gripper=open-is-one",))
+
+
 def test_a_gripper_that_is_not_recorded_is_asked_for_and_one_that_is_cannot_be_given(tmp_path: Path) -> None:
     position, turns = poses()
     state = np.concatenate([np.zeros((STEPS, 14)), position, turns.as_quat()], axis=1)

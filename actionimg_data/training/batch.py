@@ -98,6 +98,9 @@ class DeviceTransform:
         if self._plucker:
             pose = out["camera"].unflatten(-1, (3, 4))
             rays = pluecker_rays(out["intrinsics"], pose, height, width)
+            if "has_cameras" in out:
+                # Of a camera that is not known there are no rays.
+                rays = rays * out["has_cameras"].to(rays.dtype).reshape(-1, *[1] * (rays.ndim - 1))
             out["plucker"] = rays.movedim(-3, 1).to(self._dtype)
         if self._spec is not None:
             if (self._spec.height, self._spec.width) != (height, width):

@@ -170,6 +170,11 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         until = None if epochs is None else mark.first_epoch + epochs
         return Progress(split, mark, turn, until, 0, 0, self._identity)
 
+    @property
+    def task_odds(self) -> dict[str, dict[str, float]]:
+        """How often each task is drawn, by data set: a data set without cameras is drawn as ``video_only`` alone."""
+        return {name: dict(reader.modes) for name, reader in zip(self._names, self._readers, strict=True)}
+
     # -- restarts ------------------------------------------------------------------------------------------------
 
     def _told(self, seed: int) -> dict[str, Any]:

@@ -133,6 +133,24 @@ def check_odds(odds: Mapping[str, float]) -> dict[str, float]:
     return {mode: value / total for mode, value in odds.items() if value > 0}
 
 
+def without_actions(odds: Mapping[str, float], where: object) -> dict[str, float]:
+    """The odds that are left where there are no cameras and no action images: those of ``video_only``.
+
+    Raises:
+        InvalidSpecError: ``video_only`` has no odds.
+    """
+    left = {mode: value for mode, value in odds.items() if mode == "video_only"}
+    if not left:
+        raise InvalidSpecError(
+            "has no cameras, and so no action images: it can be drawn as video only",
+            where=where,
+            field="modes",
+            expected="odds above 0 for video_only",
+            found=", ".join(odds),
+        )
+    return check_odds(left)
+
+
 def draw(odds: Mapping[str, float], uniform: float) -> str:
     """The mode that a number drawn uniformly from [0, 1) falls to."""
     modes = list(odds)

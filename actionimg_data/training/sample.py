@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError
 from ..geometry import transforms
+from ..geometry.axes import rotate_half_turn
 from ..geometry.crop import center_crop
 from ..raster import render_planes
 from ..schemas import SampleMeta
@@ -28,7 +29,7 @@ from ..shards import sample as stored
 from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
-from .modes import draw, latent_mask, task
+from .modes import draw, latent_mask, task, without_actions
 from .options import SampleOptions
 from .published import LEVELS, camera_arrays, float_tensor, plucker_video, resized_picture
 from .source import ShardSource
@@ -66,7 +67,9 @@ class SampleReader:
                 found=f"{len(names)}: {' '.join(names)}",
                 hint="A view is never shown twice in its place.",
             )
-        if options.action in ("stored", "both") and stored_options.action_codec == "none":
+        self.modes = dict(options.modes) if source.calibrated else without_actions(options.modes, source.path)
+        """Odds of the tasks that are drawn: those of the options that the source has what it takes for."""
+        if source.calibrated and options.action in ("stored", "both") and stored_options.action_codec == "none":
             raise InvalidSpecError(
                 "stores no action images",
                 where=source.path,
@@ -179,7 +182,15 @@ class SampleReader:
         spare = total - ((options.num_frames - 1) * stride + 1)
         drawn_start = int(rng.integers(0, max(spare, 0) + 1))
         drawn_views = [self.names[i] for i in rng.permutation(len(self.names))[: options.views]]
-        drawn_mode = draw(options.modes, float(rng.random()))
+        drawn_mode = draw(self.modes, float(rng.random()))
+        if mode is not None and not source.calibrated and mode != "video_only":
+            raise InvalidSpecError(
+                "has no action images for this task",
+                where=source.where(row),
+                field="mode",
+                expected="video_only",
+                found=mode,
+            )
         pick = float(rng.random())
         silent = float(rng.random()) < options.text_dropout
         start = drawn_start if start is None else start
@@ -217,18 +228,21 @@ class SampleReader:
         options, source = self.options, self.source
         stored_options = source.manifest.options
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
-        with_stored = options.action in ("stored", "both")
+        with_cameras = source.calibrated
+        with_stored = with_cameras and options.action in ("stored", "both")
         files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
         action = self._action_members(views) if with_stored else []
         beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in options.streams}
         if members is None:
             drawn_from = itertools.chain(rgb, *action, *beside.values())
-            members = source.read(row, [layout.META, *files.values(), layout.CAMERAS, *drawn_from])
+            placed = [layout.CAMERAS] if with_cameras else []
+            members = source.read(row, [layout.META, *files.values(), *placed, *drawn_from])
         meta = self._meta(row, members[layout.META])
         where = source.where(row)
         trajectories = {name: stored.trajectory_from(members[file], where) for name, file in files.items()}
-        tracks = stored.cameras_from(members[layout.CAMERAS], where)
-        found = (tuple(tracks), {*map(len, trajectories.values()), *map(len, tracks.values())})
+        tracks = stored.cameras_from(members[layout.CAMERAS], where) if with_cameras else {}
+        named = tuple(tracks) if with_cameras else meta.views
+        found = (named, {*map(len, trajectories.values()), *map(len, tracks.values())})
         if found != (meta.views, {meta.frames}):
             raise CorruptDatasetError(
                 "members do not fit each other",
@@ -237,7 +251,7 @@ class SampleReader:
                 found=found,
             )
         windows = {name: trajectory[indices] for name, trajectory in trajectories.items()}
-        cameras = [tracks[view][indices] for view in views]
+        cameras = [tracks[view][indices] for view in views] if with_cameras else []
         if (meta.height, meta.width) != (options.height, options.width):
             cameras = [camera.resized(options.height, options.width) for camera in cameras]
         count = options.num_frames
@@ -249,11 +263,18 @@ class SampleReader:
         known = np.stack([window.known & np.isfinite(window.openness) for window in windows.values()])
         action7 = np.stack([window.to_action7() for window in windows.values()])
         action8 = np.stack([window.to_action8() for window in windows.values()])
-        valid = known[:, held] & there
+        # Without cameras nothing can be drawn of an action: it counts as not known, and is zero.
+        valid = known[:, held] & there & with_cameras
         action7, action8 = (
             np.where(valid[..., None], np.nan_to_num(action)[:, held], 0.0) for action in (action7, action8)
         )
-        intrinsics, extrinsics = camera_arrays(cameras, count, options.axes)
+        if with_cameras:
+            intrinsics, extrinsics = camera_arrays(cameras, count, options.axes)
+        else:
+            intrinsics = np.tile(np.eye(3), (options.views, count, 1, 1))
+            extrinsics = np.tile(np.eye(4), (options.views, count, 1, 1))
+            if options.axes == "rlbench":
+                intrinsics, extrinsics = rotate_half_turn(intrinsics, extrinsics)
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
         together = [list(windows)] if self._merged else [[name] for name in windows]
@@ -282,6 +303,8 @@ class SampleReader:
             "valid": torch.from_numpy(every),
             "valid_latent": torch.from_numpy(latent_mask(every, options.latent_stride)),
             "mode": mode,
+            "has_cameras": with_cameras,
+            "has_actions": with_cameras,
             "condition_mask": torch.from_numpy(masks.given),
             "used_mask": torch.from_numpy(masks.used),
             "condition_mask_latent": torch.from_numpy(masks.given_latent),
@@ -296,7 +319,15 @@ class SampleReader:
             pictures = [[members[name] for name in segment] for segment in action]
             labels = [f"{view}.action" for view in views for _ in together]
             result["action_video"] = self._video(pictures, labels, indices, where)
-        if options.action in ("rendered", "both"):
+        elif options.action != "none" and not with_cameras:
+            black = _Planes(options, 0, options.views * len(together), black=True)
+            for i in range(options.views * len(together)):
+                with black.frames(i, count):
+                    pass
+            result["action_video"] = black.tensor
+            if options.action == "both":
+                result["action_video_rendered"] = black.tensor.clone()
+        if with_cameras and options.action in ("rendered", "both"):
             drawn = _Planes(options, pad, options.views * len(together), black=True)
             for i, (camera, names) in enumerate(itertools.product(cameras, together)):
                 with drawn.frames(i, len(indices)) as planes:
@@ -306,8 +337,10 @@ class SampleReader:
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
         for kind, names in beside.items():
             result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
-        if options.plucker:
+        if options.plucker and with_cameras:
             result["plucker"] = plucker_video(relative, intrinsics, cameras, options.height, options.width)
+        elif options.plucker:
+            result["plucker"] = torch.zeros((6, options.views * count, options.height, options.width))
         return result
 
     def _action_members(self, views: Sequence[str]) -> list[list[str]]:

@@ -14,7 +14,6 @@ from ..errors import (
     CorruptDatasetError,
     EmptyEpisodeError,
     InvalidSpecError,
-    MissingCalibrationError,
     UnsafeFileError,
     WrongFormatError,
 )
@@ -58,10 +57,6 @@ class ShardSource:
         self._root = _place(path, storage_options)
         self._verify = verify
         self.manifest = open_manifest(self._root)
-        if self.manifest.options.poses_only:
-            raise MissingCalibrationError(
-                "was made with --poses-only: without cameras there is no action image to train on", where=path
-            )
         self._sidecars = Sidecars(self._root, self.manifest)
         self._sizes: dict[str, int] = {}
         table = read_index(self._root, self.manifest, verify) if shards is None else self._table_of(shards)
@@ -80,6 +75,11 @@ class ShardSource:
     def views(self) -> tuple[str, ...]:
         """Names of the views of every sample."""
         return self.manifest.views
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its samples have cameras, and so action images."""
+        return not self.manifest.options.poses_only
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ActionImgError, BadFileError, StorageError, UnsafeFileError
+from ..errors import ActionImgError, BadFileError, MissingExtraError, StorageError, UnsafeFileError
 from .files import open_seekable, unreadable
 from .unpack import MAX_ARRAY_BYTES
 
@@ -21,6 +22,21 @@ MAX_COLUMN_BYTES = MAX_ARRAY_BYTES
 MAX_DEPTH = 64
 # What damaged files make h5py and the library below raise.
 DAMAGED = (OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError, SystemError)
+# Registered filters (https://github.com/HDFGroup/hdf5_plugins/blob/master/docs/RegisteredFilterPlugins.md).
+_FILTERS = {
+    307: "bzip2",
+    32000: "LZF",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32018: "FCIDECOMP",
+    32019: "JPEG",
+    32024: "SZ3",
+    32026: "Blosc2",
+}
 _MAX_CHECKED = 1000
 _checked: set[tuple[str, int, int, int]] = set()
 
@@ -91,12 +107,13 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     Raises:
         BadFileError: There is none of that name, or it cannot be opened.
         UnsafeFileError: Its values are stored in other files, or are references.
+        MissingExtraError: They are packed with a filter that is not installed.
     """
     where = file.filename
     try:
         found = file.get(name)
         return _harmless(found, where, name)
-    except (BadFileError, UnsafeFileError):
+    except (BadFileError, UnsafeFileError, MissingExtraError):
         raise
     except DAMAGED as error:
         raise BadFileError(f"is damaged: {error}", where=where, field=name) from None
@@ -122,7 +139,32 @@ def _harmless(found: Any, where: str, name: str) -> h5py.Dataset:
             raise UnsafeFileError(
                 f"has too large a {part}", where=where, field=name, expected=f"≤ {MAX_COLUMN_BYTES} bytes", found=size
             )
+    _check_filters(found, where, name)
     return found
+
+
+def _check_filters(found: h5py.Dataset, where: str, name: str) -> None:
+    """Refuse values that a filter packed which is not there: the library only says that a folder cannot be opened.
+
+    Raises:
+        MissingExtraError: One is missing; ``hdf5plugin`` has those that are registered.
+    """
+    made = found.id.get_create_plist()
+    codes = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if all(h5py.h5z.filter_avail(code) for code in codes):
+        return
+    with suppress(ImportError):
+        # Its filters are known to the library from here on.
+        importlib.import_module("hdf5plugin")
+    missing = next((code for code in codes if not h5py.h5z.filter_avail(code)), None)
+    if missing is not None:
+        raise MissingExtraError(
+            "is packed with a filter that is not installed",
+            where=where,
+            field=name,
+            found=f"{_FILTERS.get(missing, 'filter')} ({missing})",
+            hint="Install the filters: pip install 'actionimg-data[hdf5]'.",
+        )
 
 
 def read_numbers(file: h5py.File, name: str) -> NDArray[Any]:

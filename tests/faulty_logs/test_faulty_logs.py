@@ -9,11 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -899,3 +901,18 @@ def test_the_report_lists_what_was_found(tmp_path: Path) -> None:
     for kind in ("frozen-pictures", "zero-poses"):
         assert re.search(rf'class="mono">{kind}</th>', text), kind
     assert "--allow frozen-pictures" in text
+
+
+def test_the_filter_that_an_hdf5_file_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    write_log(tmp_path / "log" / "run", video=False)
+    with h5py.File(tmp_path / "log" / "run" / "pictures.h5", "w") as file:
+        packed = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        packed.set_chunk((1, SIZE, SIZE, 3))
+        packed.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (3,))
+        shape = h5py.h5s.create_simple((COUNT, SIZE, SIZE, 3))
+        h5py.h5d.create(file.id, b"img", h5py.h5t.NATIVE_UINT8, shape, packed)
+    result = convert(tmp_path / "log", tmp_path / "out", mapping(views__front__frames="pictures.h5#img"))
+    assert result.exit_code == 1
+    assert "Zstandard (32015)" in result.output
+    assert "actionimg-data[hdf5]" in result.output
