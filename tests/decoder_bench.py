@@ -146,7 +146,7 @@ def draw_kinds(path, tile=112, across=9):
         tiles.append(np.pad(np.concatenate([label, picture]), ((1, 2), (1, 1), (0, 0)), constant_values=255))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % across)
     rows = [np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)]
-    cv2.imwrite(path, np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    cv2.imwrite(path, np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])
 
 
 def main(arguments):
