@@ -417,6 +417,32 @@ def test_depth_is_in_millimetres_and_is_flipped_with_its_pictures(tmp_path: Path
         read(folder, config=config)
 
 
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1)])
+@pytest.mark.parametrize(("dtype", "units"), [("float32", 1.0), ("int32", 1000.0)])
+def test_depth_may_be_stored_as_numbers(tmp_path: Path, shape: tuple[int, ...], dtype: str, units: float) -> None:
+    position, turns = poses()
+    metres = np.arange(STEPS * 12 * 16).reshape(STEPS, *shape) / 500
+    observation = np.concatenate([position, turns.as_euler("xyz"), np.zeros((STEPS, 9))], axis=1)
+    folder = build(tmp_path / "own", "taco_play", {
+        "observation/robot_obs": observation, "observation/rgb_static": pictures(),
+        "observation/rgb_gripper": pictures(), "observation/natural_language_instruction": TEXT,
+        "observation/structured_language_instruction": TEXT,
+        "observation/depth_static": (w.tensor(shape, dtype), (metres * units).round(6).astype(dtype)),
+    })  # fmt: skip
+    entry = SHIPPED["taco_play"].model_dump(mode="json", exclude_none=True)
+    entry["views"]["rgb_static"] |= {
+        "flip": "vertical", "depth": {"image": "observation/depth_static", "units_per_metre": units},
+    }  # fmt: skip
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump(entry))
+    views = read(folder, config=config, tool_from_gripper="identity").views
+    planes = list(views["rgb_static"].depth.frames([0, 3, 5]))
+    expected = np.rint(metres.reshape(STEPS, 12, 16)[[0, 3, 5], ::-1] * 1000)
+    assert np.abs(np.asarray(planes, float) - expected).max() <= 1
+    assert planes[0].dtype == np.uint16
+    assert views["rgb_gripper"].depth is None
+
+
 def test_viola_matrices_go_column_by_column_and_a_wrong_order_is_noticed(tmp_path: Path) -> None:
     position, turns = poses()
     matrix = np.tile(np.eye(4), (STEPS, 1, 1))

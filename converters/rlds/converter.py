@@ -41,6 +41,7 @@ from . import cameras, keep, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
 
 MAX_INSTRUCTIONS = 16
+_DEPTH_NUMBERS = ("float32", "float64", "uint16", "int32")
 FloatArray = NDArray[np.float64]
 
 
@@ -190,6 +191,16 @@ class RecordDepth(RecordFrames):
         """Depth ``(H, W)`` uint16 at ``indices``, in millimetres, 0 where it is not known."""
         for picture in self._pictures(indices):
             yield flipped(millimetres(picture[..., 0].astype(np.float64) / self.units_per_metre), self.flip)
+
+
+@dataclass(frozen=True)
+class TensorDepth(RecordDepth):
+    """Depth of one view that is stored as numbers, and not as pictures (taco_play, fmb)."""
+
+    def _pictures(self, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+        values = np.asarray(_record(self.location).read(self.key)).reshape(self.count, self.height, self.width, 1)
+        for index in indices:
+            yield values[index]
 
 
 class RLDSConverter(Converter):
@@ -537,12 +548,21 @@ class RLDSConverter(Converter):
         if view.depth is None or (key := registry.feature_key(view.depth.image)) not in record.leaves:
             return None
         leaf = record.leaf(key).leaf
+        numbers = tuple(n for n in leaf.shape[:2] if n is not None)
+        if (
+            leaf.kind == "tensor"
+            and len(numbers) == 2
+            and leaf.shape[2:] in ((), (1,))
+            and leaf.dtype in _DEPTH_NUMBERS
+        ):
+            where = (location, key, record.num_steps, numbers[1], numbers[0])
+            return TensorDepth(*where, view.depth.units_per_metre, view.flip)
         if leaf.kind != "image" or leaf.shape[2] != 1 or leaf.dtype not in ("uint16", "float32"):
             raise UnsupportedSourceError(
                 "is no depth",
                 where=record.where,
                 field=key,
-                expected="pictures of one channel, uint16 or float32",
+                expected="pictures of one channel, uint16 or float32, or numbers (height, width)",
                 found=leaf.text(),
             )
         height, width, _ = record.image_shape(key)
