@@ -36,7 +36,7 @@ class Source(_Model):
 class RldsDepth(_Model):
     """Depth beside one camera's pictures, of their size, along the camera's axis."""
 
-    image: Key = Field(description="the feature that holds it: pictures of one channel, uint16 or float32")
+    image: Key = Field(description="the feature that holds it: pictures of one channel, uint16 or float32, or numbers")
     units_per_metre: float = Field(gt=0, description="1000 where it is in millimetres, 1 where it is in metres")
 
 

@@ -1,24 +1,18 @@
-"""What video models do to action images, drawn on purpose: kinds of degradation, and how a decoder fares under each.
+"""What video models do to action images, drawn on purpose: kinds of degradation, for tests and `decoder_bench`.
 
 Two sets that share neither kinds, seeds nor trajectories: `TUNING`, on which the decoder's constants were chosen, and
-`HELD_OUT`, on which it is judged. `python tests/decoder_degradations.py [--set tuning|held_out] [--size 512] [KIND...]`
-prints the table of docs/decoding.md.
+`HELD_OUT`, on which it is judged.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import decoder_scenes as scenes
 import numpy as np
 
-from actionimg_data.decode import decode
-from actionimg_data.geometry import rotations
 from actionimg_data.schemas import ActionImageSpec
 
 BETWEEN = "between"
@@ -29,7 +23,6 @@ SHOWN = "shown"
 """Errors that the pictures show."""
 HIDDEN = "hidden"
 """Errors that no picture shows, such as an average over time."""
-WRONG_MM, WRONG_DEG = 10.0, 5.0
 
 
 @dataclass
@@ -674,156 +667,3 @@ HELD_OUT: dict[str, Kind] = {
 
 SEEDS = {"tuning": (0, 1, 2), "held_out": (101, 102, 103)}
 SETS = {"tuning": TUNING, "held_out": HELD_OUT}
-
-
-def baseline(video, cameras, axis_length=0.1):
-    """The yardstick: threshold at 60 % of the peak, centroid, DLT, Kabsch: R ``(T, 3, 3)`` and p ``(T, 3)``."""
-    views, frames, height, width = video.shape[:4]
-    flat = video.reshape(views * frames, height * width, 3)
-    peaks = flat.max(axis=1).reshape(views, frames, 3).astype(np.float64)
-    y, x = np.arange(height), np.arange(width)
-    uv = np.zeros((views, frames, 3, 2))
-    for v, t, c in np.ndindex(views, frames, 3):
-        over = video[v, t, ..., c] >= 0.6 * max(peaks[v, t, c], 1)
-        total = max(over.sum(), 1)
-        uv[v, t, c] = over.sum(axis=0) @ x / total, over.sum(axis=1) @ y / total
-    projections = [c.K @ np.linalg.inv(c.world_from_camera)[:3] for c in cameras]
-    rows = np.stack([uv[v, ..., i, None] * P[2] - P[i] for v, P in enumerate(projections) for i in (0, 1)], axis=-2)
-    homogeneous = np.linalg.svd(rows)[2][..., -1, :]
-    points = homogeneous[..., :3] / homogeneous[..., 3:]
-    body = np.array([[0, 0, 0], [1, 0, 0], [0, 0, -1.0]]) * axis_length
-    middle, mean = body.mean(axis=0), points.mean(axis=1)
-    u, _, vt = np.linalg.svd(np.einsum("tki,kj->tij", points - mean[:, None], body - middle))
-    sign = np.stack([np.ones(frames), np.ones(frames), np.linalg.det(u @ vt)], axis=-1)
-    R = u * sign[:, None] @ vt
-    return R, mean - R @ middle
-
-
-def errors(R, p, truth):
-    """Millimetres and degrees ``(T,)``."""
-    return np.linalg.norm(p - truth.position, axis=-1) * 1e3, np.rad2deg(rotations.angle_between(R, truth.rotation))
-
-
-@dataclass
-class Result:
-    """How one kind fared, over scenes."""
-
-    group: str
-    frames: int = 0
-    mm: list = field(default_factory=list)
-    deg: list = field(default_factory=list)
-    inside: list = field(default_factory=list)
-    trust: list = field(default_factory=list)
-    right: list = field(default_factory=list)
-    base_mm: list = field(default_factory=list)
-    base_deg: list = field(default_factory=list)
-    open_right: list = field(default_factory=list)
-    open_known: list = field(default_factory=list)
-    reasons: list = field(default_factory=list)
-    findings: list = field(default_factory=list)
-
-    @property
-    def valid(self):
-        return len(self.mm) / self.frames
-
-    @property
-    def wrong(self):
-        """Share of the valid frames that are off by more than 10 mm or 5 degrees."""
-        return 1 - np.mean(self.right) if self.right else 0.0
-
-    @property
-    def coverage(self):
-        """Share of valid frames whose 90 % ellipsoid holds the truth."""
-        return np.mean(self.inside) if self.inside else np.nan
-
-
-CHI_SQUARE_90 = 10.6446
-"""90 % quantile of chi-square with six degrees of freedom."""
-
-
-def judge(kind, seeds, size=512, frames=41, with_baseline=True, use=decode):
-    """Run one kind over scenes."""
-    result = Result(kind.group)
-    for seed in seeds:
-        scene = make_scene(seed, size, frames)
-        video = kind.make(scene)
-        decoded = use(video, scene.cameras, scene.spec, fps=20)
-        ok = decoded.valid
-        result.frames += frames
-        R = np.where(ok[:, None, None], np.nan_to_num(decoded.trajectory.rotation), np.eye(3))
-        mm, deg = (e[ok] for e in errors(R, np.nan_to_num(decoded.trajectory.position), scene.truth))
-        result.mm += mm.tolist()
-        result.deg += deg.tolist()
-        turn = rotations.rotation_vector_from_matrix(scene.truth.rotation @ np.swapaxes(R, -1, -2))[ok]
-        error = np.concatenate([scene.truth.position[ok] - decoded.trajectory.position[ok], turn], axis=-1)
-        if ok.any():
-            squared = np.einsum("ti,ti->t", error, np.linalg.solve(decoded.covariance[ok], error[..., None])[..., 0])
-            result.inside += (squared <= CHI_SQUARE_90).tolist()
-        result.right += ((mm <= WRONG_MM) & (deg <= WRONG_DEG)).tolist()
-        if hasattr(decoded, "trust"):
-            result.trust += decoded.trust[ok].tolist()
-            result.findings += [str(f) for f in decoded.diagnosis.findings]
-        known = np.isfinite(decoded.trajectory.openness)
-        result.open_known.append(known.mean())
-        result.open_right += (decoded.trajectory.openness[known] == scene.truth.openness[known]).tolist()
-        result.reasons += [str(r) for r in decoded.reason]
-        if with_baseline and kind.group != NOTHING:
-            a, b = errors(*baseline(video, scene.cameras), scene.truth)
-            result.base_mm += a.tolist()
-            result.base_deg += b.tolist()
-    return result
-
-
-def row(name, r):
-    def quantiles(values):
-        return f"{np.median(values):7.3f} /{np.percentile(values, 95):8.2f}" if len(values) else "      - /       -"
-
-    return (
-        f"{name:26} {100 * r.valid:5.0f}% {quantiles(r.mm)} mm {quantiles(r.deg)} deg | base {quantiles(r.base_mm)} mm "
-        f"{quantiles(r.base_deg)} deg | wrong {100 * r.wrong:5.1f}% cover {100 * r.coverage:4.0f}% "
-        f"open {100 * np.mean(r.open_right) if r.open_right else np.nan:4.0f}%"
-    )
-
-
-def main(arguments):
-    import time
-    from collections import Counter
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--set", dest="which", default="tuning", choices=list(SETS))
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--frames", type=int, default=41)
-    parser.add_argument("--scenes", type=int, default=3)
-    parser.add_argument("--no-baseline", action="store_true")
-    parser.add_argument("--reasons", action="store_true")
-    parser.add_argument("kinds", nargs="*")
-    options = parser.parse_args(arguments)
-    kinds = SETS[options.which]
-    everything = []
-    start = time.perf_counter()
-    for name in options.kinds or kinds:
-        found = judge(
-            kinds[name], SEEDS[options.which][: options.scenes], options.size, options.frames, not options.no_baseline
-        )
-        everything.append(found)
-        print(row(name, found), flush=True)
-        if options.reasons:
-            print("     ", dict(Counter(found.reasons)), *sorted(set(found.findings)), sep="\n      ")
-    for group in (SHOWN, BETWEEN, HIDDEN, NOTHING):
-        right = np.concatenate([r.right for r in everything if r.group == group] or [[]])
-        print(f"{group}: {len(right)} valid, {100 * (1 - right.mean()) if len(right) else 0:.2f} % of them wrong")
-    trust = np.concatenate([r.trust for r in everything if r.group in (SHOWN, BETWEEN)] or [[]])
-    right = np.concatenate([r.right for r in everything if r.group in (SHOWN, BETWEEN)] or [[]])
-    for low, high in ((0, 0.5), (0.5, 0.8), (0.8, 0.9), (0.9, 0.95), (0.95, 0.99), (0.99, 1.01)):
-        inside = (trust >= low) & (trust < high)
-        if inside.any():
-            print(
-                f"trust {low}-{high}: stated {trust[inside].mean():.3f}, right {right[inside].mean():.3f} of "
-                f"{inside.sum()}"
-            )
-    print(f"{time.perf_counter() - start:.0f} s")
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    main(sys.argv[1:])

@@ -78,6 +78,37 @@ def test_decode_gives_back_what_was_drawn(clip: Path, tmp_path: Path, suffix: st
     assert np.rad2deg(angle.magnitude()).max() < 0.3
 
 
+def test_decode_prints_a_diagnosis_and_refuses_what_is_less_certain_than_wanted(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    common = [clip / "left.action.mkv", clip / "right.action.mkv", "--cameras", clip / "cameras.json", "--out", out]
+    plain = run("decode", *common)
+    assert "as the spec says" in plain.stdout
+    assert "openness levels: closed 0.00, open 1.00" in plain.stdout
+    assert "trust,position_std_mm" in out.read_text().splitlines()[0]
+    summary = json.loads(run("decode", *common, "--json").stdout)
+    assert summary["trust"] > 0.99
+    assert [c["view"] for c in summary["diagnosis"]["channels"]] == ["left"] * 3 + ["right"] * 3
+    assert summary["diagnosis"]["findings"] == []
+    strict = run("decode", *common, "--max-std-mm", "1e-6", "--json")
+    assert strict.exit_code == 1
+    assert json.loads(strict.stdout)["reasons"] == {"too-uncertain": FRAMES}
+    assert run("decode", *common, "--max-std-deg", "5", "--json").exit_code == 0
+
+
+def test_decode_finds_a_late_view_and_fixes_it(clip: Path, tmp_path: Path) -> None:
+    frames = read_frames(clip / "right.action.mkv")
+    late = np.concatenate([np.repeat(frames[:1], 2, axis=0), frames[:-2]])
+    (tmp_path / "right.action.mkv").write_bytes(encode_bytes(late, action_encoding("ffv1"), FPS, SIZE, SIZE))
+    common = [clip / "left.action.mkv", tmp_path / "right.action.mkv", "--cameras", clip / "cameras.json"]
+    found = run("decode", *common, "--out", tmp_path / "t.csv")
+    assert "right is 2 frames late against left" in found.stdout
+    assert "view-late" in found.stdout
+    fixed = run("decode", *common, "--out", tmp_path / "fixed.csv", "--fix-lag", "--json")
+    assert json.loads(fixed.stdout)["valid"] >= FRAMES - 3
+    truth, decoded = read_trajectory(clip / "truth.csv"), read_trajectory(tmp_path / "fixed.csv")
+    assert np.nanmedian(np.linalg.norm(decoded.position - truth.position, axis=1)) < 1e-3
+
+
 def test_decode_takes_apart_one_video_with_all_segments(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.csv"
     result = run(
@@ -107,6 +138,7 @@ def test_a_camera_of_another_size_is_scaled_but_not_cropped(clip: Path, tmp_path
     for camera in content["cameras"].values():
         camera["width"] = camera["height"] = SIZE // 2
         camera["K"] = [[v / 2 if row < 2 else v for v in values] for row, values in enumerate(camera["K"])]
+        camera["pixel_centre"] = 0.5
     (tmp_path / "half.json").write_text(json.dumps(content))
     out = tmp_path / "t.csv"
     videos = [clip / "left.action.mkv", clip / "right.action.mkv"]

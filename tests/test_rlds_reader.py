@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import rlds_data as data
@@ -19,7 +20,13 @@ from actionimg_data.converters.rlds import images, index, open_rlds, slicing, tf
 from actionimg_data.converters.rlds.containers import TFRecordFile
 from actionimg_data.converters.rlds.example import Example
 from actionimg_data.demo import rlds as w
-from actionimg_data.errors import AmbiguousSourceError, InvalidSpecError, SourceNotFoundError, WrongFormatError
+from actionimg_data.errors import (
+    AmbiguousSourceError,
+    BadImageError,
+    InvalidSpecError,
+    SourceNotFoundError,
+    WrongFormatError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -489,3 +496,16 @@ def _sliced(value: Any, t: int) -> Any:
 
 def _first(value: Any) -> Any:
     return {k: _first(v) for k, v in value.items()} if isinstance(value, dict) else value[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_of_16_bits_in_a_feature_of_8_keeps_its_upper_byte(channels: int) -> None:
+    """As TensorFlow has libpng do it (png_set_strip_16)."""
+    stored = np.random.default_rng(0).integers(0, 2**16, (7, 5, channels)).astype(np.uint16)
+    data = cv2.imencode(".png", stored[..., ::-1])[1].tobytes()
+    found = images.decode(data, w.image((7, 5, channels), "uint8", "png"))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, stored >> 8)
+    shallow = cv2.imencode(".png", stored.astype(np.uint8))[1].tobytes()
+    with pytest.raises(BadImageError, match="another depth"):
+        images.decode(shallow, w.image((7, 5, channels), "uint16", "png"))

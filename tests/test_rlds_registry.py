@@ -417,6 +417,32 @@ def test_depth_is_in_millimetres_and_is_flipped_with_its_pictures(tmp_path: Path
         read(folder, config=config)
 
 
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1)])
+@pytest.mark.parametrize(("dtype", "units"), [("float32", 1.0), ("int32", 1000.0)])
+def test_depth_may_be_stored_as_numbers(tmp_path: Path, shape: tuple[int, ...], dtype: str, units: float) -> None:
+    position, turns = poses()
+    metres = np.arange(STEPS * 12 * 16).reshape(STEPS, *shape) / 500
+    observation = np.concatenate([position, turns.as_euler("xyz"), np.zeros((STEPS, 9))], axis=1)
+    folder = build(tmp_path / "own", "taco_play", {
+        "observation/robot_obs": observation, "observation/rgb_static": pictures(),
+        "observation/rgb_gripper": pictures(), "observation/natural_language_instruction": TEXT,
+        "observation/structured_language_instruction": TEXT,
+        "observation/depth_static": (w.tensor(shape, dtype), (metres * units).round(6).astype(dtype)),
+    })  # fmt: skip
+    entry = SHIPPED["taco_play"].model_dump(mode="json", exclude_none=True)
+    entry["views"]["rgb_static"] |= {
+        "flip": "vertical", "depth": {"image": "observation/depth_static", "units_per_metre": units},
+    }  # fmt: skip
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump(entry))
+    views = read(folder, config=config, tool_from_gripper="identity").views
+    planes = list(views["rgb_static"].depth.frames([0, 3, 5]))
+    expected = np.rint(metres.reshape(STEPS, 12, 16)[[0, 3, 5], ::-1] * 1000)
+    assert np.abs(np.asarray(planes, float) - expected).max() <= 1
+    assert planes[0].dtype == np.uint16
+    assert views["rgb_gripper"].depth is None
+
+
 def test_viola_matrices_go_column_by_column_and_a_wrong_order_is_noticed(tmp_path: Path) -> None:
     position, turns = poses()
     matrix = np.tile(np.eye(4), (STEPS, 1, 1))
@@ -514,6 +540,34 @@ def test_sides_of_a_disagreement_are_named_and_chosen(tmp_path: Path) -> None:
         assert episode.provenance["choices"] == [f"gripper={side}"]
     with pytest.raises(InvalidSpecError, match="gripper=closed-is-one"):
         read(folder, tool_from_gripper="identity", choose=("gripper=other",))
+
+
+def test_all_that_is_left_open_is_said_at_once_with_the_command_that_gives_it(tmp_path: Path) -> None:
+    values = {
+        "observation/state": np.zeros((STEPS, 21)), "observation/image": pictures(), "action": np.zeros((STEPS, 8)),
+        "language_instruction": TEXT,
+    }  # fmt: skip
+    folder = build(tmp_path, "ucsd_kitchen_dataset_converted_externally_to_rlds", values)
+    with pytest.raises(AmbiguousSourceError) as caught:
+        read(folder, poses_only=False)
+    error = caught.value
+    for part in (
+        "4 things are left to you",
+        "joint values",
+        "disagree about the gripper",
+        "which frame of the hand",
+        "image",
+    ):
+        assert part in error.message
+    command = (error.hint or "").split(". ")[0]
+    assert command.startswith(f"All at once: actionimg convert rlds {folder} OUT ")
+    options = "--robot FILE --tip NAME --tool-from-gripper TRANSFORM --camera-file FILE"
+    assert command.endswith(f"--choose gripper=closed-is-one|open-is-one {options}")
+    # What has been given is not asked for again, and one thing alone is said as it is.
+    with pytest.raises(AmbiguousSourceError, match=r"2 things.*OUT --robot FILE --tip NAME --camera-file FILE\."):
+        read(folder, poses_only=False, tool_from_gripper="identity", choose=("gripper=open-is-one",))
+    with pytest.raises(AmbiguousSourceError, match="joint values and no poses"):
+        read(folder, tool_from_gripper="identity", choose=("gripper=open-is-one",))
 
 
 def test_a_gripper_that_is_not_recorded_is_asked_for_and_one_that_is_cannot_be_given(tmp_path: Path) -> None:

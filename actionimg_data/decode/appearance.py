@@ -42,7 +42,7 @@ WIDTHS = (0.4, 2.2)
 """Standard deviations over sigma outside of which nothing is a blob of an action image."""
 ODD_WIDTH = 1.45
 """Factor from the clip's width beyond which a spot is something else."""
-STEPS = 6
+STEPS = 9
 SURVEYED = 24
 """Frames of a clip, about, that tell how its channels are mixed."""
 LEAST_EXPLAINED = 0.8
@@ -290,7 +290,8 @@ def brightest(pictures: Array, layout: Layout, count: int) -> tuple[Array, Array
     and their heights ``(N, K)``, smoothed over about half a sigma."""
     xp = array_namespace(pictures)
     n, h, w = pictures.shape
-    smooth = _box(xp, pictures)
+    # Of equal spots the first: rounding differs between backends.
+    smooth = xp.round(_box(xp, pictures) * 2.0**30) / 2.0**30
     x, y = (xp.astype(xp.arange(k, device=pictures.device), pictures.dtype) for k in (w, h))
     limit = (APART * layout.sigma / layout.bin) ** 2
     row = xp.arange(n, device=pictures.device)

@@ -18,7 +18,7 @@ from .blobs import at_least, within
 
 Array = Any
 
-LEAST_TRUST = 0.85
+LEAST_TRUST = 0.89
 """A pose of two views or more that is less probably right is not called valid."""
 FAR = 0.25
 """Sigmas off which two blobs of a frame must be before both are taken for wrong."""
@@ -35,12 +35,16 @@ LAG_GAIN = 0.5
 LEAST_LAG = 0.1
 """Frames of lag that are worth saying."""
 _COMBINATIONS = 64
+POLISH = 4
+"""Last Gauss-Newton steps of poses whose measurements contradict each other."""
 LEAP = 0.5
 """Radians, and four times what the clip usually turns, by which a pose of few blobs may differ from its neighbours."""
 HIDDEN_STRUCTURE = 2.5
 """Share of the variance that is hidden, per `BlobMeasurements.structure` over 1."""
-HIDDEN_FREE = 1.3
-"""Factor on the variance of poses from free blobs."""
+HIDDEN_FREE = 1.2
+"""Factor on the variance of poses from free blobs,"""
+HIDDEN_MIXED = 4.0
+"""and what is added to it for a channel that would be all of another."""
 
 
 class Free(NamedTuple):
@@ -50,6 +54,8 @@ class Free(NamedTuple):
     covariance: Array
     valid: Array
     odd: Array
+    mixed: Array
+    """``(V,)`` the largest share of a channel in another that was undone."""
 
 
 class Settled(NamedTuple):
@@ -70,14 +76,15 @@ class Settled(NamedTuple):
     """Factor on the variance for what views get wrong alike, and so do not contradict each other in."""
 
 
-def _hidden(xp: Any, source: Array, structure: Array) -> float:
+def _hidden(xp: Any, source: Array, structure: Array, free: Free) -> float:
     """How much more variance there is than the views' contradictions show.
 
     Codecs move blobs along with their motion, in all views alike: the more of a residual that is not noise, the more.
-    The two constants are those that make 90 % ellipsoids hold nine tenths of the tuning set.
+    What is left of a mixing after it was undone is of that kind as well. The constants are those that make 90 %
+    ellipsoids hold nine tenths of the tuning set.
     """
     if int(xp.sum(xp.astype(source > 0, xp.int64))) * 2 > source.shape[0] * source.shape[1] * 3:
-        return HIDDEN_FREE
+        return HIDDEN_FREE + HIDDEN_MIXED * float(xp.max(free.mixed))
     known = xp.isfinite(structure)
     middle = evidence.quantile(xp, structure[known], known[known], 0.5)
     return 1 + HIDDEN_STRUCTURE * max(middle - 1, 0.0)
@@ -124,7 +131,7 @@ def settle(
     bad = (found.misfit > pose.GATE) & (found.worst > 0.04 * sigma)
     found, _ = pose.leave_wrong_out(weighed, found, bad, axis_length, FAR * sigma)
     doubtful = another & xp.any(xp.any(first.mask & ~found.mask, axis=-1), axis=-1)
-    return Settled(first, source, weights, found, several | doubtful, floor, _hidden(xp, source, structure))
+    return Settled(first, source, weights, found, several | doubtful, floor, _hidden(xp, source, structure, free))
 
 
 def _floored(xp: Any, covariance: Array, floor: float) -> Array:
@@ -300,6 +307,12 @@ def judge(
     found = candidates.possible[every, choice]
     used = candidates.mask & found[:, None, None]
     rests_on = measured._replace(mask=used)
+    if settled.floor > 0 or bool(xp.any(settled.source > 0)):
+        # Where residuals are not small, the last steps contract slowly.
+        weighed = rests_on._replace(covariance=settled.weights)
+        better = pose.final_pose(weighed, rotation, translation, axis_length, POLISH)
+        rotation = xp.where(found[:, None, None], better[0], rotation)
+        translation = xp.where(found[:, None], better[1], translation)
     at = evidence.linearise(rests_on, settled.weights, rotation, translation, axis_length)
     causes = evidence.systematic(at, rests_on, found, size)
     believed = [c for c in causes if significant(c, sigma)]
@@ -337,10 +350,10 @@ def significant(cause: evidence.Systematic, sigma: float) -> bool:
     """Whether something systematic is believed: clear, and more than a pixel at 512."""
     xp = array_namespace(cause.move)
     shown = xp.sqrt(xp.max(xp.sum(xp.reshape(cause.move, (-1, 2)) ** 2, axis=-1)))
+    hardly = cause.shown < evidence.HARDLY_SHOWN
+    least = evidence.EXPLAINED_HARDLY_SHOWN if hardly else evidence.EXPLAINED
     return (
-        cause.statistic > evidence.SIGNIFICANT
-        and cause.explained > evidence.EXPLAINED
-        and float(shown) > 2 * CONTRADICTION * sigma
+        cause.statistic > evidence.SIGNIFICANT and cause.explained > least and float(shown) > 2 * CONTRADICTION * sigma
     )
 
 
@@ -466,8 +479,9 @@ def fraction_of_lag(
     known = found.possible[:, 0]
     moved = moved._replace(mask=moved.mask & known[:, None, None])
     at = evidence.linearise(moved, weights, rotation, translation, axis_length)
-    for cause in evidence.systematic(at, moved, known, size):
-        if cause.kind == "lag" and cause.view == view:
+    causes = evidence.systematic(at, moved, known, size)
+    for cause in causes:
+        if cause.kind == "lag" and cause.view == view and (whole or cause is causes[0]):
             clear = cause.explained > evidence.EXPLAINED and cause.statistic > evidence.SIGNIFICANT
             value = float(cause.value[0])
             return value if clear and abs(value) < 1.5 else 0.0

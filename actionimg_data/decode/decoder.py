@@ -244,6 +244,7 @@ def solve(
         covariance=np.stack([m.free.covariance for m in views], axis=1),
         valid=np.stack([m.free.valid for m in views], axis=1),
         odd=np.array([m.odd.any() for m in views]),
+        mixed=np.array([_mixed(m) for m in views]),
     )
     another = np.stack([m.another for m in views]).sum(axis=(0, -1)) > 1
     structure = np.stack([m.structure for m in views], axis=1)
@@ -292,6 +293,11 @@ def solve(
         keypoint_free=np.moveaxis(settled.source > 0, 1, 0),
         diagnosis=diagnose(views, labels, verdict, opened, spec),
     )
+
+
+def _mixed(view: BlobMeasurements) -> float:
+    """Largest share of a channel in another; 0 of a view that was not asked for it."""
+    return float(np.nan_to_num(np.abs(view.free.mixing - np.eye(3))).max())
 
 
 def _blue_height(view: BlobMeasurements) -> float:

@@ -206,7 +206,7 @@ def _between(name: str, number: int, verdict: Verdict) -> ViewDiagnosis:
         value, deviation = np.asarray(cause.value, dtype=float), np.asarray(cause.deviation, dtype=float)
         if cause.kind == "lag":
             lag, lag_std = float(value[0]), float(deviation[0])
-        else:
+        elif cause.kind == "moved":
             moved, moved_std = float(np.hypot(*value[:2])), float(np.hypot(*deviation[:2]))
     if verdict.lag is not None and verdict.lag[0] == number:
         lag = verdict.lag[1]
@@ -230,6 +230,14 @@ def _between_findings(names: Sequence[str], verdict: Verdict, beyond: float, spe
             value = [float(v) for v in cause.value]
             if cause.kind == "lag":
                 return [Finding("lag", f"{view} seems {value[0]:+.2g} frames late against {names[0]}", view, True)]
+            if cause.kind == "drift":
+                start, end = (math.hypot(value[0] + s * value[2], value[1] + s * value[3]) for s in (-1, 1))
+                text = (
+                    f"views disagree: against {names[0]} the picture of {view} seems to drift, from {start:.2g} px off"
+                )
+                return [
+                    Finding("disagreement", f"{text} at the beginning to {end:.2g} px at the end", view, fatal=True)
+                ]
             parts = [f"moved by {math.hypot(*value[:2]):.2g} px"]
             reach = min(spec.height, spec.width) / 4
             roll, zoom = math.degrees(value[2] / reach), 100 * value[3] / reach

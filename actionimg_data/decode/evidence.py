@@ -27,10 +27,16 @@ CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance, and the statement for in those."""
 LEAST_CLIP_FREEDOM = 2.0
 """The same where the frames of a clip differ most."""
+INEXACT = 0.2
+"""Share of a systematic move that is uncertain besides."""
 SIGNIFICANT = 12.0
 """Least F statistic of something systematic."""
 EXPLAINED = 0.35
-"""Least share of the squared residuals that it has to explain."""
+"""Least share of the squared residuals that it has to explain,"""
+HARDLY_SHOWN = 0.2
+"""or, where the residuals show less than this share of it, so that a little of anything else would look like much,"""
+EXPLAINED_HARDLY_SHOWN = 0.6
+"""this share."""
 
 
 class Linear(NamedTuple):
@@ -162,6 +168,8 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
     total = factor * parts[0] + single * parts[1] + common * parts[2]
     if extra is not None:
         total = total + extra[:, :, None] * extra[:, None, :]
+        # Linear in the move, and what else the views got wrong then, this is known to a fifth or so.
+        total = total + INEXACT**2 * xp.mean(extra**2) * parts[1]
     covariance = at.estimator @ total @ xp.matrix_transpose(at.estimator)
     expected = _trace(xp, eye + xp.zeros_like(total), at.left @ total @ xp.matrix_transpose(at.left))
     own = xp.where(expected > 0, squares / xp.where(expected > 0, expected, xp.ones_like(expected)), 0 * expected)
@@ -227,9 +235,10 @@ class Systematic(NamedTuple):
 
     view: int
     kind: str
-    """``lag`` or ``moved``."""
+    """``lag``, ``moved`` or ``drift``."""
     value: Array
-    """Frames; or x, y, roll and zoom in pixels (roll and zoom at a quarter of the picture from its middle)."""
+    """Frames; or x, y, roll and zoom in pixels (roll and zoom at a quarter of the picture from its middle); or x and y
+    at half time and what is added to each from there to the end."""
     deviation: Array
     """Their standard deviations."""
     move: Array
@@ -238,10 +247,12 @@ class Systematic(NamedTuple):
     """Share of the squared residuals."""
     statistic: float
     """F."""
+    shown: float
+    """Share of the move, root mean square, that the residuals show; the poses take up the rest."""
 
 
 def systematic(at: Linear, measured: Measured, counted: Array, size: tuple[int, int]) -> list[Systematic]:
-    """What a lag, and what a move of the picture, of each view but the first would explain; best first."""
+    """What a lag, a move and a drift of the picture of each view but the first would explain; best first."""
     xp = array_namespace(at.residual)
     t, v = measured.mask.shape[:2]
     use = xp.astype(counted, at.residual.dtype)
@@ -259,11 +270,14 @@ def systematic(at: Linear, measured: Measured, counted: Array, size: tuple[int, 
     across = xp.stack([-away[..., 1], away[..., 0]], axis=-1)
     one = xp.ones_like(uv[..., 0])
     right, down = xp.stack([one, 0 * one], axis=-1), xp.stack([0 * one, one], axis=-1)
+    part_of_clip = 2 * xp.astype(xp.arange(t, device=uv.device), uv.dtype)[:, None, None, None] / max(t - 1, 1) - 1
+    later, lower = right * part_of_clip, down * part_of_clip
     speed, steady = velocity(xp, measured)
     number = xp.arange(v, device=uv.device)[None, :, None, None]
     for view in range(1, v):
         here = xp.astype((number == view) & measured.mask[..., None], uv.dtype)
-        for kind, columns in (("lag", [-speed]), ("moved", [right, down, across, away])):
+        kinds = (("lag", [-speed]), ("moved", [right, down, across, away]), ("drift", [right, down, later, lower]))
+        for kind, columns in kinds:
             seen = use * (xp.astype(steady, use.dtype) if kind == "lag" else 1.0)
             design = xp.reshape(xp.stack([zero + c * here for c in columns], axis=-1), (t, 6 * v, len(columns)))
             shown = at.left @ design * seen[:, None, None]
@@ -278,12 +292,23 @@ def systematic(at: Linear, measured: Measured, counted: Array, size: tuple[int, 
             spread = xp.linalg.inv(normal + ridge) * variance
             deviation = xp.sqrt(xp.sum(spread * xp.eye(len(columns), dtype=uv.dtype, device=uv.device), axis=-1))
             move = (design @ value[:, None])[..., 0]
+            whole = float(xp.sum(seen[:, None] * move**2))
+            part = float(xp.sum(seen[:, None] * (shown @ value[:, None])[..., 0] ** 2))
+            share = (part / whole) ** 0.5 if whole > 0 else 0.0
             results.append(
                 Systematic(
-                    view, kind, value, deviation, move, gained / max(before, 1e-18), gained / len(columns) / variance
+                    view,
+                    kind,
+                    value,
+                    deviation,
+                    move,
+                    gained / max(before, 1e-18),
+                    gained / len(columns) / variance,
+                    share,
                 )
             )
-    return sorted(results, key=lambda r: -r.explained)
+    # What moves is a special case of what drifts, and is preferred where it does nearly as well.
+    return sorted(results, key=lambda r: (0.02 if r.kind == "drift" else 0.0) - r.explained)
 
 
 def velocity(xp: Any, measured: Measured) -> tuple[Array, Array]:

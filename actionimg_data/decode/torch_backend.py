@@ -227,13 +227,14 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     level, samples = blobs.pedestal_level(coarse[2::3].double(), uv[2::3].detach(), valid[2::3], layout)
     by_plane = valid.unflatten(0, by_view)
     present = near.present.unflatten(0, by_view)
-    found, odd, peak = [], [], []
+    found, odd, mixed, peak = [], [], [], []
     for v in range(views):
         strange = unlike_spec(*(a[v].cpu().numpy() for a in (structure, residual, by_plane, present)))
         odd.append(strange)
-        free = None
+        free, share = None, 0.0
         if strange or bool((present[v] & ~by_plane[v]).any()) or bool(another[v].any()):
-            free = _measure_free(video[v], layout)
+            free, share = _measure_free(video[v], layout)
+        mixed.append(share)
         found.append(free if free is not None else _no_candidates(frames, start))
         heights = found[-1].amplitude[:, 2, 0] if strange else amplitude[v, :, 2]
         known = heights[heights.isfinite() & (~found[-1].valid[:, 2, 0].logical_not() if strange else True)]
@@ -249,6 +250,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
             torch.stack([f.covariance for f in found], dim=1),
             torch.stack([f.valid for f in found], dim=1),
             torch.tensor(odd, device=planes.device),
+            torch.tensor(mixed, dtype=torch.float64, device=planes.device),
         ),
         pedestal=level.unflatten(0, (views, frames)),
         samples=samples.unflatten(0, (views, frames)),
@@ -257,8 +259,11 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     )
 
 
-def _measure_free(video: Tensor, layout: blobs.Layout) -> appearance.Candidates:
-    """`appearance.candidates` of a view ``(T, 3, H, W)``; how it is drawn has no gradient, where the blobs are has."""
+def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candidates, float]:
+    """`appearance.candidates` of a view ``(T, 3, H, W)``, and how much of a channel shows in another.
+
+    How the view is drawn has no gradient, where its blobs are has.
+    """
     width = layout.bin
     h, w = layout.height // width, layout.width // width
     clean = _clean(video[..., : h * width, : w * width])
@@ -268,7 +273,8 @@ def _measure_free(video: Tensor, layout: blobs.Layout) -> appearance.Candidates:
     pictures = torch.linalg.solve(look.mixing, (binned - look.ground[..., None, None]).flatten(2))
     start = start._replace(pictures=pictures.unflatten(-1, (h, w)))
     found = appearance.candidates(look, start, layout)
-    return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0))
+    share = float((look.mixing - torch.eye(3).to(look.mixing)).abs().max())
+    return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0)), share
 
 
 def _no_candidates(frames: int, like: Tensor) -> appearance.Candidates:

@@ -119,14 +119,17 @@ def find(
 
 def missing(name: str, entry: RldsEntry, given: Sources, episode_id: str) -> MissingCalibrationError:
     """The error of a view whose camera nobody knows, with the exact next step."""
-    ways = []
+    ways: list[str] = []
+    options: list[str] = []
     known = all_published().get(given.entry)
     if given.published is None and known is not None and known.rows(name, given.dataset):
         ways.append("take the camera that its own sources publish: --cameras published")
+        options.append("--cameras published")
     if entry.calibration.droid is not None and given.droid is None:
         ways.append(
             "give the folder with DROID's side files (https://huggingface.co/KarlP/droid): --droid-calibration FOLDER"
         )
+        options.append("--droid-calibration FOLDER")
     if given.camera_file is None:
         ways.append("give a camera file: --camera-file FILE (docs/rlds.md shows one)")
     else:
@@ -138,6 +141,7 @@ def missing(name: str, entry: RldsEntry, given: Sources, episode_id: str) -> Mis
         f"the camera of view {name!r} is not known: the data set carries no calibration of it",
         where=episode_id,
         field=name,
+        expected=[*options, "--camera-file FILE"][0],
         hint=f"{ways[0][0].upper()}{ways[0][1:]}; or {'; or '.join(ways[1:])}.",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from . import cameras, keep, layout, motion, registry
 from .reader import Place, Record, RLDSDataset, Shard
 
 MAX_INSTRUCTIONS = 16
+_DEPTH_NUMBERS = ("float32", "float64", "uint16", "int32")
 FloatArray = NDArray[np.float64]
 
 
@@ -192,6 +193,16 @@ class RecordDepth(RecordFrames):
             yield flipped(millimetres(picture[..., 0].astype(np.float64) / self.units_per_metre), self.flip)
 
 
+@dataclass(frozen=True)
+class TensorDepth(RecordDepth):
+    """Depth of one view that is stored as numbers, and not as pictures (taco_play, fmb)."""
+
+    def _pictures(self, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+        values = np.asarray(_record(self.location).read(self.key)).reshape(self.count, self.height, self.width, 1)
+        for index in indices:
+            yield values[index]
+
+
 class RLDSConverter(Converter):
     """RLDS / Open X-Embodiment data sets as TensorFlow Datasets writes them, read without TensorFlow."""
 
@@ -271,19 +282,44 @@ class RLDSConverter(Converter):
         given_robot = (self.options.robot, self.options.tip, self.options.base, self.options.joints)
         entry = registry.with_joints(entry, *given_robot, dataset.path)
         entry = registry.choose(entry, self.options.choose, dataset.path)
-        registry.check_pose(entry, dataset.path)
-        self._check_gripper(entry, dataset)
-        registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
+        # Said before any episode is read, and all at once: without it every episode would fail in the same way.
+        checks: tuple[Callable[[], object], ...] = (
+            lambda: registry.check_pose(entry, dataset.path),
+            lambda: self._check_gripper(entry, dataset),
+            lambda: registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path),
+            lambda: self._check_cameras(name, entry, dataset),
+        )
+        left: list[ActionImgError] = []
+        for check in checks:
+            try:
+                check()
+            except (AmbiguousSourceError, MissingCalibrationError) as error:
+                left.append(error)
+        if left:
+            raise _together(left, self._options_for(name, entry, dataset), dataset)
         self._fps(entry, dataset)
         self._chain(entry)
-        views = self._views(entry)
-        if not self.options.poses_only:
-            # Said before any episode is read: without it every episode would fail in the same way.
-            given = self._calibration(name, dataset.name)
-            carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
-            if not carried and given.camera_file is None and not given.publishes(views):
-                raise cameras.missing(views[0], entry, given, str(dataset.path))
         return name, entry
+
+    def _options_for(self, name: str, entry: RldsEntry, dataset: RLDSDataset) -> list[str]:
+        """Options, with what they take, that give all that the entry and the user leave open."""
+        given = {"--tool-from-gripper": self.options.tool_from_gripper, "--openness": self.options.openness}
+        takes = {"--tool-from-gripper": "--tool-from-gripper TRANSFORM", "--openness": "--openness SHARE"}
+        options = [takes.get(o, o.replace("/", "|")) for o in registry.asked(entry) if given.get(o) is None]
+        try:
+            self._check_cameras(name, entry, dataset)
+        except MissingCalibrationError as error:
+            options.append(str(error.expected))
+        return options
+
+    def _check_cameras(self, name: str, entry: RldsEntry, dataset: RLDSDataset) -> None:
+        views = self._views(entry)
+        if self.options.poses_only:
+            return
+        given = self._calibration(name, dataset.name)
+        carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
+        if not carried and given.camera_file is None and not given.publishes(views):
+            raise cameras.missing(views[0], entry, given, str(dataset.path))
 
     def _views(self, entry: RldsEntry) -> list[str]:
         known = (*entry.views, *_either(entry))
@@ -304,6 +340,7 @@ class RLDSConverter(Converter):
         return [v for v in views if given.publishes([v]) or v in entry.calibration.cameras] or views
 
     def _check_gripper(self, entry: RldsEntry, dataset: RLDSDataset) -> None:
+        registry.check_choices(entry, "gripper", dataset.path)
         if entry.gripper is None and self.options.openness is None:
             raise AmbiguousSourceError(
                 entry.unstated.get("gripper", "has no gripper"),
@@ -511,12 +548,21 @@ class RLDSConverter(Converter):
         if view.depth is None or (key := registry.feature_key(view.depth.image)) not in record.leaves:
             return None
         leaf = record.leaf(key).leaf
+        numbers = tuple(n for n in leaf.shape[:2] if n is not None)
+        if (
+            leaf.kind == "tensor"
+            and len(numbers) == 2
+            and leaf.shape[2:] in ((), (1,))
+            and leaf.dtype in _DEPTH_NUMBERS
+        ):
+            where = (location, key, record.num_steps, numbers[1], numbers[0])
+            return TensorDepth(*where, view.depth.units_per_metre, view.flip)
         if leaf.kind != "image" or leaf.shape[2] != 1 or leaf.dtype not in ("uint16", "float32"):
             raise UnsupportedSourceError(
                 "is no depth",
                 where=record.where,
                 field=key,
-                expected="pictures of one channel, uint16 or float32",
+                expected="pictures of one channel, uint16 or float32, or numbers (height, width)",
                 found=leaf.text(),
             )
         height, width, _ = record.image_shape(key)
@@ -594,6 +640,19 @@ class RLDSConverter(Converter):
             report["first episode"] = f"cannot be read: {error}"
             report["features"] = dataset.tree()
         return report
+
+
+def _together(errors: Sequence[ActionImgError], options: Sequence[str], dataset: RLDSDataset) -> ActionImgError:
+    """One error of several things that are left open, with the command that gives all of them."""
+    if len(errors) == 1:
+        return errors[0]
+    numbered = "; ".join(f"{i}. {error.message}" for i, error in enumerate(errors, start=1))
+    ways = " ".join(f"{i}. {error.hint}" for i, error in enumerate(errors, start=1))
+    return AmbiguousSourceError(
+        f"{len(errors)} things are left to you: {numbered}",
+        where=dataset.path,
+        hint=f"All at once: actionimg convert rlds {dataset.path} OUT {' '.join(options)}. {ways}",
+    )
 
 
 def _either(entry: RldsEntry) -> Mapping[str, tuple[str, ...]]:

@@ -120,6 +120,10 @@ def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Imag
     if leaf.dtype not in ("uint8", "uint16"):
         raise BadImageError("no picture has this dtype", expected="uint8 | uint16 | float32", found=leaf.dtype)
     deep = leaf.dtype == "uint16"
+    if not deep and bits == 16 and wanted == channels:
+        # TensorFlow has libpng strip the lower byte (png_set_strip_16).
+        stored = pictures.decode(data, channels=None)
+        return np.ascontiguousarray((stored >> 8).astype(np.uint8)).reshape(*stored.shape[:2], wanted)
     if deep != (bits == 16):
         raise BadImageError(
             "a PNG of another depth than features.json states", expected=leaf.dtype, found=f"{bits} bit"

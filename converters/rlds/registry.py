@@ -121,7 +121,6 @@ def choose(entry: RldsEntry, choices: tuple[str, ...], where: object) -> RldsEnt
 
     Raises:
         InvalidSpecError: A choice that the entry does not offer.
-        AmbiguousSourceError: A disagreement that no choice settles; the message lists the sides.
     """
     for text in choices:
         section, equals, name = text.partition("=")
@@ -136,14 +135,20 @@ def choose(entry: RldsEntry, choices: tuple[str, ...], where: object) -> RldsEnt
                 found=text,
             )
         entry = entry.chosen(section, disagreement.options[name])
-    for section, disagreement in entry.disagreements.items():
-        sides = "; ".join(f"{n}: {o.says} ({o.url})" for n, o in disagreement.options.items())
-        raise AmbiguousSourceError(
-            f"sources disagree about the {section.replace('_', ' ')}: {disagreement.why} {sides}",
-            where=where,
-            hint=f"Choose with --choose {section}={next(iter(disagreement.options))} (or another side).",
-        )
     return entry
+
+
+def check_choices(entry: RldsEntry, section: str, where: object) -> None:
+    """Whether sources still disagree about a section of the entry (`AmbiguousSourceError`, which lists the sides)."""
+    disagreement = entry.disagreements.get(section)  # type: ignore[call-overload]
+    if disagreement is None:
+        return
+    sides = "; ".join(f"{n}: {o.says} ({o.url})" for n, o in disagreement.options.items())
+    raise AmbiguousSourceError(
+        f"sources disagree about the {section.replace('_', ' ')}: {disagreement.why} {sides}",
+        where=where,
+        hint=f"Choose with --choose {section}={next(iter(disagreement.options))} (or another side).",
+    )
 
 
 def with_joints(
@@ -193,6 +198,7 @@ def check_pose(entry: RldsEntry, where: object) -> None:
         UnsupportedSourceError: The data set is video only.
         AmbiguousSourceError: It holds joints, and no robot file was given.
     """
+    check_choices(entry, "pose", where)
     if entry.pose is not None:
         return
     if entry.joints is None:
@@ -221,6 +227,7 @@ def tool_from_gripper(entry: RldsEntry, given: str | None, where: object) -> Flo
     """
     if given is not None:
         return parse_transform(given, "tool_from_gripper")
+    check_choices(entry, "tool_from_gripper", where)
     if entry.tool_from_gripper is None:
         raise AmbiguousSourceError(
             "nobody states which frame of the hand the poses are of",
