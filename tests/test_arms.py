@@ -394,7 +394,7 @@ def test_one_video_may_hold_the_segments_of_several_grippers(separate: Path, tmp
     found = read_trajectory(tmp_path / "t.left.json")
     assert np.abs(found.position - stored.grippers["left"].position).max() < 1e-4
     code, output = run("decode", video, "--cameras", separate, "--grippers", "a,b", "--out", tmp_path / "t.csv")
-    assert code == 1
+    assert code == 2
     assert "--concatenated" in output
 
 

@@ -234,4 +234,4 @@ def test_14_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> N
     words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *words, str(folder / "test_npzsteps.py")]
-    assert re.search(r"\b18 passed", run_program(command, env=env, cwd=tmp_path, timeout=150).stdout)
+    assert re.search(r"\b19 passed", run_program(command, env=env, cwd=tmp_path, timeout=150).stdout)

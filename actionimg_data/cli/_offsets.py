@@ -79,11 +79,13 @@ def write_offsets(mapping: Path, out: Path, found: dict[str, TimeOffset]) -> lis
     """
     import yaml
 
+    from ..untrusted.text import load_yaml
+
     if out.exists():
         raise OutputExistsError(
             "is there already, and its comments would be lost", where=out, hint="Give another name."
         )
-    value = yaml.safe_load(mapping.read_text(encoding="utf-8"))
+    value = load_yaml(mapping)
     lines = [f"# {mapping.name} with the offsets that `actionimg calibrate time` found:"]
     known = []
     for name, offset in found.items():

@@ -37,6 +37,9 @@ HARDLY_SHOWN = 0.2
 """or, where the residuals show less than this share of it, so that a little of anything else would look like much,"""
 EXPLAINED_HARDLY_SHOWN = 0.6
 """this share."""
+COMPRESSED_PX = 0.1
+"""Pixels by which a compressed video moves keypoints at any size, alike from frame to frame (0.05-0.2, the table of
+codecs in docs/performance.md): what shows no more than this in the residuals is no evidence."""
 
 
 class Linear(NamedTuple):

@@ -474,13 +474,14 @@ def _manifest_anew(again: _Again) -> None:
 def _has_recorded(out: Place) -> bool:
     """Whether the index holds what ``verify --record`` writes."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from ..untrusted.parquet import load_parquet
 
     try:
-        table = pq.read_table(pa.BufferReader((out / layout.INDEX).read_bytes()), columns=["undecodable_frames"])
-    except (OSError, pa.ArrowException):
+        column = load_parquet(layout.read_place(out / layout.INDEX))["undecodable_frames"]
+    except (OSError, KeyError, pa.ArrowException):
         return False
-    return bool(table.num_rows and table.column(0).null_count < table.num_rows)
+    return bool(column.null_count < len(column))
 
 
 def _tables_again(out: Place, manifest: DatasetManifest, rows: PlanRows, result: Repaired) -> None:
