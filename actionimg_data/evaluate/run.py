@@ -80,7 +80,7 @@ class _Task:
 class _Found:
     scored: dict[int, Scored] = field(default_factory=dict)
     by_sample: dict[int, PredictionScores] = field(default_factory=dict)
-    beside: dict[str, list[Scored]] = field(default_factory=dict)
+    beside: dict[str, dict[int, Scored]] = field(default_factory=dict)
     failures: list[FailureRow] = field(default_factory=list)
 
 
@@ -357,7 +357,7 @@ def _take(found: _Found, task: _Task, entry: dict[str, Any]) -> None:
     found.scored[task.line].about["prediction"] = task.line
     found.by_sample[task.line] = PredictionScores(**{**entry["scores"], "prediction": task.line})
     for name, one in entry["baselines"].items():
-        found.beside.setdefault(name, []).append(Scored.from_json(one))
+        found.beside.setdefault(name, {})[task.line] = Scored.from_json(one)
 
 
 def _evaluation(run: str, against: str, options: Options, found: _Found, dataset: Dataset) -> Evaluation:
@@ -381,11 +381,11 @@ def _evaluation(run: str, against: str, options: Options, found: _Found, dataset
             BaselineRow(
                 name=name,
                 what=what,
-                predictions=len(found.beside[name]),
-                **figures.scores_of(found.beside[name]).model_dump(),
+                predictions=len(own),
+                **figures.scores_of([own[number] for number in sorted(own)]).model_dump(),
             )
             for name, what in WHAT.items()
-            if name in found.beside
+            if (own := found.beside.get(name))
         ],
         coverage=_coverage(scored, dataset) if options.task == "labelling" else None,
         failures=sorted(found.failures, key=lambda failure: failure.prediction or 0),
