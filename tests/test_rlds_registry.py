@@ -522,6 +522,23 @@ def test_taco_play_takes_the_measured_width_and_not_the_command_about_which_sour
         read(folder, tool_from_gripper="identity", choose=("gripper=other",))
 
 
+def test_inspect_shows_the_grippers_command_beside_its_width(tmp_path: Path) -> None:
+    folder, _ = taco(tmp_path)
+    shown = RLDSConverter(RLDSOptions()).inspect(str(folder))["gripper"]
+    ((_, lines),) = shown.items()
+    # The width opens; of the command only look at the signs: -1 -1 1 1 1 -1.
+    assert lines["observation/robot_obs[6]"] == "▁▂▄▅▇█  0 … 0.08"
+    position, turns = poses()
+    opened = np.arange(STEPS) % 2 == 0
+    other = build(tmp_path / "bridge", "bridge", {
+        "observation/state": np.concatenate([position, turns.as_euler("xyz"), np.zeros((STEPS, 1))], axis=1),
+        "observation/image": pictures(), "action/open_gripper": opened,
+        "observation/natural_language_instruction": TEXT,
+    })  # fmt: skip
+    ((_, lines),) = RLDSConverter(RLDSOptions()).inspect(str(other))["gripper"].items()
+    assert lines == {"action/open_gripper": "█▁█▁█▁  0 … 1"}
+
+
 def test_sides_of_a_disagreement_are_named_and_chosen(tmp_path: Path) -> None:
     position, turns = poses()
     values = {

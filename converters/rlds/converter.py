@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,10 +38,12 @@ from ..base import Converter, ConverterOptions, Detection
 from ..kit.frames import FlippedFrames, flipped
 from ..kit.kinematics import Chain
 from ..kit.mjcf import robot_files
-from . import cameras, keep, layout, motion, registry
+from . import cameras, keep, layout, motion, registry, signals
 from .reader import Place, Record, RLDSDataset, Shard
 
 MAX_INSTRUCTIONS = 16
+_LOOKED_AT = 3
+"""Episodes of which `inspect` shows the gripper."""
 _DEPTH_NUMBERS = ("float32", "float64", "uint16", "int32")
 FloatArray = NDArray[np.float64]
 
@@ -604,6 +607,7 @@ class RLDSConverter(Converter):
                 "files": len(shards),
                 "absent": sum(not s.path.is_file() for s in shards),
             }
+        entry: RldsEntry | None = None
         try:
             entry_name, entry = registry.find(dataset, self.options.config)
             known: Any = {
@@ -629,8 +633,11 @@ class RLDSConverter(Converter):
             "registry": known,
         }
         try:
-            place = next(dataset.places(self.options.from_split))
+            places = list(itertools.islice(dataset.places(self.options.from_split), _LOOKED_AT))
+            place = next(iter(places))
             record = dataset.record(place)
+            # Which way is open shows in how commands and measured widths go together.
+            report["gripper"] = {p.id: signals.gripper_lines(dataset.record(p), entry) for p in places}
             report["first episode"] = {"id": place.id, "steps": record.num_steps}
             report["features"] = dataset.tree(_readable(record))
         except StopIteration:
