@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from standing_converter import Standing
 from synthetic_converter import SyntheticConverter, write_source
 from test_engine import run, tree
 from test_repair import TWO, _registered, flip  # noqa: F401 (a fixture that registers the converter)
@@ -180,18 +181,6 @@ def stopped_once(mark: Path) -> Iterator[list[int]]:
         for pid in done:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-class Standing(SyntheticConverter):
-    """Says who reads the second episode, the first time, and waits until that was noticed; or every time for ever."""
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        mark = Path(os.environ["MARK"])
-        if ref.id.endswith("1") and (not mark.exists() or os.environ.get("EVERY")):
-            mark.with_suffix(".part").write_text(str(os.getpid()))
-            mark.with_suffix(".part").rename(mark)
-            time.sleep(60)
-        return super().read(ref)
 
 
 def test_a_frozen_worker_is_named_ended_and_its_shard_given_to_another(

@@ -25,7 +25,7 @@ from .outline import Hand
 from .refine import Recorded, split_sights
 from .shape import GripperShape
 from .shift import best_shift
-from .solve import SEARCH_PX, Priors, Solution, as_found, motion, score, solve
+from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
 
 FloatArray = NDArray[np.float64]
 Verdict = Literal["found", "cannot tell"]
@@ -63,9 +63,6 @@ SAME_SHARE: Final = 0.02
 
 NEAR_SHARE: Final = 0.05
 """Ends that lie within this share are one solution, known no better than they lie apart."""
-
-INFLATION: Final = 1.5
-"""Errors found on the setting half were larger than the equations say by about this factor, see docs/calibration.md."""
 
 _WORTH: Final = 0.004
 """Edge score that one squared standard deviation of a size or of the mounting costs."""

@@ -16,7 +16,7 @@ from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
 from .evidence import Evidence, Masks, gather, intrinsics, static_pose
 from .shape import GripperShape
 from .shift import best_shift
-from .solve import SEARCH_PX, Priors, Solution, motion, score, solve
+from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
 
 FloatArray = NDArray[np.float64]
 
@@ -193,7 +193,7 @@ def refine_camera(
     if max(float(np.mean([s.moved for s in e.sights])) for e in gathered) < MIN_MOVED:
         return refused("nothing moves where the gripper should be", given, evidence=kept)
     fitted, judged = split_sights(gathered)
-    best = _search(fitted, given, priors)
+    best = _search(fitted, given, priors, not with_masks)
     if best is None:
         return refused("the gripper is too small in the picture", given, evidence=kept)
     # Once more with the frames that the gripper is in according to the pose that was found.
@@ -205,10 +205,12 @@ def refine_camera(
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
     fitted, judged = split_sights(gathered)
-    best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:])
+    best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:], fit_sizes=not with_masks, begin=best)
+    # Judged with the gripper as it was found, so that only the pose makes the difference.
+    judged = [as_found(e, best) for e in judged] if not with_masks else judged
     before, after = score([judged], [given]), score([judged], best.poses)
     scale = gathered[0].scale
-    covariance = best.covariance[:6, :6]
+    covariance = best.covariance[:6, :6] * (1.0 if with_masks else INFLATION**2)
     errors = _errors(gathered, best.poses[0], given, covariance)
     figures: dict[str, Any] = {
         "score_before": float(before.mean()),
@@ -264,7 +266,7 @@ def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evi
     return fitted, judged
 
 
-def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors) -> Solution | None:
+def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors, fit_sizes: bool) -> Solution | None:
     """The best of the fits that start at the shifts at which the outline fits well."""
     first = max(fitted, key=lambda e: len(e.sights))
     shift = best_shift(first, given)
@@ -274,8 +276,8 @@ def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors) -> So
     for u, v in shift.peaks:
         turn = np.array([-v / first.K[1, 1], u / first.K[0, 0], 0, 0, 0, 0])
         start = given @ np.asarray(transforms.invert(motion(turn)))
-        found = solve([fitted], [given], priors, [start], SEARCH_PX[:5])
-        value = float(score([fitted], found.poses).mean())
+        found = solve([fitted], [given], priors, [start], SEARCH_PX[:5], fit_sizes=fit_sizes)
+        value = float(score([[as_found(e, found) for e in fitted] if fit_sizes else fitted], found.poses).mean())
         if best is None or value > best[0]:
             best = (value, found)
     return None if best is None else best[1]

@@ -27,6 +27,13 @@ _MIN_EDGE: Final = 0.2
 _CENTRED: Final = 0.6
 _TUKEY: Final = 4.0
 _MIN_SIGMA: Final = 0.35
+INFLATION: Final = 1.5
+"""Where sizes are fitted to edges, errors were larger than the equations say by about this factor on the setting half:
+the real gripper has shapes that no size of the model makes."""
+
+_SIZES_FREE_AT: Final = 3.0
+"""Millimetres of a model's error from which on its sizes are as free as those of any gripper."""
+
 _SHARED_POINTS: Final = 6.0
 """Neighbouring points of an outline err alike: so many count as one."""
 
@@ -43,6 +50,7 @@ class Priors:
         reach_m: Of the gripper's position in the hand along the approach: of how far the fingertips reach.
         size_m: Of the distance from the model's surface to the real one's.
         log_focal: Of the logarithm of the focal length.
+        sizes: Times the deviations of the gripper's own sizes (`outline.Size`).
     """
 
     camera_m: float = 0.03
@@ -52,12 +60,13 @@ class Priors:
     reach_m: float = 0.002
     size_m: float = 0.0024
     log_focal: float = 0.1
+    sizes: float = 1.0
 
     def with_model_error(self, error_m: float) -> Priors:
         """The same for a gripper model whose outline is off by ``error_m``; the defaults are those of a millimetre."""
         times = max(error_m, 1e-5) / 1e-3
         scaled = {n: getattr(self, n) * times for n in ("tool_m", "tool_rad", "reach_m", "size_m")}
-        return replace(self, **scaled)
+        return replace(self, **scaled, sizes=min(1.0, times / _SIZES_FREE_AT))
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +296,7 @@ class _Layout:
     def deviations(self, priors: Priors, evidence: Evidence) -> FloatArray:
         cameras = np.tile(np.repeat([priors.camera_rad, priors.camera_m], 3), self.count)
         tool = [priors.tool_rad] * 3 + [priors.tool_m, priors.tool_m, priors.reach_m]
-        sizes = [s.deviation for s in evidence.hand.sizes[: self.number_of_sizes]]
+        sizes = [s.deviation * priors.sizes for s in evidence.hand.sizes[: self.number_of_sizes]]
         focal = [priors.log_focal] * (self.count if self.with_focal else 0)
         return np.concatenate([cameras, tool, [priors.size_m], sizes, focal])
 

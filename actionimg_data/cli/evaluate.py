@@ -248,7 +248,8 @@ def _exit_code(evaluations: Sequence[Evaluation], limits: Sequence[tuple[str, fl
                 missed = True
                 shown = "not known" if found is None else f"{found:.4g}"
                 word = "over" if over else "under"
-                console().print(f"{one.run}: {key} is {shown}, {word} {limit:g}", style="red", markup=False)
+                text = f"{one.run}: {key} is {shown}, {word} {limit:g}"
+                console().print(text, style="red", markup=False, soft_wrap=True)
     if missed:
         return EXIT_VERIFICATION_FAILED
     return EXIT_QUARANTINE if any(one.failures for one in evaluations) else EXIT_DONE
@@ -261,7 +262,7 @@ def _show(evaluation: Evaluation, folder: Path) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True, min_width=14)
     for head in ("10mm 5deg", "mm median", "mm p95", "mm all", "deg median", "deg p95", "gripper", "decoded", "strong"):
         table.add_column(head, justify="right")
     table.add_row(f"{evaluation.samples} predictions", *_cells(evaluation))

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ..errors import CorruptDatasetError
+from ..errors import CorruptDatasetError, OutputError
 from ..objectstore import RemotePath
 from ..scratch import PrivateFolder, sweep
 from . import layout
@@ -161,9 +161,10 @@ def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: i
             return _commit_remote(mark, part, sha256, size, sidecar)
         try:
             return _commit_local(mark, part, sha256, size, sidecar)
-        except FileNotFoundError:
+        except (FileNotFoundError, OutputError) as error:
             # Whoever completed the data set while this process stood still took its files for a killed run's.
-            there = _read(mark)
+            gone = error.__cause__ if isinstance(error, OutputError) else error
+            there = _read(mark) if isinstance(gone, FileNotFoundError) else None
             if there is None:
                 raise
             return there
