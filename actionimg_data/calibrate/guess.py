@@ -54,6 +54,10 @@ BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
 MIN_FLOW: Final = 0.25
+MIN_FLOW_SHARE: Final = 0.6
+"""Where another camera explains the motion so much better, an outline that fits is chance; true cameras of the setting
+half kept 0.7 or more of the best."""
+
 MAX_RIVAL: Final = 0.9
 MAX_STRAIN: Final = 4.0
 """A size or mounting this many of its standard deviations from the model is not believed."""
@@ -337,7 +341,7 @@ def guess_camera(
         "evidence": best.evidence if keep else (),
         "start": best.start,
     }
-    reason = _doubt(best, flow, rivals, errors[0], world)
+    reason = _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
     if reason:
         return cannot(reason, **figures)
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
@@ -531,12 +535,21 @@ def _strain(found: Solution, hand: Hand) -> FloatArray:
     return np.concatenate([found.tool_vector / tool, found.sizes / sizes, [found.size_m / PRIORS.size_m]])
 
 
-def _doubt(best: _Candidate, flow: float, rivals: Sequence[tuple[float, float]], overlay: float, world: _World) -> str:
+def _doubt(
+    best: _Candidate,
+    flow: float,
+    most: float,
+    rivals: Sequence[tuple[float, float]],
+    overlay: float,
+    world: _World,
+) -> str:
     """Why the camera must not be used; empty where it may be."""
     if best.edges < MIN_EDGES:
         return f"the gripper model's outline is not seen clearly (fit {best.edges:.2f} < {MIN_EDGES})"
     if flow < MIN_FLOW:
         return f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
+    if flow < MIN_FLOW_SHARE * most:
+        return f"a camera elsewhere explains the motion far better ({most:.2f} instead of {flow:.2f})"
     near = [(e, a) for e, a in rivals if e > MAX_RIVAL * best.edges]
     if near:
         return f"another camera, which sees the gripper {near[0][1]:.0f} px away, fits as well ({near[0][0]:.2f})"
