@@ -420,3 +420,28 @@ def test_convert_stores_verdicts_quarantines_and_is_unchanged_without(source: Pa
     assert [r["code"] for r in rows] == ["calibration-off"]
     code, _, error = run(*base, tmp_path / "bad", *options, *CONVERT_WORDS)
     assert (code, "check_calibration" in error) == (2, True)
+
+
+def test_exchanged_cameras_and_an_inverted_gripper_are_named(episode: Episode, source: Path, tmp_path: Path) -> None:
+    from actionimg_data.calibrate import polarity, swapped_cameras
+
+    poses = {name: truth(episode, name).world_from_camera for name in FIXED}
+    still = episode.with_views(FIXED)
+    sound = check_episode(still, SHAPE, keep=True)
+    assert swapped_cameras(still, SHAPE, sound) == []
+    assert polarity(sound, poses).verdict == "as said"
+    front, overhead = still.views["front"], still.views["overhead"]
+    views = {
+        **still.views,
+        "front": replace(front, camera=overhead.camera),
+        "overhead": replace(overhead, camera=front.camera),
+    }
+    mixed = replace(still, views=views)
+    assert swapped_cameras(mixed, SHAPE, check_episode(mixed, SHAPE)) == [("front", "overhead")]
+    t = still.trajectory
+    shut = GripperTrajectory(t.position, t.quaternion_xyzw, 1 - t.openness, t.times)
+    found = polarity(check_episode(replace(still, grippers={"": shut}), SHAPE, keep=True), poses)
+    assert found.verdict == "inverted", found
+    assert found.to_json()["sights"] >= 6
+    few = polarity({}, poses)
+    assert few.verdict == "cannot tell"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .check import CameraCheck, check_episode, check_view
 from .guess import CameraGuess, Mark, guess_camera
+from .mixups import Polarity, polarity, swapped_cameras
 from .refine import CameraFit, Recorded, refine_camera
 from .shape import GripperShape
 from .solve import Priors
@@ -20,6 +21,7 @@ __all__ = [
     "CameraGuess",
     "GripperShape",
     "Mark",
+    "Polarity",
     "Priors",
     "Recorded",
     "TimeOffset",
@@ -27,7 +29,9 @@ __all__ = [
     "check_episode",
     "check_view",
     "guess_camera",
+    "polarity",
     "refine_camera",
+    "swapped_cameras",
     "time_offset",
     "tool_or_camera",
 ]

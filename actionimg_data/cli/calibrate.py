@@ -14,7 +14,7 @@ from ._common import emit_error, emit_json, output, progress
 from .guess import guess
 
 if TYPE_CHECKING:
-    from ..calibrate import CameraCheck, CameraFit, ToolCheck
+    from ..calibrate import CameraCheck, CameraFit, Polarity, ToolCheck
     from ..model import Episode
 
 _MARKS = {"ok": "green", "off": "red", "cannot tell": "yellow"}
@@ -50,18 +50,21 @@ def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, 
 
     SOURCE is demonstrations in any format that `actionimg converters` lists, or a data set of ours. For each episode
     and camera: `ok`, `off` with the displacement in pixels, or `cannot tell` with the reason. Where a camera is off it
-    is said whether `tool_from_gripper` explains it. Ends with 3 where anything is off.
+    is said whether `tool_from_gripper` explains it. Cameras of two views that were exchanged, and a gripper that looks
+    closed where it is said to be open, are named. Ends with 3 where anything is wrong.
 
     \b
     actionimg calibrate check ~/rlbench_demos --out look
     actionimg calibrate check recordings --mapping map.yaml --gripper fingertip_reach=0.0135
     actionimg calibrate check ~/rlbench_demos --cameras cameras.json --views front,overhead
     """
-    from ..calibrate import check_episode, tool_or_camera
+    from ..calibrate import check_episode, polarity, swapped_cameras, tool_or_camera
 
     shape, folder = gripper_shape(given), make_folder(out)
     checks: list[CameraCheck] = []
     tools: dict[str, ToolCheck] = {}
+    swapped: dict[str, list[tuple[str, str]]] = {}
+    polarities: dict[str, Polarity] = {}
     pictures: list[str] = []
     failed = 0
     with progress("check", None, "episodes") as advance:
@@ -70,7 +73,11 @@ def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, 
                 emit_error(episode)
                 failed += 1
                 continue
-            found = check_episode(episode, shape, frames=frames, keep=tool or folder is not None)
+            found = check_episode(episode, shape, frames=frames, keep=True)
+            polarities[episode.id] = polarity(found, _poses(episode))
+            exchanged = swapped_cameras(episode, shape, found, frames=frames)
+            if exchanged:
+                swapped[episode.id] = exchanged
             if tool and any(c.verdict == "off" for c in found.values()):
                 tools[episode.id] = tool_or_camera(episode, shape, frames=frames, checks=found)
             for c in found.values():
@@ -83,15 +90,37 @@ def check(source: str, out: str | None, frames: int, tool: bool, as_json: bool, 
             {
                 "checks": [c.to_json() for c in checks],
                 "tool": {name: t.to_json() for name, t in tools.items()},
+                "swapped": {name: [list(pair) for pair in pairs] for name, pairs in swapped.items()},
+                "polarity": {name: p.to_json() for name, p in polarities.items()},
                 "pictures": pictures,
                 "unreadable": failed,
             }
         )
     else:
         _print_checks(checks, tools)
+        _print_mixups(swapped, polarities)
         for path in pictures:
             click.echo(path)
-    _exit(failed, any(c.verdict == "off" for c in checks))
+    inverted = any(p.verdict == "inverted" for p in polarities.values())
+    _exit(failed, bool(swapped) or inverted or any(c.verdict == "off" for c in checks))
+
+
+def _poses(episode: Episode) -> dict[str, Any]:
+    """``world_from_camera`` of the cameras that stand still."""
+    from ..calibrate.evidence import static_pose
+
+    poses = {n: static_pose(v.camera) for n, v in episode.views.items() if v.camera is not None}
+    return {name: pose for name, pose in poses.items() if pose is not None}
+
+
+def _print_mixups(swapped: dict[str, list[tuple[str, str]]], polarities: dict[str, Polarity]) -> None:
+    for name, pairs in swapped.items():
+        for a, b in pairs:
+            why = "each shows the gripper where the other's puts it"
+            output().print(f"[red]{name}: the cameras of {a} and {b} are exchanged[/]: {why}", soft_wrap=True)
+    for name, found in polarities.items():
+        if found.verdict == "inverted":
+            output().print(f"[red]{name}: open and closed are exchanged[/]: {found.reason}", soft_wrap=True)
 
 
 @command.command("refine")
