@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
+from ..schemas.plausibility import Finding
 from ..untrusted import hdf5
 from ..untrusted import text as _text
 from ..untrusted.files import read_bytes
@@ -42,6 +43,7 @@ from .kit import tree as _tree
 from .kit.frames import CroppedFrames
 from .recording.episode import assemble
 from .recording.options import StampedOptions
+from .recording.plausibility import video_findings
 from .recording.recording import Arm, Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
@@ -273,6 +275,7 @@ class DroidConverter(Converter):
         rows = np.arange(len(log)) / RATE_HZ
         times = log.robot_times if measured and log.robot_times is not None else rows
         notes: dict[str, Any] = {}
+        findings: list[Finding] = []
         views = {}
         for name in self.options.only_views:
             serial = serials[name]
@@ -287,9 +290,13 @@ class DroidConverter(Converter):
                     expected=f"{len(log)} pictures, one for each row",
                     found=len(frames),
                 )
+            stated = log.camera_times[serial] if measured else rows
+            video = frames.source if isinstance(frames, CroppedFrames) else frames
+            # The container's rate is the exporter's own; a gap in it is a picture that was lost.
+            findings += video_findings(name, video, stated, False, self.limits)
             views[name] = ViewInput(
                 frames,
-                log.camera_times[serial] if measured else rows,
+                stated,
                 camera,
                 poses,
                 scaled=True,
@@ -319,6 +326,7 @@ class DroidConverter(Converter):
             views=views,
             instructions=self._instructions(folder, metadata, episode),
             assumed=not measured,
+            findings=tuple(findings),
             provenance={
                 "format": "droid",
                 "path": ref.location["path"],

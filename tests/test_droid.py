@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import h5py
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from actionimg_data.errors import (
 )
 from actionimg_data.geometry import rotations
 from actionimg_data.model import Camera, CameraTrack, Episode
+from actionimg_data.plausibility.examine import examine
 
 ROLES = ("exterior_1", "exterior_2", "wrist")
 SERIALS = {"exterior_1": "20000000", "exterior_2": "20001111", "wrist": "20002222"}
@@ -243,6 +245,32 @@ def test_a_video_shorter_than_its_trajectory_is_refused(log: TeleopLog, tmp_path
     write_video(folder / "recordings/MP4/20000000.mp4", log.views["front"].pictures[:7], 15)
     with pytest.raises(FrameCountError, match=r"20000000\.mp4.*expected 10 pictures.*found 7"):
         read(tmp_path, log)
+
+
+def test_pictures_that_the_video_itself_says_are_missing_are_found(
+    log: TeleopLog, tmp_path: Path, folder: Path
+) -> None:
+    """The container goes on as if two pictures were lost, where the log's stamps go on evenly."""
+    path = folder / "recordings/MP4/20000000.mp4"
+    sound = converter(tmp_path, log)
+    (ref,) = sound.discover(str(tmp_path / "droid"))
+    assert "video-times" not in {f.kind for f in examine(sound.read(ref), sound.limits)}
+    gapped = tmp_path / "gapped.mp4"
+    with av.open(str(path)) as old, av.open(str(gapped), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [p for p in old.demux(video=0) if p.dts is not None]
+        period = packets[1].dts - packets[0].dts
+        for k, packet in enumerate(packets):
+            if k >= 5:
+                packet.pts += 2 * period
+                packet.dts += 2 * period
+            packet.stream = stream
+            new.mux(packet)
+    gapped.replace(path)
+    (ref,) = sound.discover(str(tmp_path / "droid"))
+    found = [f for f in examine(sound.read(ref), sound.limits) if f.kind == "video-times"]
+    assert found
+    assert "missing" in found[0].found
 
 
 def test_mono_where_stereo_was_promised_is_read_as_mono_and_recorded(

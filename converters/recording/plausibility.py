@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActionImgError, AmbiguousSourceError, ImplausibleError
-from ...model import Recorded, StreamSamples
+from ...model import FrameSource, Recorded, StreamSamples
 from ...plausibility.examine import examine_streams
 from ...schemas.plausibility import Finding, Limits
 from ...video import VideoFrames
@@ -43,7 +43,7 @@ def _logged(poses: PoseSamples, made_up: bool) -> StreamSamples:
     return StreamSamples("pose", poses.times, poses.position, poses.quaternion_xyzw, made_up=made_up)
 
 
-def video_findings(name: str, frames: VideoFrames, times: FloatArray, made_up: bool, limits: Limits) -> list[Finding]:
+def video_findings(name: str, frames: FrameSource, times: FloatArray, made_up: bool, limits: Limits) -> list[Finding]:
     """Where a video's own stamps contradict those that are stated for its pictures.
 
     Recorders often write a constant rate of their own into the container, so that only what it says beside that
@@ -51,12 +51,12 @@ def video_findings(name: str, frames: VideoFrames, times: FloatArray, made_up: b
 
     Args:
         name: Of the view.
-        frames: The video.
+        frames: The video; of other pictures nothing is said.
         times: ``(N,)`` the stated stamps of its pictures, in seconds.
         made_up: They are made from a stated rate.
         limits: What is plausible.
     """
-    own = frames.times
+    own = frames.times if isinstance(frames, VideoFrames) else None
     if own is None or len(own) != len(times) or len(own) < 3:
         return []
     periods, stated = np.diff(own), np.diff(times)
