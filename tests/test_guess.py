@@ -17,6 +17,7 @@ from actionimg_data.calibrate.files import guess_file
 from actionimg_data.calibrate.pictures import mark_sheet
 from actionimg_data.calibrate.pool import alike, background_edges, same_camera
 from actionimg_data.calibrate.solve import Priors, as_found, solve
+from actionimg_data.cameras.calibrated import CalibratedCamera, Distortion
 from actionimg_data.cameras.files import load_cameras
 from actionimg_data.cli import main
 from actionimg_data.demo.scene import SceneRenderer, make_cameras, make_motion
@@ -68,6 +69,10 @@ def test_a_camera_is_found_from_motion_alone_and_says_how_far_it_may_be_off(reco
     content = guess_file([found], {recorded.episode: recorded})
     assert content["cameras"]["front"]["origin"]["kind"] == "guessed"
     assert content["guesses"][0]["verdict"] == "found"
+    lens = CalibratedCamera(TRUTH.K, SIZE, SIZE, distortion=Distortion("pinhole", (0.1, 0, 0, 0)), pixel_centre=0.5)
+    bent = guess_file([found], {recorded.episode: recorded}, {"front": lens})["cameras"]["front"]
+    assert bent["distortion"] == {"model": "pinhole", "coefficients": [0.1, 0, 0, 0]}
+    assert bent["K"] == TRUTH.K.tolist()
 
 
 def test_marks_of_another_place_lead_away_and_wrong_marks_are_refused(recorded: Recorded) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cameras.files import UserCameras, scaled_to
+from ..cameras.files import CalibratedCamera, UserCameras, scaled_to
 from ..errors import InvalidCameraError
 from ..model import Episode
 from .guess import CameraGuess
@@ -45,12 +45,17 @@ def write_camera_file(path: Path, fits: Sequence[CameraFit]) -> None:
     path.write_text(json.dumps(camera_file(fits), indent=1) + "\n", encoding="utf-8")
 
 
-def guess_file(guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded]) -> dict[str, Any]:
+def guess_file(
+    guesses: Sequence[CameraGuess],
+    recorded: Mapping[str, Recorded],
+    lenses: Mapping[str, CalibratedCamera] | None = None,
+) -> dict[str, Any]:
     """The content of a camera file with the cameras that were found, and with what was found out of all of them.
 
     Args:
         guesses: Of all views.
         recorded: The episodes, by id: a camera on the hand has a pose a picture.
+        lenses: Of views whose distortion was taken out before: the file is for the pictures as they are.
     """
     good = [g for g in guesses if g.found]
     names = [g.view for g in guesses]
@@ -58,11 +63,11 @@ def guess_file(guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded])
     episodes: dict[str, dict[str, Any]] = {}
     for g in good:
         if g.gripper_from_camera is None and names.count(g.view) == 1:
-            cameras[g.view] = g.entry()
+            cameras[g.view] = g.entry() | _lens(g.view, lenses)
         else:
             for episode in g.episodes:
                 trajectory = next(iter(recorded[episode].arms.values()))
-                episodes.setdefault(episode, {})[g.view] = g.entry(trajectory)
+                episodes.setdefault(episode, {})[g.view] = g.entry(trajectory) | _lens(g.view, lenses)
     out: dict[str, Any] = {"axes": "opencv"}
     if cameras:
         out["cameras"] = cameras
@@ -72,9 +77,23 @@ def guess_file(guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded])
     return out
 
 
-def write_guesses(path: Path, guesses: Sequence[CameraGuess], recorded: Mapping[str, Recorded]) -> None:
+def _lens(view: str, lenses: Mapping[str, CalibratedCamera] | None) -> dict[str, Any]:
+    """What an entry says of a lens that distorts."""
+    lens = None if lenses is None else lenses.get(view)
+    if lens is None or lens.distortion is None or lens.distortion.is_zero:
+        return {}
+    distortion = {"model": lens.distortion.model, "coefficients": list(lens.distortion.coefficients)}
+    return {"K": lens.K.tolist(), "pixel_centre": lens.pixel_centre, "distortion": distortion}
+
+
+def write_guesses(
+    path: Path,
+    guesses: Sequence[CameraGuess],
+    recorded: Mapping[str, Recorded],
+    lenses: Mapping[str, CalibratedCamera] | None = None,
+) -> None:
     """Write `guess_file`."""
-    path.write_text(json.dumps(guess_file(guesses, recorded), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(guess_file(guesses, recorded, lenses), indent=1) + "\n", encoding="utf-8")
 
 
 def with_cameras(episode: Episode, cameras: UserCameras) -> Episode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,8 @@ def guess(
             advance()
     if out is not None and any(g.found for g in guesses):
         try:
-            write_guesses(Path(out), guesses, {r.episode: r for all_of in recorded.values() for r in all_of})
+            episodes = {r.episode: r for all_of in recorded.values() for r in all_of}
+            write_guesses(Path(out), guesses, episodes, _scaled(lenses, recorded))
         except OSError as error:
             raise OutputError("cannot write", where=out, found=error.strerror) from None
         written.insert(0, out)
@@ -152,6 +153,20 @@ def _lens(lenses: dict[str, CalibratedCamera], name: str) -> CalibratedCamera | 
     if name not in lenses and len(lenses) > 1:
         raise MissingViewError("has no such camera", field="--intrinsics", expected=" ".join(lenses), found=name)
     return lenses.get(name) or next(iter(lenses.values()))
+
+
+def _scaled(
+    lenses: dict[str, CalibratedCamera], recorded: Mapping[str, Sequence[Recorded]]
+) -> dict[str, CalibratedCamera]:
+    """The lens of each view, for pictures of its size."""
+    from ..cameras.files import scaled_to
+
+    found = {}
+    for name, episodes in recorded.items():
+        lens, frames = _lens(lenses, name), episodes[0].view.frames
+        if lens is not None:
+            found[name] = scaled_to(lens, frames.width, frames.height, name)
+    return found
 
 
 def _straight(view: View, lenses: dict[str, CalibratedCamera], name: str) -> View:
