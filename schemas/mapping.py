@@ -39,6 +39,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def moment_of(text: str) -> datetime:
+    """The date and time of an ISO 8601 text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    # Python 3.10 does not know the letter for UTC.
+    return datetime.fromisoformat(text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text)
+
+
 class TimeSource(_Model):
     """Whose stamps a stream has: a column of stamps, or (assumed, and recorded as such) a constant rate."""
 
@@ -86,7 +96,7 @@ class TimeSource(_Model):
                 raise ValueError(f"{self.zone!r} is no time zone; one is e.g. Europe/Berlin, or UTC") from None
         if isinstance(self.start, str):
             try:
-                datetime.fromisoformat(self.start)
+                moment_of(self.start)
             except ValueError:
                 raise ValueError(f"start is no date and time: {self.start!r}") from None
         return self
@@ -96,7 +106,7 @@ class TimeSource(_Model):
         """Seconds since 1970 of `start`; 0 where it is not said."""
         if not isinstance(self.start, str):
             return self.start or 0.0
-        moment = datetime.fromisoformat(self.start)
+        moment = moment_of(self.start)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=ZoneInfo(self.zone or "UTC"))
         return moment.timestamp()

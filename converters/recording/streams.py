@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from ...errors import AmbiguousSourceError, InvalidTrajectoryError, MissingCalibrationError, WrongFormatError
 from ...geometry import rotations, transforms
-from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS, TIME_UNITS, Gripper, Joints, PoseStream, Rotation
+from ...schemas.mapping import (
+    ANGLE_UNITS,
+    LENGTH_UNITS,
+    TIME_UNITS,
+    Gripper,
+    Joints,
+    PoseStream,
+    Rotation,
+    moment_of,
+)
 from ...schemas.plausibility import Finding, Limits
 from ..kit.kinematics import Chain
 from ..kit.tables import Table
@@ -48,7 +57,7 @@ def parsed_times(values: NDArray[Any], where: object, field: str) -> tuple[NDArr
     moments = []
     for row, text in enumerate(values):
         try:
-            moments.append(datetime.fromisoformat(str(text).strip()))
+            moments.append(moment_of(str(text).strip()))
         except ValueError:
             raise WrongFormatError(
                 "is not a column of stamps",
@@ -60,7 +69,7 @@ def parsed_times(values: NDArray[Any], where: object, field: str) -> tuple[NDArr
     zoned = {m.tzinfo is not None for m in moments}
     if len(zoned) > 1:
         raise WrongFormatError("only some stamps name their zone", where=where, field=field)
-    as_utc = [m.astimezone(UTC).replace(tzinfo=None) if m.tzinfo is not None else m for m in moments]
+    as_utc = [m.astimezone(timezone.utc).replace(tzinfo=None) if m.tzinfo is not None else m for m in moments]
     return np.asarray(as_utc, dtype="M8[us]").astype("M8[ns]"), zoned == {True}
 
 

@@ -298,7 +298,7 @@ def _(folder: Path) -> dict[str, Any]:
 
 def iso(zone: dt.tzinfo | None) -> Callable[[float], str]:
     def text(t: float) -> str:
-        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=round(t * 1e6))
+        moment = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc) + dt.timedelta(microseconds=round(t * 1e6))
         return (moment if zone is None else moment.astimezone(zone)).isoformat()
 
     return text
