@@ -227,7 +227,6 @@ class _Candidate:
     found: Solution
     edges: float
     worth: float
-    evidence: tuple[Evidence, ...] = ()
 
 
 def guess_camera(
@@ -314,7 +313,6 @@ def guess_camera(
         return cannot("no camera that fits the motion shows the gripper in enough frames")
     carried.sort(key=lambda c: -c.worth)
     best = carried[0]
-    best = replace(best, evidence=tuple(world.gather(best.K, best.pose, FRAMES, keep=keep)))
     flow = float(flow_search.score(_cameras(best, scale), parts, middle * scale, aspect)[0])
     away = [world.apart(best, other) for other in carried[1:]]
     rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > NEAR_SHARE * width)
@@ -338,7 +336,7 @@ def guess_camera(
         "focal_px": float(best.K[0, 0]),
         "focal_interval_px": errors[3],
         "gripper": _differences(best.found, shape.hand),
-        "evidence": best.evidence if keep else (),
+        "evidence": tuple(world.gather(best.K, best.pose, FRAMES, keep=True)) if keep else (),
         "start": best.start,
     }
     reason = _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
