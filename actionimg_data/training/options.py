@@ -15,6 +15,7 @@ Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
 Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
+Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
 Stream = Literal["depth", "mask"]
 
@@ -85,6 +86,11 @@ class SampleOptions(_Options):
     views: Count = Field(2, description="Number of views of a sample.")
     view_names: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = Field(
         None, description="Draw from these views only; all by default."
+    )
+    few_views: Few = Field(
+        "error",
+        description="What becomes of samples with fewer views, where a data set's samples differ in them: an `error`, "
+        "or `skip` them.",
     )
     size: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = Field(
         (512, 512),
@@ -208,7 +214,9 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        return self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        decided = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        # It came later: states of before know nothing of it.
+        return {name: value for name, value in decided.items() if (name, value) != ("few_views", "error")}
 
 
 class StreamOptions(_Options):
