@@ -47,6 +47,11 @@ _SIZES: Final = ("width", "height")
 _NAMES: Final = (*_TO_CAMERA, *_FROM_CAMERA, *_INTRINSICS, *_FOCALS, *_PRINCIPAL, *_SIZES, "views")
 _SQUEEZE: Final = 0.03
 """Largest difference in aspect: such programs round their pictures' sides to multiples of 14 or 16."""
+_WHOLE_PX: Final = 0.02
+_NEAR: Final = 0.1
+
+Sizes = Mapping[str, tuple[int, int]]
+"""Views of an episode, in order, with the width and height of their pictures."""
 
 
 def with_conditioning(episode: Episode, place: str) -> Episode:
@@ -65,7 +70,8 @@ def with_conditioning(episode: Episode, place: str) -> Episode:
         InvalidCameraError, FrameCountError: A camera is for pictures of another shape, or of another number.
     """
     path = Path(place.replace(EPISODE, episode.id))
-    kind, found = _read(path, tuple(episode.views), len(episode))
+    sizes = {name: (view.frames.width, view.frames.height) for name, view in episode.views.items()}
+    kind, found = _read(path, sizes, len(episode))
     views = {}
     for name, view in episode.views.items():
         if name not in found:
@@ -85,7 +91,7 @@ def with_conditioning(episode: Episode, place: str) -> Episode:
     return replace(episode, views=views, provenance={**episode.provenance, "conditioning": record})
 
 
-def _read(path: Path, views: Sequence[str], frames: int) -> tuple[str, dict[str, CameraTrack]]:
+def _read(path: Path, views: Sizes, frames: int) -> tuple[str, dict[str, CameraTrack]]:
     """What kind of estimate it is, and the cameras by view: of one picture, or of every picture."""
     if path.is_file() and path.suffix == ".npz":
         arrays: dict[str, NDArray[Any]] = load_npz(path, path, MAX_FILE)
@@ -114,7 +120,7 @@ def _read(path: Path, views: Sequence[str], frames: int) -> tuple[str, dict[str,
 
 
 def _of_arrays(
-    arrays: Mapping[str, NDArray[Any]], where: Path, views: Sequence[str], frames: int
+    arrays: Mapping[str, NDArray[Any]], where: Path, views: Sizes, frames: int
 ) -> tuple[str, dict[str, CameraTrack]]:
     to_camera, from_camera = _one(arrays, _TO_CAMERA), _one(arrays, _FROM_CAMERA)
     if (to_camera is None) == (from_camera is None):
@@ -136,7 +142,7 @@ def _of_arrays(
     count = max(pose.shape[1], K.shape[1])
     tracks = {}
     for i, name in enumerate(names):
-        width, height = _size(arrays, K[i], where, name)
+        width, height = _size(arrays, K[i], views.get(name), where, name)
         k, p = (np.broadcast_to(part, (count, *part.shape[1:])) for part in (K[i], pose[i]))
         tracks[name] = CameraTrack(k, p, width, height)
     return ("vggt" if to_camera is not None else "dust3r"), tracks
@@ -201,23 +207,31 @@ def _intrinsics(arrays: Mapping[str, NDArray[Any]], views: int, frames: int, whe
     return K
 
 
-def _size(arrays: Mapping[str, NDArray[Any]], K: FloatArray, where: Path, view: str) -> tuple[int, int]:
-    """Width and height of the pictures that a K is for: as stated, else twice the principal point."""
+def _size(
+    arrays: Mapping[str, NDArray[Any]], K: FloatArray, own: tuple[int, int] | None, where: Path, view: str
+) -> tuple[int, int]:
+    """Width and height of the pictures that a K is for.
+
+    As stated; else twice the principal point, which such programs put into the middle of what they look at; else the
+    size of the view's own pictures, where the principal point is near their middle.
+    """
     if all(name in arrays for name in _SIZES):
         return int(arrays["width"]), int(arrays["height"])
     twice = 2 * K[0, :2, 2]
-    if np.abs(twice - np.rint(twice)).max() > 0.02 or np.abs(K[:, :2, 2] - K[0, :2, 2]).max() > 0.01:
-        raise InvalidCameraError(
-            "does not say for which size of pictures it is, and its principal point is not their centre",
-            where=where,
-            field=view,
-            expected="width and height beside the intrinsics",
-            found=f"principal point {K[0, 0, 2]:g} {K[0, 1, 2]:g}",
-        )
-    return int(np.rint(twice[0])), int(np.rint(twice[1]))
+    if np.abs(twice - np.rint(twice)).max() <= _WHOLE_PX and np.abs(K[:, :2, 2] - K[0, :2, 2]).max() <= _WHOLE_PX:
+        return int(np.rint(twice[0])), int(np.rint(twice[1]))
+    if own is not None and np.abs(twice / own - 1).max() < _NEAR:
+        return own
+    raise InvalidCameraError(
+        "does not say for which size of pictures it is, and its principal point is not their centre",
+        where=where,
+        field=view,
+        expected="width and height beside the intrinsics",
+        found=f"principal point {K[0, 0, 2]:g} {K[0, 1, 2]:g}",
+    )
 
 
-def _colmap(path: Path, views: Sequence[str]) -> dict[str, CameraTrack]:
+def _colmap(path: Path, views: Sizes) -> dict[str, CameraTrack]:
     """Cameras by view of pictures that are called ``VIEW.png``, or of all that lie in a folder ``VIEW/``."""
     pictures = colmap(path, keyed=str)
     tracks = {}

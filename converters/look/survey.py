@@ -18,7 +18,6 @@ from ...errors import ActionImgError, AmbiguousSourceError, SourceNotFoundError,
 from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
-from ..folder import VIDEO_SUFFIXES
 from ..kit import tables
 from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
@@ -26,6 +25,7 @@ from ..kit.bags.pictures import BagFrames
 from ..kit.bags.reader import SUFFIXES, Access, bag_suffix, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
+from ..kit.videos import VIDEO_SUFFIXES
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
