@@ -40,7 +40,7 @@ from ..untrusted.files import read_bytes
 from ..untrusted.text import load_json
 from .base import Converter, ConverterOptions, Detection, Streams
 from .kit.frames import CroppedFrames
-from .kit.tree import file_stamp, files_with_sizes, plain_id, source_folder, subfolders
+from .kit.tree import file_stamp, files_with_sizes, folders_with, plain_id, source_folder
 from .recording.episode import assemble
 from .recording.options import StampedOptions
 from .recording.plausibility import video_findings
@@ -503,15 +503,7 @@ def _streams(log: _Log, episode: str) -> Streams:
 
 def _episodes(root: Path, max_folders: int | None = None) -> Iterator[Path]:
     """Folders at or below ``root`` that hold ``trajectory.h5``, in natural order."""
-    pending = [root]
-    looked = 0
-    while pending and (max_folders is None or looked < max_folders):
-        folder = pending.pop()
-        looked += 1
-        if (folder / TRAJECTORY).is_file():
-            yield folder
-            continue
-        pending.extend(reversed(subfolders(folder)))
+    return folders_with(root, lambda folder: (folder / TRAJECTORY).is_file(), max_folders)
 
 
 def _video_folder(folder: Path) -> Path:

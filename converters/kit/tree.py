@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -108,6 +108,24 @@ def some_files(root: Path, ending: str | tuple[str, ...], max_folders: int = 500
         found = [e.name for e in entries if e.name.lower().endswith(ending) and e.is_file()]
         yield from (folder / name for name in sorted(found, key=natural_key))
         left.extend(reversed(_folders(folder, entries)))
+
+
+def folders_with(root: Path, found: Callable[[Path], bool], max_folders: int | None = None) -> Iterator[Path]:
+    """Folders at or below ``root`` that are an episode, in natural order; what lies in one is not looked into.
+
+    Args:
+        root: Where to begin.
+        found: Says of a folder whether it is one, e.g. by a file that it holds.
+        max_folders: Give up quietly after so many folders (None: never).
+    """
+    pending, looked = [root], 0
+    while pending and (max_folders is None or looked < max_folders):
+        folder = pending.pop()
+        looked += 1
+        if found(folder):
+            yield folder
+            continue
+        pending.extend(reversed(subfolders(folder)))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
