@@ -94,7 +94,8 @@ _TRAINERS = ("diffsynth", "musubi", "finetrainers", "cosmos")
 @click.option("--val-fraction", type=float, help="cosmos: share of the samples that go to val (default 0).")
 @click.option(
     "--reuse",
-    type=click.Path(exists=True, file_okay=False),
+    type=click.Path(),
+    metavar="DEST",
     help="trainers: hard-link the clips of a finished export of the same windows for another trainer.",
 )
 @click.option("--num-workers", "-j", type=click.IntRange(1), help="trainers: processes (default: cores).")
