@@ -156,7 +156,10 @@ def refuse_options(path: str, given: dict[str, bool]) -> None:
     for option, there in given.items():
         if there:
             raise InvalidSpecError(
-                "is an option of a list of samples", where=path, field=option, hint=f"Add --list, or leave {option} out."
+                "is an option of a list of samples",
+                where=path,
+                field=option,
+                hint=f"Add --list, or leave {option} out.",
             )
 
 

@@ -21,8 +21,9 @@ from ..objectstore import RemotePath, is_url
 from ..schemas import ActionImageSpec, SampleRow, index_schema
 from ..shards import layout
 from ..shards.layout import Place
+from ..shards.manifest import read_manifest
+from ..shards.members import Sidecars, read_index, read_members
 from ..shards.where import parse_where
-from ..shards.members import Sidecars, open_manifest, read_index, read_members
 
 _TAR: Final = ".tar"
 
@@ -58,7 +59,7 @@ class ShardSource:
         self.path = path
         self._root = _place(path, storage_options)
         self._verify = verify
-        self.manifest = open_manifest(self._root)
+        self.manifest = read_manifest(self._root)
         self._sidecars = Sidecars(self._root, self.manifest)
         self._sizes: dict[str, int] = {}
         table = read_index(self._root, self.manifest, verify) if shards is None else self._table_of(shards)
