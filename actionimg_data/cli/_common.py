@@ -104,12 +104,10 @@ def progress_columns(description: str, unit: str, more: str = "", room: int = 0)
     spare = console().width - len(description) - len(unit) - 28
     shown = bool(more) and spare - room >= _BAR[0]
     width = max(_BAR[0], min(_BAR[1], spare - (room if shown else 0)))
-    return (
-        TextColumn("{task.description}"),
-        *([BarColumn(bar_width=width)] if spare >= _BAR[0] else []),
-        MofNCompleteColumn(),
-        *([] if spare < 0 else [TextColumn(f"{unit} · {more} ·" if shown else unit), TimeRemainingColumn(compact=True)]),
-    )
+    bar = (BarColumn(bar_width=width),) if spare >= _BAR[0] else ()
+    text = TextColumn(f"{unit} · {more} ·" if shown else unit)
+    rest = (text, TimeRemainingColumn(compact=True)) if spare >= 0 else ()
+    return (TextColumn("{task.description}"), *bar, MofNCompleteColumn(), *rest)
 
 
 @contextmanager
