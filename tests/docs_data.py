@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lab_logs import renamed_cameras, write_bridge_raw
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -111,6 +112,17 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
+    def _bridge_raw(self, dest: Path) -> None:
+        for number in range(2):
+            write_bridge_raw(self._lab_log(number), dest, number)
+
+    def _bridge_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), {"front": "image_0", "overhead": "image_1"})))
+
+    @staticmethod
+    def _lab_log(seed: int) -> recordings.TeleopLog:
+        return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
+
     def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
         log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
@@ -164,4 +176,6 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "libero": DocsData._simulator,
     "aloha": DocsData._simulator,
     "umi": DocsData._simulator,
+    "bridge_raw": DocsData._bridge_raw,
+    "bridge_cameras.json": DocsData._bridge_cameras,
 }
