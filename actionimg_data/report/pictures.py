@@ -29,6 +29,16 @@ def fit(image: Image, height: int, width: int) -> Image:
     return resize.apply(image, crop.center_crop(image.shape[0], image.shape[1], height, width))
 
 
+def over_camera(action: Image, spec: ActionImageSpec) -> Image:
+    """An action image ``(H, W, 3)`` as it lies over the camera's picture, whatever its field of view."""
+    if spec.fov_scale == 1:
+        return action
+    height, width = action.shape[:2]
+    s, x, y = 1 / spec.fov_scale, (width - 1) / 2, (height - 1) / 2
+    back = np.array([[s, 0, x - s * x], [0, s, y - s * y]])
+    return np.asarray(cv2.warpAffine(action, back, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
+
+
 def blend(rgb: Image, action: Image, spec: ActionImageSpec, grippers: int = 1) -> Image:
     """The blobs of ``action`` painted over ``rgb``; the pedestals of its ``grippers`` are left out, so that the picture
     shows through.
@@ -126,7 +136,7 @@ def triptychs(
     for index, picture in zip(frames, source.frames.frames(list(frames)), strict=True):
         rgb = fit(picture, spec.height, spec.width)
         action = render_merged(episode.grippers, camera, spec, slice(index, index + 1))[0]
-        overlay = blend(rgb, action, spec, len(episode.grippers))
+        overlay = blend(rgb, over_camera(action, spec), spec, len(episode.grippers))
         for uv, valid in seen.values():
             mark(overlay, uv[index], valid[index])
         if text:
@@ -143,12 +153,12 @@ def triptychs(
 def keypoints_of(
     episode: Episode, view: str, spec: ActionImageSpec
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """``uv (T, 3, 2)`` and ``valid (T, 3)`` of each gripper's keypoints in a view that has a camera."""
+    """``uv (T, 3, 2)`` and ``valid (T, 3)`` of each gripper's keypoints in the picture of a view that has a camera."""
     camera = episode.views[view].camera
     if camera is None:
         raise MissingCalibrationError("cannot draw action images without a camera", where=episode.id, field=view)
     fitted = camera.resized(spec.height, spec.width)
-    found = {}
+    found, spec = {}, spec.over_camera()
     for name, trajectory in episode.grippers.items():
         uv, valid = project_keypoints(trajectory, [fitted], spec)
         found[name] = (uv[0], valid[0])
