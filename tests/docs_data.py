@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import lab_logs
 import numpy as np
 import pytest
 
@@ -111,6 +112,17 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
+    def _robotwin(self, dest: Path) -> None:
+        lab_logs.write_robotwin(self._lab_log(), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5")
+
+    def _maniskill(self, dest: Path) -> None:
+        log = self._lab_log()
+        depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
+        lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
+
+    def _lab_log(self) -> recordings.TeleopLog:
+        return lab_logs.small_log(FRAMES, SIZE)
+
     def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
         log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
@@ -163,5 +175,7 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "robomimic": DocsData._simulator,
     "libero": DocsData._simulator,
     "aloha": DocsData._simulator,
+    "robotwin": DocsData._robotwin,
+    "maniskill": DocsData._maniskill,
     "umi": DocsData._simulator,
 }

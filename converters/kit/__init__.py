@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, ZarrFrames
+    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, SwappedFrames, ZarrFrames
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
     from .tables import Table, open_table
@@ -24,7 +24,8 @@ _EXPORTS = {
     ),
     **dict.fromkeys(("PngFrames", "numbered_pictures"), "pictures"),
     **dict.fromkeys(
-        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "ZarrFrames"), "frames"
+        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "SwappedFrames", "ZarrFrames"),
+        "frames",
     ),
     **dict.fromkeys(("Table", "open_table"), "tables"),
     "Chain": "kinematics",
@@ -38,6 +39,7 @@ __all__ = [
     "HDF5Frames",
     "ImageFiles",
     "PngFrames",
+    "SwappedFrames",
     "Table",
     "ZarrFrames",
     "file_stamp",
