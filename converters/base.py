@@ -315,16 +315,3 @@ def detect(source: str) -> dict[str, Detection]:
         if detection is not None:
             found[name] = detection
     return found
-
-
-def looks_like(source: str, but: str) -> str | None:
-    """What other converters recognise in ``source``, for the error of the one that was asked and does not.
-
-    Args:
-        source: What was given.
-        but: Name of the converter that refuses it.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PluginWarning)
-        found = {name: seen for name, seen in detect(source).items() if name != but and not seen.general}
-    return "; ".join(f"{seen.layout}, which `actionimg convert {name}` reads" for name, seen in found.items()) or None

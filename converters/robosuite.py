@@ -45,9 +45,10 @@ from ..untrusted import hdf5
 from ..untrusted.files import read_bytes
 from ..untrusted.text import parse_json
 from .base import ConverterOptions, Detection
-from .kit import tree as _tree
+from .kit.detection import HDF5_ENDINGS, detect_hdf5
 from .kit.frames import HDF5Depth, HDF5Frames
 from .kit.mjcf import MAX_BYTES, Scene, cameras_in
+from .kit.tree import file_stamp, natural_key, plain_id
 from .recording import streams
 from .recording.episode import assemble
 from .recording.recording import Arm, Recording, ViewInput
@@ -64,7 +65,6 @@ from .recording.rows import (
 from .recording.sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
-ENDINGS = (".hdf5", ".h5")
 PANDAS = ("Panda", "MountedPanda", "OnTheGroundPanda")
 PANDA_GRIPPER = "0-1 0 0.08"
 SITE_FROM_GRIPPER = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -238,24 +238,17 @@ class RobosuiteConverter(RowConverter):
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` is of this format."""
-        try:
-            root = Path(source)
-            if not root.exists():
-                return None
-            paths = [root] if root.is_file() else _tree.some_files(root, "", 50)
-            path = next((p for p in paths if p.name.lower().endswith(ENDINGS)), None)
-            if path is None:
-                return None
-            with hdf5.open_hdf5(path) as file:
-                names = _demos(file)
-                layout = cls._recognises(file, file[f"data/{names[0]}"]) if names else None
-        except (OSError, ActionImgError, RuntimeError):
-            return None
-        return None if layout is None else Detection(layout, f"{path.name}: {len(names)} episodes")
+
+        def look(file: h5py.File, path: Path) -> Detection | None:
+            names = _demos(file)
+            layout = cls._recognises(file, file[f"data/{names[0]}"]) if names else None
+            return None if layout is None else Detection(layout, f"{path.name}: {len(names)} episodes")
+
+        return detect_hdf5(source, look)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each group ``data/demo_N`` of each file, in natural order."""
-        root, paths = log_files(source, ENDINGS, "HDF5 file")
+        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
         stamp = self.stamp()
         count = 0
         for path in paths:
@@ -271,7 +264,7 @@ class RobosuiteConverter(RowConverter):
             for name, length in rows.items():
                 count += 1
                 yield EpisodeRef(
-                    _tree.plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
+                    plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
                     {"source": str(root), "path": relative, "demo": name},
                     num_frames=length,
                     fingerprint=state,
@@ -620,7 +613,7 @@ def _demos(file: h5py.File) -> list[str]:
     if not isinstance(data, h5py.Group):
         return []
     names = [n for n in data if re.fullmatch(r"demo_?\d+", n) and isinstance(data.get(n), h5py.Group)]
-    return sorted(names, key=_tree.natural_key)
+    return sorted(names, key=natural_key)
 
 
 def _masked(file: h5py.File, names: list[str], key: str | None, path: Path) -> list[str]:
@@ -692,4 +685,4 @@ def standard_arms(obs: Sequence[str]) -> dict[str, ArmNames]:
 
 
 def _fingerprint(stamp: str, path: Path, rows: dict[str, int | None]) -> str:
-    return hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{stamp} {file_stamp(path)} {rows}".encode()).hexdigest()[:16]

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import lab_logs
+import arm_lab_logs
 import numpy as np
 import pytest
+from lab_logs import renamed_cameras, write_bridge_raw
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -113,15 +114,25 @@ class DocsData:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
     def _robotwin(self, dest: Path) -> None:
-        lab_logs.write_robotwin(self._lab_log(), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5")
+        arm_lab_logs.write_robotwin(
+            arm_lab_logs.small_log(FRAMES, SIZE), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5"
+        )
 
     def _maniskill(self, dest: Path) -> None:
-        log = self._lab_log()
+        log = arm_lab_logs.small_log(FRAMES, SIZE)
         depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
-        lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
+        arm_lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
 
-    def _lab_log(self) -> recordings.TeleopLog:
-        return lab_logs.small_log(FRAMES, SIZE)
+    def _bridge_raw(self, dest: Path) -> None:
+        for number in range(2):
+            write_bridge_raw(self._lab_log(number), dest, number)
+
+    def _bridge_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), {"front": "image_0", "overhead": "image_1"})))
+
+    @staticmethod
+    def _lab_log(seed: int) -> recordings.TeleopLog:
+        return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
 
     def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
@@ -178,4 +189,6 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "robotwin": DocsData._robotwin,
     "maniskill": DocsData._maniskill,
     "umi": DocsData._simulator,
+    "bridge_raw": DocsData._bridge_raw,
+    "bridge_cameras.json": DocsData._bridge_cameras,
 }

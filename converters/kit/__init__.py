@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .detection import detect_file, detect_hdf5
     from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, SwappedFrames, ZarrFrames
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
@@ -22,6 +23,7 @@ _EXPORTS = {
         ("file_stamp", "files_with_sizes", "natural_key", "plain_id", "some_files", "source_folder", "subfolders"),
         "tree",
     ),
+    **dict.fromkeys(("detect_file", "detect_hdf5"), "detection"),
     **dict.fromkeys(("PngFrames", "numbered_pictures"), "pictures"),
     **dict.fromkeys(
         ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "SwappedFrames", "ZarrFrames"),
@@ -42,6 +44,8 @@ __all__ = [
     "SwappedFrames",
     "Table",
     "ZarrFrames",
+    "detect_file",
+    "detect_hdf5",
     "file_stamp",
     "files_with_sizes",
     "natural_key",

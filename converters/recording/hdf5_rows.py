@@ -17,14 +17,14 @@ from ...errors import ActionImgError, InvalidCameraError, WrongFormatError
 from ...geometry import exact, transforms
 from ...model import Episode, EpisodeRef
 from ...untrusted import hdf5
-from ..base import Detection, looks_like
-from ..kit import tree
+from ..base import Detection
+from ..kit.detection import HDF5_ENDINGS, detect_hdf5
+from ..kit.tree import file_stamp, plain_id
 from .episode import assemble
 from .recording import Recording
 from .rows import RowConverter, log_files, numbers_nd
 
 FloatArray = NDArray[np.float64]
-ENDINGS = (".hdf5", ".h5")
 
 
 class HDF5RowConverter(RowConverter):
@@ -61,24 +61,17 @@ class HDF5RowConverter(RowConverter):
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` is of this format."""
-        try:
-            root = Path(source)
-            if not root.exists():
-                return None
-            paths = [root] if root.is_file() else tree.some_files(root, "", 50)
-            path = next((p for p in paths if p.name.lower().endswith(ENDINGS)), None)
-            if path is None:
-                return None
-            with hdf5.open_hdf5(path) as file:
-                found = cls.layout(file)
-                count = 0 if found is None else len(cls.episodes(file))
-        except (OSError, ActionImgError, RuntimeError):
-            return None
-        return None if found is None else Detection(found, f"{path.name}: {count} episode{'s' * (count != 1)}")
+
+        def look(file: h5py.File, path: Path) -> Detection | None:
+            found = cls.layout(file)
+            count = 0 if found is None else len(cls.episodes(file))
+            return None if found is None else Detection(found, f"{path.name}: {count} episode{'s' * (count != 1)}")
+
+        return detect_hdf5(source, look)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each episode of each file, in natural order."""
-        root, paths = log_files(source, ENDINGS, "HDF5 file")
+        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
         stamp = self.stamp()
         count = 0
         for path in paths:
@@ -95,7 +88,7 @@ class HDF5RowConverter(RowConverter):
                 count += 1
                 place = relative.rsplit(".", 1)[0]
                 yield EpisodeRef(
-                    tree.plain_id(f"{place}/{name}" if name else place),
+                    plain_id(f"{place}/{name}" if name else place),
                     {"source": str(root), "path": relative, "episode": name},
                     num_frames=length,
                     fingerprint=state,
@@ -105,7 +98,7 @@ class HDF5RowConverter(RowConverter):
                 f"no {self.name} episode found",
                 where=source,
                 expected=self.expected,
-                found=looks_like(source, self.name) or f"{paths[0].name} and {len(paths) - 1} more of another kind",
+                found=f"{paths[0].name}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
             )
 
     def _rows(self, path: Path) -> dict[str, int | None]:
@@ -114,8 +107,8 @@ class HDF5RowConverter(RowConverter):
             return {} if self.layout(file) is None else self.episodes(file)
 
     def _state(self, stamp: str, path: Path, rows: Mapping[str, int | None]) -> str:
-        others = [tree.file_stamp(other) if other.is_file() else "" for other in self.beside(path)]
-        return hashlib.sha256(f"{stamp} {tree.file_stamp(path)} {others} {rows}".encode()).hexdigest()[:16]
+        others = [file_stamp(other) if other.is_file() else "" for other in self.beside(path)]
+        return hashlib.sha256(f"{stamp} {file_stamp(path)} {others} {rows}".encode()).hexdigest()[:16]
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""

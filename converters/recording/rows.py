@@ -29,7 +29,7 @@ from ...schemas.mapping import Gripper, Rotation
 from ...untrusted import hdf5
 from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
-from ..kit import tree as _tree
+from ..kit.tree import natural_key, some_files
 from . import streams
 from .sync import PoseSamples
 
@@ -237,10 +237,10 @@ def log_files(source: str, endings: Sequence[str], found_by: str) -> tuple[Path,
         if not root.name.lower().endswith(tuple(endings)):
             raise WrongFormatError(f"is not {found_by}", where=root, expected=" ".join(endings), found=root.name)
         return root.parent, [root]
-    paths = [p for p in _tree.some_files(root, "", 100_000) if p.name.lower().endswith(tuple(endings))]
+    paths = list(some_files(root, tuple(endings), 100_000))
     if not paths:
         raise WrongFormatError(f"holds no {found_by}", where=root, expected=" ".join(f"*{e}" for e in endings))
-    return root, sorted(paths, key=lambda p: _tree.natural_key(p.relative_to(root).as_posix()))
+    return root, sorted(paths, key=lambda p: natural_key(p.relative_to(root).as_posix()))
 
 
 def numbers(group: h5py.Group, name: str, where: object, width: int | None = None) -> FloatArray:
