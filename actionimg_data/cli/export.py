@@ -23,7 +23,7 @@ _OPTIONS = {
 
 
 @click.command("export")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice(list(KINDS)), metavar="KIND")
 @click.argument("out", type=click.Path())
 @click.argument("dest", type=click.Path(), metavar="DEST")
 @click.argument("folder", type=click.Path(), required=False, metavar="[FOLDER]")

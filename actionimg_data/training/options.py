@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import InvalidSpecError
+from ..raster import WRIST_DISTANCE
 from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds
 
 Action = Literal["stored", "rendered", "both", "none"]
@@ -117,6 +118,14 @@ class SampleOptions(_Options):
         description="Of several grippers, give each its own action segment (`separate`), or the clipped sum of all in "
         "one (`merged`); `auto` takes them as they are stored.",
     )
+    wrist_views: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Views of wrist cameras, whose action images are drawn on load from a virtual camera that is held "
+        "where the window begins, `wrist_distance` before the gripper (with `action='rendered'`).",
+    )
+    wrist_distance: Annotated[float, Field(gt=0, le=10)] = Field(
+        WRIST_DISTANCE, description="Metres from that camera to the gripper; axes are at most 0.35 times as long."
+    )
     streams: Annotated[tuple[Stream, ...], BeforeValidator(_names)] = Field(
         (), description="Which of `depth` and `mask` to give beside the video."
     )
@@ -144,6 +153,8 @@ class SampleOptions(_Options):
     def _together(self) -> SampleOptions:
         if self.fps is not None and self.frame_stride != 1:
             raise ValueError("give fps or frame_stride, not both")
+        if self.wrist_views and self.action not in ("rendered", "none"):
+            raise ValueError(f"wrist_views need action='rendered', not '{self.action}': stored ones do not move")
         if self.strict and (found := self.unusual()):
             raise ValueError(found)
         return self
@@ -208,7 +219,10 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        return self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        if not self.wrist_views:
+            del own["wrist_views"], own["wrist_distance"]
+        return own
 
 
 class StreamOptions(_Options):
