@@ -14,7 +14,7 @@ from pathlib import Path
 import arm_lab_logs
 import numpy as np
 import pytest
-from lab_logs import renamed_cameras, write_bridge_raw
+from lab_logs import renamed_cameras, write_bridge_raw, write_isaaclab
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -130,6 +130,14 @@ class DocsData:
     def _bridge_cameras(self, dest: Path) -> None:
         dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), {"front": "image_0", "overhead": "image_1"})))
 
+    def _isaaclab(self, dest: Path) -> None:
+        logs = [self._lab_log(seed) for seed in range(2)]
+        write_isaaclab(logs, dest / "generated.hdf5", {"front": "table_cam", "overhead": "high_cam"})
+
+    def _isaaclab_cameras(self, dest: Path) -> None:
+        names = {"front": "table_cam", "overhead": "high_cam"}
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), names)))
+
     @staticmethod
     def _lab_log(seed: int) -> recordings.TeleopLog:
         return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
@@ -191,4 +199,6 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "umi": DocsData._simulator,
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,
+    "isaaclab": DocsData._isaaclab,
+    "isaaclab_cameras.json": DocsData._isaaclab_cameras,
 }
