@@ -37,7 +37,7 @@ from ..model import Camera, Episode, EpisodeRef, GripperTrajectory, View
 from ..untrusted import text as _text
 from ..untrusted.arrays import load_npz
 from ..video import VideoFrames
-from .kit import tree as _tree
+from .kit.tree import file_stamp, files_with_sizes, plain_id, subfolders
 from .kit.videos import common_rate, instructions_beside, open_videos, video_files
 
 FloatArray = NDArray[np.float64]
@@ -51,7 +51,7 @@ _LOOKED_AT: Final = 50
 def layout_of(root: Path) -> str | None:
     """``droid`` or ``bridge`` by what the first folders hold; None where it is neither."""
     for folder in _episode_roots(root):
-        for episode in _tree.subfolders(folder)[:_LOOKED_AT]:
+        for episode in subfolders(folder)[:_LOOKED_AT]:
             kind = _kind(episode)
             if kind is not None:
                 return kind
@@ -73,12 +73,12 @@ def _kind(episode: Path) -> str | None:
 def discover(root: Path) -> Iterator[EpisodeRef]:
     """References to the episodes, in natural order; no video is opened."""
     for folder in _episode_roots(root):
-        for episode in _tree.subfolders(folder):
+        for episode in subfolders(folder):
             kind = _kind(episode)
             if kind is not None:
                 place = episode.relative_to(root).as_posix()
                 location = {"source": str(root), "path": place, "layout": kind}
-                ref = EpisodeRef(_tree.plain_id(episode.name), location)
+                ref = EpisodeRef(plain_id(episode.name), location)
                 yield EpisodeRef(ref.id, location, None, fingerprint(ref))
 
 
@@ -87,11 +87,11 @@ def fingerprint(ref: EpisodeRef) -> str:
     root, episode = Path(ref.location["source"]), Path(ref.location["source"]) / ref.location["path"]
     digest = hashlib.sha256()
     for folder in (episode, episode / "video", episode / VGGT):
-        files = _tree.files_with_sizes(folder) if folder.is_dir() else []
+        files = files_with_sizes(folder) if folder.is_dir() else []
         digest.update(repr((folder.name, files)).encode())
         for name, _ in files:
             if not name.endswith(".mp4"):
-                digest.update(_tree.file_stamp(folder / name).encode())
+                digest.update(file_stamp(folder / name).encode())
     if ref.location["layout"] == "droid":
         tables = _tables(root, episode)
         digest.update(repr([table.get(episode.name) for table in tables]).encode())
@@ -195,7 +195,7 @@ def _tables(root: Path, episode: Path) -> tuple[Mapping[str, Any], Mapping[str, 
     for folder in above:
         if (folder / SUPERSET).is_file() or (folder / SERIALS).is_file():
             paths = (folder / SUPERSET, folder / SERIALS)
-            return tuple(_table(p, _tree.file_stamp(p)) if p.is_file() else {} for p in paths)  # type: ignore[return-value]
+            return tuple(_table(p, file_stamp(p)) if p.is_file() else {} for p in paths)  # type: ignore[return-value]
     return {}, {}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError
 from ....untrusted.files import open_plain
-from .. import tree as _tree
+from ..tree import files_with_sizes, subfolders
 from .channels import BagReader, Channel
 
 ACTIVE = ".bag.active"
@@ -48,10 +48,10 @@ def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
         if is_bag_folder(folder):
             yield folder
             continue
-        for name, _ in _tree.files_with_sizes(folder):
+        for name, _ in files_with_sizes(folder):
             if name.lower().endswith(SUFFIXES):
                 yield folder / name
-        pending.extend(reversed(_tree.subfolders(folder)))
+        pending.extend(reversed(subfolders(folder)))
 
 
 @dataclass(frozen=True)
