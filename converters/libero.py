@@ -13,8 +13,9 @@ from ..errors import WrongFormatError
 from ..untrusted.text import parse_json
 from .base import ConverterOptions
 from .recording import streams
+from .recording.demos import Demo
 from .recording.rows import plain_view
-from .robosuite import ArmNames, Demo, RobosuiteConverter, RobosuiteOptions
+from .robosuite import ArmNames, RobosuiteConverter, RobosuiteOptions
 
 FloatArray = NDArray[np.float64]
 
