@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+    *(ROOT / "docs").rglob("*.md"),
+]
 COMMAND = re.compile(r"pip install ([^`\n&|]+)")
 
 
@@ -38,7 +41,9 @@ def main() -> int:
             continue
         done = subprocess.run(
             [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", *words],
-            cwd=ROOT, capture_output=True, text=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         ok = done.returncode == 0 and "does not provide the extra" not in done.stderr
         print(f"{'ok  ' if ok else 'FAIL'} {page}: pip install {shlex.join(words)}")
