@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import arm_lab_logs
 import numpy as np
 import pytest
 from lab_logs import renamed_cameras, write_bridge_raw, write_calvin, write_isaaclab
@@ -112,6 +113,16 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
+    def _robotwin(self, dest: Path) -> None:
+        arm_lab_logs.write_robotwin(
+            arm_lab_logs.small_log(FRAMES, SIZE), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5"
+        )
+
+    def _maniskill(self, dest: Path) -> None:
+        log = arm_lab_logs.small_log(FRAMES, SIZE)
+        depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
+        arm_lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
+
     def _bridge_raw(self, dest: Path) -> None:
         for number in range(2):
             write_bridge_raw(self._lab_log(number), dest, number)
@@ -186,6 +197,8 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "robomimic": DocsData._simulator,
     "libero": DocsData._simulator,
     "aloha": DocsData._simulator,
+    "robotwin": DocsData._robotwin,
+    "maniskill": DocsData._maniskill,
     "umi": DocsData._simulator,
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,

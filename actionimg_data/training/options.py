@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import InvalidSpecError
 from ..raster import WRIST_DISTANCE
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds
+from ..shards.windows import LATENT_STRIDE, unusual_window, whole_stride
+from .modes import PUBLISHED_ODDS, check_odds
 
 Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
@@ -19,10 +20,6 @@ Short = Literal["pad", "repeat", "skip", "error"]
 Pixels = Literal["float32", "uint8"]
 Stream = Literal["depth", "mask"]
 
-SIZE_STEP: Final = 16
-"""Height and width of a video model's pictures are multiples of this: 8 of its VAE, 2 of its patches."""
-
-_RATE_TOLERANCE: Final = 1e-3
 _warned: set[str] = set()
 
 
@@ -182,33 +179,11 @@ class SampleOptions(_Options):
         """
         if self.fps is None:
             return self.frame_stride
-        stride = max(1, round(fps / self.fps))
-        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
-            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
-            raise InvalidSpecError(
-                "the source's rate is no whole multiple of the declared one",
-                where=where,
-                field="fps",
-                expected=f"one of {whole}, …",
-                found=self.fps,
-                hint="Frames are never repeated or interpolated to meet a rate.",
-            )
-        return stride
+        return whole_stride(fps, self.fps, where)
 
     def unusual(self) -> str:
         """What of a window video models do not take as it is; empty where they do."""
-        parts = []
-        if (self.num_frames - 1) % self.latent_stride:
-            below = 1 + (self.num_frames - 1) // self.latent_stride * self.latent_stride
-            parts.append(
-                f"num_frames={self.num_frames} is not {self.latent_stride}n + 1: the last "
-                f"{self.num_frames - below} frames belong to no latent frame (take {below} or "
-                f"{below + self.latent_stride})"
-            )
-        if self.height % SIZE_STEP or self.width % SIZE_STEP:
-            near = [max(SIZE_STEP, round(n / SIZE_STEP) * SIZE_STEP) for n in self.size]
-            parts.append(f"size {self.height}x{self.width} is no multiple of {SIZE_STEP} (take {near[0]}x{near[1]})")
-        return "; ".join(parts)
+        return unusual_window(self.num_frames, self.height, self.width, self.latent_stride)
 
     def warn_if_unusual(self) -> None:
         """Say once in a process what `unusual` finds."""
