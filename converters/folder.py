@@ -23,10 +23,7 @@ from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
 from .kit.frames import HDF5Frames, ImageFiles, TurnedFrames, ZarrFrames
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
-<<<<<<< HEAD
 from .kit.tree import file_names, file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
-=======
-from .kit.tree import file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
 from .kit.videos import (
     VIDEO_SUFFIXES,
     common_rate,
@@ -36,7 +33,6 @@ from .kit.videos import (
     video_files,
     video_folders,
 )
->>>>>>> main
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
