@@ -565,7 +565,9 @@ def test_mcap_files_come_back_through_our_own_reader(tmp_path: Path) -> None:
     source, _ = make_dataset(tmp_path / "one", [9, 7], size=32)
     result = export("mcap", source, tmp_path / "bags")
     assert result.samples == 2
-    converter = RosbagConverter(RosbagConverter.Options.parse({"mapping": str(tmp_path / "bags" / "mapping.yaml")}, "test"))
+    converter = RosbagConverter(
+        RosbagConverter.Options.parse({"mapping": str(tmp_path / "bags" / "mapping.yaml")}, "test")
+    )
     episodes = [converter.read(ref) for ref in converter.discover(str(tmp_path / "bags"))]
     for sample, episode in zip(aid.open_dataset(source), episodes, strict=True):
         assert episode.instruction == sample.instruction
@@ -588,6 +590,8 @@ def test_mcap_files_come_back_through_our_own_reader(tmp_path: Path) -> None:
 
     both, _ = make_arms(tmp_path / "two", [5])
     export("mcap", both, tmp_path / "arms")
-    converter = RosbagConverter(RosbagConverter.Options.parse({"mapping": str(tmp_path / "arms" / "mapping.yaml")}, "test"))
+    converter = RosbagConverter(
+        RosbagConverter.Options.parse({"mapping": str(tmp_path / "arms" / "mapping.yaml")}, "test")
+    )
     episode = converter.read(next(iter(converter.discover(str(tmp_path / "arms")))))
     assert tuple(episode.grippers) == aid.open_dataset(both)[0].gripper_names

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..errors import InvalidSpecError
+from ..errors import InvalidSpecError, UnsupportedSourceError
 from ..report import pictures
 from ..schemas import ActionImageSpec, DatasetManifest
 from ..shards import Dataset, Sample, layout
@@ -44,10 +44,18 @@ def export(
         InvalidSpecError: ``public`` without ``push``.
         MissingExtraError: ``push`` needs huggingface_hub.
         CorruptDatasetError: The data set is damaged or incomplete.
+        UnsupportedSourceError: Samples differ in their views.
     """
     if public and push is None:
         raise InvalidSpecError("is an option of an upload", field="--public", hint="Add --push USER/NAME.")
     dataset, manifest = opened(path)
+    if manifest.options.views_per_sample and len(set(map(tuple, dataset.table["views"].to_pylist()))) > 1:
+        raise UnsupportedSourceError(
+            "samples differ in their views, and load_dataset takes the same members in every sample",
+            where=path,
+            field="views",
+            hint="actionimg convert --views NAME makes a data set of one view; wids and energon take this one.",
+        )
     source = layout.place(path)
     if push is None or not _written(source, Path(dest)):
         with new_folder(dest) as root:
@@ -185,6 +193,8 @@ def _describe(member: str) -> str:
         return f"{arrays} of gripper {arm}" if arm else arrays
     if member == layout.CAMERAS:
         return "K (V, T, 3, 3), world_from_camera (V, T, 4, 4)"
+    if member == layout.CONDITIONING:
+        return "the same of cameras in a frame and a scale of their own, to condition on and not to draw with"
     what = {
         "rgb": "camera pictures",
         "action": "action images",

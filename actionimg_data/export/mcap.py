@@ -7,7 +7,7 @@ pictures that wait for later ones, which `CompressedVideo` does not allow: such 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ..errors import BadVideoError, MissingExtraError, install_hint
 from ..geometry import rotations
 from ..model import CameraTrack
-from ..schemas import DatasetManifest
 from ..shards import Sample, layout
 from ..video import ENDINGS, action_encoding, encode_bytes
 from ..video.packets import h264_packets
@@ -65,9 +64,15 @@ def export(
                 _Recording(file, schemas).write(sample, dataset.table["instruction"][number].as_py())
             result.samples += 1
             on_done(1)
-        text = _mapping(manifest, manifest.grippers or ("",), dataset[0].meta.calibrated)
-        (root / MAPPING).write_text(text, encoding="utf-8")
-    result.notes.append(f"back again: actionimg convert rosbag {dest} OUT --mapping {Path(dest) / MAPPING}")
+        views = [v for v in manifest.views if all(v in names for names in dataset.table["views"].to_pylist())]
+        if views:
+            text = _mapping(views, manifest.grippers or ("",), dataset[0].meta.calibrated)
+            (root / MAPPING).write_text(text, encoding="utf-8")
+    if len(views) < len(manifest.views):
+        others = " ".join(v for v in manifest.views if v not in views)
+        result.notes.append(f"samples differ in their views: {others} not in {MAPPING}")
+    if views:
+        result.notes.append(f"back again: actionimg convert rosbag {dest} OUT --mapping {Path(dest) / MAPPING}")
     return result
 
 
@@ -228,7 +233,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _mapping(manifest: DatasetManifest, grippers: tuple[str, ...], calibrated: bool) -> str:
+def _mapping(views: Sequence[str], grippers: Sequence[str], calibrated: bool) -> str:
     """A mapping file for `actionimg convert rosbag`; the poses are those of the canonical frame already."""
 
     # A sample's times begin at its own zero, so they are no stamps of a clock.
@@ -242,11 +247,11 @@ def _mapping(manifest: DatasetManifest, grippers: tuple[str, ...], calibrated: b
             "gripper": {**openness, "kind": "measured", "time": logged},
         }
 
-    views: dict[str, Any] = {}
-    for view in manifest.views:
+    sources: dict[str, Any] = {}
+    for view in views:
         camera = {"camera_info": f"/{view}/calibration", "tf": {"parent": WORLD, "child": view}}
-        views[view] = {"topic": f"/{view}/video", "time": logged, "camera": camera if calibrated else "uncalibrated"}
+        sources[view] = {"topic": f"/{view}/video", "time": logged, "camera": camera if calibrated else "uncalibrated"}
     whole: dict[str, Any] = {"version": 1, "format": "rosbag", "instruction": {"topic": "/instruction"}}
     # A mapping of one gripper has no name for it.
     whole |= arm(grippers[0]) if len(grippers) == 1 else {"grippers": {name: arm(name) for name in grippers}}
-    return yaml.dump({**whole, "views": views}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump({**whole, "views": sources}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
