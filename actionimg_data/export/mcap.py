@@ -28,6 +28,8 @@ FloatArray = NDArray[np.float64]
 WORLD: Final = "world"
 MAPPING: Final = "mapping.yaml"
 _BILLION: Final = 10**9
+_LOGGED: Final = {"stamp": "log"}
+"""A sample's times begin at its own zero, so they are no stamps of a clock."""
 
 
 def export(
@@ -226,32 +228,26 @@ def _in_order(video: bytes, sample: Sample, view: str) -> list[bytes]:
     return packets
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what stands in several places in each of them."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
 def _mapping(views: Sequence[str], grippers: Sequence[str], calibrated: bool) -> str:
     """A mapping file for `actionimg convert rosbag`; the poses are those of the canonical frame already."""
-
-    # A sample's times begin at its own zero, so they are no stamps of a clock.
-    logged = {"stamp": "log"}
 
     def arm(name: str) -> dict[str, Any]:
         topic = f"/gripper/{name}" if name else "/gripper"
         openness = {"topic": f"{topic}/openness", "columns": ["openness"], "closed": 0.0, "open": 1.0}
         return {
-            "pose": {"topic": f"{topic}/pose", "tool_from_gripper": "identity", "time": logged},
-            "gripper": {**openness, "kind": "measured", "time": logged},
+            "pose": {"topic": f"{topic}/pose", "tool_from_gripper": "identity", "time": dict(_LOGGED)},
+            "gripper": {**openness, "kind": "measured", "time": dict(_LOGGED)},
         }
 
     sources: dict[str, Any] = {}
     for view in views:
         camera = {"camera_info": f"/{view}/calibration", "tf": {"parent": WORLD, "child": view}}
-        sources[view] = {"topic": f"/{view}/video", "time": logged, "camera": camera if calibrated else "uncalibrated"}
+        sources[view] = {
+            "topic": f"/{view}/video",
+            "time": dict(_LOGGED),
+            "camera": camera if calibrated else "uncalibrated",
+        }
     whole: dict[str, Any] = {"version": 1, "format": "rosbag", "instruction": {"topic": "/instruction"}}
     # A mapping of one gripper has no name for it.
     whole |= arm(grippers[0]) if len(grippers) == 1 else {"grippers": {name: arm(name) for name in grippers}}
-    return yaml.dump({**whole, "views": sources}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump({**whole, "views": sources}, sort_keys=False, allow_unicode=True))

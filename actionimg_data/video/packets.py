@@ -55,7 +55,7 @@ def h264_packets(video: bytes, where: object) -> list[bytes] | None:
     """
     check_mp4(video, where)
     try:
-        with av.open(io.BytesIO(video), options=VIDEO_OPTIONS) as container:
+        with av.open(io.BytesIO(video), "r", options=VIDEO_OPTIONS) as container:
             stream = container.streams.video[0]
             if stream.codec_context.name != "h264":
                 raise BadVideoError("is no H.264", where=where, found=stream.codec_context.name)
