@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DecodeError, FrameCountError
 from ..geometry import pinhole, triangulation
+from ..geometry.drawing import action_K
 from ..schemas import ActionImageSpec
 from . import pose
 from .arm_blobs import SEPARATE, ArmBlobs
@@ -72,7 +73,7 @@ def solve_arms(
     uv = np.stack([m.uv for m in measurements], axis=1)
     covariance = np.stack([m.covariance for m in measurements], axis=1)
     valid = np.stack([m.valid for m in measurements], axis=1)
-    K = np.stack([np.broadcast_to(c.K, (frames, 3, 3)) for c in listed], axis=1)
+    K = np.stack([np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)) for c in listed], axis=1)
     world = np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1)
     found = _Ways(uv, covariance, valid, K, world, spec).best()
     owner, lost, unknown = _follow(found, known, uv, _started(known[:, 0], uv[0, :, 0], K[0], world[0], spec))

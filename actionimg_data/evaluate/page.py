@@ -18,7 +18,7 @@ from ..model import CameraTrack, GripperTrajectory
 from ..raster import project_keypoints
 from ..report import plots
 from ..report.page import Album, asset, safe, script_hash, template
-from ..report.pictures import blend, evenly, label, mark
+from ..report.pictures import blend, evenly, label, mark, over_camera
 from ..schemas import ActionImageSpec
 from ..schemas.evaluation import Comparison, Evaluation, PredictionScores
 from ..shards import Dataset, Window, layout
@@ -222,7 +222,8 @@ def _pictures(shown: _Shown, gripper: str) -> Iterator[Image]:
     drawn = {view: window.action(view, gripper)[at] for view in shown.actions}
     axes = {
         view: [
-            _keypoints(trajectory, window.cameras[view][at], window.spec, small) for trajectory in (shown.found, truth)
+            _keypoints(trajectory, window.cameras[view][at], window.spec.over_camera(), small)
+            for trajectory in (shown.found, truth)
         ]
         for view in shown.actions
     }
@@ -242,7 +243,7 @@ def _pictures(shown: _Shown, gripper: str) -> Iterator[Image]:
 
 def _over(below: Image, action: Image, spec: ActionImageSpec) -> Image:
     """The blobs of an action picture over a camera picture; what compression adds to the pedestal is left out."""
-    quiet = action.copy()
+    quiet = over_camera(action, spec).copy()
     quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal + _NOISE] = 0
     return blend(below, quiet, spec)
 
