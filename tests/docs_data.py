@@ -14,7 +14,7 @@ from pathlib import Path
 import arm_lab_logs
 import numpy as np
 import pytest
-from lab_logs import renamed_cameras, write_bridge_raw, write_isaaclab
+from lab_logs import renamed_cameras, write_bridge_raw, write_calvin, write_isaaclab
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -144,6 +144,9 @@ class DocsData:
         names = {"front": "table_cam", "overhead": "high_cam"}
         dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), names)))
 
+    def _calvin(self, dest: Path) -> None:
+        write_calvin([self._lab_log(0)], dest / "training", {"front": "static", "overhead": "overhead"})
+
     @staticmethod
     def _lab_log(seed: int) -> recordings.TeleopLog:
         return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
@@ -208,5 +211,6 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,
     "isaaclab": DocsData._isaaclab,
+    "task_D_D": DocsData._calvin,
     "isaaclab_cameras.json": DocsData._isaaclab_cameras,
 }
