@@ -354,14 +354,15 @@ def _camera(folder: Path, name: str, frames: VideoFrames, count: int) -> Calibra
     for path in (inner, outer):
         if not path.is_file():
             raise MissingCalibrationError("the view has no such file", where=path, field=name)
+    told, stored = load_json(inner), load_json(outer, limit=1 << 28)
     try:
-        lens = load_json(inner)["intrinsic"]
+        lens = told["intrinsic"]
         K = np.array([[lens["fx"], 0, lens["ppx"]], [0, lens["fy"], lens["ppy"]], [0, 0, 1]], dtype=np.float64)
         bent = tuple(float(lens.get(key) or 0.0) for key in ("k1", "k2", "p1", "p2", "k3"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFileError("is not a camera", where=inner, field="intrinsic", found=repr(error)) from None
     try:
-        listed = [entry["extrinsic"] for entry in load_json(outer, limit=1 << 28)]
+        listed = [entry["extrinsic"] for entry in stored]
         pose = transforms.make_transform(
             np.array([e["rotation_matrix"] for e in listed], dtype=np.float64).reshape(-1, 3, 3),
             np.array([e["translation_vector"] for e in listed], dtype=np.float64).reshape(-1, 3),

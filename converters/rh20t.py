@@ -373,8 +373,9 @@ def _extrinsics(place: Path) -> dict[Any, Any]:
 def _poses(path: Path) -> tuple[FloatArray, FloatArray]:
     """Stamps ``(N,)`` in ms and poses ``(N, 7)`` of all cameras' files together; poses of zeros are none."""
     found: dict[float, Any] = {}
+    stored = _dictionary(path)
     try:
-        for entries in _dictionary(path).values():
+        for entries in stored.values():
             found.update({float(e["timestamp"]): np.asarray(e["tcp"], dtype=np.float64) for e in entries})
         times = np.array(sorted(found))
         values = np.stack([found[t] for t in times]) if len(times) else np.empty((0, 7))
@@ -389,8 +390,9 @@ def _poses(path: Path) -> tuple[FloatArray, FloatArray]:
 def _widths(path: Path) -> tuple[FloatArray, FloatArray]:
     """Stamps ``(N,)`` in ms, and the commanded width ``(N,)`` in mm."""
     found: dict[float, float] = {}
+    stored = _dictionary(path)
     try:
-        for entries in _dictionary(path).values():
+        for entries in stored.values():
             found.update({float(t): float(e["gripper_command"][0]) for t, e in entries.items()})
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise BadFileError("is not a list of widths", where=path, found=repr(error)) from None
