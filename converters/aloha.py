@@ -9,8 +9,7 @@ OpenCV's encoding of RGB pictures as if they were BGR, so that red and blue have
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,14 +29,13 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import exact, transforms
-from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
-from ..model.episode import Image
+from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.mapping import Gripper
 from ..untrusted import hdf5
 from ..untrusted.files import read_bytes
 from .base import ConverterOptions, Detection
 from .kit.detection import HDF5_ENDINGS, detect_hdf5
-from .kit.frames import HDF5Frames
+from .kit.frames import HDF5Frames, SwappedFrames
 from .kit.kinematics import Chain
 from .kit.mjcf import Scene, parse_xml, robot_files
 from .kit.tree import file_stamp, plain_id
@@ -84,23 +82,13 @@ class AlohaOptions(RowOptions):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class SwappedFrames(DerivedFrames):
-    """Pictures whose red and blue are swapped, swapped back."""
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """The pictures at ``indices``."""
-        for picture in self.source.frames(indices):
-            yield np.ascontiguousarray(picture[..., ::-1])
-
-
 class AlohaConverter(RowConverter):
     """ALOHA, ACT, Mobile ALOHA: ``episode_N.hdf5`` with ``observations/qpos``, ``observations/images`` and ``action``.
 
     The log holds joint angles and neither poses, nor a rate, nor cameras. To be given are:
 
     * ``--robot FILE --tip left=NAME --tip right=NAME``: the robot, URDF or MJCF (through MuJoCo, ``pip install
-      'actionimg-data[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
+      '.[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
       log's columns, in order. One file with both arms, or ``--robot left=FILE --robot right=FILE`` with
       ``--world-from-base``.
     * ``--tool-from-gripper``: the canonical gripper in the tip's frame.

@@ -23,6 +23,7 @@ from ..cameras import files as calibration
 from ..cameras.files import CalibratedCamera, DroidSideFiles
 from ..cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file, transform_from_xyz_euler
 from ..errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadVideoError,
@@ -190,11 +191,14 @@ class DroidConverter(Converter):
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
-        """Whether ``trajectory.h5`` lies in ``source`` or a few folders below it."""
+        """Whether DROID's ``trajectory.h5`` lies in ``source`` or a few folders below it; others use that name too."""
         try:
             root = Path(source)
             found = next(_episodes(root, max_folders=200), None) if root.is_dir() else None
-        except (OSError, BadFileError):
+            if found is not None:
+                with hdf5.open_hdf5(found / TRAJECTORY) as file:
+                    found = found if "observation" in file else None
+        except (OSError, ActionImgError):
             return None
         return None if found is None else Detection("DROID raw", found.relative_to(root).as_posix())
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..codecs import MOST_LABELS, DepthCodec
 from ..errors import InvalidSpecError
 from ..raster import WRIST_DISTANCE
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds
+from ..shards.windows import LATENT_STRIDE, unusual_window, whole_stride
+from .modes import PUBLISHED_ODDS, check_odds
 
 Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
 Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
+Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
 Stream = Literal["depth", "mask"]
 Segment = Literal["depth", "mask", "normals"]
 
-SIZE_STEP: Final = 16
-"""Height and width of a video model's pictures are multiples of this: 8 of its VAE, 2 of its patches."""
-
-_RATE_TOLERANCE: Final = 1e-3
 _warned: set[str] = set()
 
 
@@ -88,6 +86,11 @@ class SampleOptions(_Options):
     views: Count = Field(2, description="Number of views of a sample.")
     view_names: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = Field(
         None, description="Draw from these views only; all by default."
+    )
+    few_views: Few = Field(
+        "error",
+        description="What becomes of samples with fewer views, where a data set's samples differ in them: an `error`, "
+        "or `skip` them.",
     )
     size: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = Field(
         (512, 512),
@@ -212,33 +215,11 @@ class SampleOptions(_Options):
         """
         if self.fps is None:
             return self.frame_stride
-        stride = max(1, round(fps / self.fps))
-        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
-            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
-            raise InvalidSpecError(
-                "the source's rate is no whole multiple of the declared one",
-                where=where,
-                field="fps",
-                expected=f"one of {whole}, …",
-                found=self.fps,
-                hint="Frames are never repeated or interpolated to meet a rate.",
-            )
-        return stride
+        return whole_stride(fps, self.fps, where)
 
     def unusual(self) -> str:
         """What of a window video models do not take as it is; empty where they do."""
-        parts = []
-        if (self.num_frames - 1) % self.latent_stride:
-            below = 1 + (self.num_frames - 1) // self.latent_stride * self.latent_stride
-            parts.append(
-                f"num_frames={self.num_frames} is not {self.latent_stride}n + 1: the last "
-                f"{self.num_frames - below} frames belong to no latent frame (take {below} or "
-                f"{below + self.latent_stride})"
-            )
-        if self.height % SIZE_STEP or self.width % SIZE_STEP:
-            near = [max(SIZE_STEP, round(n / SIZE_STEP) * SIZE_STEP) for n in self.size]
-            parts.append(f"size {self.height}x{self.width} is no multiple of {SIZE_STEP} (take {near[0]}x{near[1]})")
-        return "; ".join(parts)
+        return unusual_window(self.num_frames, self.height, self.width, self.latent_stride)
 
     def warn_if_unusual(self) -> None:
         """Say once in a process what `unusual` finds."""
@@ -254,6 +235,9 @@ class SampleOptions(_Options):
             del own["wrist_views"], own["wrist_distance"]
         if not self.segments:
             del own["segments"], own["depth_range"], own["mask_labels"]
+        # It came later: states of before know nothing of it.
+        if self.few_views == "error":
+            del own["few_views"]
         return own
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .detection import detect_file, detect_hdf5
-    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, ZarrFrames
+    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, SwappedFrames, ZarrFrames
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
     from .tables import Table, open_table
@@ -26,7 +26,8 @@ _EXPORTS = {
     **dict.fromkeys(("detect_file", "detect_hdf5"), "detection"),
     **dict.fromkeys(("PngFrames", "numbered_pictures"), "pictures"),
     **dict.fromkeys(
-        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "ZarrFrames"), "frames"
+        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "SwappedFrames", "ZarrFrames"),
+        "frames",
     ),
     **dict.fromkeys(("Table", "open_table"), "tables"),
     "Chain": "kinematics",
@@ -40,6 +41,7 @@ __all__ = [
     "HDF5Frames",
     "ImageFiles",
     "PngFrames",
+    "SwappedFrames",
     "Table",
     "ZarrFrames",
     "detect_file",
