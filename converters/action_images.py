@@ -34,9 +34,9 @@ from ..errors import (
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
-from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import tree as _tree
+from .kit.tree import file_stamp, files_with_sizes, source_folder, subfolders
+from .rlbench_tree import EpisodeFolder, find_episodes, instructions_of, opencv_camera
 
 MAX_CAMERA_FILE: Final = 64 << 20
 MAX_RATIO: Final = 64
@@ -70,7 +70,7 @@ class ActionImagesConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _rlbench.find_episodes(root, max_folders=500):
+            for folder in find_episodes(root, max_folders=500):
                 if (folder.path / "actions.npy").is_file() and _views(folder.path):
                     return Detection("action-images", f"first episode {folder.id}")
         except ActionImgError:
@@ -88,9 +88,9 @@ class ActionImagesConverter(Converter):
             SourceNotFoundError: ``source`` does not exist.
             WrongFormatError: ``source`` holds no episode of this tree, or none of the tasks asked for.
         """
-        root = _tree.source_folder(source)
+        root = source_folder(source)
         tasks = set()
-        for folder in _rlbench.find_episodes(root):
+        for folder in find_episodes(root):
             views = _views(folder.path)
             if not views and not (folder.path / "actions.npy").is_file():
                 continue
@@ -115,7 +115,7 @@ class ActionImagesConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         return _fingerprint(folder.path)
 
     def read(self, ref: EpisodeRef) -> Episode:
@@ -131,7 +131,7 @@ class ActionImagesConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true.
             InvalidTrajectoryError: A pose is not finite, or its quaternion is not unit.
         """
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         views = _views(folder.path)
         if not views:
             raise EmptyEpisodeError("has no views", where=folder.path, expected="view*/rgb/video.mp4")
@@ -154,7 +154,7 @@ class ActionImagesConverter(Converter):
             trajectory = GripperTrajectory.from_action8(actions[::ratio], np.arange(len(first)) / fps)
         except InvalidTrajectoryError as error:
             raise error.at(actions_file) from None
-        instructions, instruction_source = _rlbench.instructions(folder, folder.task)
+        instructions, instruction_source = instructions_of(folder, folder.task)
         return Episode(
             id=ref.id,
             views={
@@ -225,7 +225,7 @@ class ActionImagesConverter(Converter):
 
 
 def _views(folder: Path) -> list[Path]:
-    return [path for path in _tree.subfolders(folder) if _VIEW.match(path.name)]
+    return [path for path in subfolders(folder) if _VIEW.match(path.name)]
 
 
 def _variation(group: str | None) -> int | None:
@@ -280,7 +280,7 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
                 )
             target[:] = value
     try:
-        return CameraTrack(*_rlbench.opencv_camera(K, pose), video.width, video.height)
+        return CameraTrack(*opencv_camera(K, pose), video.width, video.height)
     except InvalidCameraError as error:
         raise error.at(path) from None
 
@@ -290,8 +290,8 @@ def _fingerprint(episode: Path) -> str:
     views = _views(episode)
     digest = hashlib.sha256()
     for path in (episode, *views, *(view / "rgb" for view in views)):
-        files = _tree.files_with_sizes(path) if path.is_dir() else None
+        files = files_with_sizes(path) if path.is_dir() else None
         digest.update(repr((path.relative_to(episode).as_posix(), files)).encode())
     for file in (episode / "actions.npy", *(view / "camera_params.json" for view in views)):
-        digest.update(_tree.file_stamp(file).encode() if file.is_file() else b"-")
+        digest.update(file_stamp(file).encode() if file.is_file() else b"-")
     return digest.hexdigest()[:16]

@@ -21,9 +21,9 @@ from ..schemas.mapping import Arm, PoseStream, ViewCamera, ViewSource
 from ..schemas.plausibility import Finding
 from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
-from .kit import tree as _tree
 from .kit.frames import HDF5Frames, ImageFiles, TurnedFrames, ZarrFrames
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
+from .kit.tree import file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
@@ -73,9 +73,9 @@ class FolderConverter(MappedConverter):
         if _is_whole(root):
             return Detection("folder", f"{root.name} as a table", general=True)
         try:
-            folders = [root, *_tree.subfolders(root)[:8]] if root.is_dir() else []
+            folders = [root, *subfolders(root)[:8]] if root.is_dir() else []
             for folder in folders:
-                names = [name for name, _ in _tree.files_with_sizes(folder)]
+                names = [name for name, _ in files_with_sizes(folder)]
                 tables = [n for n in names if n.lower().endswith((".csv", ".jsonl", ".npz", ".parquet"))]
                 videos = [n for n in names if n.lower().endswith(VIDEO_SUFFIXES)]
                 if tables and videos:
@@ -93,7 +93,7 @@ class FolderConverter(MappedConverter):
         if _is_whole(whole) and fnmatch(whole.name, pose_file):
             root, places = whole.parent, iter([(whole.parent, whole)])
         else:
-            root = _tree.source_folder(source)
+            root = source_folder(source)
             places = _episode_folders(root, pose_file, mapping.episodes)
         found = False
         for folder, file in places:
@@ -106,7 +106,7 @@ class FolderConverter(MappedConverter):
                 elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
                 yield EpisodeRef(
-                    id=_tree.plain_id(stem),
+                    id=plain_id(stem),
                     location={
                         "source": str(root),
                         "path": relative,
@@ -314,14 +314,14 @@ def _episode_folders(root: Path, pose_file: str, pattern: str | None) -> Iterato
     while pending:
         folder = pending.pop()
         parent, name = folder / relative.parent, relative.name
-        names = sorted((n for n in _names(parent) if fnmatch(n, name)), key=_tree.natural_key)
+        names = sorted((n for n in _names(parent) if fnmatch(n, name)), key=natural_key)
         place = folder.relative_to(root).as_posix()
         if names and (pattern is None or fnmatch(place, pattern)):
             for found in names:
                 yield folder, parent / found
             continue
         if not folder.name.endswith(".zarr"):
-            pending.extend(reversed(_tree.subfolders(folder)))
+            pending.extend(reversed(subfolders(folder)))
 
 
 def _names(folder: Path) -> list[str]:
@@ -334,7 +334,7 @@ def _groups(file: Path, pattern: str | None) -> list[str]:
         return [""]
     depth = len(pattern.strip("/").split("/"))
     names = {"/".join(n.split("/")[:depth]) for n in open_table(file).names if n.count("/") >= depth}
-    return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
+    return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=natural_key)
 
 
 def _video_times(frames: FrameSource, folder: Path, name: str) -> FloatArray:
@@ -396,6 +396,6 @@ __all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]
 
 
 def _fingerprint(loaded: LoadedMapping, root: Path, folder: Path, file: Path, group: str | None) -> str:
-    sizes = [] if group else _tree.files_with_sizes(folder)
-    state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
+    sizes = [] if group else files_with_sizes(folder)
+    state = f"{state_of(loaded, (folder, root, loaded.folder))} {file_stamp(file)} {sizes}"
     return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import arm_lab_logs
 import numpy as np
 import pytest
+from lab_logs import renamed_cameras, write_bridge_raw, write_isaaclab
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -111,6 +113,35 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
+    def _robotwin(self, dest: Path) -> None:
+        arm_lab_logs.write_robotwin(
+            arm_lab_logs.small_log(FRAMES, SIZE), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5"
+        )
+
+    def _maniskill(self, dest: Path) -> None:
+        log = arm_lab_logs.small_log(FRAMES, SIZE)
+        depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
+        arm_lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
+
+    def _bridge_raw(self, dest: Path) -> None:
+        for number in range(2):
+            write_bridge_raw(self._lab_log(number), dest, number)
+
+    def _bridge_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), {"front": "image_0", "overhead": "image_1"})))
+
+    def _isaaclab(self, dest: Path) -> None:
+        logs = [self._lab_log(seed) for seed in range(2)]
+        write_isaaclab(logs, dest / "generated.hdf5", {"front": "table_cam", "overhead": "high_cam"})
+
+    def _isaaclab_cameras(self, dest: Path) -> None:
+        names = {"front": "table_cam", "overhead": "high_cam"}
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), names)))
+
+    @staticmethod
+    def _lab_log(seed: int) -> recordings.TeleopLog:
+        return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
+
     def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
         log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
@@ -163,5 +194,11 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "robomimic": DocsData._simulator,
     "libero": DocsData._simulator,
     "aloha": DocsData._simulator,
+    "robotwin": DocsData._robotwin,
+    "maniskill": DocsData._maniskill,
     "umi": DocsData._simulator,
+    "bridge_raw": DocsData._bridge_raw,
+    "bridge_cameras.json": DocsData._bridge_cameras,
+    "isaaclab": DocsData._isaaclab,
+    "isaaclab_cameras.json": DocsData._isaaclab_cameras,
 }

@@ -29,8 +29,28 @@ def project_dense(
             pixels.append(None)
             continue
         u, v, w = K @ [x / z, y / z, 1.0]
-        pixels.append((u / w, v / w))
+        pixels.append(
+            (
+                index_dense(u / w, spec.width, camera.pixel_centre, spec),
+                index_dense(v / w, spec.height, camera.pixel_centre, spec),
+            )
+        )
     return pixels
+
+
+def index_dense(value: float, size: int, pixel_centre: float, spec: ActionImageSpec) -> float:
+    """Pixel index in the action image of what K projects to ``value`` along an axis of ``size`` pixels."""
+    from_border = value - pixel_centre + 0.5
+    from_border = size / 2 + (from_border - size / 2) / spec.fov_scale
+    return from_border - 0.5 if spec.pixel_centre == "true" else from_border - 0.5 + pixel_centre
+
+
+def inside_dense(pixel: tuple[float, float] | None, spec: ActionImageSpec) -> bool:
+    """Whether a keypoint is in the picture."""
+    if pixel is None:
+        return False
+    border = 0.5 if spec.pixel_centre == "true" else 0.0
+    return 0 <= pixel[0] + border < spec.width and 0 <= pixel[1] + border < spec.height
 
 
 def draw_dense(pixels: Sequence[tuple[float, float] | None], openness: float, spec: ActionImageSpec) -> FloatArray:
@@ -39,12 +59,14 @@ def draw_dense(pixels: Sequence[tuple[float, float] | None], openness: float, sp
     y, x = np.mgrid[: spec.height, : spec.width].astype(float)
     picture = np.zeros((spec.height, spec.width, 3))
     for channel, pixel in enumerate(pixels):
-        if pixel is not None:
+        if pixel is not None and (spec.outside == "keep" or inside_dense(pixel, spec)):
             u, v = pixel
             with np.errstate(over="ignore"):
                 picture[..., channel] = np.exp(-0.5 * (((x - u) / sigma) ** 2 + ((y - v) / sigma) ** 2))
     if spec.openness == "binary":
         openness = float(openness > spec.openness_threshold)
+    if spec.ground == "in_view" and not inside_dense(pixels[0], spec):
+        openness = 0.0
     blue = picture[..., 2]
     blue[blue <= spec.pedestal] = spec.pedestal * openness
     return picture

@@ -36,6 +36,9 @@ SMALLER = (
     (r"^((convert|verify|evaluate) (?!.*(--num-workers|-j|--executor|--help)\b).*)$", r"\1 -j 1"),
     (r"^(render (?!.*--size\b).*)$", r"\1 --size 96 --columns 3"),
     (r"^(report (?!.*--samples\b).*)$", r"\1 --samples 1"),
+    (r"(?<=--num-frames )81\b", "5"),
+    (r"^(export (?:diffsynth|musubi|finetrainers|cosmos) .*)$", r"\1 -j 1"),
+    (r"--size 480x832\b", "--size 96x160"),
     (r"^demo\b", "demo --episodes 1 --frames 8 --size 64"),
 )
 

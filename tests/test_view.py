@@ -540,7 +540,7 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     import sys
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(MissingExtraError, match=r"actionimg-data\[view\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*(view|uvicorn)"):
         app_module.needed()
 
 

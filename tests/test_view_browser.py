@@ -62,9 +62,12 @@ def quiet(page: Page, server: Server) -> None:
     """Nothing on the console, nothing asked of anyone else, no script of the data's."""
     assert page.console == []
     assert [url for url in page.requests if not url.startswith((server.url, "about:", "data:"))] == []
-    page.requests.clear()
     assert page.ask("document.title") != "owned"
     assert page.ask("document.querySelectorAll('main script, main [onerror]').length") == 0
+    # What is still under way ends with the page, before the server does.
+    page.goto("about:blank")
+    page.requests.clear()
+    page.console.clear()
 
 
 def shown(page: Page) -> list[str]:

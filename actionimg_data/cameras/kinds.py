@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import AmbiguousSourceError, InvalidCameraError, MissingCalibrationError, WrongFormatError
 from ..geometry import exact, rotations, transforms
-from ..untrusted import text as _text
 from ..untrusted.files import read_bytes
+from ..untrusted.text import load_any
 from .calibrated import CalibratedCamera, Distortion
 from .transforms import transform_from_xyz_euler
 
@@ -221,7 +221,7 @@ def pose_in_file(path: Path, name: str | None, axes: str | None) -> tuple[FloatA
         AmbiguousSourceError: The name of the tracked frame does not say what axes it has.
         MissingCalibrationError: There is no such camera.
     """
-    value = _text.load_any(path)
+    value = load_any(path)
     if not isinstance(value, Mapping):
         raise WrongFormatError("holds no pose", where=path, found=type(value).__name__)
     inner = value.get("transformation", value.get("transform"))

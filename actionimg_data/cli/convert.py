@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -14,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import human_bytes
-from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
+from ._common import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_QUARANTINE,
+    console,
+    cores,
+    emit_json,
+    output,
+    progress_columns,
+    say,
+)
 from ._inputs import SIZE, allowed_kinds, load_spec, option_type, plausible_limits, split_names
+from ._logging import with_logging
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +213,7 @@ class _Formats(click.Group):
 
         if cmd_name not in base.names():
             return None
-        return _command(cmd_name)
+        return with_logging(_command(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from ..converters import base
@@ -339,7 +353,7 @@ def _convert(name: str, given: dict[str, Any]) -> None:
                 observer=observer,
             )
         except KeyboardInterrupt:
-            click.echo("interrupted: what is published stays; the same command goes on from here", err=True)
+            say("interrupted: what is published stays; the same command goes on from here")
             context.exit(EXIT_INTERRUPTED)
     _report(result, out, given["as_json"])
     counts = result.manifest.counts
@@ -535,7 +549,7 @@ def _observer(quiet: bool) -> Iterator[Observer]:
         with _bar() as observer:
             yield observer
     else:
-        yield _lines(lambda text: click.echo(text, err=True))
+        yield _lines(say)
 
 
 class _Tally:
@@ -575,7 +589,7 @@ def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
                 echo(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
 
         def warning(self, text: str) -> None:
-            echo(f"warning: {text}")
+            log.warning("%s", text)
 
         def progress(self, event: Any) -> None:
             self.tally.add(event)
@@ -589,20 +603,13 @@ def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
 @contextmanager
 def _bar() -> Iterator[Observer]:
     """Progress for people: a bar over episodes with frames/s, bytes and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
     from ..engine import Observer, Totals
 
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes · {task.fields[rate]} · {task.fields[size]} ·"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("", total=None, rate="", size="")
+    columns = progress_columns("converting", "episodes", "{task.fields[rate]} · {task.fields[size]}", 30)
+    with Progress(*columns, console=console(), transient=True, disable=console().quiet) as bar:
+        task = bar.add_task("converting", total=None, rate="", size="")
 
         class Bar(Observer):
             def __init__(self) -> None:
@@ -615,7 +622,7 @@ def _bar() -> Iterator[Observer]:
                     bar.console.print(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
 
             def warning(self, text: str) -> None:
-                bar.console.print(f"warning: {text}", style="yellow", markup=False)
+                log.warning("%s", text)
 
             def progress(self, event: Any) -> None:
                 self.tally.add(event)

@@ -148,8 +148,9 @@ def _pictures(root: Path) -> list[str]:
         ("wrist", 0.4),
     ]
     columns = [next(pictures.triptychs(episode, view, spec, [round(t * last)], text=False)) for view, t in moments]
+    heads = [f"{view}, frame {round(t * last)}" for view, t in moments]
     files = {
-        "demo.png": pictures.png_bytes(pictures.grid(columns)),
+        "demo.png": pictures.png_bytes(pictures.grid(columns, heads=heads)),
         "contact_sheet.png": pictures.png_bytes(pictures.contact_sheet(episode, spec)),
     }
     frames = list(clips.overlaid(episode, "front", spec))

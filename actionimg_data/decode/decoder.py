@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DecodeError, FrameCountError, InvalidTrajectoryError
 from ..geometry import rotations
+from ..geometry.drawing import action_K
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
 from . import consensus, openness, pose
@@ -236,7 +237,7 @@ def solve(
         uv=np.stack([m.uv for m in views], axis=1),
         covariance=np.stack([m.covariance for m in views], axis=1),
         mask=np.stack([m.valid for m in views], axis=1),
-        K=np.stack([np.broadcast_to(c.K, (frames, 3, 3)) for c in listed], axis=1),
+        K=np.stack([np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)) for c in listed], axis=1),
         world_from_camera=np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1),
     )
     free = consensus.Free(
@@ -264,8 +265,8 @@ def solve(
         np.stack([m.pedestal_samples for m in views]),
         np.stack([m.ground for m in views]),
         np.array([_blue_height(m) for m in views]),
-        valid.any(axis=-1),
-        valid[..., 2],
+        np.moveaxis(settled.measured.uv, 1, 0),
+        valid,
         spec,
     )
     trajectory = GripperTrajectory(

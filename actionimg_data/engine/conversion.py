@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from array import array
@@ -36,6 +37,8 @@ from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
 from .opening import open_output, own_rows, planned
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_BAD_FRACTION: Final = 0.5
 _EARLY: Final = 20
@@ -329,6 +332,8 @@ class _Watch:
         self.observer.progress(event)
         self.ended += event.ended
         self.bad += event.code is not None
+        if event.ended:
+            log.debug("%s: %s", event.episode, "converted" if event.code is None else f"quarantined, {event.code}")
         if event.ended and self.ended >= _EARLY:
             _refuse_too_many(self.bad, self.ended, self.max_bad_fraction, event.episode)
 
@@ -336,6 +341,9 @@ class _Watch:
         self.frames += sidecar.frames
         self.quarantined += sidecar.quarantined
         self.largest = max(self.largest, sidecar.bytes)
+        for row in sidecar.quarantined:
+            log.info("quarantined %s: [%s] %s", row.id, row.code, row.message)
+        log.info("published %s: %d frames, %s", sidecar.shard, sidecar.frames, human_bytes(sidecar.bytes))
         self.observer.published(sidecar)
         if self.out is not None and time.monotonic() - self.looked > _SPACE_SECONDS:
             self.looked = time.monotonic()

@@ -14,7 +14,7 @@ from ..decode import BlobMeasurements, measure_blobs, solve
 from ..geometry.crop import CropResize
 from ..model import CameraTrack, GripperTrajectory
 from ..raster import project_keypoints
-from ..report.pictures import blend, evenly, label, mark
+from ..report.pictures import blend, evenly, label, mark, over_camera
 from ..schemas import ActionImageSpec
 from ..schemas.evaluation import PredictionRow
 from ..shards import Dataset, Window
@@ -90,7 +90,8 @@ def drawn(shown: Shown, gripper: str, tile: int = TILE) -> Iterator[Image]:
     truths = {view: window.action(view, gripper)[at] for view in shown.actions}
     axes = {
         view: [
-            _keypoints(trajectory, window.cameras[view][at], window.spec, small) for trajectory in (shown.found, truth)
+            _keypoints(trajectory, window.cameras[view][at], window.spec.over_camera(), small)
+            for trajectory in (shown.found, truth)
         ]
         for view in shown.actions
     }
@@ -110,7 +111,7 @@ def drawn(shown: Shown, gripper: str, tile: int = TILE) -> Iterator[Image]:
 
 def _over(below: Image, action: Image, spec: ActionImageSpec) -> Image:
     """The blobs of an action picture over a camera picture; what compression adds to the pedestal is left out."""
-    quiet = action.copy()
+    quiet = over_camera(action, spec).copy()
     quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal + _NOISE] = 0
     return blend(below, quiet, spec)
 

@@ -267,7 +267,7 @@ def score_frames(streams: Mapping[str, Frames], window: Window, gripper: str, op
     decoded = solve(measured, cameras, spec, times=truth.times, names=list(cameras))
     published_mm = None
     if options.protocol == "published":
-        points = published.positions(centroids, list(cameras.values()))
+        points = published.positions(centroids, list(cameras.values()), spec)
         published_mm = 1000 * np.linalg.norm(points - truth.position, axis=-1)
     return score(
         Estimate.decoded(decoded),

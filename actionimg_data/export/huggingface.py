@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..schemas import DatasetManifest
+from ..schemas import ActionImageSpec, DatasetManifest
 from ..shards import Dataset, layout
 from .common import Link, Result, new_folder, opened, place, shard_paths
 
@@ -74,7 +74,7 @@ configs:
 
 An action image draws the gripper's pose into a calibrated camera: red the point between the fingertips, green
 {options.spec.axis_length:g} m along the gripper's x, blue {options.spec.axis_length:g} m back along the hand, and the
-openness as the level of the blue background (arXiv 2604.06168).
+openness as the level of the blue background (arXiv 2604.06168).{_drawn_otherwise(options.spec)}
 
 | member of a sample | what it is |
 |---|---|
@@ -90,6 +90,13 @@ from actionimg_data.training import ActionImageDataset
 data = ActionImageDataset("hf://datasets/USER/NAME", num_frames=41, size={min(options.height, options.width)})
 ```
 """
+
+
+def _drawn_otherwise(spec: ActionImageSpec) -> str:
+    """What the pictures' spec changes of the published drawing, in a sentence."""
+    published = ActionImageSpec(height=spec.height, width=spec.width).model_dump()
+    changed = [f"{name} {value}" for name, value in spec.model_dump().items() if published.get(name) != value]
+    return f" Drawn otherwise than published: {', '.join(changed)}." if changed else ""
 
 
 def _describe(member: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
     Args:
         path: A complete data set.
         dest: A new folder.
-        robot_type: Name of the robot, for the record.
+        robot_type: Name of the robot, for the record; None for what the source says, else ``unknown``.
 
     Raises:
         CorruptDatasetError: The data set is damaged, or its samples differ in frame rate.
@@ -106,12 +106,21 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
             every.append(stats)
             index += count
         writer.close()
-        _write_meta(root, rows, tasks, every, features, rate, index, robot_type)
+        named = robot_type or _robot(usable)
+        _write_meta(root, rows, tasks, every, features, rate, index, named or "unknown")
     result.samples = len(usable)
     result.notes.append("observation.state and action are the frame's own pose; take later ones by delta_timestamps.")
+    if named is None:
+        result.notes.append("robot_type is written as unknown: the source does not say it. Name it with --robot-type.")
     if options.planes:
         result.notes.append(f"{' and '.join(options.planes)} are left out: LeRobot's videos are lossy.")
     return result
+
+
+def _robot(samples: Sequence[Sample]) -> str | None:
+    """The robot that the provenance of all samples names; None where one names none, or they differ."""
+    named = {tuple(sample.meta.provenance.get("robots") or ()) for sample in samples}
+    return "_".join(str(robot) for robot in named.pop()) or None if len(named) == 1 else None
 
 
 def _features(
@@ -301,7 +310,7 @@ def _write_meta(
     features: dict[str, Any],
     fps: float,
     frames: int,
-    robot_type: str | None,
+    robot_type: str,
 ) -> None:
     meta = root / "meta"
     episodes = meta / "episodes" / "chunk-000"

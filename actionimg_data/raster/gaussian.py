@@ -23,6 +23,7 @@ from actionimg_data.schemas import ActionImageSpec
 
 from ..errors import InvalidArrayError, InvalidCameraError, InvalidTrajectoryError
 from ..geometry import exact, pinhole, rotations
+from ..geometry.drawing import action_K, in_picture
 from ..model import Camera, CameraTrack, GripperTrajectory
 from .keypoints import gripper_keypoints
 
@@ -47,8 +48,9 @@ def project_keypoints(
         spec: Axis length, near plane and picture size; the published ones by default.
 
     Returns:
-        ``uv (V, T, 3, 2)`` in pixels of the spec's picture, 0 where not valid, and ``valid (V, T, 3)``: the keypoint
-        lies in front of the near plane (not: inside the picture).
+        ``uv (V, T, 3, 2)`` in pixels of the action image, 0 where not in front of the near plane, and ``valid
+        (V, T, 3)``: the keypoint is drawn. It then lies in front of the near plane, and inside the picture only if the
+        spec drops those outside.
 
     Raises:
         InvalidCameraError: No camera, or one of another picture size than the spec's.
@@ -269,7 +271,10 @@ class _Canvas:
         uv, valid = _project(trajectory, camera, self.spec, frames)
         blobs = [_Blobs(uv[:, c], valid[:, c], self.spec, self.radii[c]) for c in range(3)]
         # A missing pose has no valid keypoint: black, once its pedestal is.
-        return blobs, np.where(trajectory.known[frames], openness[frames], 0.0)
+        lit = trajectory.known[frames]
+        if self.spec.ground == "in_view":
+            lit = lit & valid[:, 0] & in_picture(uv[:, 0], self.spec)
+        return blobs, np.where(lit, openness[frames], 0.0)
 
     def _compose(
         self, blobs: list[_Blobs], openness: NDArray[np.float64], first: int, planes: Video, pedestals: list[int]
@@ -364,7 +369,9 @@ def _project(
     world_from_camera = camera.world_from_camera[frames] if moving else camera.world_from_camera
     rotation = rotations.matrix_from_quaternion(trajectory.quaternion_xyzw[frames])
     points = gripper_keypoints(trajectory.position[frames], rotation, spec.axis_length)
-    uv, _, valid = pinhole.project(points, K, world_from_camera, spec.near)
+    uv, _, valid = pinhole.project(points, action_K(K, spec, camera.pixel_centre), world_from_camera, spec.near)
+    if spec.outside == "drop":
+        valid = valid & in_picture(uv, spec)
     return np.asarray(uv), np.asarray(valid)
 
 

@@ -22,7 +22,7 @@ from ..shards.manifest import read_quarantine
 from ..shards.verify import RoundTrip
 from . import collect, plots
 from .page import Album, asset, safe, script_hash, template
-from .pictures import blend, evenly, mark
+from .pictures import blend, evenly, mark, over_camera
 
 Image = NDArray[np.uint8]
 CURVE_BYTES: Final = 4_400_000
@@ -240,8 +240,8 @@ def _stored(sample: Sample, view: str, frames: Sequence[int]) -> Iterator[tuple[
 def _marked(sample: Sample, view: str, frame: int, rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
     """The blend of a frame's two pictures, with the axes of its stored poses."""
     small = spec.resized(rgb.shape[0], rgb.shape[1])
-    found = collect.keypoint_frame(sample, frame, spec)
-    quiet = action.copy()
+    found = collect.keypoint_frame(sample, frame, spec.over_camera())
+    quiet = over_camera(action, spec).copy()
     # What compression adds to the pedestal would be speckles in the blend.
     quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal * len(found) + _NOISE] = 0
     picture = blend(rgb, quiet, small)

@@ -17,7 +17,7 @@ from ..schemas.dataset import parse
 from ..untrusted.parquet import load_parquet
 from . import layout
 from .layout import Place
-from .manifest import check_index, read_bytes, read_manifest
+from .manifest import check_index, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,22 +128,6 @@ class Sidecars:
         """Bytes of a shard; None where the manifest does not name it."""
         record = self._records.get(shard)
         return None if record is None else record.bytes
-
-
-def open_manifest(root: Place) -> DatasetManifest:
-    """The manifest of a data set, as `read_manifest`; says what is meant where there is none.
-
-    Raises:
-        SourceNotFoundError: Nothing is there, or it is no data set.
-        CorruptDatasetError: It is damaged.
-    """
-    if not (root / layout.MANIFEST).is_file():
-        raise SourceNotFoundError(
-            f"has no {layout.MANIFEST}" if root.is_dir() else "does not exist",
-            where=root,
-            hint=layout.similar(root) or "A data set is a folder that actionimg convert wrote.",
-        )
-    return read_manifest(root)
 
 
 def index_data(root: Place, manifest: DatasetManifest, verify: bool) -> bytes:

@@ -27,7 +27,8 @@ from ..schemas.dataset import parse
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
-from .members import Sidecars, open_manifest, read_index, read_members
+from .manifest import read_manifest
+from .members import Sidecars, read_index, read_members
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -376,7 +377,7 @@ def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
     path = layout.place(path)
     if path.is_file():
         return Dataset(path, None, _scan(path))
-    manifest = open_manifest(path)
+    manifest = read_manifest(path)
     return Dataset(path, manifest, read_index(path, manifest, verify), verify)
 
 

@@ -142,10 +142,15 @@ class DeviceTransform:
         # A pose that is not known is zero; any unit quaternion will do for it, and its frame is made black below.
         anything = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=action.dtype, device=action.device)
         quaternion = torch.where(known[..., None], action[..., 3:7], anything)
-        K, pose = batch["intrinsics"], batch["extrinsics"]
+        K, pose, axis = batch["intrinsics"], batch["extrinsics"], None
+        if "action_intrinsics" in batch:
+            # Its K takes points to pixel indices already.
+            K, pose = batch["action_intrinsics"], batch["action_extrinsics"]
+            axis = batch["action_axis_length"][..., None]
+            spec = spec.changed(fov_scale=1.0, pixel_centre="published")
         if self._axes == "rlbench":
             K, pose = rotate_half_turn(K, pose)
         K, pose = (x.unflatten(1, (-1, frames)) for x in (K, pose))
-        drawn = render(action[..., :3], quaternion, action[..., 7], K, pose, spec)
+        drawn = render(action[..., :3], quaternion, action[..., 7], K, pose, spec, axis_length=axis)
         drawn = (drawn * known[:, None, :, None, None, None]).movedim(3, 1)
         return (drawn * 2 - 1).to(self._dtype)

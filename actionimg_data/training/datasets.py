@@ -334,7 +334,8 @@ class ActionImageDataset(_Stream):
         paths: A data set's folder or fsspec URL, or shards (``.tar``) of one data set.
         sample: How samples are cut.
         stream: In which order they come, and to whom.
-        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
+        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, or this text
+            of one (``'task == "stack" and frames > 100'``, as ``actionimg inspect --list --where`` takes it).
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
         options: Fields of `SampleOptions` and `StreamOptions`, in place of theirs.
@@ -352,7 +353,7 @@ class ActionImageDataset(_Stream):
         sample: SampleOptions | None = None,
         stream: StreamOptions | None = None,
         *,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -412,7 +413,7 @@ class ConcatActionImageDataset(_Stream):
         view_names: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
         allow_different_rates: bool = False,
         epoch_samples: int | None = None,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -462,7 +463,8 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
         sample: As `ActionImageDataset`.
         filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, e.g.
             ``(pc.field("frames") >= 41) & (pc.field("decode_position_p95_mm") < 0.5)`` or
-            ``pc.match_substring(pc.field("instruction"), "drawer")``.
+            ``pc.match_substring(pc.field("instruction"), "drawer")``; or the text of one, as
+            ``actionimg inspect --list --where`` takes it: ``'frames >= 41 and "drawer" in instruction'``.
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
         options: Fields of `SampleOptions`, in place of those of ``sample``.
@@ -476,7 +478,7 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
         paths: Paths,
         sample: SampleOptions | None = None,
         *,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,

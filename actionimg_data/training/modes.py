@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSpecError
+from ..shards.windows import LATENT_STRIDE
 
 Mask = NDArray[np.bool_]
-
-LATENT_STRIDE: Final = 4
 
 MODES: Final[Mapping[str, str]] = MappingProxyType(
     {

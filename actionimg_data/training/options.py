@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import InvalidSpecError
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds
+from ..raster import WRIST_DISTANCE
+from ..shards.windows import LATENT_STRIDE, unusual_window, whole_stride
+from .modes import PUBLISHED_ODDS, check_odds
 
 Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
@@ -18,10 +20,6 @@ Short = Literal["pad", "repeat", "skip", "error"]
 Pixels = Literal["float32", "uint8"]
 Stream = Literal["depth", "mask"]
 
-SIZE_STEP: Final = 16
-"""Height and width of a video model's pictures are multiples of this: 8 of its VAE, 2 of its patches."""
-
-_RATE_TOLERANCE: Final = 1e-3
 _warned: set[str] = set()
 
 
@@ -117,6 +115,14 @@ class SampleOptions(_Options):
         description="Of several grippers, give each its own action segment (`separate`), or the clipped sum of all in "
         "one (`merged`); `auto` takes them as they are stored.",
     )
+    wrist_views: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Views of wrist cameras, whose action images are drawn on load from a virtual camera that is held "
+        "where the window begins, `wrist_distance` before the gripper (with `action='rendered'`).",
+    )
+    wrist_distance: Annotated[float, Field(gt=0, le=10)] = Field(
+        WRIST_DISTANCE, description="Metres from that camera to the gripper; axes are at most 0.35 times as long."
+    )
     streams: Annotated[tuple[Stream, ...], BeforeValidator(_names)] = Field(
         (), description="Which of `depth` and `mask` to give beside the video."
     )
@@ -144,6 +150,8 @@ class SampleOptions(_Options):
     def _together(self) -> SampleOptions:
         if self.fps is not None and self.frame_stride != 1:
             raise ValueError("give fps or frame_stride, not both")
+        if self.wrist_views and self.action not in ("rendered", "none"):
+            raise ValueError(f"wrist_views need action='rendered', not '{self.action}': stored ones do not move")
         if self.strict and (found := self.unusual()):
             raise ValueError(found)
         return self
@@ -171,33 +179,11 @@ class SampleOptions(_Options):
         """
         if self.fps is None:
             return self.frame_stride
-        stride = max(1, round(fps / self.fps))
-        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
-            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
-            raise InvalidSpecError(
-                "the source's rate is no whole multiple of the declared one",
-                where=where,
-                field="fps",
-                expected=f"one of {whole}, …",
-                found=self.fps,
-                hint="Frames are never repeated or interpolated to meet a rate.",
-            )
-        return stride
+        return whole_stride(fps, self.fps, where)
 
     def unusual(self) -> str:
         """What of a window video models do not take as it is; empty where they do."""
-        parts = []
-        if (self.num_frames - 1) % self.latent_stride:
-            below = 1 + (self.num_frames - 1) // self.latent_stride * self.latent_stride
-            parts.append(
-                f"num_frames={self.num_frames} is not {self.latent_stride}n + 1: the last "
-                f"{self.num_frames - below} frames belong to no latent frame (take {below} or "
-                f"{below + self.latent_stride})"
-            )
-        if self.height % SIZE_STEP or self.width % SIZE_STEP:
-            near = [max(SIZE_STEP, round(n / SIZE_STEP) * SIZE_STEP) for n in self.size]
-            parts.append(f"size {self.height}x{self.width} is no multiple of {SIZE_STEP} (take {near[0]}x{near[1]})")
-        return "; ".join(parts)
+        return unusual_window(self.num_frames, self.height, self.width, self.latent_stride)
 
     def warn_if_unusual(self) -> None:
         """Say once in a process what `unusual` finds."""
@@ -208,7 +194,10 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        return self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        if not self.wrist_views:
+            del own["wrist_views"], own["wrist_distance"]
+        return own
 
 
 class StreamOptions(_Options):

@@ -21,8 +21,10 @@ from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError
 from ..geometry import transforms
 from ..geometry.axes import rotate_half_turn
 from ..geometry.crop import center_crop
-from ..raster import render_planes
-from ..schemas import SampleMeta
+from ..geometry.drawing import action_K
+from ..model import CameraTrack, GripperTrajectory
+from ..raster import held_camera, render_planes, wrist_spec
+from ..schemas import ActionImageSpec, SampleMeta
 from ..schemas.dataset import parse
 from ..shards import layout
 from ..shards import sample as stored
@@ -77,6 +79,15 @@ class SampleReader:
                 expected="rendered | none",
                 found=options.action,
             )
+        strange = [name for name in options.wrist_views if name not in source.views]
+        if strange:
+            raise InvalidSpecError(
+                "has no such view",
+                where=source.path,
+                field="wrist_views",
+                expected=" ".join(source.views),
+                found=strange[0],
+            )
         self._check_streams()
         self.names = tuple(names)
         self.grippers = source.manifest.grippers
@@ -85,6 +96,10 @@ class SampleReader:
         )
         """Whether all grippers are in one action picture."""
         self.spec = source.spec.resized(options.height, options.width)
+        self._own_cameras = (
+            bool(options.wrist_views) or self.spec.fov_scale != 1 or self.spec.pixel_centre != "published"
+        )
+        """Whether action images are drawn into other cameras than the video's, so that samples have both."""
         self._crop = center_crop(stored_options.height, stored_options.width, options.height, options.width)
         self._salt = int(source.manifest.plan[:16], 16)
         if options.fps is None and len(source) and float(np.ptp(source.fps)) > _RATE_TOLERANCE * float(source.fps[0]):
@@ -275,6 +290,7 @@ class SampleReader:
             extrinsics = np.tile(np.eye(4), (options.views, count, 1, 1))
             if options.axes == "rlbench":
                 intrinsics, extrinsics = rotate_half_turn(intrinsics, extrinsics)
+        drawn_into = [self._action_camera(*pair, windows) for pair in zip(views, cameras, strict=True)]
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
         together = [list(windows)] if self._merged else [[name] for name in windows]
@@ -312,6 +328,8 @@ class SampleReader:
             "loss_mask": torch.from_numpy(loss.astype(np.float32)),
             "loss_mask_latent": torch.from_numpy(loss_latent.astype(np.float32)),
         }
+        if self._own_cameras:
+            result |= self._action_cameras(drawn_into, intrinsics, extrinsics)
         if self.grippers:
             result["grippers"] = self.grippers
             result["gripper_valid"] = torch.from_numpy(valid)
@@ -329,11 +347,11 @@ class SampleReader:
                 result["action_video_rendered"] = black.tensor.clone()
         if with_cameras and options.action in ("rendered", "both"):
             drawn = _Planes(options, pad, options.views * len(together), black=True)
-            for i, (camera, names) in enumerate(itertools.product(cameras, together)):
+            for i, ((camera, spec), names) in enumerate(itertools.product(drawn_into, together)):
                 with drawn.frames(i, len(indices)) as planes:
-                    render_planes(windows[names[0]], camera, self.spec, out=planes)
+                    render_planes(windows[names[0]], camera, spec, out=planes)
                     for name in names[1:]:
-                        _add(render_planes(windows[name], camera, self.spec), planes)
+                        _add(render_planes(windows[name], camera, spec), planes)
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
         for kind, names in beside.items():
             result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
@@ -342,6 +360,36 @@ class SampleReader:
         elif options.plucker:
             result["plucker"] = torch.zeros((6, options.views * count, options.height, options.width))
         return result
+
+    def _action_camera(
+        self, view: str, camera: CameraTrack, windows: Mapping[str, GripperTrajectory]
+    ) -> tuple[CameraTrack, ActionImageSpec]:
+        """Into which camera a view's action images are drawn, and how."""
+        if view not in self.options.wrist_views:
+            return camera, self.spec
+        distance = self.options.wrist_distance
+        return held_camera(camera, windows, distance).track(len(camera)), wrist_spec(self.spec, distance)
+
+    def _action_cameras(
+        self,
+        drawn_into: Sequence[tuple[CameraTrack, ActionImageSpec]],
+        intrinsics: NDArray[np.float64],
+        extrinsics: NDArray[np.float64],
+    ) -> dict[str, torch.Tensor]:
+        """The cameras of the action images, where they are not those of the video; theirs project to pixel indices."""
+        views, count = intrinsics.shape[:2]
+        axes = [spec.axis_length for _, spec in drawn_into] or [self.spec.axis_length] * views
+        if drawn_into:
+            tracks = [
+                CameraTrack(action_K(c.K, s, c.pixel_centre), c.world_from_camera, c.width, c.height)
+                for c, s in drawn_into
+            ]
+            intrinsics, extrinsics = camera_arrays(tracks, count, self.options.axes)
+        return {
+            "action_intrinsics": float_tensor(intrinsics.reshape(-1, 3, 3)),
+            "action_extrinsics": float_tensor(extrinsics.reshape(-1, 4, 4)),
+            "action_axis_length": float_tensor(np.array(axes)),
+        }
 
     def _action_members(self, views: Sequence[str]) -> list[list[str]]:
         """For each segment of the action video, the stored videos whose clipped sum it is."""

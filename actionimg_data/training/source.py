@@ -21,7 +21,9 @@ from ..objectstore import RemotePath, is_url
 from ..schemas import ActionImageSpec, SampleRow, index_schema
 from ..shards import layout
 from ..shards.layout import Place
-from ..shards.members import Sidecars, open_manifest, read_index, read_members
+from ..shards.manifest import read_manifest
+from ..shards.members import Sidecars, read_index, read_members
+from ..shards.where import parse_where
 
 _TAR: Final = ".tar"
 
@@ -34,7 +36,8 @@ class ShardSource:
     Args:
         path: Folder or URL of a data set.
         shards: Only these (``train/000003``); None for all of its index.
-        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
+        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, or this text
+            of one (``'task == "stack" and frames > 100'``, as ``actionimg inspect --list --where`` takes it).
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
 
@@ -49,14 +52,14 @@ class ShardSource:
         path: str,
         *,
         shards: Sequence[str] | None = None,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self._root = _place(path, storage_options)
         self._verify = verify
-        self.manifest = open_manifest(self._root)
+        self.manifest = read_manifest(self._root)
         self._sidecars = Sidecars(self._root, self.manifest)
         self._sizes: dict[str, int] = {}
         table = read_index(self._root, self.manifest, verify) if shards is None else self._table_of(shards)
@@ -171,7 +174,9 @@ def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
     return {**sample.model_dump(), "shard": shard}
 
 
-def _filtered(table: pa.Table, expression: pc.Expression, where: str) -> pa.Table:
+def _filtered(table: pa.Table, expression: pc.Expression | str, where: str) -> pa.Table:
+    if isinstance(expression, str):
+        expression = parse_where(expression, table.schema, f"{where}: filter")
     try:
         return table.filter(expression)
     except (pa.ArrowException, TypeError) as error:
@@ -198,7 +203,7 @@ def _place(text: str, options: Mapping[str, Any] | None) -> Place:
 def open_sources(
     paths: Any,
     *,
-    filter: pc.Expression | None = None,
+    filter: pc.Expression | str | None = None,
     verify: bool = True,
     storage_options: Mapping[str, Any] | None = None,
 ) -> ShardSource:

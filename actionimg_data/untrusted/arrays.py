@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tokenize
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,16 @@ _BAD_NPY = (
 )
 
 
-def load_npz(source: bytes | Path, where: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+def load_npz(
+    source: bytes | Path, where: object, max_bytes: int = MAX_ARRAY_BYTES, names: Collection[str] | None = None
+) -> dict[str, NDArray[Any]]:
     """Arrays of an ``.npz``; object arrays and contents over ``max_bytes`` are refused before anything is unpacked.
+
+    Args:
+        source: The file, or what is in it.
+        where: For errors.
+        max_bytes: Most that it may unpack to.
+        names: Arrays to unpack, where they are there; the others are left packed. None: all.
 
     Raises:
         UnsafeFileError: It would unpack to more than ``max_bytes``, or holds Python objects.
@@ -47,7 +56,9 @@ def load_npz(source: bytes | Path, where: object, max_bytes: int = MAX_ARRAY_BYT
             for entry in entries:
                 if not entry.filename.endswith(".npy") or entry.filename[:-4] in arrays:
                     raise BadFileError("has an unexpected member", where=where, found=entry.filename)
-                arrays[entry.filename[:-4]] = load_npy(unzip(archive, entry, where, max_bytes), where, entry.filename)
+                if names is None or entry.filename[:-4] in names:
+                    body = unzip(archive, entry, where, max_bytes)
+                    arrays[entry.filename[:-4]] = load_npy(body, where, entry.filename)
             return arrays
     except BAD_ZIP as error:
         if isinstance(error, (BadFileError, UnsafeFileError)):

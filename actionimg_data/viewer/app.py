@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
-from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, SourceNotFoundError
+from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, SourceNotFoundError, install_hint
 from . import document, media
 from .cache import BoundedCache
 from .catalog import MOST_ROWS, Catalog
@@ -70,9 +70,7 @@ def needed() -> None:
         try:
             __import__(module)
         except ImportError:
-            raise MissingExtraError(
-                f"the page needs {module}", field=module, hint="pip install 'actionimg-data[view]'"
-            ) from None
+            raise MissingExtraError(f"the page needs {module}", field=module, hint=install_hint("view")) from None
 
 
 class Guard:

@@ -15,8 +15,8 @@ from ..errors import CorruptDatasetError, MissingFrameError, WrongFormatError
 from ..schemas.dataset import finding_column
 from ..shards import layout
 from ..shards.layout import Place
-from ..shards.manifest import check_index, read_quarantine
-from ..shards.members import Sidecars, check_columns, index_data, open_manifest
+from ..shards.manifest import check_index, read_manifest, read_quarantine
+from ..shards.members import Sidecars, check_columns, index_data
 from ..shards.read import Sample
 from .query import SEARCHED, VERDICTS, Query
 
@@ -58,7 +58,7 @@ class Catalog:
         if root.is_file():
             raise WrongFormatError("is a shard", where=root, expected="the folder of a data set")
         self.root = root
-        self.manifest = open_manifest(root)
+        self.manifest = read_manifest(root)
         self._where = root / layout.INDEX
         self._sidecars = Sidecars(root, self.manifest)
         data = index_data(root, self.manifest, verify=True)

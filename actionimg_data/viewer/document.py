@@ -55,7 +55,7 @@ def document(number: int, sample: Sample, where: str) -> dict[str, Any]:
         "fps": sample.fps,
         "times": numbers(times - times[0]),
         "sync_ms": numbers(1000 * np.asarray(meta.sync_residual_s), 3),
-        "spec": {"pedestal": spec.pedestal, "axis_length": spec.axis_length},
+        "spec": {"pedestal": spec.pedestal, "axis_length": spec.axis_length, "fov_scale": spec.fov_scale},
         "grippers": [{"name": name, **_gripper(path)} for name, path in sample.grippers.items()],
         "cameras": [_camera(view, track) for view, track in cameras.items()],
         "keypoints": _keypoints(sample, cameras, spec),
@@ -98,7 +98,7 @@ def _keypoints(sample: Sample, cameras: dict[str, CameraTrack], spec: ActionImag
     size = np.array([spec.width, spec.height])
     found: dict[str, Any] = {view: [] for view in cameras}
     for path in sample.grippers.values():
-        uv, valid = project_keypoints(path, cameras, spec)
+        uv, valid = project_keypoints(path, cameras, spec.over_camera())
         shares = np.where(valid[..., None], (uv + 0.5) / size, np.nan)
         for view, share in zip(cameras, shares, strict=True):
             found[view].append(numbers(share, 4))
@@ -180,7 +180,7 @@ def trail(sample: Sample, view: str, height: int, width: int) -> list[tuple[NDAr
     camera = {view: sample.cameras[view]}
     found = []
     for path in sample.grippers.values():
-        uv, valid = project_keypoints(path, camera, spec)
+        uv, valid = project_keypoints(path, camera, spec.over_camera())
         scale = np.array([width / spec.width, height / spec.height])
         found.append(((uv[0, :, 0] + 0.5) * scale - 0.5, valid[0, :, 0]))
     return found

@@ -19,7 +19,7 @@ class SamplesPage {
     if (!data.views.includes(this.view)) this.view = data.views[0];
     this.grid = new Grid({
       load: (start, number) => this.load(start, number), make: () => this.make(), fill: (tile, row) => this.fill(tile, row),
-      caption: 62, least: innerWidth < 640 ? 150 : 208, aspect: Math.min(1, data.height / data.width), label: "Samples",
+      caption: 50, least: innerWidth < 640 ? 150 : 208, aspect: Math.min(1, data.height / data.width), label: "Samples",
     });
     this.facets = SamplesPage.facets || null;
     this.status = h("p", { class: "status", role: "status" });

@@ -12,12 +12,15 @@ const NOISE = 12 / 255;
 const DECODED_UNASKED = 1600;
 
 // As actionimg's own reports do it: the blobs over the picture, the pedestal left out.
-function blended(context, rgb, action, pedestal, width, height) {
-  context.drawImage(action, 0, 0, width, height);
+function blended(context, rgb, action, spec, grippers, width, height) {
+  const { pedestal, fov_scale: wider } = spec;
+  context.fillRect(0, 0, width, height);
+  // Where the action image has a wider field of view than the camera, its middle lies over the picture.
+  context.drawImage(action, (width * (1 - wider)) / 2, (height * (1 - wider)) / 2, width * wider, height * wider);
   const drawn = context.getImageData(0, 0, width, height);
   context.drawImage(rgb, 0, 0, width, height);
   const out = context.getImageData(0, 0, width, height);
-  const floor = 255 * (pedestal + NOISE);
+  const floor = 255 * (pedestal * grippers + NOISE);
   const [a, p] = [drawn.data, out.data];
   for (let i = 0; i < a.length; i += 4) {
     const blue = a[i + 2] <= floor ? 0 : a[i + 2];
@@ -103,7 +106,7 @@ class View {
 
   draw(frame) {
     if (!this.context || this.rgb.readyState < 2 || this.action.readyState < 2 || !this.canvas.offsetParent) return;
-    blended(this.context, this.rgb, this.action, this.sample.spec.pedestal * Math.max(1, this.merged()), this.canvas.width, this.canvas.height);
+    blended(this.context, this.rgb, this.action, this.sample.spec, this.merged(), this.canvas.width, this.canvas.height);
     for (const points of this.sample.keypoints[this.name] || []) marked(this.context, points[frame], this.canvas.width, this.canvas.height);
   }
 

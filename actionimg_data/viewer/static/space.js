@@ -78,7 +78,7 @@ export class Space {
       let run = [];
       for (const p of [...all, null]) {
         if (p) { run.push(p); continue; }
-        const drawn = tube(run, 0.0035 * this.radius, material);
+        const drawn = tube(run, 0.005 * this.radius, material);
         if (drawn) this.scene.add(drawn);
         run = [];
       }
@@ -134,7 +134,7 @@ export class Space {
   }
 
   home() {
-    this.distance = 2.15 * this.radius;
+    this.distance = 2.3 * this.radius;
     this.look(-0.85, 0.42);
   }
 
