@@ -14,7 +14,7 @@ from pathlib import Path
 import arm_lab_logs
 import numpy as np
 import pytest
-from lab_logs import renamed_cameras, write_bridge_raw, write_isaaclab
+from lab_logs import renamed_cameras, write_bridge_raw, write_calvin, write_gello, write_isaaclab
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
@@ -138,6 +138,16 @@ class DocsData:
         names = {"front": "table_cam", "overhead": "high_cam"}
         dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), names)))
 
+    def _calvin(self, dest: Path) -> None:
+        write_calvin([self._lab_log(0)], dest / "training", {"front": "static", "overhead": "overhead"})
+
+    def _gello(self, dest: Path) -> None:
+        for seed in range(2):
+            write_gello(self._lab_log(seed), dest / f"0131_12{seed}000")
+
+    def _gello_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(recordings.camera_file(self._lab_log(0))))
+
     @staticmethod
     def _lab_log(seed: int) -> recordings.TeleopLog:
         return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
@@ -200,5 +210,8 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,
     "isaaclab": DocsData._isaaclab,
+    "task_D_D": DocsData._calvin,
+    "gello": DocsData._gello,
+    "gello_cameras.json": DocsData._gello_cameras,
     "isaaclab_cameras.json": DocsData._isaaclab_cameras,
 }

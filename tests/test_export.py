@@ -38,7 +38,7 @@ from actionimg_data.errors import (
 from actionimg_data.export import KINDS, export
 from actionimg_data.model import Episode, EpisodeRef, GripperTrajectory
 from actionimg_data.schemas import ConvertOptions
-from actionimg_data.shards.verify import round_trip
+from actionimg_data.shards.verify import round_trips
 
 FRAMES = (22, 25, 18)
 
@@ -468,7 +468,7 @@ def test_a_rerun_recording_holds_videos_openness_and_decode_errors(dataset: Path
         np.concatenate(list(openness)).astype(float), np.concatenate([s.trajectory.openness for s in samples])
     )
     _, errors = values_of(recording["/decode_error/position_mm"], "scalars")
-    truth = [round_trip(sample, sample.spec).position_mm for sample in samples]
+    truth = [round_trips(sample, sample.spec)[0].position_mm for sample in samples]
     np.testing.assert_allclose(np.concatenate(list(errors)).astype(float), np.concatenate(truth))
 
 

@@ -448,7 +448,11 @@ class _Maker:
         return [self._window(sample, cut, start) for start in starts]
 
     def _window(self, sample: Sample, cut: Cut, start: int) -> Made | tuple[str, str]:
-        options, views = self.options, self.options.views or ()
+        options, wanted = self.options, self.options.views or ()
+        # Samples of a data set may differ in their views; a canvas is of one size.
+        views = tuple(view for view in wanted if view in sample.views)
+        if not views or (options.canvas != "none" and views != wanted):
+            return sample.key, f"window {start}: has no view {' '.join(v for v in wanted if v not in views)}"
         fps = sample.fps
         indices = cut.indices(start, len(sample), fps, sample.key)
         kept = np.unique(indices)

@@ -152,8 +152,8 @@ def decoded(sample: Sample) -> dict[str, Any]:
     """
     assert sample.spec is not None
     found = []
-    for name, truth in sample.grippers.items():
-        made = decode_sample(sample, sample.spec, name)
+    for name, made in decode_sample(sample, sample.spec).items():
+        truth = sample.grippers[name]
         both = made.valid & truth.known
         position, rotation = np.full(len(truth), np.nan), np.full(len(truth), np.nan)
         position[both] = 1000 * np.linalg.norm(made.trajectory.position[both] - truth.position[both], axis=-1)
