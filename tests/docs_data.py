@@ -123,6 +123,12 @@ class DocsData:
         depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
         arm_lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
 
+    def _agibot(self, dest: Path) -> None:
+        arm_lab_logs.write_agibot([arm_lab_logs.small_log(FRAMES, SIZE)], dest)
+
+    def _rh20t(self, dest: Path) -> None:
+        arm_lab_logs.write_rh20t([arm_lab_logs.small_log(FRAMES, SIZE, views=("front", "overhead"))], dest)
+
     def _bridge_raw(self, dest: Path) -> None:
         for number in range(2):
             write_bridge_raw(self._lab_log(number), dest, number)
@@ -206,6 +212,8 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "aloha": DocsData._simulator,
     "robotwin": DocsData._robotwin,
     "maniskill": DocsData._maniskill,
+    "agibot": DocsData._agibot,
+    "rh20t": DocsData._rh20t,
     "umi": DocsData._simulator,
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,

@@ -44,6 +44,8 @@ _EXTRAS = {
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "azure": ("adlfs",),
+    "hub": ("huggingface_hub",),
+    "mcap": ("mcap", "mcap_protobuf", "foxglove_schemas_protobuf"),
 }
 _NATIVE = ("torch", "pytorch3d")
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
