@@ -38,6 +38,7 @@ _EXTRAS = {
     "joints": ("mujoco", "yourdfpy"),
     "hdf5": ("hdf5plugin",),
     "report": ("jinja2", "matplotlib"),
+    "view": ("starlette", "uvicorn"),
     "rerun": ("rerun",),
     "ray": ("ray",),
     "s3": ("s3fs",),
