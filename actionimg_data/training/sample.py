@@ -31,12 +31,15 @@ from ..shards import sample as stored
 from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
+from .members import Member
 from .modes import draw, latent_mask, task, without_actions
 from .options import SampleOptions
 from .published import LEVELS, camera_arrays, float_tensor, plucker_video, resized_picture
 from .source import ShardSource
 
 _RATE_TOLERANCE: Final = 1e-3
+ANY_START: Final = -1
+"""Where no member is of windows, any start will do."""
 
 
 class SampleReader:
@@ -69,9 +72,15 @@ class SampleReader:
                 found=f"{len(names)}: {' '.join(names)}",
                 hint="A view is never shown twice in its place.",
             )
+        self.members = tuple(Member(source, name, options) for name in options.members)
+        """Derived members that are given, too."""
+        reads = {kind for member in self.members for kind in member.manifest.reads}
+        self.with_video = "pictures" not in reads if options.video is None else options.video
+        self.action = options.action if options.said("action") or "actions" not in reads else "none"
+        self.plucker = options.plucker and (options.said("plucker") or self.with_video)
         self.modes = dict(options.modes) if source.calibrated else without_actions(options.modes, source.path)
         """Odds of the tasks that are drawn: those of the options that the source has what it takes for."""
-        if source.calibrated and options.action in ("stored", "both") and stored_options.action_codec == "none":
+        if source.calibrated and self.action in ("stored", "both") and stored_options.action_codec == "none":
             raise InvalidSpecError(
                 "stores no action images",
                 where=source.path,
@@ -142,7 +151,7 @@ class SampleReader:
         options, source = self.options, self.source
         strides = {rate: options.stride(float(rate), source.path) for rate in np.unique(source.fps)}
         if options.short in ("pad", "repeat"):
-            return np.arange(len(source))
+            return self._with_members(np.arange(len(source)))
         spans = np.array([(options.num_frames - 1) * strides[rate] + 1 for rate in source.fps])
         long_enough = source.frames >= spans
         if options.short == "error" and not long_enough.all():
@@ -162,7 +171,44 @@ class SampleReader:
                 expected=f">= {spans.min()} frames",
                 found=f"at most {source.frames.max()}",
             )
-        return rows
+        return self._with_members(rows)
+
+    def _with_members(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those rows of which there is a window with every member, in enough views."""
+        if not self.members:
+            return rows
+        for member in self.members:
+            rows = np.intersect1d(rows, member.rows())
+        found = np.array([row for row in rows.tolist() if self._windows(row)], np.int64)
+        if not len(found):
+            raise EmptyEpisodeError(
+                "no sample has all members",
+                where=self.source.path,
+                field="members",
+                expected=f"windows of {self.options.views} views",
+                found=" ".join(self.options.members),
+            )
+        return found
+
+    def _windows(self, row: int) -> dict[int, tuple[str, ...]]:
+        """Starts of a sample's windows that have every member, with the views that do; no entry "any": all."""
+        common: dict[int, set[str]] | None = None
+        everywhere = set(self.names)
+        for member in self.members:
+            views = member.views_at(row)
+            if not member.by_window:
+                everywhere &= views.get(0, set())
+            elif common is None:
+                common = views
+            else:
+                common = {start: common[start] & views[start] for start in common.keys() & views.keys()}
+        if common is None:
+            # No member is of windows, so any start will do.
+            return (
+                {-1: tuple(v for v in self.names if v in everywhere)} if len(everywhere) >= self.options.views else {}
+            )
+        chosen = {start: tuple(v for v in self.names if v in views & everywhere) for start, views in common.items()}
+        return {start: views for start, views in sorted(chosen.items()) if len(views) >= self.options.views}
 
     def draw(
         self,
@@ -195,8 +241,7 @@ class SampleReader:
         stride = options.stride(float(source.fps[row]), source.where(row))
         total = int(source.frames[row])
         spare = total - ((options.num_frames - 1) * stride + 1)
-        drawn_start = int(rng.integers(0, max(spare, 0) + 1))
-        drawn_views = [self.names[i] for i in rng.permutation(len(self.names))[: options.views]]
+        drawn_start, drawn_views = self._drawn(row, start, views, spare, rng)
         drawn_mode = draw(self.modes, float(rng.random()))
         if mode is not None and not source.calibrated and mode != "video_only":
             raise InvalidSpecError(
@@ -230,6 +275,35 @@ class SampleReader:
             sample["text"] = ""
         return sample
 
+    def _drawn(
+        self, row: int, start: int | None, views: Sequence[str] | None, spare: int, rng: np.random.Generator
+    ) -> tuple[int, list[str]]:
+        """A window's start and views; with members of windows they are among theirs."""
+        names = self.names
+        if not self.members:
+            first = int(rng.integers(0, max(spare, 0) + 1))
+        else:
+            windows = self._windows(row)
+            if start is not None and ANY_START not in windows:
+                windows = {at: have for at, have in windows.items() if at == start}
+            if views is not None:
+                windows = {at: have for at, have in windows.items() if set(views) <= set(have)}
+            if not windows:
+                raise InvalidSpecError(
+                    "has no window with all members",
+                    where=self.source.where(row),
+                    field="start, views",
+                    expected=", ".join(map(str, self._windows(row))) or "none",
+                    found=f"{start}, {views}",
+                )
+            starts = list(windows)
+            pick = starts[int(rng.integers(0, len(starts)))]
+            names = windows[pick]
+            first = int(rng.integers(0, max(spare, 0) + 1)) if pick == ANY_START else pick
+        chosen = [names[i] for i in rng.permutation(len(names))[: self.options.views]]
+        together = next((m.spec.views for m in self.members if m.spec.together), None)
+        return first, chosen if together is None else list(together)
+
     def _cut(
         self,
         row: int,
@@ -244,12 +318,12 @@ class SampleReader:
         stored_options = source.manifest.options
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
         with_cameras = source.calibrated
-        with_stored = with_cameras and options.action in ("stored", "both")
+        with_stored = with_cameras and self.action in ("stored", "both")
         files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
         action = self._action_members(views) if with_stored else []
         beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in options.streams}
         if members is None:
-            drawn_from = itertools.chain(rgb, *action, *beside.values())
+            drawn_from = itertools.chain(rgb if self.with_video else (), *action, *beside.values())
             placed = [layout.CAMERAS] if with_cameras else []
             members = source.read(row, [layout.META, *files.values(), *placed, *drawn_from])
         meta = self._meta(row, members[layout.META])
@@ -305,7 +379,7 @@ class SampleReader:
         instructions = (meta.instruction_at(indices),) if meta.instruction_spans else meta.instructions
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
-            "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),
+            **self._pictures(members, rgb, views, indices, where),
             "camera": float_tensor(relative[..., :3, :].reshape(*flat, 12)),
             "extrinsics": float_tensor(extrinsics.reshape(*flat, 4, 4)),
             "intrinsics": float_tensor(intrinsics.reshape(*flat, 3, 3)),
@@ -328,6 +402,10 @@ class SampleReader:
             "loss_mask": torch.from_numpy(loss.astype(np.float32)),
             "loss_mask_latent": torch.from_numpy(loss_latent.astype(np.float32)),
         }
+        for member in self.members:
+            if member.name in result:
+                raise InvalidSpecError("is a name of the sample itself", field="members", found=member.name)
+            result[member.name] = member.read(row, int(indices[0]), tuple(views))
         if self._own_cameras:
             result |= self._action_cameras(drawn_into, intrinsics, extrinsics)
         if self.grippers:
@@ -337,27 +415,27 @@ class SampleReader:
             pictures = [[members[name] for name in segment] for segment in action]
             labels = [f"{view}.action" for view in views for _ in together]
             result["action_video"] = self._video(pictures, labels, indices, where)
-        elif options.action != "none" and not with_cameras:
+        elif self.action != "none" and not with_cameras:
             black = _Planes(options, 0, options.views * len(together), black=True)
             for i in range(options.views * len(together)):
                 with black.frames(i, count):
                     pass
             result["action_video"] = black.tensor
-            if options.action == "both":
+            if self.action == "both":
                 result["action_video_rendered"] = black.tensor.clone()
-        if with_cameras and options.action in ("rendered", "both"):
+        if with_cameras and self.action in ("rendered", "both"):
             drawn = _Planes(options, pad, options.views * len(together), black=True)
             for i, ((camera, spec), names) in enumerate(itertools.product(drawn_into, together)):
                 with drawn.frames(i, len(indices)) as planes:
                     render_planes(windows[names[0]], camera, spec, out=planes)
                     for name in names[1:]:
                         _add(render_planes(windows[name], camera, spec), planes)
-            result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
+            result["action_video" if self.action == "rendered" else "action_video_rendered"] = drawn.tensor
         for kind, names in beside.items():
             result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
-        if options.plucker and with_cameras:
+        if self.plucker and with_cameras:
             result["plucker"] = plucker_video(relative, intrinsics, cameras, options.height, options.width)
-        elif options.plucker:
+        elif self.plucker:
             result["plucker"] = torch.zeros((6, options.views * count, options.height, options.width))
         return result
 
@@ -390,6 +468,19 @@ class SampleReader:
             "action_extrinsics": float_tensor(extrinsics.reshape(-1, 4, 4)),
             "action_axis_length": float_tensor(np.array(axes)),
         }
+
+    def _pictures(
+        self,
+        members: Mapping[str, bytes],
+        names: Sequence[str],
+        views: Sequence[str],
+        indices: NDArray[np.int64],
+        where: str,
+    ) -> dict[str, torch.Tensor]:
+        """The video, unless members stand in for it."""
+        if not self.with_video:
+            return {}
+        return {"video": self._video([[members[n]] for n in names], [f"{v}.rgb" for v in views], indices, where)}
 
     def _action_members(self, views: Sequence[str]) -> list[list[str]]:
         """For each segment of the action video, the stored videos whose clipped sum it is."""
