@@ -29,6 +29,7 @@ from .errors import (
     StorageError,
     UnsafeFileError,
     UnsupportedSourceError,
+    install_hint,
 )
 
 PATIENCE_VARIABLE: Final = "ACTIONIMG_STORE_PATIENCE"
@@ -460,7 +461,7 @@ class RemotePath:
             raise UnsupportedSourceError(str(error), where=self.url, expected="s3:// | gs:// | az://") from None
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
-            hint = None if extra is None else f"pip install 'actionimg-data[{extra}]'"
+            hint = None if extra is None else install_hint(extra)
             raise MissingExtraError(str(error), where=self.url, hint=hint) from None
 
     def _key(self) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
-"""The processed tree that the published Action Images training code reads (arXiv 2604.06168).
+"""The processed trees that the published Action Images training code reads (arXiv 2604.06168).
 
+Those of DROID and Bridge are in `published_trees`; that of RLBench is
 ``ROOT/rlbench/TASK/variationN/variation_descriptions.pkl`` and, in ``episodes/episodeN``: ``actions.npy`` ``(T, 8)`` =
 x y z, qx qy qz qw, openness; and, a view, ``viewN/rgb/video.mp4`` and ``viewN/camera_params.json`` = ``{"0000":
 {"intrinsics": 3x3, "extrinsics": 4x4 camera-to-world}, …}`` by frame of the video. Frame j of a video shows pose 4 j.
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ..cameras.transforms import TRANSFORM_FORMS, parse_transform
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -27,6 +29,7 @@ from ..errors import (
     FrameCountError,
     InvalidCameraError,
     InvalidTrajectoryError,
+    MissingCalibrationError,
     MissingFrameError,
     SourceNotFoundError,
     WrongFormatError,
@@ -34,8 +37,10 @@ from ..errors import (
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
+from . import published_trees as _published
 from .base import Converter, ConverterOptions, Detection
 from .kit.tree import file_stamp, files_with_sizes, source_folder, subfolders
+from .kit.videos import common_rate
 from .rlbench_tree import EpisodeFolder, find_episodes, instructions_of, opencv_camera
 
 MAX_CAMERA_FILE: Final = 64 << 20
@@ -53,13 +58,28 @@ class ActionImagesOptions(ConverterOptions):
         None, ge=1, le=MAX_RATIO, description="poses for each video frame (default: from the two lengths)"
     )
     tasks: tuple[str, ...] = Field((), description="only these tasks (default: all)")
+    videos_only: bool = Field(
+        False,
+        description="pictures and words alone; the published bridge tree holds no more, but for estimated cameras",
+    )
+    openness: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="how open the gripper is throughout a published droid tree without it (its loader takes 1)",
+    )
+    tool_from_gripper: str | None = Field(
+        None,
+        description="the canonical gripper frame in that of a droid tree's actions; by default the published code's, "
+        f"which draws them as they are: {TRANSFORM_FORMS}",
+    )
 
 
 class ActionImagesConverter(Converter):
-    """The processed tree of the published training code."""
+    """The processed trees of the published training code: rlbench, droid and bridge."""
 
     name: ClassVar[str] = "action-images"
-    summary: ClassVar[str] = "the processed tree of the published Action Images training code"
+    summary: ClassVar[str] = "the processed trees of the published Action Images training code"
     Options: ClassVar[type[ConverterOptions]] = ActionImagesOptions
     options: ActionImagesOptions
 
@@ -73,6 +93,9 @@ class ActionImagesConverter(Converter):
             for folder in find_episodes(root, max_folders=500):
                 if (folder.path / "actions.npy").is_file() and _views(folder.path):
                     return Detection("action-images", f"first episode {folder.id}")
+            layout = _published.layout_of(root)
+            if layout is not None:
+                return Detection("action-images", f"the published {layout} tree")
         except ActionImgError:
             return None
         return None
@@ -89,6 +112,9 @@ class ActionImagesConverter(Converter):
             WrongFormatError: ``source`` holds no episode of this tree, or none of the tasks asked for.
         """
         root = source_folder(source)
+        if _published.layout_of(root) is not None:
+            yield from _published.discover(root)
+            return
         tasks = set()
         for folder in find_episodes(root):
             views = _views(folder.path)
@@ -115,6 +141,8 @@ class ActionImagesConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
+        if "layout" in ref.location:
+            return _published.fingerprint(ref)
         folder = EpisodeFolder.from_location(ref.id, ref.location)
         return _fingerprint(folder.path)
 
@@ -131,6 +159,8 @@ class ActionImagesConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true.
             InvalidTrajectoryError: A pose is not finite, or its quaternion is not unit.
         """
+        if "layout" in ref.location:
+            return self._read_published(ref)
         folder = EpisodeFolder.from_location(ref.id, ref.location)
         views = _views(folder.path)
         if not views:
@@ -146,7 +176,7 @@ class ActionImagesConverter(Converter):
                     expected=f"{len(first)} frames as in {first.path}",
                     found=f"{len(video)}",
                 )
-        fps = self._fps(list(videos.values()))
+        fps = common_rate(videos, self.options.fps)
         actions_file = folder.path / "actions.npy"
         actions = _load_actions(actions_file)
         ratio = self._ratio(len(actions), len(first), actions_file)
@@ -176,21 +206,15 @@ class ActionImagesConverter(Converter):
             },
         )
 
-    def _fps(self, videos: list[VideoFrames]) -> float:
-        if self.options.fps is not None:
-            return self.options.fps
-        fps = videos[0].fps or 0.0
-        for video in videos:
-            if not video.fps or abs(video.fps - fps) > 1e-3 * fps:
-                raise AmbiguousSourceError(
-                    "the rate of the videos is not known",
-                    where=video.path,
-                    field="fps",
-                    expected=f"{fps} as in {videos[0].path}" if fps else "a rate in the container",
-                    found=video.fps,
-                    hint="Give it with --fps.",
-                )
-        return fps
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Episodes of a droid tree of which no camera is known in the robot's frame: about half of them."""
+        return frozenset({MissingCalibrationError.code})
+
+    def _read_published(self, ref: EpisodeRef) -> Episode:
+        given = self.options.tool_from_gripper
+        tool = np.eye(4) if given is None else parse_transform(given, "tool_from_gripper")
+        return _published.read(ref, self.options.fps, self.options.openness, tool, self.options.videos_only)
 
     def _ratio(self, poses: int, frames: int, where: Path) -> int:
         """The number r of poses a frame for which frame j shows pose r j: ``frames == ceil(poses / r)``."""

@@ -88,7 +88,7 @@ class AlohaConverter(RowConverter):
     The log holds joint angles and neither poses, nor a rate, nor cameras. To be given are:
 
     * ``--robot FILE --tip left=NAME --tip right=NAME``: the robot, URDF or MJCF (through MuJoCo, ``pip install
-      'actionimg-data[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
+      '.[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
       log's columns, in order. One file with both arms, or ``--robot left=FILE --robot right=FILE`` with
       ``--world-from-base``.
     * ``--tool-from-gripper``: the canonical gripper in the tip's frame.

@@ -406,9 +406,18 @@ class SourceReader:
         """It goes to another process as its converter, and fetches there what it needs there."""
         return SourceReader, (self.converter,)
 
-    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+    def tell(self, views: Iterable[str], allowed: Iterable[str], calibrated: bool = False) -> None:
         """As `Converter.tell`."""
-        self.converter.tell(views, allowed)
+        self.converter.tell(views, allowed, calibrated)
+
+    def possible_views(self, source: str) -> tuple[str, ...]:
+        """As `Converter.possible_views`."""
+        if self.converter.reads_urls or not is_url(source):
+            return self.converter.possible_views(source)
+        tree = self._tree()
+        root = tree.mirror(RemotePath(source), self.converter.remote_headers())
+        with tree.seen():
+            return self.converter.possible_views(str(root))
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`, of a folder, a file or a URL."""

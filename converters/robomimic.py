@@ -26,7 +26,7 @@ class RobomimicConverter(RobosuiteConverter):
     * **Rate.** ``control_freq`` of ``env_args``, else ``--fps``.
     * **Cameras.** The attribute ``camera_info`` of an episode, for cameras that stand still. Its entry of an
       eye-in-hand camera is composed in the wrong order by robomimic and is not used. Else the attribute
-      ``model_file`` (MJCF) through MuJoCo (``pip install 'actionimg-data[joints]'``): a camera on the hand is placed
+      ``model_file`` (MJCF) through MuJoCo (``pip install '.[joints]'``): a camera on the hand is placed
       in it, any other by the simulator's ``states``. Meshes that the model names need not be there.
     * **Instruction.** ``lang`` of the attribute ``ep_meta`` (RoboCasa), else ``--instruction``.
     * **Two arms** (``robot0`` and ``robot1``, or ``right`` and ``left`` of one robot) become two grippers.

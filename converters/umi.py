@@ -82,7 +82,7 @@ class UmiConverter(RowConverter):
       otherwise.
     * **Widths** in metres; ``--gripper 'CLOSED OPEN'`` gives the two ends, which the file does not hold.
     * **Rate**: ``--fps``, the rate of the videos (a GoPro's 59.94 for UMI's own data).
-    * **Pictures**: JPEG-XL, ``pip install 'actionimg-data[teleop]'``.
+    * **Pictures**: JPEG-XL, ``pip install '.[teleop]'``.
     * **Camera**: ``--camera-file``: a camera file with ``camera0``, or UMI's own ``gopro_intrinsics_2_7k.json``.
       Intrinsics of the whole GoPro picture are cropped and scaled as UMI crops its pictures. A fisheye's pictures are
       made straight, ``--fov`` degrees wide. Where the camera sits on the gripper: ``tool_from_camera`` of the camera

@@ -423,6 +423,15 @@ class DroidSideFiles:
         value = self._serials.get(episode)
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
+    def knows(self, role: str) -> bool:
+        """Whether there is an episode of which they have the pose of this camera (of no episode the wrist's)."""
+        return any(
+            self.serials(str(episode)).get(role) in entry
+            for table in self._extrinsics.values()
+            for episode, entry in table.items()
+            if isinstance(entry, dict)
+        )
+
     def camera(self, episode: str, serial: str) -> DroidCamera:
         """What is known of the camera ``serial`` in ``episode``; its fields are None where nothing is."""
         pose, quality = None, {}

@@ -7,7 +7,7 @@ are used.
 from __future__ import annotations
 
 import configparser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,8 @@ _COLMAP: dict[str, tuple[tuple[int, int, int, int], str, tuple[int, ...]]] = {
 }
 
 
-def colmap(path: Path) -> dict[str, CalibratedCamera]:
-    """COLMAP's ``cameras.txt``, by the camera's number, or ``images.txt`` beside one, by the picture's name.
+def colmap(path: Path, keyed: Callable[[Path], str] = lambda name: name.stem) -> dict[str, CalibratedCamera]:
+    """COLMAP's ``cameras.txt``, by the camera's number, or ``images.txt`` beside one, by ``keyed`` of a picture's name.
 
     COLMAP has the centre of the first pixel at 0.5; its poses are world-to-camera in a world, and a scale, of its own.
 
@@ -191,7 +191,7 @@ def colmap(path: Path) -> dict[str, CalibratedCamera]:
         try:
             qw, qx, qy, qz, x, y, z = (float(n) for n in parts[1:8])
             camera = cameras[parts[8]]
-            name = Path(parts[9]).stem
+            name = keyed(Path(parts[9]))
         except (IndexError, ValueError, KeyError):
             raise WrongFormatError("is not COLMAP's images.txt", where=path, found=line) from None
         rotation = rotations.matrix_from_quaternion(rotations.normalize(np.array([qx, qy, qz, qw])))

@@ -8,9 +8,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from ..shards.plan import Plan
 
 
+CALIBRATED: Final = "calibrated"
+"""In --views: those whose camera is known in the episode."""
+
+
 def _shared_options() -> list[click.Option]:
     choice = click.Choice
     return [
@@ -48,8 +52,9 @@ def _shared_options() -> list[click.Option]:
         click.Option(
             ["--views"],
             multiple=True,
-            help="Views to convert, comma-separated, in order; others are not read.  [default: the calibrated views of "
-            "the first episode]",
+            help="Views to convert, comma-separated, in order; others are not read. calibrated: of each episode those "
+            "whose camera is known in it (calibrated,a,b: of these).  [default: the calibrated views of the first "
+            "episode]",
         ),
         click.Option(["--stride"], type=click.IntRange(1), default=1, show_default=True, help="Take each N-th frame."),
         click.Option(
@@ -80,6 +85,12 @@ def _shared_options() -> list[click.Option]:
             ["--refined-cameras"],
             metavar="FILE",
             help="Camera file, as `actionimg calibrate refine` writes it, in place of the source's own cameras.",
+        ),
+        click.Option(
+            ["--conditioning-cameras"],
+            metavar="PLACE",
+            help="Cameras that VGGT, DUSt3R or COLMAP estimated, in a frame of their own: stored for a model to be "
+            "conditioned on, never drawn with. {episode} stands for the episode's id.",
         ),
         click.Option(
             ["--check-calibration"],
@@ -291,8 +302,9 @@ def _convert(name: str, given: dict[str, Any]) -> None:
 
     cls = base.converter_class(name)
     values: dict[str, Any] = {}
+    chosen, differ = _views(split_names(given["views"]))
     for field in cls.Options.model_fields:
-        value = given["views"] if field == cls.views_field else given[f"own_{field}"]
+        value: Any = chosen if field == cls.views_field else given[f"own_{field}"]
         if value is None or value == ():
             continue
         values[field] = tuple(split_names(value)) if isinstance(value, tuple) else value
@@ -301,7 +313,9 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     options = ConvertOptions.parse(
         height=height,
         width=width,
-        views=tuple(split_names(given["views"])) or None,
+        views=chosen or None,
+        views_per_sample=differ,
+        conditioning_cameras=given["conditioning_cameras"],
         spec=load_spec(given["spec"], None).model_dump(),
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
         **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
@@ -359,6 +373,12 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     counts = result.manifest.counts
     bad = counts.quarantined if counts is not None else len(result.quarantined)
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+def _views(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The views that --views names, and whether each sample has those of them that are calibrated (see the schema)."""
+    named = tuple(name for name in names if name != CALIBRATED)
+    return named, "" if len(named) == len(names) else "named" if named else "found"
 
 
 def _refined_cameras(path: str | None) -> dict[str, str]:

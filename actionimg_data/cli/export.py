@@ -14,7 +14,7 @@ from ._inputs import SIZE, split_names
 
 _CLIPS = ("num_frames", "fps", "hop", "short", "nearest", "size", "views", "actions", "crf", "reuse", "num_workers")
 _OPTIONS = {
-    "reference-tree": ("every",),
+    "reference-tree": ("every", "layout"),
     "wids": (),
     "energon": ("link",),
     "huggingface": ("link", "license"),
@@ -37,8 +37,13 @@ _TRAINERS = ("diffsynth", "musubi", "finetrainers", "cosmos")
 @click.option(
     "--every",
     type=click.Choice(["1", "2", "4"]),
-    help="reference-tree: the video takes every n-th stored frame (default 4, as the published loader expects "
-    "poses at four times the video's rate; 1 keeps all frames).",
+    help="reference-tree: the video takes every n-th stored frame (of rlbench 4 by default, as the published loader "
+    "expects poses at four times the video's rate; 1 keeps all frames, and is the default of the others).",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["rlbench", "droid", "bridge"]),
+    help="reference-tree: of which data set the tree is (default rlbench); bridge has no actions.",
 )
 @click.option(
     "--link", type=click.Choice(["hard", "symbolic", "copy"]), help="energon, huggingface: how shards get there."

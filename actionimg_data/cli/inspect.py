@@ -388,6 +388,14 @@ def _dataset(path: Place) -> dict[str, Any]:
     return found
 
 
+def _views(found: dict[str, Any]) -> str:
+    """The views, and in how many samples each is where samples differ."""
+    counts = found.get("samples_by_view")
+    if not counts:
+        return " ".join(found["views"])
+    return ", ".join(f"{name} in {counts.get(name, 0)} of {found['samples']} samples" for name in found["views"])
+
+
 def _from_index(dataset: Dataset) -> dict[str, Any]:
     """What the index knows of all samples: rates, instructions, recorded decode errors."""
     import pyarrow.compute as pc
@@ -396,8 +404,11 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
     rates = sorted(index["fps"].unique().to_pylist())
     tasks: Counter[str] = Counter(index["task"].to_pylist())
     position = index["decode_position_p95_mm"].drop_null()
+    views = Counter(name for own in index["views"].to_pylist() for name in own)
+    differ = dataset.manifest is not None and bool(dataset.manifest.options.views_per_sample)
     return {
         "fps": rates[0] if len(rates) == 1 else rates or None,
+        **({"samples_by_view": dict(sorted(views.items()))} if differ else {}),
         "tasks": dict(sorted(tasks.items())),
         "instructions": len(index["instruction"].unique()),
         "example": index["instruction"][0].as_py() if index.num_rows else None,
@@ -562,7 +573,7 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             ("state", state),
             ("samples", f"{found['samples']}, {found['frames']} frames" if found["samples"] is not None else None),
             ("episodes", found.get("episodes")),
-            ("views", " ".join(found["views"])),
+            ("views", _views(found)),
             ("grippers", " ".join(found["grippers"])),
             ("beside pictures", ", ".join(found.get("planes", ()))),
             ("size", f"{size[0]}x{size[1]}" if size else None),

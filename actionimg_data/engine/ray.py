@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, OutputError, WorkerError
+from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, OutputError, WorkerError, install_hint
 from ..schemas import ShardSidecar
 from ..schemas.derived import DerivedSidecar
 from ..shards import layout
@@ -156,7 +156,7 @@ class RayExecutor:
             self._ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise MissingExtraError(
-                "Ray is not installed", where="--executor ray", found=error, hint="pip install 'actionimg-data[ray]'"
+                "Ray is not installed", where="--executor ray", found=error, hint=install_hint("ray")
             ) from None
         self.num_workers = num_workers
         self.address = ray_address or os.environ.get("RAY_ADDRESS") or "local"

@@ -181,7 +181,7 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
     converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
-    converter.tell(manifest.views, manifest.options.allow)
+    converter.tell(manifest.views, manifest.options.allow, bool(manifest.options.views_per_sample))
     return converter
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -86,6 +87,11 @@ class Report:
     """Of each derivation beside the data set: its member, function, counts, and what is broken in it."""
 
     @property
+    def views(self) -> Counter[tuple[str, ...]]:
+        """Samples by the views that they have."""
+        return sum((shard.views for shard in self.shards), Counter())
+
+    @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.failures
@@ -102,13 +108,15 @@ class Report:
         options = self.manifest.options
         if any(t.decoded for t in trips):
             return ""
+        if options.videos_only:
+            return "videos alone were converted: no pose and no camera is known"
         if options.poses_only:
             return "no camera is known, so that there are no action images"
         if options.action_codec == "none":
             return "no action videos are stored; they are drawn from the trajectory on load"
         if self.quick:
             return "no video was decoded (--quick)"
-        if len(self.manifest.views) == 1:
+        if max((len(views) for views in self.views), default=len(self.manifest.views)) == 1:
             return "there is one view, and a pose takes two"
         return "the gripper is never in two views at once"
 
@@ -133,6 +141,7 @@ class Report:
             "samples": sum(s.samples for s in self.shards),
             "frames": sum(s.frames for s in self.shards),
             **found,
+            **(_by_view(self.views) if self.manifest.options.views_per_sample else {}),
             **({"merged_arms": self.manifest.options.merge_arms, "grippers": grippers} if grippers else {}),
             "tolerance": {"position_mm": self.tolerance.position_mm, "rotation_deg": self.tolerance.rotation_deg},
             "quarantined": self.manifest.counts.quarantined if self.manifest.counts else 0,
@@ -143,6 +152,15 @@ class Report:
             **({"derived": self.derived} if self.derived else {}),
             "failures": [{"key": f.key, "shard": f.shard, "reason": f.reason} for f in self.failures],
         }
+
+
+def _by_view(found: Counter[tuple[str, ...]]) -> dict[str, Any]:
+    """How many samples have each view, and how many have so many views."""
+    names, counts = Counter[str](), Counter[str]()
+    for views, samples in sorted(found.items()):
+        names.update(dict.fromkeys(views, samples))
+        counts[str(len(views))] += samples
+    return {"samples_by_view": dict(sorted(names.items())), "samples_by_number_of_views": dict(sorted(counts.items()))}
 
 
 def _found(trips: Sequence[RoundTrip]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import UnsupportedSourceError
 from ..schemas import ActionImageSpec, DatasetManifest
 from ..shards import Dataset, layout
 from .common import Link, Result, new_folder, opened, place, shard_paths
@@ -21,8 +22,16 @@ def export(path: str | Path, dest: str | Path, *, link: Link = "hard", license: 
     Raises:
         OutputExistsError, OutputError: ``dest`` cannot be made.
         CorruptDatasetError: The data set is damaged or incomplete.
+        UnsupportedSourceError: Samples differ in their views.
     """
     dataset, manifest = opened(path)
+    if manifest.options.views_per_sample and len(set(map(tuple, dataset.table["views"].to_pylist()))) > 1:
+        raise UnsupportedSourceError(
+            "samples differ in their views, and load_dataset takes the same members in every sample",
+            where=path,
+            field="views",
+            hint="actionimg convert --views NAME makes a data set of one view; wids and energon take this one.",
+        )
     source = layout.place(path)
     with new_folder(dest) as root:
         for name in shard_paths(manifest):
@@ -111,6 +120,8 @@ def _describe(member: str) -> str:
         return f"{arrays} of gripper {arm}" if arm else arrays
     if member == layout.CAMERAS:
         return "K (V, T, 3, 3), world_from_camera (V, T, 4, 4)"
+    if member == layout.CONDITIONING:
+        return "the same of cameras in a frame and a scale of their own, to condition on and not to draw with"
     what = {
         "rgb": "camera pictures",
         "action": "action images",

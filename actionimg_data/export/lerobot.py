@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import EmptyEpisodeError
+from ..errors import EmptyEpisodeError, UnsupportedSourceError
 from ..shards import Sample, layout
 from ..video import ENDINGS, open_video
 from .common import Result, common_rate, h264_action, new_folder, opened
@@ -53,6 +53,7 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
     Raises:
         CorruptDatasetError: The data set is damaged, or its samples differ in frame rate.
         EmptyEpisodeError: No sample has a pose in every frame.
+        UnsupportedSourceError: Samples differ in their views, and have none in common.
         OutputExistsError, OutputError: ``dest`` cannot be made.
     """
     dataset, manifest = opened(path)
@@ -67,7 +68,15 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
         raise EmptyEpisodeError("no sample has a pose in every frame", where=path)
     fps = common_rate([sample.fps for sample in usable], path)
     rate: int | float = int(fps) if float(fps).is_integer() else fps
-    views = manifest.views
+    views = tuple(name for name in manifest.views if all(name in sample.views for sample in usable))
+    if not views:
+        raise UnsupportedSourceError(
+            "no view is in every sample, and LeRobot's episodes have the same cameras",
+            where=path,
+            field="views",
+            found=" ".join(manifest.views),
+            hint="actionimg convert --views NAME makes a data set of one view; other exports keep samples apart.",
+        )
     options = manifest.options
     shown = ("",) if options.merge_arms else manifest.grippers or ("",)
     features = _features(views, options.height, options.width, rate, manifest.grippers, shown)
@@ -109,6 +118,9 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
         named = robot_type or _robot(usable)
         _write_meta(root, rows, tasks, every, features, rate, index, named or "unknown")
     result.samples = len(usable)
+    some = [name for name in manifest.views if name not in views]
+    if some:
+        result.notes.append(f"Views that not every sample has are left out: {' '.join(some)}.")
     result.notes.append("observation.state and action are the frame's own pose; take later ones by delta_timestamps.")
     if named is None:
         result.notes.append("robot_type is written as unknown: the source does not say it. Name it with --robot-type.")

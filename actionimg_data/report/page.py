@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadImageError, MissingExtraError
+from ..errors import BadImageError, MissingExtraError, install_hint
 
 Image = NDArray[np.uint8]
 
@@ -52,9 +52,7 @@ def template(name: str, package: str = __package__) -> Any:
     try:
         import jinja2
     except ImportError:
-        raise MissingExtraError(
-            "a report needs jinja2", field="jinja2", hint="pip install 'actionimg-data[report]'"
-        ) from None
+        raise MissingExtraError("a report needs jinja2", field="jinja2", hint=install_hint("report")) from None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

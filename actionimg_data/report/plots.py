@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_hint
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
 from .collect import Path3
@@ -44,9 +44,7 @@ def _figure(width: float = 2.75, height: float = 1.6) -> tuple[Figure, Axes]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError(
-            "a report needs matplotlib", field="matplotlib", hint="pip install 'actionimg-data[report]'"
-        ) from None
+        raise MissingExtraError("a report needs matplotlib", field="matplotlib", hint=install_hint("report")) from None
     style = {
         "font.size": 8.0,
         "axes.linewidth": 0.6,

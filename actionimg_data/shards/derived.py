@@ -128,16 +128,19 @@ def inputs_of(dataset: Dataset, key: str, spec: DerivedSpec) -> Iterator[WindowI
     """
     sample = dataset[key]
     total, fps, size = len(sample), sample.fps, (spec.height, spec.width)
+    chosen = [view for view in spec.views if view in sample.views]
+    if not chosen or (spec.together and len(chosen) < len(spec.views)):
+        return
     if spec.over == "sample":
         everything = np.arange(total, dtype=np.int64)
-        for views in view_groups(spec.views, spec.together):
+        for views in view_groups(chosen, spec.together):
             yield WindowInput(sample, everything, views, size, WindowId(key, 0, 1, views), fps)
         return
     cut = Cut(spec.num_frames or total, spec.fps, spec.hop, spec.short)
     stride = cut.stride(fps, key)
     for start in cut.starts(total, fps, key):
         indices = cut.indices(start, total, fps, key)
-        for views in view_groups(spec.views, spec.together):
+        for views in view_groups(chosen, spec.together):
             window = WindowId(key, start, stride, views)
             yield WindowInput(sample, indices, views, size, window, cut.rate(fps))
 

@@ -164,6 +164,19 @@ class Sample:
             )
         return sample.cameras_from(self.read(layout.CAMERAS), self._where(layout.CAMERAS))
 
+    @cached_property
+    def conditioning(self) -> dict[str, CameraTrack]:
+        """Cameras of a frame and a scale of their own, of each view, for a model to be conditioned on (kept).
+
+        Raises:
+            MissingCalibrationError: The data set was made without such cameras.
+        """
+        if layout.CONDITIONING not in self._members:
+            raise MissingCalibrationError(
+                "has no cameras for conditioning", where=self.key, hint="actionimg convert --conditioning-cameras"
+            )
+        return sample.cameras_from(self.read(layout.CONDITIONING), self._where(layout.CONDITIONING))
+
     def rgb(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
         """Camera pictures ``(n, H, W, 3)`` uint8 RGB of a view: all, a slice, or the frames named.
 

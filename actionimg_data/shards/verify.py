@@ -8,6 +8,7 @@ without two views, and frames whose pose is unknown, are counted as undecodable;
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,8 @@ class ShardReport:
     corrupt: bool = False
     samples: int = 0
     frames: int = 0
+    views: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Samples by the views that they have."""
     failures: list[Failure] = field(default_factory=list)
     round_trips: list[RoundTrip] = field(default_factory=list)
 
@@ -124,6 +127,7 @@ def verify_shard(
         fail(str(error))
         return result
     result.samples, result.frames = len(sidecar.samples), sidecar.frames
+    result.views = Counter(sample.views for sample in sidecar.samples)
     tar = out / record.path
     if record.sha256 is None:
         if tar.exists():
@@ -253,6 +257,8 @@ def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple
     names = [layout.META, *map(layout.trajectory_member, grippers)]
     if not options.poses_only:
         names.append(layout.CAMERAS)
+    if options.conditioning:
+        names.append(layout.CONDITIONING)
     for view in views:
         names.append(layout.rgb_member(view, ENDINGS[options.rgb_codec]))
         if options.action_codec != "none":
@@ -263,9 +269,9 @@ def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple
 
 
 def check_members(row: SampleRow, manifest: DatasetManifest) -> None:
-    """Refuse a sample that has other members than every sample has, with `CorruptDatasetError`."""
+    """Refuse a sample that has other members than a sample of its views has, with `CorruptDatasetError`."""
     members = tuple(m.name for m in row.members)
-    wanted = expected_members(manifest.views, manifest)
+    wanted = expected_members(row.views if manifest.may_have(row.views) else manifest.views, manifest)
     if members != wanted:
         raise CorruptDatasetError(
             "has other members than every sample has", where=row.key, expected=" ".join(wanted), found=" ".join(members)
@@ -290,8 +296,8 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
         ("instruction", meta.instruction, row.instruction),
         ("instructions[0]", meta.instructions[0], row.instruction),
         ("task", meta.task, row.task),
-        ("views", meta.views, manifest.views),
-        ("views", row.views, manifest.views),
+        ("views", meta.views, row.views),
+        ("views", row.views, row.views if manifest.may_have(row.views) else manifest.views),
         ("grippers", meta.grippers, manifest.grippers),
         ("grippers", row.grippers, manifest.grippers),
         ("merged_arms", meta.merged_arms, options.merge_arms and len(manifest.grippers) > 1),
@@ -317,10 +323,17 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
     cameras = sample.cameras if meta.calibrated else {}
     if meta.calibrated and tuple(cameras) != meta.views:
         raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(cameras))
-    for view, camera in cameras.items():
+    conditioning = sample.conditioning if options.conditioning else {}
+    if options.conditioning and tuple(conditioning) != meta.views:
+        raise CorruptDatasetError(
+            "cameras for conditioning are of other views", where=row.key, found=" ".join(conditioning)
+        )
+    for view, camera in (*cameras.items(), *conditioning.items()):
         _count(f"camera {view}", len(camera), row)
         if (camera.height, camera.width) != (options.height, options.width):
             raise CorruptDatasetError("camera has another size", where=row.key, field=view)
+    if options.videos_only and any(t.known.any() or np.isfinite(t.openness).any() for t in sample.grippers.values()):
+        raise CorruptDatasetError("has poses in a data set of videos alone", where=row.key)
     overlapping = overlapping_frames(sample.grippers, cameras, options.spec) if meta.merged_arms else ()
     if meta.overlapping_frames != overlapping:
         raise CorruptDatasetError(

@@ -251,6 +251,9 @@ class _Shard:
                 small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
             if not options.poses_only:
                 small[layout.CAMERAS] = sample.cameras_bytes(cameras)
+            if options.conditioning:
+                own = {n: v.conditioning.track(count) for n, v in episode.views.items() if v.conditioning is not None}
+                small[layout.CONDITIONING] = sample.cameras_bytes(own)
             members = [self._add(key, name, io.BytesIO(data), len(data)) for name, data in small.items()]
             for video, (body, size) in zip(videos, encoded, strict=True):
                 members.append(self._add(key, video.member, body, size))

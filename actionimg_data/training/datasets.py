@@ -175,6 +175,45 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         """How often each task is drawn, by data set: a data set without cameras is drawn as ``video_only`` alone."""
         return {name: dict(reader.modes) for name, reader in zip(self._names, self._readers, strict=True)}
 
+    def describe(self, epoch: int | None = None) -> dict[str, Any]:
+        """What an epoch holds, over all processes: how often each data set, task and view is drawn.
+
+        What is drawn is a function of the seed, the epoch and the sample, so these are that epoch's very draws, and no
+        odds. Nothing is read.
+
+        Args:
+            epoch: Which one; the one that comes next by default.
+
+        Returns:
+            ``samples`` and ``sources``, by name: ``samples`` of the epoch and their ``share``; ``stored`` and
+            ``usable`` samples; ``cameras`` (robot, own or none) and ``actions`` (whether there are action images);
+            ``odds`` of the tasks and how often each was ``drawn``; ``views`` and how often each was.
+        """
+        number = self.epoch if epoch is None else epoch
+        tasks = [Counter[str]() for _ in self._readers]
+        views = [Counter[str]() for _ in self._readers]
+        total = self.epoch_samples
+        for position in range(total):
+            place = self._order.at(number, position)
+            drawn = self._readers[place.source].drawn(place.row, place.turn)
+            tasks[place.source][drawn.mode] += 1
+            views[place.source].update(drawn.views)
+        sources = {}
+        for name, reader, modes, shown in zip(self._names, self._readers, tasks, views, strict=True):
+            count = modes.total()
+            sources[name] = {
+                "samples": count,
+                "share": count / total if total else 0.0,
+                "stored": len(reader.source),
+                "usable": len(reader.usable()),
+                "cameras": reader.source.camera_frame,
+                "actions": reader.source.calibrated,
+                "odds": dict(reader.modes),
+                "drawn": dict(sorted(modes.items())),
+                "views": dict(sorted(shown.items())),
+            }
+        return {"epoch": number, "samples": total, "sources": sources}
+
     # -- restarts ------------------------------------------------------------------------------------------------
 
     def _told(self, seed: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
 Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
+Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
 Stream = Literal["depth", "mask"]
 
@@ -83,6 +84,11 @@ class SampleOptions(_Options):
     views: Count = Field(2, description="Number of views of a sample.")
     view_names: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = Field(
         None, description="Draw from these views only; all by default."
+    )
+    few_views: Few = Field(
+        "error",
+        description="What becomes of samples with fewer views, where a data set's samples differ in them: an `error`, "
+        "or `skip` them.",
     )
     size: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = Field(
         (512, 512),
@@ -211,6 +217,9 @@ class SampleOptions(_Options):
             del own["video"]
         if not self.wrist_views:
             del own["wrist_views"], own["wrist_distance"]
+        # It came later: states of before know nothing of it.
+        if self.few_views == "error":
+            del own["few_views"]
         return own
 
 

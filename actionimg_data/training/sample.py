@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,6 +40,16 @@ from .source import ShardSource
 _RATE_TOLERANCE: Final = 1e-3
 ANY_START: Final = -1
 """Where no member is of windows, any start will do."""
+
+
+class Drawn(NamedTuple):
+    """What is drawn of a sample: the window's first frame, its views and task, which instruction, and whether any."""
+
+    start: int
+    views: tuple[str, ...]
+    mode: str
+    pick: float
+    silent: bool
 
 
 class SampleReader:
@@ -99,6 +109,7 @@ class SampleReader:
             )
         self._check_streams()
         self.names = tuple(names)
+        self._has = source.has_views(self.names)
         self.grippers = source.manifest.grippers
         self._merged = len(self.grippers) > 1 and (
             options.arms == "merged" or (options.arms == "auto" and stored_options.merge_arms)
@@ -142,16 +153,44 @@ class SampleReader:
             )
 
     def usable(self) -> NDArray[np.int64]:
-        """Rows that are long enough, or all of them where short ones are padded.
+        """Rows that are long enough, or all of them where short ones are padded, and that have enough views.
 
         Raises:
-            InvalidSpecError: A rate does not fit the declared one.
+            InvalidSpecError: A rate does not fit the declared one, or a sample has too few views and that is an error.
             EmptyEpisodeError: A sample is too short and that is an error, or no sample is long enough.
         """
+        return self._with_members(self._with_views(self._long_enough()))
+
+    def _with_views(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows that have as many views as a sample shows."""
+        options, source = self.options, self.source
+        counts = self._has[rows].sum(axis=1)
+        enough = counts >= options.views
+        if enough.all():
+            return rows
+        wanted = f"{options.views} of {' '.join(self.names)}"
+        if not enough.any():
+            raise InvalidSpecError(
+                "no sample has so many views", where=source.path, field="views", expected=wanted, found=counts.max()
+            )
+        if options.few_views == "error":
+            row = int(rows[np.argmin(enough)])
+            raise InvalidSpecError(
+                f"{np.count_nonzero(~enough)} of {len(rows)} samples have fewer views",
+                where=source.where(row),
+                field="views",
+                expected=wanted,
+                found=" ".join(n for n in source.views_of(row) if n in self.names) or "none",
+                hint="few_views='skip' leaves such samples out; views=1 shows one view of each.",
+            )
+        left: NDArray[np.int64] = rows[enough]
+        return left
+
+    def _long_enough(self) -> NDArray[np.int64]:
         options, source = self.options, self.source
         strides = {rate: options.stride(float(rate), source.path) for rate in np.unique(source.fps)}
         if options.short in ("pad", "repeat"):
-            return self._with_members(np.arange(len(source)))
+            return np.arange(len(source))
         spans = np.array([(options.num_frames - 1) * strides[rate] + 1 for rate in source.fps])
         long_enough = source.frames >= spans
         if options.short == "error" and not long_enough.all():
@@ -171,7 +210,7 @@ class SampleReader:
                 expected=f">= {spans.min()} frames",
                 found=f"at most {source.frames.max()}",
             )
-        return self._with_members(rows)
+        return rows
 
     def _with_members(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those rows of which there is a window with every member, in enough views."""
@@ -191,9 +230,9 @@ class SampleReader:
         return found
 
     def _windows(self, row: int) -> dict[int, tuple[str, ...]]:
-        """Starts of a sample's windows that have every member, with the views that do; no entry "any": all."""
+        """Starts of a sample's windows that have every member, with the views that do; of no member of windows `ANY_START`."""
         common: dict[int, set[str]] | None = None
-        everywhere = set(self.names)
+        everywhere = set(self._there(row))
         for member in self.members:
             views = member.views_at(row)
             if not member.by_window:
@@ -203,10 +242,7 @@ class SampleReader:
             else:
                 common = {start: common[start] & views[start] for start in common.keys() & views.keys()}
         if common is None:
-            # No member is of windows, so any start will do.
-            return (
-                {-1: tuple(v for v in self.names if v in everywhere)} if len(everywhere) >= self.options.views else {}
-            )
+            common = {ANY_START: everywhere}
         chosen = {start: tuple(v for v in self.names if v in views & everywhere) for start, views in common.items()}
         return {start: views for start, views in sorted(chosen.items()) if len(views) >= self.options.views}
 
@@ -235,14 +271,9 @@ class SampleReader:
             CorruptDatasetError, BadVideoError, MissingFrameError: The stored sample is damaged.
         """
         options, source = self.options, self.source
-        key = source.key(row)
-        name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-        rng = np.random.default_rng([options.seed, turn, self._salt, name])
         stride = options.stride(float(source.fps[row]), source.where(row))
         total = int(source.frames[row])
-        spare = total - ((options.num_frames - 1) * stride + 1)
-        drawn_start, drawn_views = self._drawn(row, start, views, spare, rng)
-        drawn_mode = draw(self.modes, float(rng.random()))
+        drawn = self.drawn(row, turn, start, views)
         if mode is not None and not source.calibrated and mode != "video_only":
             raise InvalidSpecError(
                 "has no action images for this task",
@@ -251,58 +282,81 @@ class SampleReader:
                 expected="video_only",
                 found=mode,
             )
-        pick = float(rng.random())
-        silent = float(rng.random()) < options.text_dropout
-        start = drawn_start if start is None else start
+        start = drawn.start if start is None else start
         if not 0 <= start < total:
             raise InvalidSpecError(
                 "no such frame", where=source.where(row), field="start", expected=f"0 … {total - 1}", found=start
             )
         if views is not None:
-            unknown = [view for view in views if view not in source.views]
+            unknown = [view for view in views if view not in source.views_of(row)]
             if unknown or len(views) != options.views:
                 raise InvalidSpecError(
                     "bad choice of views",
                     where=source.where(row),
                     field="views",
-                    expected=f"{options.views} of {' '.join(source.views)}",
+                    expected=f"{options.views} of {' '.join(source.views_of(row))}",
                     found=" ".join(views),
                 )
+        elif len(drawn.views) < options.views:
+            raise InvalidSpecError(
+                "has too few views",
+                where=source.where(row),
+                field="views",
+                expected=f"{options.views} of {' '.join(self.names)}",
+                found=" ".join(source.views_of(row)),
+            )
         indices = start + stride * np.arange(options.num_frames)
         indices = indices[indices < total]
-        sample = self._cut(row, indices, list(views or drawn_views), mode or drawn_mode, pick, stride, members)
-        if silent:
+        sample = self._cut(row, indices, list(views or drawn.views), mode or drawn.mode, drawn.pick, stride, members)
+        if drawn.silent:
             sample["text"] = ""
         return sample
 
-    def _drawn(
-        self, row: int, start: int | None, views: Sequence[str] | None, spare: int, rng: np.random.Generator
-    ) -> tuple[int, list[str]]:
-        """A window's start and views; with members of windows they are among theirs."""
-        names = self.names
-        if not self.members:
-            first = int(rng.integers(0, max(spare, 0) + 1))
-        else:
-            windows = self._windows(row)
-            if start is not None and ANY_START not in windows:
-                windows = {at: have for at, have in windows.items() if at == start}
-            if views is not None:
-                windows = {at: have for at, have in windows.items() if set(views) <= set(have)}
-            if not windows:
-                raise InvalidSpecError(
-                    "has no window with all members",
-                    where=self.source.where(row),
-                    field="start, views",
-                    expected=", ".join(map(str, self._windows(row))) or "none",
-                    found=f"{start}, {views}",
-                )
-            starts = list(windows)
-            pick = starts[int(rng.integers(0, len(starts)))]
-            names = windows[pick]
-            first = int(rng.integers(0, max(spare, 0) + 1)) if pick == ANY_START else pick
-        chosen = [names[i] for i in rng.permutation(len(names))[: self.options.views]]
-        together = next((m.spec.views for m in self.members if m.spec.together), None)
-        return first, chosen if together is None else list(together)
+    def drawn(self, row: int, turn: int, start: int | None = None, views: Sequence[str] | None = None) -> Drawn:
+        """What is drawn of a sample, from the seed, its key and ``turn`` alone; nothing is read.
+
+        With members it is among their windows: those that begin at ``start`` and show ``views``, where that is given.
+
+        Raises:
+            InvalidSpecError: There is no such window.
+        """
+        options, source = self.options, self.source
+        name = int.from_bytes(hashlib.blake2b(source.key(row).encode(), digest_size=8).digest(), "big")
+        rng = np.random.default_rng([options.seed, turn, self._salt, name])
+        stride = options.stride(float(source.fps[row]), source.path)
+        spare = int(source.frames[row]) - ((options.num_frames - 1) * stride + 1)
+        there = self._there(row)
+        windows = self._matching(row, start, views) if self.members else {ANY_START: there}
+        at = next(iter(windows)) if len(windows) == 1 else list(windows)[int(rng.integers(0, len(windows)))]
+        begin = int(rng.integers(0, max(spare, 0) + 1)) if at == ANY_START else at
+        there = windows[at]
+        chosen = tuple(there[i] for i in rng.permutation(len(there))[: options.views])
+        together = next((member.spec.views for member in self.members if member.spec.together), chosen)
+        mode = draw(self.modes, float(rng.random()))
+        pick = float(rng.random())
+        return Drawn(begin, together, mode, pick, silent=float(rng.random()) < options.text_dropout)
+
+    def _there(self, row: int) -> tuple[str, ...]:
+        """The views that a sample has, of those that are drawn from."""
+        return tuple(name for name, has in zip(self.names, self._has[row], strict=True) if has)
+
+    def _matching(self, row: int, start: int | None, views: Sequence[str] | None) -> dict[int, tuple[str, ...]]:
+        """The windows of a sample that have every member, and are those that are asked for."""
+        every = self._windows(row)
+        windows = {
+            at: have
+            for at, have in every.items()
+            if (start is None or at in (start, ANY_START)) and set(views or ()) <= set(have)
+        }
+        if not windows:
+            raise InvalidSpecError(
+                "has no window with all members",
+                where=self.source.where(row),
+                field="start, views",
+                expected=", ".join(map(str, every)) or "none",
+                found=f"{start}, {' '.join(views or ())}",
+            )
+        return windows
 
     def _cut(
         self,
@@ -317,19 +371,20 @@ class SampleReader:
         options, source = self.options, self.source
         stored_options = source.manifest.options
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
-        with_cameras = source.calibrated
-        with_stored = with_cameras and self.action in ("stored", "both")
+        drawable, with_cameras = source.calibrated, source.camera_frame != "none"
+        placed_in = layout.CAMERAS if drawable else layout.CONDITIONING
+        with_stored = drawable and self.action in ("stored", "both")
         files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
         action = self._action_members(views) if with_stored else []
         beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in options.streams}
         if members is None:
             drawn_from = itertools.chain(rgb if self.with_video else (), *action, *beside.values())
-            placed = [layout.CAMERAS] if with_cameras else []
+            placed = [placed_in] if with_cameras else []
             members = source.read(row, [layout.META, *files.values(), *placed, *drawn_from])
         meta = self._meta(row, members[layout.META])
         where = source.where(row)
         trajectories = {name: stored.trajectory_from(members[file], where) for name, file in files.items()}
-        tracks = stored.cameras_from(members[layout.CAMERAS], where) if with_cameras else {}
+        tracks = stored.cameras_from(members[placed_in], where) if with_cameras else {}
         named = tuple(tracks) if with_cameras else meta.views
         found = (named, {*map(len, trajectories.values()), *map(len, tracks.values())})
         if found != (meta.views, {meta.frames}):
@@ -352,8 +407,8 @@ class SampleReader:
         known = np.stack([window.known & np.isfinite(window.openness) for window in windows.values()])
         action7 = np.stack([window.to_action7() for window in windows.values()])
         action8 = np.stack([window.to_action8() for window in windows.values()])
-        # Without cameras nothing can be drawn of an action: it counts as not known, and is zero.
-        valid = known[:, held] & there & with_cameras
+        # Without cameras in the robot's frame nothing can be drawn of an action: it counts as not known, and is zero.
+        valid = known[:, held] & there & drawable
         action7, action8 = (
             np.where(valid[..., None], np.nan_to_num(action)[:, held], 0.0) for action in (action7, action8)
         )
@@ -394,7 +449,8 @@ class SampleReader:
             "valid_latent": torch.from_numpy(latent_mask(every, options.latent_stride)),
             "mode": mode,
             "has_cameras": with_cameras,
-            "has_actions": with_cameras,
+            "has_actions": drawable,
+            "camera_frame": source.camera_frame,
             "condition_mask": torch.from_numpy(masks.given),
             "used_mask": torch.from_numpy(masks.used),
             "condition_mask_latent": torch.from_numpy(masks.given_latent),
@@ -415,7 +471,7 @@ class SampleReader:
             pictures = [[members[name] for name in segment] for segment in action]
             labels = [f"{view}.action" for view in views for _ in together]
             result["action_video"] = self._video(pictures, labels, indices, where)
-        elif self.action != "none" and not with_cameras:
+        elif self.action != "none" and not drawable:
             black = _Planes(options, 0, options.views * len(together), black=True)
             for i in range(options.views * len(together)):
                 with black.frames(i, count):
@@ -423,7 +479,7 @@ class SampleReader:
             result["action_video"] = black.tensor
             if self.action == "both":
                 result["action_video_rendered"] = black.tensor.clone()
-        if with_cameras and self.action in ("rendered", "both"):
+        if drawable and self.action in ("rendered", "both"):
             drawn = _Planes(options, pad, options.views * len(together), black=True)
             for i, ((camera, spec), names) in enumerate(itertools.product(drawn_into, together)):
                 with drawn.frames(i, len(indices)) as planes:
@@ -497,7 +553,7 @@ class SampleReader:
         facts = (
             ("key", source.key(row), meta.key),
             ("frames", int(source.frames[row]), meta.frames),
-            ("views", promised.views, meta.views),
+            ("views", source.views_of(row), meta.views),
             ("size", (promised.options.height, promised.options.width), (meta.height, meta.width)),
             ("spec", promised.spec_id, meta.spec),
             ("action_codec", promised.options.action_codec, meta.action_codec),

@@ -91,13 +91,36 @@ class ShardSource:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Names of the views of every sample."""
+        """Names of the views of every sample; where samples differ, those that one may have."""
         return self.manifest.views
+
+    def views_of(self, row: int) -> tuple[str, ...]:
+        """Names of the views of a sample, in order."""
+        if not self.manifest.options.views_per_sample:
+            return self.manifest.views
+        return tuple(self.table["views"][row].as_py())
+
+    def has_views(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """``(N, len(names))`` which of some views each sample has."""
+        if not self.manifest.options.views_per_sample:
+            return np.tile([name in self.manifest.views for name in names], (len(self), 1))
+        views = self.table["views"].combine_chunks()
+        rows = pc.list_parent_indices(views).to_numpy()
+        flat = views.flatten()
+        has = np.zeros((len(self), len(names)), np.bool_)
+        for i, name in enumerate(names):
+            has[rows[pc.equal(flat, name).to_numpy(zero_copy_only=False)], i] = True
+        return has
 
     @property
     def calibrated(self) -> bool:
         """Whether its samples have cameras, and so action images."""
         return not self.manifest.options.poses_only
+
+    @property
+    def camera_frame(self) -> str:
+        """What the cameras of its samples are in: ``robot``'s base, a frame of their ``own``, or ``none``."""
+        return "robot" if self.calibrated else "own" if self.manifest.options.conditioning else "none"
 
     def __len__(self) -> int:
         return len(self.frames)

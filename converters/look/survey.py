@@ -18,7 +18,6 @@ from ...errors import ActionImgError, AmbiguousSourceError, SourceNotFoundError,
 from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
-from ..folder import VIDEO_SUFFIXES
 from ..kit import tables
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
@@ -26,6 +25,7 @@ from ..kit.bags.reader import SUFFIXES, Access, bag_suffix, is_bag_folder, open_
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
 from ..kit.tree import files_with_sizes, natural_key, subfolders
+from ..kit.videos import VIDEO_SUFFIXES
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

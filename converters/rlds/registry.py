@@ -206,7 +206,8 @@ def check_pose(entry: RldsEntry, where: object) -> None:
             f"{entry.unstated.get('pose', 'has no pose')}: it is video only",
             where=where,
             field="pose",
-            hint="Action images need the pose of the hand. Where your copy holds one, say so in an entry: --config.",
+            hint="Action images need the pose of the hand. Take pictures and words alone with --videos-only; where "
+            "your copy holds a pose, say so in an entry: --config.",
         )
     raise AmbiguousSourceError(
         "holds joint values and no poses",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError
+from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, install_hint
 from ....untrusted.files import open_plain
 from ..tree import files_with_sizes, subfolders
 from .channels import BagReader, Channel
@@ -174,7 +174,7 @@ def open_bag(path: Path, access: Access | None = None) -> Iterator[Bag]:
         from .rosbag_file import open_file
     except ImportError:
         raise MissingExtraError(
-            "rosbags and mcap are not installed", where=path, hint="Install them: pip install 'actionimg-data[teleop]'."
+            "rosbags and mcap are not installed", where=path, hint=f"Install them: {install_hint('teleop')}"
         ) from None
     if not path.exists():
         raise SourceNotFoundError("no such bag", where=path)
