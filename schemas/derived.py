@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -164,6 +165,27 @@ class DerivedManifest(_Stored):
     def blank(self) -> DerivedManifest:
         """The manifest as it is before the first shard."""
         return DerivedManifest(spec=self.spec, tool=self.tool).sealed()
+
+
+EXPORTED: Final[dict[str, type[_Stored]]] = {"derived": DerivedManifest, "derived-shard": DerivedSidecar}
+"""Documents that other programs may want to check, by the name of their schema file."""
+
+
+def json_schemas() -> dict[str, str]:
+    """JSON schema texts by file name."""
+    return {
+        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
+        for name, model in EXPORTED.items()
+    }
+
+
+def export(folder: Path) -> list[Path]:
+    """Write the JSON schemas into ``folder``."""
+    paths = []
+    for name, text in json_schemas().items():
+        (folder / name).write_text(text)
+        paths.append(folder / name)
+    return paths
 
 
 def derived_schema() -> pa.Schema:

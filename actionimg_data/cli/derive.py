@@ -43,7 +43,11 @@ from ._inputs import SIZE, split_names
 )
 @click.option("--size", type=SIZE, help="N or HxW of the pictures (default: as stored).")
 @click.option("--views", multiple=True, help="Which views (default: all).")
-@click.option("--together", is_flag=True, help="One call for all views, and not one for each.")
+@click.option(
+    "--together/--apart",
+    default=None,
+    help="One call for all views, or one for each (default: windows apart, samples together).",
+)
 @click.option("--device", default="cpu", show_default=True, help="Given to functions and classes that take a device.")
 @click.option(
     "--num-workers", "-j", type=click.IntRange(1), help="Processes, each with its own function.  [default: 1]"
@@ -79,7 +83,7 @@ def command(out: str, as_json: bool, **given: Any) -> None:
 
     \b
     actionimg derive out --with encoders:Latent --member latent.npy --num-frames 41 --device cuda
-    actionimg derive out --with encoders:embed_text --member words.npy --over sample --together -j 4
+    actionimg derive out --with encoders:embed_text --member words.npy --over sample -j 4
     """
     from .. import engine
     from ..engine.choice import make_executor
@@ -96,7 +100,8 @@ def command(out: str, as_json: bool, **given: Any) -> None:
         over=over,
         size=given["size"],
         views=split_names(given["views"]) or None,
-        **{name: given[name] for name in ("num_frames", "fps", "hop", "short", "together")},
+        together=over == "sample" if given["together"] is None else given["together"],
+        **{name: given[name] for name in ("num_frames", "fps", "hop", "short")},
     )
 
     def warn(text: str) -> None:
@@ -172,7 +177,7 @@ def _report(out: str, done: Any, as_json: bool) -> None:
         click.echo(f"{out}: {done.made} shards made, {done.resumed} were there; others are still missing")
         return
     shapes = ", ".join(f"{name} {one.dtype}{list(one.shape)}".strip() for name, one in manifest.arrays.items())
-    click.echo(f"{out}: {spec.member} of {counts.items} windows of {counts.samples} samples, {shapes}")
+    click.echo(f"{out}: {spec.member} of {counts.samples} samples, {counts.items} values, {shapes}")
     if counts.quarantined:
         click.echo(f"{counts.quarantined} in quarantine; see {out}/derived/{spec.name}/quarantine.jsonl")
     output().print(f'next: members=("{spec.name}",) in actionimg_data.training', style="dim", markup=False)

@@ -119,7 +119,7 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
             table.add_row("openness", f"{summary['openness_accuracy']:.2%} right")
     for one in report.derived:
         broken = f", {len(one['corrupt'])} corrupt" if one["corrupt"] else ""
-        text = f"{one.get('items', 0)} of {one.get('samples', 0)} samples by {one.get('function', '?')}{broken}"
+        text = f"{one.get('items', 0)} values of {one.get('samples', 0)} samples by {one.get('function', '?')}{broken}"
         table.add_row(f"derived {one['name']}", text)
     output().print(table)
     for failure in report.failures[:20]:

@@ -441,9 +441,6 @@ class _Maker:
         """The windows of a sample, and why others are left out."""
         sample, options = self.dataset[number], self.options
         total, fps = len(sample), sample.fps
-        there = tuple(view for view in options.views or () if view in sample.views)
-        if not there or (options.canvas != "none" and len(there) < len(options.views or ())):
-            return [(sample.key, f"has the views {' '.join(sample.views)} only")]
         cut, starts = options.cut_of(total, fps, sample.key)
         if not starts:
             needed = int(cut.offsets(fps, sample.key)[-1]) + 1
@@ -452,9 +449,9 @@ class _Maker:
 
     def _window(self, sample: Sample, cut: Cut, start: int) -> Made | tuple[str, str]:
         options, wanted = self.options, self.options.views or ()
-        # Samples of a data set may differ in their views; a canvas is of one size.
+        # Samples of a data set may differ in their views; a canvas is of one size, and cameras go by number in cosmos.
         views = tuple(view for view in wanted if view in sample.views)
-        if not views or (options.canvas != "none" and views != wanted):
+        if not views or ((options.canvas != "none" or options.poses) and views != wanted):
             return sample.key, f"window {start}: has no view {' '.join(v for v in wanted if v not in views)}"
         fps = sample.fps
         indices = cut.indices(start, len(sample), fps, sample.key)

@@ -129,7 +129,8 @@ def inputs_of(dataset: Dataset, key: str, spec: DerivedSpec) -> Iterator[WindowI
     sample = dataset[key]
     total, fps, size = len(sample), sample.fps, (spec.height, spec.width)
     chosen = [view for view in spec.views if view in sample.views]
-    if not chosen or (spec.together and len(chosen) < len(spec.views)):
+    if not chosen or (spec.over == "window" and spec.together and len(chosen) < len(spec.views)):
+        # Samples may differ in their views; what is made of several at once is made of all of them.
         return
     if spec.over == "sample":
         everything = np.arange(total, dtype=np.int64)

@@ -55,6 +55,16 @@ class Member:
         return self.spec.over == "window"
 
     @property
+    def one_group(self) -> bool:
+        """Whether windows are made of several views at once, which training then has to draw."""
+        return self.by_window and self.spec.together
+
+    @property
+    def of_any_views(self) -> bool:
+        """Whether it is one value of the sample, whatever views are drawn."""
+        return self.spec.together and not self.by_window
+
+    @property
     def fingerprint(self) -> str:
         """Of what it is: function, version, options, windows."""
         return self.spec.fingerprint
@@ -76,7 +86,7 @@ class Member:
             own.append(("num_frames", spec.num_frames, options.num_frames))
         if {"pictures", "actions"} & set(self.manifest.reads):
             own.append(("size", (spec.height, spec.width), options.size))
-        if spec.together:
+        if self.one_group:
             own.append(("views", len(spec.views), options.views))
         for field, stored, asked in own:
             if stored != asked:
@@ -161,7 +171,8 @@ class Member:
     def _one(self, row: int, start: int, group: tuple[str, ...]) -> derived.Arrays:
         place = self.places(row)
         code = self.groups.index(group) if group in self.groups else -1
-        found = place.start + np.flatnonzero((self._starts[place] == start) & (self._codes[place] == code))
+        shown = (self._codes[place] == code) | self.of_any_views
+        found = place.start + np.flatnonzero((self._starts[place] == start) & shown)
         key = self._source.key(row)
         if len(found) != 1:
             raise CorruptDatasetError(

@@ -230,10 +230,12 @@ class SampleReader:
         return found
 
     def _windows(self, row: int) -> dict[int, tuple[str, ...]]:
-        """Starts of a sample's windows that have every member, with the views that do; of no member of windows `ANY_START`."""
+        """Starts of a sample's windows that have every member, with the views that do; `ANY_START` of no windows."""
         common: dict[int, set[str]] | None = None
         everywhere = set(self._there(row))
         for member in self.members:
+            if member.of_any_views:
+                continue
             views = member.views_at(row)
             if not member.by_window:
                 everywhere &= views.get(0, set())
@@ -331,7 +333,7 @@ class SampleReader:
         begin = int(rng.integers(0, max(spare, 0) + 1)) if at == ANY_START else at
         there = windows[at]
         chosen = tuple(there[i] for i in rng.permutation(len(there))[: options.views])
-        together = next((member.spec.views for member in self.members if member.spec.together), chosen)
+        together = next((member.spec.views for member in self.members if member.one_group), chosen)
         mode = draw(self.modes, float(rng.random()))
         pick = float(rng.random())
         return Drawn(begin, together, mode, pick, silent=float(rng.random()) < options.text_dropout)
