@@ -179,7 +179,7 @@ def test_what_a_task_needs_is_said_in_words() -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"actionimg-data\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .ray>="):
         make_executor("ray", 1)
 
 

@@ -26,6 +26,7 @@ _COMMANDS = {
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
     "repair": "Make again what is broken in a data set, and only that.",
     "finalize": "Assemble a data set's manifest from its shards, whoever made them.",
+    "view": "Look through a data set in the browser: a grid to filter, each sample in step.",
     "report": "Write one HTML file to look at: pictures, motion, decode errors, data card.",
     "inspect": "Show what is in a source, a data set, a shard or a sample.",
     "calibrate": "Check cameras against the pictures, refine them, find the offset between clocks.",
