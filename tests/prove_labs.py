@@ -1,7 +1,7 @@
 """RoboTwin, ManiSkill, AgiBot World and RH20T at full size: speed, memory, resuming, and what comes back of two arms.
 
-``python tests/prove_labs.py ../shared/data [SIZE [FORMAT …]]`` takes the samples of the first two, and makes the others. It prints
-a line a format:
+``python tests/prove_labs.py ../shared/data [SIZE [FORMAT …]]`` takes the samples of the first two, makes the rest, and
+prints a line a format:
 
 * CPU time of the conversion over that of a plain loop that decodes, resizes and encodes the same pictures, and encodes
   action images that were drawn before, with the same encoder's settings (the better of three, taken in turns);

@@ -147,11 +147,6 @@ def robotwin(folder: Path, log: TeleopLog) -> Made:
     return made("robotwin", folder / "lift", fps=20)
 
 
-def maniskill(folder: Path, log: TeleopLog) -> Made:
-    path = arm_lab_logs.write_maniskill([log, log], folder / "maniskill" / "t.h5")
-    return made("maniskill", path.parent, fps=20, instruction="lift it")
-
-
 def agibot(folder: Path, log: TeleopLog) -> Made:
     return made("agibot", arm_lab_logs.write_agibot([log, log], folder / "agibot"), opening="y")
 
@@ -175,7 +170,6 @@ SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
         umi,
         lerobot,
         robotwin,
-        maniskill,
         agibot,
         rh20t,
     )
