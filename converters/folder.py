@@ -23,7 +23,7 @@ from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
 from .kit.frames import HDF5Frames, ImageFiles, TurnedFrames, ZarrFrames
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
-from .kit.tree import file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
+from .kit.tree import file_names, file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
 from .kit.videos import (
     VIDEO_SUFFIXES,
     common_rate,
@@ -93,10 +93,9 @@ class FolderConverter(MappedConverter):
         try:
             folders = [root, *subfolders(root)[:8]] if root.is_dir() else []
             for folder in folders:
-                names = [name for name, _ in files_with_sizes(folder)]
-                tables = [n for n in names if n.lower().endswith((".csv", ".jsonl", ".npz", ".parquet"))]
-                videos = [n for n in names if n.lower().endswith(VIDEO_SUFFIXES)]
-                if tables and videos:
+                videos = file_names(folder, VIDEO_SUFFIXES)
+                tables = file_names(folder, (".csv", ".jsonl", ".npz", ".parquet")) if videos else []
+                if tables:
                     return Detection("folder", f"{', '.join(tables[:3])} beside {len(videos)} videos")
         except (OSError, ValueError, WrongFormatError):
             return None

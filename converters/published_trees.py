@@ -34,8 +34,8 @@ from ..errors import (
 )
 from ..geometry import exact
 from ..model import Camera, Episode, EpisodeRef, GripperTrajectory, View
-from ..untrusted import text as _text
 from ..untrusted.arrays import load_npz
+from ..untrusted.text import load_json
 from ..video import VideoFrames
 from .kit.tree import file_stamp, files_with_sizes, plain_id, subfolders
 from .kit.videos import common_rate, instructions_beside, open_videos, video_files
@@ -183,7 +183,7 @@ def _trajectory(path: Path, times: FloatArray, openness: float | None, tool: Flo
 
 @lru_cache(maxsize=4)
 def _table(path: Path, _: str) -> Mapping[str, Any]:
-    value = _text.load_json(path)
+    value = load_json(path)
     if not isinstance(value, dict):
         raise BadFileError("is not an object by episode", where=path, found=type(value).__name__)
     return value
@@ -211,7 +211,7 @@ def _droid_views(
         provenance: Where the serial of each camera is written; None: no camera is wanted that can draw.
     """
     path = folder / "camera.json"
-    own = _text.load_json(path)
+    own = load_json(path)
     superset, serials = (table.get(folder.name) for table in _tables(root, folder))
     views, used = {}, {}
     for name, video in videos.items():

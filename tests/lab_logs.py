@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from actionimg_data.converters.bridge_raw import TOOL_FROM_GRIPPER as BRIDGE_TOOL
-from actionimg_data.demo.recordings import MAX_WIDTH_M, TeleopLog, camera_file
+from actionimg_data.demo.recordings import MAX_WIDTH_M, LoggedView, TeleopLog, camera_file, write_yaml
 from actionimg_data.geometry import transforms
 
 FloatArray = NDArray[np.float64]
@@ -141,3 +143,105 @@ def write_isaaclab(
                 demo.create_dataset(f"initial_state/{where}/root_pose", data=pose.astype(np.float32))
                 demo.create_dataset(f"states/{where}/root_pose", data=np.repeat(pose, rows, 0).astype(np.float32))
     return path
+
+
+def calvin_camera(view: LoggedView) -> dict[str, Any]:
+    """A fixed camera as calvin_env's configuration states it."""
+    width, height = view.size
+    pose = view.world_from_camera
+    return {
+        "_target_": "calvin_env.camera.static_camera.StaticCamera",
+        "fov": float(np.degrees(2 * np.arctan(height / 2 / view.K[1, 1]))),
+        "aspect": 1,
+        "nearval": 0.01,
+        "farval": 10,
+        "width": width,
+        "height": height,
+        "look_from": pose[:3, 3].tolist(),
+        "look_at": (pose[:3, 3] + 0.7 * pose[:3, 2]).tolist(),
+        "up_vector": (-pose[:3, 1]).tolist(),
+    }
+
+
+def write_calvin(
+    logs: Sequence[TeleopLog], folder: Path, names: Mapping[str, str], config: bool = True, start: int = 53818
+) -> Path:
+    """A split after ``datarenderer.py`` of calvin_env and CALVIN's README; each log is a recording of play.
+
+    The annotated spans leave the first step of each recording out.
+    """
+    (folder / "lang_annotations").mkdir(parents=True)
+    spans, table, texts = [], [], []
+    number = start
+    for log in logs:
+        truth = log.truth()
+        euler = Rotation.from_quat(truth.quaternion_xyzw).as_euler("xyz")
+        table.append((number, number + len(euler) - 1))
+        spans.append((number + 1, number + len(euler) - 1))
+        texts.append(log.instruction)
+        for i in range(len(euler)):
+            command = 1.0 if truth.openness[i] > 0.5 else -1.0
+            width = truth.openness[i] * MAX_WIDTH_M
+            state = np.array([*truth.position[i], *euler[i], width, *np.zeros(7), command])
+            pictures = {f"rgb_{name}": log.views[view].pictures[i] for view, name in names.items()}
+            size = next(iter(pictures.values())).shape[:2]
+            np.savez_compressed(
+                folder / f"episode_{number:07d}.npz",
+                actions=np.zeros(7),
+                rel_actions=np.zeros(7),
+                robot_obs=state,
+                scene_obs=np.zeros(24),
+                rgb_tactile=np.zeros((16, 12, 6), np.uint8),
+                depth_static=np.full(size, 1.25, np.float32),
+                **pictures,
+            )
+            number += 1
+        number += 1000
+    np.save(folder / "ep_start_end_ids.npy", np.array(table[::-1]))
+    told = {"language": {"ann": texts, "task": ["lift"] * len(texts), "emb": np.zeros((len(texts), 1, 4), np.float32)}}
+    np.save(folder / "lang_annotations" / "auto_lang_ann.npy", {**told, "info": {"episodes": [], "indx": spans}})
+    if config:
+        cameras = {name: calvin_camera(logs[0].views[view]) for view, name in names.items()}
+        robot = {"filename": "franka_panda/panda_longer_finger.urdf", "base_position": "${scene.robot_base_position}"}
+        write_yaml(
+            folder / ".hydra" / "merged_config.yaml",
+            {"cameras": cameras, "robot": robot, "env": {"control_freq": 30, "cameras": "${cameras}"}},
+        )
+    return folder
+
+
+def write_gello(
+    log: TeleopLog,
+    folder: Path,
+    order: str = "xyzw",
+    joints: FloatArray | None = None,
+    start: str = "2024-01-31T12:34:56",
+    open_value: float = 0.0,
+) -> Path:
+    """One demonstration after ``format_obs.py`` and ``env.py`` of gello_software; the views keep their names.
+
+    Args:
+        log: What was recorded.
+        folder: Of the demonstration.
+        order: Of the quaternion in ``ee_pos_quat``.
+        joints: ``(T, n)`` of the arm, where the driver does not know the hand's pose; it then writes zeros.
+        start: Time of the first step.
+        open_value: What the gripper's number is when open; 1 less that when closed.
+    """
+    folder.mkdir(parents=True)
+    poses = log.tool_at(log.frame_times)
+    turn = [3, 0, 1, 2] if order == "wxyz" else [0, 1, 2, 3]
+    closed = 1 - np.clip(log.width_at(log.frame_times) / MAX_WIDTH_M, 0, 1)
+    for i, t in enumerate(log.frame_times - log.frame_times[0]):
+        opened = abs(open_value - closed[i])
+        arm = np.zeros(6) if joints is None else joints[i]
+        q = Rotation.from_matrix(poses[i, :3, :3]).as_quat()[turn]
+        step: dict[str, Any] = {f"{name}_rgb": view.pictures[i] for name, view in log.views.items()}
+        step.update({f"{name}_depth": view.pictures[i, ..., :1].astype(np.uint16) for name, view in log.views.items()})
+        step["joint_positions"] = step["joint_velocities"] = np.append(arm, opened)
+        step["ee_pos_quat"] = np.concatenate([poses[i, :3, 3], q]) if joints is None else np.zeros(7)
+        step["gripper_position"] = np.array(opened)
+        step["control"] = np.append(arm, opened)
+        stamp = datetime.fromisoformat(start) + timedelta(seconds=round(float(t), 6))
+        _write_pickle(folder / f"{stamp.isoformat()}.pkl", step)
+    return folder

@@ -369,7 +369,7 @@ def test_what_is_missing_or_wrong_is_said(evil: tuple[Path, Path], tmp_path: Pat
     for module in ("jinja2", "matplotlib"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            with pytest.raises(MissingExtraError, match=r"actionimg-data\[report\]"):
+            with pytest.raises(MissingExtraError, match=r"pip install .jinja2>="):
                 write_report(evil[0], tmp_path / "r.html")
 
 

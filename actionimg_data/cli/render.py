@@ -215,7 +215,7 @@ def _decoded(sample: Sample) -> dict[str, GripperTrajectory]:
 
     if sample.spec is None or sample.meta.action_codec == "none":
         raise WrongFormatError("stores no action videos to decode", where=sample.key, field="--compare")
-    return {name: decode_sample(sample, sample.spec, name).trajectory for name in sample.grippers}
+    return {name: decoded.trajectory for name, decoded in decode_sample(sample, sample.spec).items()}
 
 
 def _read_other(

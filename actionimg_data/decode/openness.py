@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
+from ..geometry.arrays import array_namespace
 from ..geometry.drawing import in_picture
 from ..schemas import ActionImageSpec
 from .blobs import within

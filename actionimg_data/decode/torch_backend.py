@@ -193,7 +193,8 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     stride = layout.stride
     coarse = _clean(planes[:, ::stride, ::stride])
     with torch.no_grad():
-        spots = blobs.find(coarse.float(), layout)
+        boxed = blobs.boxes(coarse.float())
+        spots = blobs.find(boxed, layout)
         columns, rows = blobs.patch_pixels(spots, layout)
         every = torch.arange(n, device=planes.device)[:, None, None]
         patch = _clean(planes[every, rows[:, :, None], columns[:, None, :]])
@@ -204,10 +205,10 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     binned = _bin_windows(planes, index, origin, layout)
     corner, kind = origin.double(), blue[index]
     with torch.no_grad():
-        state = blobs.converge(binned.detach(), corner, start, kind, layout)
-        trial = blobs.polish(binned.detach(), corner, state, kind, layout, steps=0)
+        state, fitted = blobs.converge(binned.detach(), corner, start, kind, layout)
+        trial = blobs.polish(binned.detach(), corner, state, fitted, kind, layout, steps=0)
         real = trial.valid
-    fit = blobs.polish(binned[real], corner[real], state[real], kind[real], layout, steps=_BLOB_STEPS)
+    fit = blobs.polish(binned[real], corner[real], state[real], fitted[real], kind[real], layout, steps=_BLOB_STEPS)
     shown = index[real]
     by_view = (views, frames, 3)
     valid = torch.zeros(n, dtype=torch.bool, device=planes.device)
@@ -220,7 +221,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
             for values in (fit.structure, fit.residual, fit.amplitude)
         ]
         structure, residual, amplitude = other
-        plain = coarse.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
+        plain = boxed.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         where = uv.detach().unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         seen_plain = valid.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         another = blobs.another(plain, where, layout) & seen_plain

@@ -222,7 +222,7 @@ class _Log:
         meta, grippers = sample.meta, sample.grippers
         cameras = sample.cameras if meta.calibrated else {}
         stored = meta.calibrated and meta.action_codec != "none"
-        decoded = {name: decode_sample(sample, spec, name) for name in grippers} if stored else {}
+        decoded = decode_sample(sample, spec) if stored else {}
         at = np.asarray(sample.times - sample.times[0] + self._clock.seconds)
         self._begin("instruction", self._rr.TextDocument(_text(sample), media_type="text/plain"))
         for view, camera in cameras.items():

@@ -53,6 +53,18 @@ def files_with_sizes(folder: Path) -> list[tuple[str, int]]:
     return sorted(found, key=lambda item: natural_key(item[0]))
 
 
+def file_names(folder: Path, ending: str | tuple[str, ...]) -> list[str]:
+    """Names of the regular files in ``folder`` that end so (capitals are small letters), in natural order.
+
+    Of the others nothing but their names is read: a folder may hold a million of them.
+    """
+    return _ending(_entries(folder), ending)
+
+
+def _ending(entries: list[os.DirEntry[str]], ending: str | tuple[str, ...]) -> list[str]:
+    return sorted((e.name for e in entries if e.name.lower().endswith(ending) and e.is_file()), key=natural_key)
+
+
 HEAD: Final = 4096
 """Bytes of a file's beginning and end that its stamp covers."""
 
@@ -105,8 +117,7 @@ def some_files(root: Path, ending: str | tuple[str, ...], max_folders: int = 500
             return
         folder = left.pop()
         entries = _entries(folder)
-        found = [e.name for e in entries if e.name.lower().endswith(ending) and e.is_file()]
-        yield from (folder / name for name in sorted(found, key=natural_key))
+        yield from (folder / name for name in _ending(entries, ending))
         left.extend(reversed(_folders(folder, entries)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, install_hint
 from ....untrusted.files import open_plain
-from ..tree import files_with_sizes, subfolders
+from ..tree import file_names, subfolders
 from .channels import BagReader, Channel
 
 ACTIVE = ".bag.active"
@@ -48,9 +48,7 @@ def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
         if is_bag_folder(folder):
             yield folder
             continue
-        for name, _ in files_with_sizes(folder):
-            if name.lower().endswith(SUFFIXES):
-                yield folder / name
+        yield from (folder / name for name in file_names(folder, SUFFIXES))
         pending.extend(reversed(subfolders(folder)))
 
 
