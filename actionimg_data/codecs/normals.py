@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from ..geometry import exact
 from .ycc import grey_levels
 
 Array = Any
@@ -56,41 +54,42 @@ def normals_from_depth(
     height, width = millimetres.shape
     radius = max(2, round(min(height, width) / 100)) if radius is None else radius
     known = millimetres > 0
-    inverse = np.where(known, _UNIT / np.maximum(millimetres, 1), 0)
+    inverse = np.where(known, _UNIT / np.maximum(millimetres, 1), 0.0)
+    stepped = _bend(inverse) > inverse * (JUMP + ROUNDING / _UNIT * inverse)
     whole = np.rint(inverse).astype(np.int64)
-    out = np.full((height, width, 3), np.nan)
-    for r in (max(1, radius // 2), radius):
-        fitted, normal = _fit(whole, known, K, pixel_centre, r)
-        out = np.where(fitted[..., None], normal, out)
-    return out.astype(np.float32)
+    across, down = np.arange(width, dtype=np.int64), np.arange(height, dtype=np.int64)[:, None]
+    tables = [_table(values) for values in (known & ~stepped, whole, whole * across, whole * down)]
+    out = np.full((height, width, 3), np.nan, np.float32)
+    for r in (radius, max(1, radius // 2)):
+        if min(height, width) <= 2 * r:
+            continue
+        inner = out[r : height - r, r : width - r]
+        one = np.isnan(inner[..., 2]) & (_sums(tables[0], r) == (2 * r + 1) ** 2)
+        y, x = np.nonzero(one)
+        inner[one] = _normals([_sums(table, r)[one] for table in tables[1:]], y + r, x + r, K, pixel_centre, r)
+    return out
 
 
-def _fit(
-    inverse: NDArray[np.int64], known: NDArray[np.bool_], K: NDArray[np.float64], pixel_centre: float, r: int
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Where a square of ``2 r + 1`` pixels is one surface ``(H, W)``, and its normal ``(H, W, 3)``."""
-    height, width = inverse.shape
+def _normals(
+    sums: list[NDArray[np.int64]],
+    y: NDArray[np.intp],
+    x: NDArray[np.intp],
+    K: NDArray[np.float64],
+    pixel_centre: float,
+    r: int,
+) -> NDArray[np.float64]:
+    """Normals ``(N, 3)`` at pixels ``(y, x)``, of sums ``(N,)`` over ``2 r + 1`` pixels squared of w, w x and w y."""
     n = 2 * r + 1
-    across = np.arange(width, dtype=np.int64)
-    down = np.arange(height, dtype=np.int64)
-    total = _sums(inverse, r)
+    total, with_x, with_y = sums
     # About the square's own middle sum(x) is 0, so the slopes are independent of each other.
-    slope_x = _sums(inverse * across, r) - across * total
-    slope_y = _sums(inverse * down[:, None], r) - down[:, None] * total
     spread = n * (n * n - 1) * n / 12
-    a, b = slope_x / spread, slope_y / spread
-    mean = total / (n * n)
-    values = inverse.astype(np.float64)
-    stepped = (_bend(values) > values * (JUMP + ROUNDING / _UNIT * values)).astype(np.uint8)
-    near_a_step = cv2.dilate(stepped, np.ones((n, n), np.uint8)) > 0
-    fitted = (_sums(known.astype(np.int64), r) == n * n) & ~near_a_step
-    x, y = across + pixel_centre, down[:, None] + pixel_centre
-    c = mean - a * x - b * y
-    # n ~ K^T (a, b, c)
-    affine = np.stack([a, b, c], axis=-1)
-    normal = exact.matmul(affine, np.asarray(K, np.float64))
-    length = exact.norm(normal)[..., None]
-    return fitted, -normal / np.where(length > 0, length, 1.0)
+    a, b, mean = (with_x - x * total) / spread, (with_y - y * total) / spread, total / (n * n)
+    # n ~ K^T (a, b, c), with c = mean - a x - b y.
+    right = K[0, 0] * a
+    below = K[0, 1] * a + K[1, 1] * b
+    ahead = mean + a * (K[0, 2] - pixel_centre - x) + b * (K[1, 2] - pixel_centre - y)
+    length = np.sqrt(right * right + below * below + ahead * ahead)
+    return np.asarray(np.stack([right, below, ahead], axis=-1) / -length[:, None])
 
 
 def _bend(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,14 +100,14 @@ def _bend(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _sums(values: NDArray[np.int64], r: int) -> NDArray[np.int64]:
-    """Sums over squares about each pixel; those that reach over the border are 0."""
-    height, width = values.shape
+def _table(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Sums ``(H + 1, W + 1)`` of all that is above and to the left."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.int64)
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
+    return table
+
+
+def _sums(table: NDArray[np.int64], r: int) -> NDArray[np.int64]:
+    """Sums ``(H - 2 r, W - 2 r)`` over the squares of ``2 r + 1`` pixels that lie inside."""
     n = 2 * r + 1
-    out = np.zeros((height, width), np.int64)
-    if height < n or width < n:
-        return out
-    table = np.zeros((height + 1, width + 1), np.int64)
-    np.cumsum(np.cumsum(values, axis=0), axis=1, out=table[1:, 1:])
-    out[r : height - r, r : width - r] = table[n:, n:] - table[:-n, n:] - table[n:, :-n] + table[:-n, :-n]
-    return out
+    return np.asarray(table[n:, n:] - table[:-n, n:] - table[n:, :-n] + table[:-n, :-n])
