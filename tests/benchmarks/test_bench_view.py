@@ -34,7 +34,7 @@ def browsers() -> float:
 
 
 def test_first_screen_of_a_million_samples(tmp_path: Path) -> None:
-    """From opening the data set to tiles with their pictures in a browser; the limit is what two cores have in a second."""
+    """From opening the data set to pictures in a browser; the limit is what two cores have in a second."""
     source = write_source(tmp_path / "src", episodes=4, frames=24)
     engine.convert(SyntheticConverter(), source, tmp_path / "small", ConvertOptions.parse(height=256, width=256))
     large = write_large_index(tmp_path / "small", tmp_path / "large", ROWS)
