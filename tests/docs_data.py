@@ -19,6 +19,7 @@ from lab_logs import renamed_cameras, write_bridge_raw, write_calvin, write_gell
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import recordings
+from actionimg_data.demo.rlbench import write_action_images_tree
 from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.demo.simulators import write_simulator_logs
 from actionimg_data.schemas import ConvertOptions
@@ -154,6 +155,9 @@ class DocsData:
     def _gello_cameras(self, dest: Path) -> None:
         dest.write_text(json.dumps(recordings.camera_file(self._lab_log(0))))
 
+    def _published_tree(self, dest: Path) -> None:
+        write_action_images_tree(dest, 1, 4 * FRAMES, SIZE)
+
     @staticmethod
     def _lab_log(seed: int) -> recordings.TeleopLog:
         return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
@@ -215,6 +219,7 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "agibot": DocsData._agibot,
     "rh20t": DocsData._rh20t,
     "umi": DocsData._simulator,
+    "published_tree": DocsData._published_tree,
     "bridge_raw": DocsData._bridge_raw,
     "bridge_cameras.json": DocsData._bridge_cameras,
     "isaaclab": DocsData._isaaclab,

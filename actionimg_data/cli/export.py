@@ -43,8 +43,9 @@ _TRAINERS = ("diffsynth", "musubi", "finetrainers", "cosmos")
 )
 @click.option(
     "--layout",
-    type=click.Choice(["rlbench", "droid", "bridge"]),
-    help="reference-tree: of which data set the tree is (default rlbench); bridge has no actions.",
+    type=click.Choice(["rlbench", "selfgen", "droid", "bridge"]),
+    help="reference-tree: of which data set the tree is (default rlbench); selfgen is a public fork's of rlbench, with "
+    "depth and masks; bridge has no actions.",
 )
 @click.option(
     "--link", type=click.Choice(["hard", "symbolic", "copy"]), help="energon, huggingface: how shards get there."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from ..errors import InvalidSpecError
 from ..geometry.axes import rotate_half_turn
 from ..geometry.pluecker import pluecker_rays
 from ..schemas import ActionImageSpec
+from .options import Segment
 
-_PICTURES = ("video", "action_video", "action_video_rendered")
+_BETWEEN = tuple(f"{kind}_video" for kind in get_args(Segment))
+_PICTURES = ("video", "action_video", "action_video_rendered", *_BETWEEN)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -124,7 +126,8 @@ class DeviceTransform:
             return self._draw_one(batch, action, known, spec).flatten(2, 3)
         views = batch["extrinsics"].shape[1] // action.shape[2]
         # Masks are over a video and the action segments of each view: one, or as many as there are grippers.
-        segments = batch["used_mask"].shape[1] // (views * action.shape[2]) - 1
+        between = sum(name in batch for name in _BETWEEN)
+        segments = batch["used_mask"].shape[1] // (views * action.shape[2]) - 1 - between
         drawn = [
             self._draw_one(batch, action[:, g], batch["gripper_valid"][:, g], spec) for g in range(action.shape[1])
         ]

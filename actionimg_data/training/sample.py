@@ -10,13 +10,21 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..codecs import (
+    MOST_LABELS,
+    DepthCodec,
+    encode_labels,
+    encode_normals,
+    largest_labels,
+    normals_from_depth,
+)
 from ..errors import CorruptDatasetError, EmptyEpisodeError, InvalidSpecError
 from ..geometry import transforms
 from ..geometry.axes import rotate_half_turn
@@ -32,7 +40,7 @@ from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
 from .modes import draw, latent_mask, task, without_actions
-from .options import SampleOptions
+from .options import SampleOptions, Segment, Stream
 from .published import LEVELS, camera_arrays, float_tensor, plucker_video, resized_picture
 from .source import ShardSource
 
@@ -124,15 +132,19 @@ class SampleReader:
 
     def _check_streams(self) -> None:
         stored_options, options, where = self.source.manifest.options, self.options, self.source.path
-        missing = [name for name in options.streams if name not in stored_options.planes]
+        missing = [name for name in self._plane_kinds if name not in stored_options.planes]
         if missing:
             raise InvalidSpecError(
                 "does not store it",
                 where=where,
-                field="streams",
+                field="streams, segments",
                 expected=", ".join(stored_options.planes) or "none",
                 found=" ".join(missing),
                 hint="actionimg convert --depth --masks stores them where the source has them.",
+            )
+        if "normals" in options.segments and self.source.camera_frame == "none":
+            raise InvalidSpecError(
+                "has no cameras, without which there are no normals", where=where, field="segments", found="normals"
             )
         if options.arms == "separate" and stored_options.merge_arms and options.action in ("stored", "both"):
             raise InvalidSpecError(
@@ -142,6 +154,12 @@ class SampleReader:
                 expected="merged, or action='rendered'",
                 found="separate",
             )
+
+    @property
+    def _plane_kinds(self) -> tuple[Literal["depth", "mask"], ...]:
+        """What is read of depth and masks."""
+        own = {"depth" if segment == "normals" else segment for segment in self.options.segments}
+        return tuple(kind for kind in get_args(Stream) if kind in self.options.streams or kind in own)
 
     def usable(self) -> NDArray[np.int64]:
         """Rows that are long enough, or all of them where short ones are padded, and that have enough views.
@@ -301,7 +319,7 @@ class SampleReader:
         with_stored = drawable and options.action in ("stored", "both")
         files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
         action = self._action_members(views) if with_stored else []
-        beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in options.streams}
+        beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in self._plane_kinds}
         if members is None:
             drawn_from = itertools.chain(rgb, *action, *beside.values())
             placed = [placed_in] if with_cameras else []
@@ -344,13 +362,14 @@ class SampleReader:
             extrinsics = np.tile(np.eye(4), (options.views, count, 1, 1))
             if options.axes == "rlbench":
                 intrinsics, extrinsics = rotate_half_turn(intrinsics, extrinsics)
-        drawn_into = [self._action_camera(*pair, windows) for pair in zip(views, cameras, strict=True)]
+        drawn_cameras = zip(views, cameras, strict=True) if drawable else ()
+        drawn_into = [self._action_camera(view, camera, windows) for view, camera in drawn_cameras]
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (options.views * count,)
         together = [list(windows)] if self._merged else [[name] for name in windows]
-        masks = task(mode, count, options.views, options.latent_stride, len(together))
+        masks = task(mode, count, options.views, options.latent_stride, len(together), len(options.segments))
         every: NDArray[np.bool_] = np.logical_and.reduce(valid)
-        seen = np.stack([there, *([every] if len(together) == 1 else valid)])
+        seen = np.stack([*[there] * (1 + len(options.segments)), *([every] if len(together) == 1 else valid)])
         valid_latent = latent_mask(seen, options.latent_stride)
         per_view = (options.views, 1, 1)
         loss = masks.used & ~masks.given & np.tile(seen, per_view).ravel()
@@ -408,8 +427,14 @@ class SampleReader:
                     for name in names[1:]:
                         _add(render_planes(windows[name], camera, spec), planes)
             result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
-        for kind, names in beside.items():
-            result[kind] = self._beside(kind, [members[name] for name in names], views, indices, where)
+        found_planes: dict[str, NDArray[Any]] = {
+            kind: self._planes(kind, [members[name] for name in names], views, indices, where)
+            for kind, names in beside.items()
+        }
+        for kind in options.streams:
+            result[kind] = self._beside(kind, found_planes[kind])
+        for segment in options.segments:
+            result |= self._segment(segment, found_planes, cameras)
         if options.plucker and with_cameras:
             result["plucker"] = plucker_video(relative, intrinsics, cameras, options.height, options.width)
         elif options.plucker:
@@ -495,23 +520,53 @@ class SampleReader:
                                 _add(np.moveaxis(picture, -1, 0), channels[:, j])
         return planes.tensor
 
-    def _beside(
+    def _planes(
         self, kind: str, videos: Sequence[bytes], views: Sequence[str], indices: NDArray[np.int64], where: str
-    ) -> torch.Tensor:
-        """Depth ``(V T, H, W)`` float32 in metres, or masks int32; 0 where not known and where padded."""
+    ) -> NDArray[Any]:
+        """Depth ``(V, n, H, W)`` uint16 in millimetres, or masks uint32, of the frames that are there."""
         options, stored_options = self.options, self.source.manifest.options
         size = (stored_options.height, stored_options.width, options.height, options.width)
-        depth = kind == "depth"
-        out = np.zeros(
-            (options.views, options.num_frames, options.height, options.width), np.float32 if depth else np.int32
-        )
+        shape = (options.views, len(indices), options.height, options.width)
+        out = np.zeros(shape, np.uint16 if kind == "depth" else np.uint32)
         for target, data, view in zip(out, videos, views, strict=True):
             with self._open(data, f"{where}.{view}.{kind}") as video:
                 for j, plane in enumerate(resized_planes(video.planes(kind, indices.tolist()), kind, *size)):
-                    target[j] = plane / np.float32(1000) if depth else plane
-            if options.short == "repeat":
-                target[len(indices) :] = target[len(indices) - 1]
+                    target[j] = plane
+        return out
+
+    def _beside(self, kind: str, planes: NDArray[Any]) -> torch.Tensor:
+        """Depth ``(V T, H, W)`` float32 in metres, or masks int32; 0 where not known and where padded."""
+        options, depth = self.options, kind == "depth"
+        shape = (options.views, options.num_frames, options.height, options.width)
+        out = np.zeros(shape, np.float32 if depth else np.int32)
+        there = planes.shape[1]
+        out[:, :there] = planes / np.float32(1000) if depth else planes
+        if options.short == "repeat":
+            out[:, there:] = out[:, there - 1 : there]
         return torch.from_numpy(out.reshape(-1, options.height, options.width))
+
+    def _segment(
+        self, segment: Segment, planes: Mapping[str, NDArray[Any]], cameras: Sequence[CameraTrack]
+    ) -> dict[str, torch.Tensor]:
+        """A further video, and of masks the ids of its colours ``(16,)``, -1 where there is none."""
+        options, more = self.options, {}
+        source = planes["depth" if segment == "normals" else segment]
+        if segment == "mask":
+            labels = largest_labels(source) if options.mask_labels is None else options.mask_labels
+            more["mask_labels"] = torch.tensor([*labels, *[-1] * (MOST_LABELS - len(labels))])
+        codec = DepthCodec(*options.depth_range)
+        out = _Planes(options, options.num_frames - source.shape[1], options.views)
+        for i, view in enumerate(source):
+            with out.frames(i, len(view)) as channels:
+                for j, plane in enumerate(view):
+                    if segment == "depth":
+                        picture = codec.encode(plane)
+                    elif segment == "mask":
+                        picture = encode_labels(plane, labels)
+                    else:
+                        picture = encode_normals(normals_from_depth(plane, cameras[i].K[j], cameras[i].pixel_centre))
+                    cv2.split(np.ascontiguousarray(picture), [channels[c, j] for c in range(3)])
+        return {f"{segment}_video": out.tensor, **more}
 
     @contextlib.contextmanager
     def _open(self, data: bytes, name: str) -> Iterator[VideoReader]:
