@@ -88,7 +88,7 @@ class DeviceTransform:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch (of `collate`) on the device; pictures ``(B, 3, V T, H, W)`` in [-1, 1]."""
-        device = self._device or batch["video"].device
+        device = self._device or next(v.device for v in batch.values() if isinstance(v, torch.Tensor))
         out = {
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()
@@ -96,7 +96,7 @@ class DeviceTransform:
         for name in _PICTURES:
             if name in out:
                 out[name] = self._levels(out[name])
-        height, width = out["video"].shape[-2:]
+        height, width = self._size(out)
         if self._plucker:
             pose = out["camera"].unflatten(-1, (3, 4))
             rays = pluecker_rays(out["intrinsics"], pose, height, width)
@@ -114,6 +114,20 @@ class DeviceTransform:
                 )
             out["action_video"] = self._draw(out, self._spec)
         return out
+
+    def _size(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """Height and width: of the video, or without one of what is drawn."""
+        if "video" in batch:
+            return tuple(batch["video"].shape[-2:])
+        if self._spec is not None:
+            return self._spec.height, self._spec.width
+        if self._plucker:
+            raise InvalidSpecError(
+                "has no pictures whose size rays could have",
+                field="video",
+                hint="Give plucker=False, or a spec of the size; members stand in for the video of this data set.",
+            )
+        return 0, 0
 
     def _levels(self, pictures: torch.Tensor) -> torch.Tensor:
         if pictures.dtype == torch.uint8:

@@ -131,6 +131,12 @@ class SampleOptions(_Options):
     wrist_distance: Annotated[float, Field(gt=0, le=10)] = Field(
         WRIST_DISTANCE, description="Metres from that camera to the gripper; axes are at most 0.35 times as long."
     )
+    members: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Derived members (`actionimg derive`) to give, by name; windows are then among theirs."
+    )
+    video: bool | None = Field(
+        None, description="Decode the pictures; by default where no member was made of them (see Derived members)."
+    )
     streams: Annotated[tuple[Stream, ...], BeforeValidator(_names)] = Field(
         (), description="Which of `depth` and `mask` to give beside the video."
     )
@@ -192,6 +198,10 @@ class SampleOptions(_Options):
             raise ValueError(found)
         return self
 
+    def said(self, name: str) -> bool:
+        """Whether an option was given, so that nothing is taken in its place."""
+        return name in self.model_fields_set
+
     @property
     def height(self) -> int:
         """Height of the pictures."""
@@ -231,6 +241,10 @@ class SampleOptions(_Options):
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
         own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        if not self.members:
+            del own["members"]
+        if self.video is None:
+            del own["video"]
         if not self.wrist_views:
             del own["wrist_views"], own["wrist_distance"]
         if not self.segments:

@@ -39,12 +39,15 @@ from ..shards import sample as stored
 from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
+from .members import Member
 from .modes import draw, latent_mask, task, without_actions
 from .options import SampleOptions, Segment, Stream
 from .published import LEVELS, camera_arrays, float_tensor, plucker_video, resized_picture
 from .source import ShardSource
 
 _RATE_TOLERANCE: Final = 1e-3
+ANY_START: Final = -1
+"""Where no member is of windows, any start will do."""
 
 
 class Drawn(NamedTuple):
@@ -87,9 +90,15 @@ class SampleReader:
                 found=f"{len(names)}: {' '.join(names)}",
                 hint="A view is never shown twice in its place.",
             )
+        self.members = tuple(Member(source, name, options) for name in options.members)
+        """Derived members that are given, too."""
+        reads = {kind for member in self.members for kind in member.manifest.reads}
+        self.with_video = "pictures" not in reads if options.video is None else options.video
+        self.action = options.action if options.said("action") or "actions" not in reads else "none"
+        self.plucker = options.plucker and (options.said("plucker") or self.with_video)
         self.modes = dict(options.modes) if source.calibrated else without_actions(options.modes, source.path)
         """Odds of the tasks that are drawn: those of the options that the source has what it takes for."""
-        if source.calibrated and options.action in ("stored", "both") and stored_options.action_codec == "none":
+        if source.calibrated and self.action in ("stored", "both") and stored_options.action_codec == "none":
             raise InvalidSpecError(
                 "stores no action images",
                 where=source.path,
@@ -168,7 +177,7 @@ class SampleReader:
             InvalidSpecError: A rate does not fit the declared one, or a sample has too few views and that is an error.
             EmptyEpisodeError: A sample is too short and that is an error, or no sample is long enough.
         """
-        return self._with_views(self._long_enough())
+        return self._with_members(self._with_views(self._long_enough()))
 
     def _with_views(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of some rows that have as many views as a sample shows."""
@@ -221,6 +230,42 @@ class SampleReader:
             )
         return rows
 
+    def _with_members(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those rows of which there is a window with every member, in enough views."""
+        if not self.members:
+            return rows
+        for member in self.members:
+            rows = np.intersect1d(rows, member.rows())
+        found = np.array([row for row in rows.tolist() if self._windows(row)], np.int64)
+        if not len(found):
+            raise EmptyEpisodeError(
+                "no sample has all members",
+                where=self.source.path,
+                field="members",
+                expected=f"windows of {self.options.views} views",
+                found=" ".join(self.options.members),
+            )
+        return found
+
+    def _windows(self, row: int) -> dict[int, tuple[str, ...]]:
+        """Starts of a sample's windows that have every member, with the views that do; `ANY_START` of no windows."""
+        common: dict[int, set[str]] | None = None
+        everywhere = set(self._there(row))
+        for member in self.members:
+            if member.of_any_views:
+                continue
+            views = member.views_at(row)
+            if not member.by_window:
+                everywhere &= views.get(0, set())
+            elif common is None:
+                common = views
+            else:
+                common = {start: common[start] & views[start] for start in common.keys() & views.keys()}
+        if common is None:
+            common = {ANY_START: everywhere}
+        chosen = {start: tuple(v for v in self.names if v in views & everywhere) for start, views in common.items()}
+        return {start: views for start, views in sorted(chosen.items()) if len(views) >= self.options.views}
+
     def draw(
         self,
         row: int,
@@ -248,7 +293,7 @@ class SampleReader:
         options, source = self.options, self.source
         stride = options.stride(float(source.fps[row]), source.where(row))
         total = int(source.frames[row])
-        drawn = self.drawn(row, turn)
+        drawn = self.drawn(row, turn, start, views)
         if mode is not None and not source.calibrated and mode != "video_only":
             raise InvalidSpecError(
                 "has no action images for this task",
@@ -287,19 +332,51 @@ class SampleReader:
             sample["text"] = ""
         return sample
 
-    def drawn(self, row: int, turn: int) -> Drawn:
-        """What is drawn of a sample, from the seed, its key and ``turn`` alone; nothing is read."""
+    def drawn(self, row: int, turn: int, start: int | None = None, views: Sequence[str] | None = None) -> Drawn:
+        """What is drawn of a sample, from the seed, its key and ``turn`` alone; nothing is read.
+
+        With members it is among their windows: those that begin at ``start`` and show ``views``, where that is given.
+
+        Raises:
+            InvalidSpecError: There is no such window.
+        """
         options, source = self.options, self.source
         name = int.from_bytes(hashlib.blake2b(source.key(row).encode(), digest_size=8).digest(), "big")
         rng = np.random.default_rng([options.seed, turn, self._salt, name])
         stride = options.stride(float(source.fps[row]), source.path)
         spare = int(source.frames[row]) - ((options.num_frames - 1) * stride + 1)
-        start = int(rng.integers(0, max(spare, 0) + 1))
-        there = [name for name, has in zip(self.names, self._has[row], strict=True) if has]
-        views = tuple(there[i] for i in rng.permutation(len(there))[: options.views])
+        there = self._there(row)
+        windows = self._matching(row, start, views) if self.members else {ANY_START: there}
+        at = next(iter(windows)) if len(windows) == 1 else list(windows)[int(rng.integers(0, len(windows)))]
+        begin = int(rng.integers(0, max(spare, 0) + 1)) if at == ANY_START else at
+        there = windows[at]
+        chosen = tuple(there[i] for i in rng.permutation(len(there))[: options.views])
+        together = next((member.spec.views for member in self.members if member.one_group), chosen)
         mode = draw(self.modes, float(rng.random()))
         pick = float(rng.random())
-        return Drawn(start, views, mode, pick, silent=float(rng.random()) < options.text_dropout)
+        return Drawn(begin, together, mode, pick, silent=float(rng.random()) < options.text_dropout)
+
+    def _there(self, row: int) -> tuple[str, ...]:
+        """The views that a sample has, of those that are drawn from."""
+        return tuple(name for name, has in zip(self.names, self._has[row], strict=True) if has)
+
+    def _matching(self, row: int, start: int | None, views: Sequence[str] | None) -> dict[int, tuple[str, ...]]:
+        """The windows of a sample that have every member, and are those that are asked for."""
+        every = self._windows(row)
+        windows = {
+            at: have
+            for at, have in every.items()
+            if (start is None or at in (start, ANY_START)) and set(views or ()) <= set(have)
+        }
+        if not windows:
+            raise InvalidSpecError(
+                "has no window with all members",
+                where=self.source.where(row),
+                field="start, views",
+                expected=", ".join(map(str, every)) or "none",
+                found=f"{start}, {' '.join(views or ())}",
+            )
+        return windows
 
     def _cut(
         self,
@@ -316,12 +393,12 @@ class SampleReader:
         rgb = [layout.rgb_member(view, ENDINGS[stored_options.rgb_codec]) for view in views]
         drawable, with_cameras = source.calibrated, source.camera_frame != "none"
         placed_in = layout.CAMERAS if drawable else layout.CONDITIONING
-        with_stored = drawable and options.action in ("stored", "both")
+        with_stored = drawable and self.action in ("stored", "both")
         files = {name: layout.trajectory_member(name) for name in self.grippers or ("",)}
         action = self._action_members(views) if with_stored else []
         beside = {kind: [layout.plane_member(view, kind) for view in views] for kind in self._plane_kinds}
         if members is None:
-            drawn_from = itertools.chain(rgb, *action, *beside.values())
+            drawn_from = itertools.chain(rgb if self.with_video else (), *action, *beside.values())
             placed = [placed_in] if with_cameras else []
             members = source.read(row, [layout.META, *files.values(), *placed, *drawn_from])
         meta = self._meta(row, members[layout.META])
@@ -378,7 +455,7 @@ class SampleReader:
         instructions = (meta.instruction_at(indices),) if meta.instruction_spans else meta.instructions
         result: dict[str, Any] = {
             "text": instructions[min(int(pick * len(instructions)), len(instructions) - 1)],
-            "video": self._video([[members[n]] for n in rgb], [f"{v}.rgb" for v in views], indices, where),
+            **self._pictures(members, rgb, views, indices, where),
             "camera": float_tensor(relative[..., :3, :].reshape(*flat, 12)),
             "extrinsics": float_tensor(extrinsics.reshape(*flat, 4, 4)),
             "intrinsics": float_tensor(intrinsics.reshape(*flat, 3, 3)),
@@ -402,6 +479,10 @@ class SampleReader:
             "loss_mask": torch.from_numpy(loss.astype(np.float32)),
             "loss_mask_latent": torch.from_numpy(loss_latent.astype(np.float32)),
         }
+        for member in self.members:
+            if member.name in result:
+                raise InvalidSpecError("is a name of the sample itself", field="members", found=member.name)
+            result[member.name] = member.read(row, int(indices[0]), tuple(views))
         if self._own_cameras:
             result |= self._action_cameras(drawn_into, intrinsics, extrinsics)
         if self.grippers:
@@ -411,22 +492,22 @@ class SampleReader:
             pictures = [[members[name] for name in segment] for segment in action]
             labels = [f"{view}.action" for view in views for _ in together]
             result["action_video"] = self._video(pictures, labels, indices, where)
-        elif options.action != "none" and not drawable:
+        elif self.action != "none" and not drawable:
             black = _Planes(options, 0, options.views * len(together), black=True)
             for i in range(options.views * len(together)):
                 with black.frames(i, count):
                     pass
             result["action_video"] = black.tensor
-            if options.action == "both":
+            if self.action == "both":
                 result["action_video_rendered"] = black.tensor.clone()
-        if drawable and options.action in ("rendered", "both"):
+        if drawable and self.action in ("rendered", "both"):
             drawn = _Planes(options, pad, options.views * len(together), black=True)
             for i, ((camera, spec), names) in enumerate(itertools.product(drawn_into, together)):
                 with drawn.frames(i, len(indices)) as planes:
                     render_planes(windows[names[0]], camera, spec, out=planes)
                     for name in names[1:]:
                         _add(render_planes(windows[name], camera, spec), planes)
-            result["action_video" if options.action == "rendered" else "action_video_rendered"] = drawn.tensor
+            result["action_video" if self.action == "rendered" else "action_video_rendered"] = drawn.tensor
         found_planes: dict[str, NDArray[Any]] = {
             kind: self._planes(kind, [members[name] for name in names], views, indices, where)
             for kind, names in beside.items()
@@ -435,9 +516,9 @@ class SampleReader:
             result[kind] = self._beside(kind, found_planes[kind])
         for segment in options.segments:
             result |= self._segment(segment, found_planes, cameras)
-        if options.plucker and with_cameras:
+        if self.plucker and with_cameras:
             result["plucker"] = plucker_video(relative, intrinsics, cameras, options.height, options.width)
-        elif options.plucker:
+        elif self.plucker:
             result["plucker"] = torch.zeros((6, options.views * count, options.height, options.width))
         return result
 
@@ -470,6 +551,19 @@ class SampleReader:
             "action_extrinsics": float_tensor(extrinsics.reshape(-1, 4, 4)),
             "action_axis_length": float_tensor(np.array(axes)),
         }
+
+    def _pictures(
+        self,
+        members: Mapping[str, bytes],
+        names: Sequence[str],
+        views: Sequence[str],
+        indices: NDArray[np.int64],
+        where: str,
+    ) -> dict[str, torch.Tensor]:
+        """The video, unless members stand in for it."""
+        if not self.with_video:
+            return {}
+        return {"video": self._video([[members[n]] for n in names], [f"{v}.rgb" for v in views], indices, where)}
 
     def _action_members(self, views: Sequence[str]) -> list[list[str]]:
         """For each segment of the action video, the stored videos whose clipped sum it is."""
