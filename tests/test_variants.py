@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from training_data import SIZE, make_camera, make_dataset, make_trajectory
 
 import actionimg_data as aid
 from actionimg_data.cli import main
-from actionimg_data.errors import InvalidSpecError, MissingViewError
+from actionimg_data.errors import CorruptDatasetError, InvalidSpecError, MissingViewError
 from actionimg_data.policy import ActionChunk, Conditioning
 from actionimg_data.raster import held_camera, wrist_spec
 from actionimg_data.report.pictures import over_camera
 from actionimg_data.schemas import ActionImageSpec
+from actionimg_data.shards.sample import cameras_bytes, check_drawn_K
 from actionimg_data.training import ActionImageDataset, DeviceTransform, collate
 
 DRAWING: dict[str, Any] = {"fov_scale": 1.5, "outside": "drop", "ground": "in_view", "pixel_centre": "true"}
@@ -63,6 +65,10 @@ def test_a_data_set_of_them_is_read_decoded_and_verified_by_its_own_spec(dataset
     for view, expected in zip(sample.views, dense, strict=True):
         stored = np.stack(list(sample.action(view, range(FRAMES[0]))))
         assert np.abs(stored - 255 * expected).max() <= 0.51
+    with np.load(io.BytesIO(sample.read("cameras.npz"))) as arrays:
+        np.testing.assert_allclose(arrays["action_K"][..., :2, :2] * 1.5, arrays["K"][..., :2, :2])
+    with pytest.raises(CorruptDatasetError, match="action_K"):
+        check_drawn_K(cameras_bytes(sample.cameras, sample.spec.over_camera()), sample.cameras, sample.spec, "here")
     done = CliRunner().invoke(main, ["verify", str(dataset), "--json"])
     report = json.loads(done.stdout)
     assert report["ok"], done.stderr

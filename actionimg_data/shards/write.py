@@ -251,7 +251,7 @@ class _Shard:
             for gripper, trajectory in episode.grippers.items():
                 small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
             if not options.poses_only:
-                small[layout.CAMERAS] = sample.cameras_bytes(cameras)
+                small[layout.CAMERAS] = sample.cameras_bytes(cameras, options.spec)
             if options.conditioning:
                 own = {n: v.conditioning.track(count) for n, v in episode.views.items() if v.conditioning is not None}
                 small[layout.CONDITIONING] = sample.cameras_bytes(own)
