@@ -158,6 +158,16 @@ class Query:
         count = len(manifest.views)
         # A list of fixed length: what is not there of a sample that was not checked is null then, and no error.
         rows = _call("list_slice", _field("calibration"), 0, count, return_fixed_size_list=True)
+        if self.view and manifest.options.views_per_sample:
+            # Where a view's row is differs from sample to sample.
+            parts = ((_call("list_element", rows, i), self.view) for i in range(count))
+            return _any(
+                _both(
+                    _compared(_call("struct_field", part, "view"), "==", view),
+                    _compared(_call("struct_field", part, "verdict"), "==", self.calibration),
+                )
+                for part, view in parts
+            )
         places = [manifest.views.index(self.view)] if self.view else range(count)
         return _any(
             _compared(_call("struct_field", _call("list_element", rows, i), "verdict"), "==", self.calibration)
@@ -193,6 +203,10 @@ def _call(name: str, *arguments: Any, **options: Any) -> _Term:
 
 def _compared(left: _Term, sign: str, right: float | str) -> _Term:
     return _Term(f"({left.text} {sign} {right!r})", _OPERATORS[sign](left.value, right))
+
+
+def _both(one: _Term, other: _Term) -> _Term:
+    return _Term(f"({one.text} & {other.text})", one.value & other.value)
 
 
 def _any(terms: Iterable[_Term]) -> _Term:
