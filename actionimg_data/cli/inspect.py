@@ -403,7 +403,8 @@ def _derived(path: Place) -> list[dict[str, Any]]:
             rows.append({"name": name, "complete": False, "error": str(error)})
             continue
         spec, counts = manifest.spec, manifest.counts
-        own = {"member": spec.member, "function": spec.function, "function_version": spec.function_version}
+        own: dict[str, Any] = {"member": spec.member, "function": spec.function}
+        own["function_version"] = spec.function_version
         own |= {"over": spec.over, "num_frames": spec.num_frames, "fps": spec.fps, "views": list(spec.views)}
         rows.append({"name": name, "complete": manifest.complete, **own, **(counts.model_dump() if counts else {})})
     return rows
