@@ -154,9 +154,10 @@ class RH20TConverter(RowConverter):
         return ()
 
     def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
-        """The scene, and the calibrations beside it."""
+        """The scene, the calibrations beside it, and the tasks' descriptions."""
         folder = Path(location["source"]) / location["path"]
-        return [folder, folder.parent / "calib"]
+        above = list(folder.parents)[:2]
+        return [folder, *(place / name for place in above for name in ("calib", "task_description.json"))]
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each scene of a robot, in natural order."""

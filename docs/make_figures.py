@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import actionimg_data as aid
+from actionimg_data import codecs
 from actionimg_data.decode import decode
 from actionimg_data.demo import scene
 from actionimg_data.geometry import crop, pinhole, rotations, transforms
@@ -537,8 +538,36 @@ def variants() -> Figure:
     return figure
 
 
+def segments() -> Figure:
+    """Depth, labels and normals of a picture as the videos that training samples carry."""
+    size, frame = 384, 30
+    motion, renderer = demo(size=size)
+    camera = scene.make_cameras(motion, size, ("left_shoulder",))["left_shoulder"]
+    assert isinstance(camera, aid.Camera)
+    drawn = renderer.draw(camera, frame)
+    depth = np.rint(1000 * drawn.depth).astype(np.uint16)
+    shots = (
+        ("video", drawn.rgb),
+        ("depth", codecs.DepthCodec().encode(depth)),
+        ("mask", codecs.encode_labels(drawn.ids, codecs.largest_labels(drawn.ids))),
+        ("normals", codecs.encode_normals(codecs.normals_from_depth(depth, camera.K))),
+        (
+            "action",
+            aid.render(
+                still(motion.world_from_gripper[frame], float(motion.gripper_open[frame])),
+                [camera],
+                aid.ActionImageSpec(height=size, width=size),
+            )[0, 0],
+        ),
+    )
+    figure = sheet(9.4, 2.15)
+    for i, (name, picture) in enumerate(shots):
+        show(panel(figure, (0.01 + 0.1985 * i, 0.03, 0.186, 0.83), name), picture)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
-    f.__name__: f for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, variants, two_views)
+    f.__name__: f for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, variants, segments, two_views)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from actionimg_data.engine import Job, make_executor
 from actionimg_data.engine.ray import RayExecutor, TaskResources, _check_machine
 from actionimg_data.errors import InvalidSpecError, MissingExtraError, OutputError, WorkerError
 from actionimg_data.schemas import ConvertOptions, ShardSidecar
+from actionimg_data.shards import open_dataset
 from actionimg_data.shards.manifest import assemble
 from actionimg_data.shards.plan import tool_versions
 from actionimg_data.shards.prepare import Recipe
@@ -99,6 +101,20 @@ def test_a_worker_that_dies_after_it_published_changes_no_byte(cluster: Any, tmp
     assert assemble(tmp_path / "out", manifest, made.rows) is not None
     assert sorted(published) == ["train/000000", "train/000001"]
     assert len(list((tmp_path / "marks").iterdir())) == 2
+    assert tree(tmp_path / "out") == tree(tmp_path / "local")
+
+
+def test_members_are_derived_as_tasks(cluster: Any, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "src", episodes=3, frames=8)
+    convert(source, tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.manifest is not None
+    spec = engine.specification(dataset.manifest, "size.npy", "synthetic_converter:window_size", num_frames=5)
+    shutil.copytree(tmp_path / "out", tmp_path / "local")
+    with RayExecutor() as executor:
+        done = engine.derive(tmp_path / "out", spec, executor=executor)
+    assert (done.made, done.manifest.complete) == (3, True)
+    engine.derive(tmp_path / "local", spec)
     assert tree(tmp_path / "out") == tree(tmp_path / "local")
 
 

@@ -30,6 +30,7 @@ _COMMANDS = {
     "report": "Write one HTML file to look at: pictures, motion, decode errors, data card.",
     "inspect": "Show what is in a source, a data set, a shard or a sample.",
     "calibrate": "Check cameras against the pictures, refine them, find the offset between clocks.",
+    "derive": "Make members of a data set with a function: latents, text embeddings.",
     "export": "Write a data set in another program's layout.",
     "converters": "List the source formats, or explain one.",
     "demo": "Make, convert and verify a small data set of our own.",

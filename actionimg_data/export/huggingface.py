@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -104,9 +105,10 @@ def _picture(sample: Sample) -> bytes | None:
     if sample.spec is None or not sample.meta.calibrated:
         return None
     view, gripper = sample.views[0], sample.action_names[0]
-    frames = pictures.evenly(len(sample), 4)
+    frames, arms = pictures.evenly(len(sample), 4), max(1, len(sample.meta.grippers))
+    over = partial(pictures.over_camera, spec=sample.spec)
     columns = [
-        pictures.Triptych(rgb, action, pictures.blend(rgb, action, sample.spec, max(1, len(sample.meta.grippers))))
+        pictures.Triptych(rgb, action, pictures.blend(rgb, over(action), sample.spec, arms))
         for rgb, action in zip(sample.rgb(view, frames), sample.action(view, frames, gripper), strict=True)
     ]
     return pictures.jpeg_bytes(pictures.grid(columns, heads=[f"{view}, frame {frame}" for frame in frames]))

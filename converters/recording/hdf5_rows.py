@@ -58,6 +58,15 @@ class HDF5RowConverter(RowConverter):
         """Further files that say something of a file's episodes; they need not exist."""
         return []
 
+    def remote_headers(self) -> tuple[str, ...]:
+        """None: HDF5 files are opened in ranges, or fetched, one by one."""
+        return ()
+
+    def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
+        """The episode's file, and what is beside it."""
+        path = Path(location["source"]) / location["path"]
+        return [path, *self.beside(path)]
+
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` is of this format."""
