@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from .depth import DepthCodec
-from .labels import MOST_LABELS, PALETTE, decode_labels, encode_labels, largest_labels
+from .labels import MOST_LABELS, decode_labels, encode_labels, label_colours, largest_labels
 from .normals import decode_normals, encode_normals, normals_from_depth
 
 __all__ = [
     "MOST_LABELS",
-    "PALETTE",
     "DepthCodec",
     "decode_labels",
     "decode_normals",
     "encode_labels",
     "encode_normals",
+    "label_colours",
     "largest_labels",
     "normals_from_depth",
 ]

@@ -6,6 +6,7 @@ Chroma is blurred over two pixels by a video codec and luma is not: a border bet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -13,15 +14,14 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from ..errors import InvalidSpecError
-from .ycc import grey_levels, rgb_from_ycc, ycc_from_rgb
+from .ycc import grey_levels, in_gamut, rgb_from_ycc, ycc_from_rgb
 
 Array = Any
 
 MOST_LABELS: Final = 16
-STEP: Final = 15
-"""Grey levels between the lumas of neighbouring labels."""
 DARKEST: Final = 14
-"""Luma of the first: a blurred chroma would take luma along where a colour has to be cut at 0 or 255."""
+BRIGHTEST: Final = 239
+"""Luma of the first and the last: a blurred chroma would take luma along where a colour has to be cut at 0 or 255."""
 REACH: Final = 30
 """Largest chroma, for the same reason."""
 CHROMA_WEIGHT: Final = 0.02
@@ -36,28 +36,22 @@ SURE: Final = 2.0
 _SWEEPS: Final = 2
 
 
-def _palette() -> NDArray[np.uint8]:
-    """Colours of rising luma, as far around the circle of hues from their neighbours as there is room for."""
-    luma = float(DARKEST) + STEP * np.arange(MOST_LABELS)
-    # Five of sixteen steps around the circle each time: (1, 0) turned by 112.5 degrees, from a table of its halves.
+@cache
+def label_colours(count: int) -> NDArray[np.uint8]:
+    """``(count, 3)`` uint8: the colours of so many labels, of rising luma, the farther apart the fewer they are; each
+    as far around the circle of hues from its neighbours as there is room for.
+    """
+    luma = DARKEST + (BRIGHTEST - DARKEST) * np.arange(count) / max(1, count - 1)
+    # Five of sixteen steps around the circle each time; cosines of those steps.
     unit = np.array([1.0, 0.92387953, 0.70710678, 0.38268343, 0.0])
     cosine = np.concatenate([unit, -unit[-2::-1], -unit[1:], unit[-2:0:-1]])
-    turn = 5 * np.arange(MOST_LABELS) % 16
-    direction = np.stack([cosine[turn], cosine[(turn - 4) % 16]], axis=-1)
-    out = np.empty((MOST_LABELS, 3), np.uint8)
-    for i, (y, (blue, red)) in enumerate(zip(luma, direction, strict=True)):
-        reach = 0
-        while reach < REACH:
-            rgb = rgb_from_ycc(*(np.float64(v) for v in (y, (reach + 2) * blue, (reach + 2) * red)))
-            if rgb.min() < 0 or rgb.max() > 255:
-                break
-            reach += 2
-        out[i] = np.rint(rgb_from_ycc(*(np.float64(v) for v in (y, reach * blue, reach * red))))
+    turn = 5 * np.arange(count) % 16
+    out = np.empty((count, 3), np.uint8)
+    for into, y, blue, red in zip(out, luma, cosine[turn], cosine[(turn - 4) % 16], strict=True):
+        reach = next(r for r in range(REACH, -1, -2) if in_gamut(y, r * blue, r * red))
+        into[:] = np.rint(rgb_from_ycc(*(np.float64(v) for v in (y, reach * blue, reach * red))))
+    out.flags.writeable = False
     return out
-
-
-PALETTE: Final = _palette()
-"""``(16, 3)`` uint8: the colour of each label."""
 
 
 def largest_labels(ids: NDArray[Any]) -> tuple[int, ...]:
@@ -72,7 +66,8 @@ def largest_labels(ids: NDArray[Any]) -> tuple[int, ...]:
 
 
 def encode_labels(ids: NDArray[Any], labels: Sequence[int]) -> NDArray[np.uint8]:
-    """RGB ``(..., 3)`` uint8 of ids ``(...)``: the colour of each one's place in ``labels``; others have the first's.
+    """RGB ``(..., 3)`` uint8 of ids ``(...)``: the colour of each one's place in ``labels``, as `label_colours` has
+    them; others have the first's.
 
     Raises:
         InvalidSpecError: No label, over sixteen, or one twice.
@@ -89,7 +84,7 @@ def encode_labels(ids: NDArray[Any], labels: Sequence[int]) -> NDArray[np.uint8]
     values = np.asarray(ids, np.int64)
     place = np.minimum(np.searchsorted(names[order], values), len(names) - 1)
     index = np.where(names[order][place] == values, order[place], 0)
-    return np.asarray(PALETTE[index])
+    return np.asarray(label_colours(len(names))[index])
 
 
 def decode_labels(pictures: Array, count: int = MOST_LABELS) -> Array:
@@ -105,7 +100,7 @@ def decode_labels(pictures: Array, count: int = MOST_LABELS) -> Array:
     xp = array_namespace(pictures)
     luma, blue, red = ycc_from_rgb(grey_levels(pictures))
     away = []
-    for y, b, r in zip(*(c.tolist() for c in ycc_from_rgb(PALETTE[:count].astype(np.float64))), strict=True):
+    for y, b, r in zip(*(c.tolist() for c in ycc_from_rgb(label_colours(count).astype(np.float64))), strict=True):
         away.append((luma - y) ** 2 + CHROMA_WEIGHT * ((blue - b) ** 2 + (red - r) ** 2))
     index, best = _nearest(xp, away)
     sure = best < SURE
