@@ -100,16 +100,21 @@ class Page:
 
 
 @contextlib.contextmanager
-def open_browser(folder: Path) -> Iterator[Page]:
-    """A browser with one tab, for as long as the context lasts; skips, by name, where there is none."""
+def open_browser(folder: Path, space: bool = True) -> Iterator[Page]:
+    """A browser with one tab, for as long as the context lasts; skips, by name, where there is none.
+
+    Args:
+        folder: For its profile.
+        space: With WebGL, which without a graphics card takes its time.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"needs {CHROMIUM}")
     connect = pytest.importorskip("websockets.sync.client").connect
     profile = folder / "profile"
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
-    # Drawing in space without a graphics card.
-    command += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"]
+    command += ["--autoplay-policy=no-user-gesture-required"]
+    command += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if space else ["--disable-gpu"]
     command += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
     silent = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=silent, stderr=silent, start_new_session=True) as process:

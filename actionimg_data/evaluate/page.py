@@ -43,7 +43,7 @@ def write_page(run: Run, dataset: Dataset, options: Options, target: Path, compa
     album = Album()
     ranked = sorted(run.evaluation.by_sample, key=badness, reverse=True)
     by_line = {one.about["prediction"]: one for one in run.scored}
-    script = asset("evaluation.js", __package__)
+    script = asset("hover.js", "actionimg_data.report") + asset("evaluation.js", __package__)
     text = page.render(
         evaluation=run.evaluation,
         style=safe(asset("style.css", "actionimg_data.report") + asset("evaluation.css", __package__)),

@@ -20,6 +20,7 @@ Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
 Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
+Decoder = Literal["auto", "pyav", "torchcodec"]
 Stream = Literal["depth", "mask"]
 Segment = Literal["depth", "mask", "normals"]
 
@@ -116,6 +117,9 @@ class SampleOptions(_Options):
     text_dropout: Share = Field(0.0, description="How often `text` is empty, for classifier-free guidance.")
     pixels: Pixels = Field(
         "float32", description="`float32` in [−1, 1], or `uint8`: a quarter of the bytes, for `DeviceTransform`."
+    )
+    decoder: Decoder = Field(
+        "auto", description="What decodes videos: `torchcodec` where it can be loaded, else `pyav`; the same pixels."
     )
     axes: Axes = Field("rlbench", description="Axes of the cameras: `rlbench` as published, or `opencv`.")
     arms: Arms = Field(
@@ -240,7 +244,7 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict", "decoder"})
         if not self.members:
             del own["members"]
         if self.video is None:

@@ -39,6 +39,7 @@ from ..shards import sample as stored
 from ..video import ENDINGS, open_video
 from ..video.read import VideoReader
 from ..video.resize import resized_planes
+from .decoding import check_decoder, open_pictures
 from .members import Member
 from .modes import draw, latent_mask, task, without_actions
 from .options import SampleOptions, Segment, Stream
@@ -70,6 +71,7 @@ class SampleReader:
     def __init__(self, source: ShardSource, options: SampleOptions) -> None:
         self.source, self.options = source, options
         options.warn_if_unusual()
+        check_decoder(options.decoder)
         stored_options = source.manifest.options
         names = source.views if options.view_names is None else options.view_names
         missing = [name for name in names if name not in source.views]
@@ -605,8 +607,11 @@ class SampleReader:
         for i, (videos, label) in enumerate(zip(segments, labels, strict=True)):
             with planes.frames(i, len(wanted)) as channels:
                 for number, data in enumerate(videos):
-                    with self._open(data, f"{where}.{label}") as video:
-                        for j, frame in enumerate(video.frames(wanted)):
+                    name = f"{where}.{label}"
+                    checked = self.source.verifies
+                    with open_pictures(data, name, wanted, options.decoder, checked=checked) as video:
+                        self._check_size(video.height, video.width, name)
+                        for j, frame in enumerate(video.pictures):
                             picture = resized_picture(frame, self._crop)
                             if number == 0:
                                 cv2.split(picture, [channels[c, j] for c in range(3)])
@@ -665,17 +670,19 @@ class SampleReader:
     @contextlib.contextmanager
     def _open(self, data: bytes, name: str) -> Iterator[VideoReader]:
         """A stored video, of the data set's size."""
-        options = self.source.manifest.options
         with open_video(data, name) as video:
-            size = (video.info.height, video.info.width)
-            if size != (options.height, options.width):
-                raise CorruptDatasetError(
-                    "has another size than the data set",
-                    where=name,
-                    expected=f"{options.width}x{options.height}",
-                    found=f"{size[1]}x{size[0]}",
-                )
+            self._check_size(video.info.height, video.info.width, name)
             yield video
+
+    def _check_size(self, height: int, width: int, name: str) -> None:
+        options = self.source.manifest.options
+        if (height, width) != (options.height, options.width):
+            raise CorruptDatasetError(
+                "has another size than the data set",
+                where=name,
+                expected=f"{options.width}x{options.height}",
+                found=f"{width}x{height}",
+            )
 
 
 class _Planes:

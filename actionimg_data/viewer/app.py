@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
 from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, SourceNotFoundError, install_hint
+from ..report.page import asset
 from . import document, media
 from .cache import BoundedCache
 from .catalog import MOST_ROWS, Catalog
@@ -46,6 +47,8 @@ HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+SHARED: Final = "tiles.css"
+"""Of the report, whose grid has the same tiles."""
 STATIC: Final = {
     "": ("index.html", "text/html; charset=utf-8"),
     **{
@@ -56,6 +59,7 @@ STATIC: Final = {
         )
     },
     "style.css": ("style.css", "text/css; charset=utf-8"),
+    SHARED: (SHARED, "text/css; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }  # fmt: skip
 
@@ -324,7 +328,8 @@ class Viewer:
         if found is None:
             return PlainTextResponse("There is no such page.", 404)
         name, kind = found
-        data = (resources.files(__package__) / "static" / name).read_bytes()
+        shared = name == SHARED
+        data = asset(SHARED).encode() if shared else (resources.files(__package__) / "static" / name).read_bytes()
         return Response(data, media_type=kind, headers={"Cache-Control": "no-cache"})
 
 

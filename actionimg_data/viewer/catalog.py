@@ -139,7 +139,13 @@ class Catalog:
         found: list[dict[str, Any]] = [{} for _ in numbers]
         for group in np.unique(groups):
             places = np.flatnonzero(groups == group)
-            rows = self._group(int(group), names).take(at[places] - self._starts[group]).to_pylist()
+            wanted = at[places] - self._starts[group]
+            table = self._group(int(group), names)
+            if (np.diff(wanted) == 1).all():
+                # Without a detour over numpy, for which pyarrow imports pandas.
+                rows = table.slice(int(wanted[0]), len(wanted)).to_pylist()
+            else:
+                rows = table.take(wanted).to_pylist()
             for place, row in zip(places, rows, strict=True):
                 found[place] = row
         return found
@@ -228,6 +234,8 @@ class Catalog:
 
     def facets(self) -> dict[str, Any]:
         """What there is to filter by: values with the number of samples that have them, and ranges."""
+        import pyarrow.compute as pc
+
         options = self.manifest.options
         found: dict[str, Any] = {"views": list(self.manifest.views)}
         for name, column in (("tasks", "task"), ("origins", "camera_origin")):
@@ -235,16 +243,17 @@ class Catalog:
             ranked = sorted(((c["values"], c["counts"]) for c in counts), key=lambda c: (-c[1], c[0]))
             found[name] = ranked[:MOST_TASKS]
             found[f"more_{name}"] = max(0, len(ranked) - MOST_TASKS)
-        found["findings"] = [(k, int(np.sum(self._numpy(finding_column(k))))) for k in options.allow]
+        found["findings"] = [(k, self._sum(finding_column(k))) for k in options.allow]
         found["calibration"] = self._verdicts() if options.checks_calibration else []
         for name in ("frames", "decode_position_p95_mm", "decode_rotation_p95_deg", "undecodable_frames"):
-            values = self._numpy(name).astype(np.float64)
-            values = values[np.isfinite(values)]
-            found[name] = [float(values.min()), float(values.max())] if len(values) else None
+            ends = pc.min_max(self.table([name])[name]).as_py()
+            found[name] = None if ends["min"] is None else [float(ends["min"]), float(ends["max"])]
         return found
 
-    def _numpy(self, name: str) -> NDArray[Any]:
-        return np.asarray(self.table([name])[name].to_numpy())
+    def _sum(self, name: str) -> int:
+        import pyarrow.compute as pc
+
+        return int(pc.sum(self.table([name])[name]).as_py() or 0)
 
     def _verdicts(self) -> list[tuple[str, int]]:
         """Each verdict, and how many samples have a view with it."""
