@@ -106,6 +106,9 @@ def test_the_commands_of_a_page_work(
         if used and name not in made:
             docs_data.place(name, tmp_path)
     monkeypatch.chdir(tmp_path)
+    # A page may bring a module of its own, which is imported from its folder.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("encoders", None)
     monkeypatch.setenv("HOME", str(tmp_path))
     number = 0
     for line, name, body in PAGE_BLOCKS[page]:

@@ -55,7 +55,7 @@ def find_function(name: str) -> Any:
         raise InvalidSpecError("names no function", field="with", expected="MODULE:FUNCTION", found=name)
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)
+        sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
