@@ -22,7 +22,9 @@ from docs_data import MAKERS, DocsData
 from processes import run_program
 
 from actionimg_data.cli import main
-from actionimg_data.converters.base import detect, installed
+from actionimg_data.converters.base import converter_class, detect, installed
+from actionimg_data.converters.remote import SourceReader
+from actionimg_data.errors import ActionImgError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -139,6 +141,10 @@ def test_each_source_is_recognised_by_its_own_converter_and_no_other(docs_data: 
         docs_data.place(name, tmp_path)
         found = {n for n, seen in detect(str(tmp_path / name)).items() if not seen.general}
         assert found == {own}, name
+        # One that asks for options first, and one that looks for its files: both say whose data these are.
+        for other in {"droid", "lerobot"} - {own}:
+            with pytest.raises(ActionImgError, match=f"looks like {own}"):
+                list(SourceReader(converter_class(other)()).discover(str(tmp_path / name)))
 
 
 def test_code_of_the_examples_in_a_page_is_the_examples_own() -> None:
