@@ -219,16 +219,29 @@ def test_openness_is_read_on_any_ground(ground: float, height: float) -> None:
         level = ground + 0.25 * height * truth + 0.01 * rng.standard_normal((2, 40))
         ones, uv = np.ones((2, 40, 3), bool), np.zeros((2, 40, 3, 2))
         opened = openness_of_clip(
-            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, height), uv, ones, spec
+            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, 0.25 * height), uv, ones, spec
         )
         np.testing.assert_array_equal(opened.openness, truth)
         assert (np.abs(opened.probability - truth) < 0.05).all()
         assert np.isfinite(opened.levels).tolist() == [bool((~truth).any()), bool(truth.any())]
     # Half a pedestal all along: neither open nor closed, and it says so.
     half = openness_of_clip(
-        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.ones(1), uv[:1, :9], ones[:1, :9], spec
+        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.full(1, 0.25), uv[:1, :9], ones[:1, :9], spec
     )
     assert (np.abs(half.probability - 0.5) < 0.1).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.2])
+@pytest.mark.parametrize("ground", [0.0, 0.15])
+def test_openness_is_read_through_any_curve_of_grey_levels(gamma: float, ground: float) -> None:
+    """A step at the blob's edge tells a closed gripper from one whose pedestal the curve has made low."""
+    for opened in (0.0, 1.0):
+        scene = bench.make_scene(0, 128, 9)
+        scene.openness[:] = opened
+        kind = bench.Kind(bench.SHOWN, (bench.gamma(gamma), bench.ground(ground)))
+        decoded = decode(kind.make(scene), scene.cameras, scene.spec, fps=20)
+        np.testing.assert_array_equal(decoded.trajectory.openness, np.full(9, opened))
+        assert (np.abs(decoded.openness_probability - opened) < 0.05).all()
 
 
 def test_poses_less_certain_than_wanted_can_be_refused() -> None:

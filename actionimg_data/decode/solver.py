@@ -78,7 +78,7 @@ def solve(
         np.stack([m.pedestal for m in views]),
         np.stack([m.pedestal_samples for m in views]),
         np.stack([m.ground for m in views]),
-        np.array([_blue_height(m) for m in views]),
+        np.array([_pedestal_height(m, spec) for m in views]),
         np.moveaxis(settled.measured.uv, 1, 0),
         valid,
         spec,
@@ -115,11 +115,13 @@ def _mixed(view: BlobMeasurements) -> float:
     return float(np.nan_to_num(np.abs(view.free.mixing - np.eye(3))).max())
 
 
-def _blue_height(view: BlobMeasurements) -> float:
-    """Median height of a view's blue blobs; 1 of none."""
+def _pedestal_height(view: BlobMeasurements, spec: ActionImageSpec) -> float:
+    """Height of a view's pedestal when open: as its blue blobs show it, or in proportion to their median height."""
+    shown = view.free.pedestal[np.isfinite(view.free.pedestal)]
     heights = view.free.amplitude[:, 2] if view.odd.any() else view.amplitude[:, 2]
     known = heights[np.isfinite(heights)]
-    return float(np.median(known)) if len(known) else 1.0
+    seen = float(np.median(shown)) if view.odd.any() and len(shown) else None
+    return openness.height_when_open(float(np.median(known)) if len(known) else 1.0, seen, spec)
 
 
 def camera_list(cameras: Camera | CameraTrack | Cameras) -> list[Camera | CameraTrack]:
