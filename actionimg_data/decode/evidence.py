@@ -37,6 +37,9 @@ HARDLY_SHOWN = 0.2
 """or, where the residuals show less than this share of it, so that a little of anything else would look like much,"""
 EXPLAINED_HARDLY_SHOWN = 0.6
 """this share."""
+ROUNDING_PX = 0.0005
+"""Pixels that are always allowed for: half of what 8 bits move a blob by at any size (the Cramer-Rao bound of noise of
+1 / sqrt(12) grey levels is 0.0009), as rounding repeats where a blob does and the residuals may not show it."""
 COMPRESSED_PX = 0.1
 """Pixels by which a compressed video moves keypoints at any size, alike from frame to frame (0.05-0.2, the table of
 codecs in docs/performance.md): what shows no more than this in the residuals is no evidence."""
@@ -160,7 +163,33 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
     weight = _prior_freedom(xp, own[use > 0], left_over[use > 0])
     grown = (weight + left_over * own) / (weight + left_over)
     grown = xp.where(left_over > 0.5, at_least(xp, grown, 0.7), xp.ones_like(grown))
+    # The growth scatters as a variance does that is known with (weight + left over)^2 / left over degrees of freedom.
+    scatter = (weight + left_over) ** 2 / at_least(xp, left_over, 0.5)
+    grown = grown * wider(scatter) * wider(_independent(xp, residual, use, left_over))
     return Spread(covariance * grown[:, None, None], *variances)
+
+
+def wider(freedom: Any) -> Any:
+    """Factor on a variance that is known with so many degrees of freedom only, for a 90 % ellipsoid of a pose.
+
+    The ratio of the 90 % quantiles of F with (6, freedom) and with (6, infinity) degrees, within 1 % from 6 on.
+    """
+    return 1 + 3.2 / freedom + 6.7 / freedom**2
+
+
+def _independent(xp: Any, residual: Array, use: Array, left_over: Array) -> float:
+    """Degrees of freedom of a clip's residuals ``(T, M)``: frames that repeat each other's count once.
+
+    Of a first-order autoregression ``(1 - r) / (1 + r)`` of them are independent; at least those of one frame.
+    """
+    whole, count = float(xp.sum(use * left_over)), float(xp.sum(use))
+    if whole < 1:
+        return CLIP_FREEDOM
+    both = use[1:] * use[:-1]
+    alike = float(xp.sum(both * xp.sum(residual[1:, ...] * residual[:-1, ...], axis=-1)))
+    size = float(xp.sum(0.5 * both * xp.sum(residual[1:, ...] ** 2 + residual[:-1, ...] ** 2, axis=-1)))
+    r = min(max(alike / size, 0.0), 1.0) if size > 0 else 0.0
+    return max(whole * (1 - r) / (1 + r), whole / count)
 
 
 def _runs(xp: Any, at: Linear) -> list[Array]:
@@ -242,7 +271,7 @@ def quantile(xp: Any, values: Array, mask: Array, share: float) -> float:
 def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple[float, float, float]:
     """Least squares of ``table x = found`` for three variances that are not negative, the first about 1 a priori."""
     if freedom < 0.5:
-        return 1.0, 0.0, 0.0
+        return 1.0, ROUNDING_PX**2, 0.0
     rows = table / np.maximum(found, 1e-300)[:, None]
     # What each part alone would have to be, so that the three compare.
     scale = 1 / np.maximum(rows.max(axis=0), 1e-300)
@@ -263,7 +292,7 @@ def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple
             if len(chosen) == 3:
                 break
     factor, single, common = best * scale
-    return float(factor), float(single), float(common)
+    return float(factor), float(single) + ROUNDING_PX**2, float(common)
 
 
 class Systematic(NamedTuple):
