@@ -23,15 +23,18 @@ NOTICED = 0.002
 """and what it explains at least, root mean square."""
 CORRELATED = 3.0
 """Factor on the variance of what is fitted: heights of successive frames are alike."""
-LEAST_HEIGHTS = 30
+LEAST_HEIGHTS = 24
 
 
-def moved(uv: Array, height: Array, ellipse: Array, shown: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+def moved(
+    uv: Array, height: Array, pedestal: Array, ellipse: Array, shown: Array, size: tuple[int, int]
+) -> tuple[Array, Array]:
     """How far light that is not even has moved the blobs of a view; without gradients.
 
     Args:
         uv: ``(T, 3, 2)`` pixels.
         height: ``(T, 3)`` of the blobs.
+        pedestal: ``(T,)`` intensity of blue away from its blob.
         ellipse: ``(3, 2, 2)`` covariance of the blobs, square pixels.
         shown: ``(T, 3)`` bool.
         size: Height and width of the pictures.
@@ -51,14 +54,13 @@ def moved(uv: Array, height: Array, ellipse: Array, shown: Array, size: tuple[in
         return nothing
     weight = xp.astype(known, uv.dtype)[..., None]
     half = max(size) / 2
-    place = (
-        xp.where(known[..., None], uv, xp.zeros_like(uv))
-        - xp.asarray([size[1] / 2, size[0] / 2], dtype=uv.dtype, device=uv.device)
-    ) / half
+    middle = xp.asarray([size[1] / 2, size[0] / 2], dtype=uv.dtype, device=uv.device)
+    place = (xp.where(shown[..., None], uv, xp.zeros_like(uv)) - middle) / half
     x, y = place[..., 0], place[..., 1]
-    channel = xp.eye(3, dtype=uv.dtype, device=uv.device)[:, 1:]
     terms = xp.stack([x, y, x * x, x * y, y * y], axis=-1)
-    design = xp.concat([terms, xp.zeros_like(terms[..., :2]) + channel[None, ...]], axis=-1)
+    channel = xp.zeros_like(terms[..., :3]) + xp.eye(3, dtype=uv.dtype, device=uv.device)[None, ...]
+    # Whatever sharpens or blurs makes blue's height depend on whether its pedestal is lit.
+    design = xp.concat([terms, channel[..., 1:], channel[..., 2:] * pedestal[:, None, None]], axis=-1)
     value = xp.log(xp.where(known, height, xp.ones_like(height)))[..., None]
 
     def within_frames(values: Array) -> Array:
@@ -68,16 +70,20 @@ def moved(uv: Array, height: Array, ellipse: Array, shown: Array, size: tuple[in
 
     rows, target = within_frames(design), within_frames(value)
     normal = xp.matrix_transpose(rows) @ rows
-    ridge = 1e-6 * number * xp.eye(7, dtype=uv.dtype, device=uv.device)
+    ridge = 1e-6 * number * xp.eye(8, dtype=uv.dtype, device=uv.device)
     solution = xp.linalg.solve(normal + ridge, xp.matrix_transpose(rows) @ target)
     # What the channels' own heights explain is no matter of place.
     alone = rows[:, 5:]
     least = xp.linalg.solve(xp.matrix_transpose(alone) @ alone + ridge[5:, 5:], xp.matrix_transpose(alone) @ target)
-    before = float(xp.sum((target - alone @ least) ** 2))
-    rest = float(xp.sum((target - rows @ solution) ** 2))
-    degrees = number - frames - 7
+    without, left = target - alone @ least, target - rows @ solution
+    before, rest = float(xp.sum(without**2)), float(xp.sum(left**2))
+    degrees = number - frames - 8
     gained, per = before - rest, rest / max(degrees, 1)
     if gained < max(EXPLAINED * before, SIGNIFICANT * 5 * per, NOTICED**2 * number):
+        return nothing
+    # Light is everywhere: what a few blobs at the border do, which squares follow, is something else.
+    typical = [float(xp.sort(xp.abs(v[:, 0])[xp.reshape(known, (-1,))])[number // 2]) for v in (without, left)]
+    if typical[1] ** 2 > (1 - EXPLAINED) * typical[0] ** 2:
         return nothing
     a = solution[:5, 0]
     spread = xp.linalg.inv(normal + ridge)[:5, :5] * (CORRELATED * per)
@@ -88,6 +94,6 @@ def moved(uv: Array, height: Array, ellipse: Array, shown: Array, size: tuple[in
     shift = (by @ a[:, None])[..., 0]
     covariance = by @ spread @ xp.matrix_transpose(by)
     return (
-        xp.where(known[..., None], shift, xp.zeros_like(shift)),
-        xp.where(known[..., None, None], covariance, xp.zeros_like(covariance)),
+        xp.where(shown[..., None], shift, xp.zeros_like(shift)),
+        xp.where(shown[..., None, None], covariance, xp.zeros_like(covariance)),
     )

@@ -119,7 +119,7 @@ def _in_even_light(view: BlobMeasurements, spec: ActionImageSpec) -> BlobMeasure
     if view.odd.any():
         return view
     shape = np.broadcast_to(spec.sigma_px**2 * np.eye(2), (3, 2, 2))
-    shift, spread = lighting.moved(view.uv, view.amplitude, shape, view.valid, (spec.height, spec.width))
+    shift, spread = lighting.moved(view.uv, view.amplitude, view.pedestal, shape, view.valid, (spec.height, spec.width))
     return replace(view, uv=view.uv - shift, covariance=view.covariance + spread)
 
 

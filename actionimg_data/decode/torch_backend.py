@@ -232,6 +232,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     by_plane = valid.unflatten(0, by_view)
     present = near.present.unflatten(0, by_view)
     found, odd, height, light = [], [], [], []
+    lit = level.detach().unflatten(0, (views, frames))
     shape = spec.sigma_px**2 * torch.eye(2).to(start).expand(3, 2, 2)
     for v in range(views):
         strange = unlike_spec(*(a[v].cpu().numpy() for a in (structure, residual, by_plane, present)))
@@ -245,7 +246,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
         peak = float(known.quantile(0.5)) if len(known) else 1.0
         place = uv.detach().unflatten(0, by_view)[v]
         even = by_plane[v] & (not strange)
-        light.append(lighting.moved(place, amplitude[v], shape, even, (spec.height, spec.width)))
+        light.append(lighting.moved(place, amplitude[v], lit[v], shape, even, (spec.height, spec.width)))
         height.append(height_when_open(peak, seen if strange else None, spec))
     return _Seen(
         uv=(uv.unflatten(0, by_view) - torch.stack([shift for shift, _ in light])).movedim(0, 1),
