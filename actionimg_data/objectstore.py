@@ -43,7 +43,16 @@ CREATES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 """Protocols whose fsspec file systems can create an object only where there is none (``mode="create"``)."""
 
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+_EXTRAS: Final = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "hf": "hub",
+}
 
 # Told by their names, since the packages that define them are optional.
 _PASSING: Final = {

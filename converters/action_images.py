@@ -38,6 +38,7 @@ from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
 from . import published_trees as _published
+from . import selfgen_tree
 from .base import Converter, ConverterOptions, Detection
 from .kit.tree import file_stamp, files_with_sizes, source_folder, subfolders
 from .kit.videos import common_rate
@@ -184,13 +185,12 @@ class ActionImagesConverter(Converter):
             trajectory = GripperTrajectory.from_action8(actions[::ratio], np.arange(len(first)) / fps)
         except InvalidTrajectoryError as error:
             raise error.at(actions_file) from None
-        instructions, instruction_source = instructions_of(folder, folder.task)
+        instructions, instruction_source = selfgen_tree.instructions(folder.path), selfgen_tree.META
+        if not instructions:
+            instructions, instruction_source = instructions_of(folder, folder.task)
         return Episode(
             id=ref.id,
-            views={
-                view.name: View(_camera_track(view / "camera_params.json", videos[view.name]), videos[view.name])
-                for view in views
-            },
+            views={view.name: _view(view, videos[view.name]) for view in views},
             trajectory=trajectory,
             fps=fps,
             instructions=instructions,
@@ -272,6 +272,13 @@ def _load_actions(path: Path) -> NDArray[np.float64]:
     return np.array(array, dtype=np.float64)
 
 
+def _view(folder: Path, video: VideoFrames) -> View:
+    """A view with what lies beside its video."""
+    track = _camera_track(folder / "camera_params.json", video)
+    depth, mask = (selfgen_tree.planes(folder, kind, video) for kind in ("depth", "mask"))
+    return View(track, video, depth, mask)
+
+
 def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     try:
         params: Any = json.loads(read_bytes(path, MAX_CAMERA_FILE))
@@ -282,7 +289,9 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     if not isinstance(params, dict):
         raise BadFileError("bad contents", where=path, expected="a camera a frame", found=type(params).__name__)
     n = len(video)
-    keys = [f"{i:04d}" for i in range(n)]
+    # A fork counts without zeros in front.
+    pattern = "{}" if "0" in params else "{:04d}"
+    keys = [pattern.format(i) for i in range(n)]
     absent = next((key for key in keys if key not in params), None)
     if absent is not None:
         raise MissingFrameError(
@@ -316,6 +325,6 @@ def _fingerprint(episode: Path) -> str:
     for path in (episode, *views, *(view / "rgb" for view in views)):
         files = files_with_sizes(path) if path.is_dir() else None
         digest.update(repr((path.relative_to(episode).as_posix(), files)).encode())
-    for file in (episode / "actions.npy", *(view / "camera_params.json" for view in views)):
+    for file in (episode / "actions.npy", episode / selfgen_tree.META, *(v / "camera_params.json" for v in views)):
         digest.update(file_stamp(file).encode() if file.is_file() else b"-")
     return digest.hexdigest()[:16]

@@ -37,6 +37,7 @@ FORMAT_VERSION: Final = 1
 
 ActionCodec = Literal["h264", "ffv1", "png", "none"]
 RgbCodec = Literal["h264"]
+RgbPreset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
 CalibrationPolicy = Literal["off", "warn", "quarantine"]
 CalibrationVerdict = Literal["ok", "off", "cannot tell"]
 VIEW_PATTERN: Final = r"^[a-z0-9_-]+$"
@@ -99,6 +100,8 @@ class ConvertOptions(_Stored):
     action_codec: ActionCodec = Field("h264", description="h264, ffv1 or png (lossless), or none: draw on load")
     rgb_codec: RgbCodec = Field("h264", description="codec of the camera pictures")
     crf: int = Field(18, ge=0, le=51, description="x264's constant rate factor; less is better and larger")
+    rgb_preset: RgbPreset = Field("veryfast", description="x264's preset for the camera pictures: time against bytes")
+    rgb_crf: int | None = Field(None, ge=0, le=51, description="rate factor of the camera pictures; null: as crf")
     episodes_per_shard: int | None = Field(
         None, ge=1, le=100_000, description="null: a 32nd of the episodes, at least 1, at most 32"
     )
@@ -138,6 +141,7 @@ class ConvertOptions(_Stored):
 
     _later: ClassVar[frozenset[str]] = frozenset(
         {
+            *("rgb_preset", "rgb_crf"),
             *("merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"),
             *("refined_cameras", "refined_cameras_sha256", "allow", "limits"),
             *("views_per_sample", "videos_only", "conditioning", "conditioning_cameras"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,4 +207,41 @@ def write_calvin(
             folder / ".hydra" / "merged_config.yaml",
             {"cameras": cameras, "robot": robot, "env": {"control_freq": 30, "cameras": "${cameras}"}},
         )
+    return folder
+
+
+def write_gello(
+    log: TeleopLog,
+    folder: Path,
+    order: str = "xyzw",
+    joints: FloatArray | None = None,
+    start: str = "2024-01-31T12:34:56",
+    open_value: float = 0.0,
+) -> Path:
+    """One demonstration after ``format_obs.py`` and ``env.py`` of gello_software; the views keep their names.
+
+    Args:
+        log: What was recorded.
+        folder: Of the demonstration.
+        order: Of the quaternion in ``ee_pos_quat``.
+        joints: ``(T, n)`` of the arm, where the driver does not know the hand's pose; it then writes zeros.
+        start: Time of the first step.
+        open_value: What the gripper's number is when open; 1 less that when closed.
+    """
+    folder.mkdir(parents=True)
+    poses = log.tool_at(log.frame_times)
+    turn = [3, 0, 1, 2] if order == "wxyz" else [0, 1, 2, 3]
+    closed = 1 - np.clip(log.width_at(log.frame_times) / MAX_WIDTH_M, 0, 1)
+    for i, t in enumerate(log.frame_times - log.frame_times[0]):
+        opened = abs(open_value - closed[i])
+        arm = np.zeros(6) if joints is None else joints[i]
+        q = Rotation.from_matrix(poses[i, :3, :3]).as_quat()[turn]
+        step: dict[str, Any] = {f"{name}_rgb": view.pictures[i] for name, view in log.views.items()}
+        step.update({f"{name}_depth": view.pictures[i, ..., :1].astype(np.uint16) for name, view in log.views.items()})
+        step["joint_positions"] = step["joint_velocities"] = np.append(arm, opened)
+        step["ee_pos_quat"] = np.concatenate([poses[i, :3, 3], q]) if joints is None else np.zeros(7)
+        step["gripper_position"] = np.array(opened)
+        step["control"] = np.append(arm, opened)
+        stamp = datetime.fromisoformat(start) + timedelta(seconds=round(float(t), 6))
+        _write_pickle(folder / f"{stamp.isoformat()}.pkl", step)
     return folder

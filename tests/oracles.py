@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,6 +71,38 @@ def draw_dense(pixels: Sequence[tuple[float, float] | None], openness: float, sp
     blue = picture[..., 2]
     blue[blue <= spec.pedestal] = spec.pedestal * openness
     return picture
+
+
+def depth_colour_dense(metres: float, near: float, far: float) -> tuple[int, int, int]:
+    """The colour of a depth: a walk along luma from 64 to 191 and back, over a grid of chroma, 2.5 from run to run."""
+
+    def rgb(luma: float, blue: float, red: float) -> tuple[float, float, float]:
+        return luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue
+
+    runs: list[tuple[int, int]] = []
+    for blue in range(-128, 129, 8):
+        column = [
+            (blue, red)
+            for red in range(-128, 129, 8)
+            if all(0 <= value <= 255 for luma in (64, 191) for value in rgb(luma, blue, red))
+        ]
+        if runs and column and abs(column[-1][1] - runs[-1][1]) < abs(column[0][1] - runs[-1][1]):
+            column.reverse()
+        runs += column
+    if not near <= metres <= far:
+        return 0, 0, 0
+    left = math.log(metres / near) / math.log(far / near) * (len(runs) * 129.5 - 2.5)
+    for number, (blue, red) in enumerate(runs):
+        up = number % 2 == 0
+        if left <= 127:
+            return tuple(round(v) for v in rgb(64 + left if up else 191 - left, blue, red))  # type: ignore[return-value]
+        left -= 127
+        if left < 2.5 and number + 1 < len(runs):
+            share, (blue2, red2) = left / 2.5, runs[number + 1]
+            chroma = blue + share * (blue2 - blue), red + share * (red2 - red)
+            return tuple(round(v) for v in rgb(191 if up else 64, *chroma))  # type: ignore[return-value]
+        left -= 2.5
+    return tuple(round(v) for v in rgb(64 if len(runs) % 2 == 0 else 191, *runs[-1]))  # type: ignore[return-value]
 
 
 def render_dense(

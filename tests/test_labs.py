@@ -1,9 +1,11 @@
-"""RoboTwin and ManiSkill: what was recorded comes back, what is damaged is named, and siblings are refused."""
+"""RoboTwin, ManiSkill, AgiBot World, RH20T: what was recorded comes back, what is damaged is named."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from scipy.spatial.transform import Rotation
 from actionimg_data import engine
 from actionimg_data.converters import SourceReader, base
 from actionimg_data.converters.base import Converter, converter_class
-from actionimg_data.demo.recordings import TeleopLog
+from actionimg_data.demo import recordings
+from actionimg_data.demo.recordings import TeleopLog, select_frames
 from actionimg_data.errors import AmbiguousSourceError, InvalidTextError, WrongFormatError
 from actionimg_data.model import CameraTrack, Episode, GripperTrajectory
 from actionimg_data.schemas import ConvertOptions
@@ -29,13 +32,23 @@ def log() -> TeleopLog:
     return arm_lab_logs.small_log()
 
 
+GIVEN: dict[str, dict[str, Any]] = {
+    "robotwin": {"fps": 20, "embodiment": "piper"},
+    "maniskill": {"fps": 20, "instruction": "lift it"},
+    "agibot": {"opening": "y"},
+    "rh20t": {"tool_from_gripper": arm_lab_logs.RH20T_TOOL},
+}
+
+
+@pytest.fixture(scope="module")
+def two_views() -> TeleopLog:
+    """Cameras that stand still; with margins the pictures are 16:9."""
+    return arm_lab_logs.small_log(6, 54, views=("front", "overhead"))
+
+
 def make(name: str, **options: Any) -> Converter:
     kind = converter_class(name)
-    given = {"fps": 20} if name in ("robotwin", "maniskill") else {}
-    given |= (
-        {"embodiment": "piper"} if name == "robotwin" else {"instruction": "lift it"} if name == "maniskill" else {}
-    )
-    return kind(kind.Options(**{**given, **options}))
+    return kind(kind.Options(**{**GIVEN[name], **options}))
 
 
 def read_all(made: Converter, source: Path) -> list[Episode]:
@@ -54,8 +67,6 @@ def apart(found: GripperTrajectory, truth: GripperTrajectory) -> tuple[float, fl
 
 
 def shortened(log: TeleopLog, count: int) -> TeleopLog:
-    from actionimg_data.demo.recordings import select_frames
-
     return select_frames(log, np.arange(count))
 
 
@@ -71,14 +82,16 @@ def quarantined(made: Converter, source: Path, dest: Path) -> dict[str, tuple[st
 
 
 @pytest.fixture(scope="module")
-def sources(log: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sources(log: TeleopLog, two_views: TeleopLog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A source of two episodes of each format."""
     place = tmp_path_factory.mktemp("labs")
     robotwin = place / "lift" / "piper_clean_50"
     for i in (2, 10):
         arm_lab_logs.write_robotwin(log, robotwin / "data" / f"episode{i}.hdf5")
     arm_lab_logs.write_maniskill([log, log], place / "maniskill" / "trajectory.h5")
-    return {"robotwin": robotwin, "maniskill": place / "maniskill"}
+    arm_lab_logs.write_agibot([log, log], place / "agibot")
+    arm_lab_logs.write_rh20t([two_views, two_views], place / "rh20t")
+    return {name: place / name for name in ("maniskill", "agibot", "rh20t")} | {"robotwin": robotwin}
 
 
 def test_every_format_is_recognised_by_its_own_converter_and_refused_by_name_elsewhere(sources: Any) -> None:
@@ -89,6 +102,23 @@ def test_every_format_is_recognised_by_its_own_converter_and_refused_by_name_els
             if other != name:
                 with pytest.raises(WrongFormatError, match=rf"looks like.*actionimg convert {name}"):
                     next(SourceReader(make(other)).discover(str(source)))
+
+
+def test_older_and_newer_relatives_are_refused_by_name(log: TeleopLog, tmp_path: Path) -> None:
+    older = arm_lab_logs.write_maniskill([log], tmp_path / "ms2.h5")
+    edit_hdf5(older, put("traj_0/env_states", np.zeros((6, 30))))
+    newer = arm_lab_logs.write_robotwin(log, tmp_path / "data" / "episode0.hdf5", "v1.0")
+    edit_hdf5(newer, put("data_format_version", "v2.0"))
+    other = arm_lab_logs.write_robotwin(log, tmp_path / "data" / "episode1.hdf5", "v1.0")
+    edit_hdf5(other, lambda file: file.attrs.update(source_format="RealArm"))
+    for name, path, why in (
+        ("maniskill", older, "which is of ManiSkill 2"),
+        ("robotwin", newer, "layout v2.0, by RoboTwin"),
+        ("robotwin", other, "layout v1.0, by RealArm"),
+    ):
+        assert name not in base.detect(str(path))
+        with pytest.raises(WrongFormatError, match=why):
+            list(make(name).discover(str(path)))
 
 
 class _Contract(ConverterContract):
@@ -109,6 +139,14 @@ class TestRoboTwinKeepsTheContract(_Contract):
 
 class TestManiSkillKeepsTheContract(_Contract):
     name = "maniskill"
+
+
+class TestAgiBotKeepsTheContract(_Contract):
+    name = "agibot"
+
+
+class TestRH20TKeepsTheContract(_Contract):
+    name = "rh20t"
 
 
 # RoboTwin.
@@ -324,6 +362,187 @@ def test_only_successes_of_maniskill_on_request(log: TeleopLog, tmp_path: Path) 
     made = make("maniskill", outcome="success")
     assert [ref.id for ref in made.discover(str(path))] == ["t/traj_1"]
     assert base.detect(str(path))["maniskill"].details == "t.h5: 2 episodes"
+
+
+# AgiBot World.
+
+
+def test_agibot_comes_back_with_both_arms_and_the_texts_of_its_parts(tmp_path: Path) -> None:
+    log = arm_lab_logs.small_log(6, 64)  # the AV1 encoder makes no smaller pictures
+    for opening, codec in (("y", "libx265"), ("x", "libsvtav1")):
+        root = arm_lab_logs.write_agibot([log], tmp_path / opening, opening=opening, codec=codec)
+        (episode,) = read_all(make("agibot", opening=opening, text="actions"), root)
+        for arm, motion in (("left", log), ("right", arm_lab_logs.beside(log))):
+            position, degrees, opened = apart(episode.grippers[arm], motion.truth())
+            assert position < 1e-6
+            assert degrees < 1e-6
+            assert opened < 1e-6
+        assert [(s.start, s.end, s.text) for s in episode.spans] == [(0, 3, "reach for the cube"), (3, 6, "lift it")]
+        assert (episode.fps, episode.sync) == (20, "measured")
+    for name, stored in (("head", "front"), ("hand_left", "wrist")):
+        camera = episode.views[name].camera
+        assert camera is not None
+        assert camera.pixel_centre == 0
+        assert np.allclose(camera.world_from_camera, log.views[stored].world_from_camera)
+        assert np.allclose(camera.K, log.views[stored].K - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]))
+    (plain,) = read_all(make("agibot", opening="x"), root)
+    assert (plain.instruction, plain.spans) == (log.instruction, ())
+    assert make("agibot", opening=None).inspect(str(root))["to be given"] == ["--opening"]
+    with pytest.raises(AmbiguousSourceError, match="--opening x or y"):
+        read_all(make("agibot", opening=None), root)
+
+
+def test_a_lens_of_agibot_is_undistorted(log: TeleopLog, tmp_path: Path) -> None:
+    root = arm_lab_logs.write_agibot([log], tmp_path / "src")
+    path = next(root.rglob("head_intrinsic_params.json"))
+    told = json.loads(path.read_text())
+    told["intrinsic"] |= {"k1": -0.1, "k3": 0.01}
+    path.write_text(json.dumps(told))
+    (episode,) = read_all(make("agibot"), root)
+    (straight,) = read_all(make("agibot", only_views=("hand_left",)), root)
+    head, hand = episode.views["head"].camera, straight.views["hand_left"].camera
+    assert head is not None
+    assert hand is not None
+    assert head.K.reshape(-1, 9)[0][0] != pytest.approx(told["intrinsic"]["fx"])
+    assert hand.K.reshape(-1, 9)[0][0] == pytest.approx(log.views["wrist"].K[0, 0])
+
+
+def test_damaged_episodes_of_agibot_are_named_and_the_others_converted(log: TeleopLog, tmp_path: Path) -> None:
+    def shorter(path: Path) -> None:
+        recordings.write_video(path, log.views["front"].pictures[:5], 30)
+
+    def fewer(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text())[:2] + json.loads(path.read_text())[3:]))
+
+    def smaller(path: Path) -> None:
+        told = json.loads(path.read_text())
+        told["intrinsic"]["ppx"] = 320.0
+        path.write_text(json.dumps(told))
+
+    def fingers(path: Path) -> None:
+        edit_hdf5(path, put("state/effector/position", np.zeros((6, 12))))
+
+    def simulated(path: Path) -> None:
+        edit_hdf5(path, put("state/joint/position", np.zeros((6, 34))))
+
+    damages: list[tuple[str, Callable[[Path], Any], str, str]] = [
+        ("head_color.mp4", Path.unlink, "wrong-format", "no such view.*found head"),
+        ("head_color.mp4", shorter, "frame-count-mismatch", r"head_color.mp4.*expected 6 pictures, .*found 5"),
+        ("head_color.mp4", lambda p: p.write_bytes(p.read_bytes()[:300]), "bad-video", "head_color.mp4"),
+        ("head_extrinsic_params_aligned.json", Path.unlink, "missing-calibration", "head_extrinsic_params_aligned"),
+        ("hand_left_extrinsic_params_aligned.json", fewer, "frame-count-mismatch", "another number of poses"),
+        ("head_intrinsic_params.json", smaller, "invalid-camera", "pictures of another size"),
+        ("head_intrinsic_params.json", lambda p: p.write_text('{"intrinsic": []}'), "bad-file", "is not a camera"),
+        ("proprio_stats.h5", lambda p: edit_hdf5(p, cut_rows("state/end/orientation")), "frame-count-mismatch", "5"),
+        ("proprio_stats.h5", fingers, "unsupported-source", "dexterous hands"),
+        ("proprio_stats.h5", simulated, "unsupported-source", "AgiBot Digital World"),
+    ]
+    root = tmp_path / "src"
+    expected = {}
+    for i, (name, change, code, pattern) in enumerate(damages):
+        change(next(arm_lab_logs.write_agibot([log], tmp_path / str(i), task=str(300 + i)).rglob(name)))
+        for part in (tmp_path / str(i)).iterdir():
+            shutil.copytree(part, root / part.name, dirs_exist_ok=True)
+        expected[f"{300 + i}/648642"] = code, pattern
+    arm_lab_logs.write_agibot([log], root, task="400")
+    arm_lab_logs.write_agibot([log], root, task="401", order="wxyz")
+    expected["401/648642"] = "ambiguous-source", "quaternions really xyzw.*hand_left.*--quaternion-order wxyz"
+    made = make("agibot", only_views=("head", "hand_left"))
+    check_damage(made, root, tmp_path / "out", expected, 1)
+
+
+# RH20T.
+
+
+@pytest.mark.parametrize("setup", [1, 4, 5, 6])
+def test_rh20t_comes_back_whatever_the_robot(two_views: TeleopLog, tmp_path: Path, setup: int) -> None:
+    root = arm_lab_logs.write_rh20t([two_views], tmp_path / "src", turned=40, setup=setup, hand=True)
+    (episode,) = read_all(make("rh20t", gripper="0 95"), root)
+    position, degrees, opened = apart(episode.trajectory, two_views.truth())
+    assert position < 1e-6
+    assert degrees < 1e-6
+    assert opened < 1e-6
+    serial, camera_from_tcp, align_tcp, align_base = arm_lab_logs.rh20t_setup(setup)
+    aligned = episode.trajectory.world_from_gripper @ np.linalg.inv(arm_lab_logs.RH20T_TCP_FROM_GRIPPER)
+    raw = align_base @ aligned @ np.linalg.inv(align_tcp)
+    wanted = {
+        "cam_038022061000": two_views.views["front"].world_from_camera,
+        "cam_038022061001": two_views.views["overhead"].world_from_camera,
+        f"cam_{serial}": np.linalg.inv(align_base) @ raw @ np.linalg.inv(camera_from_tcp),
+    }
+    assert set(episode.views) == set(wanted)
+    for name, pose in wanted.items():
+        camera = episode.views[name].camera
+        assert camera is not None
+        assert np.allclose(camera.world_from_camera, pose, atol=1e-9), name
+    first = episode.views["cam_038022061000"]
+    assert first.camera is not None
+    assert (first.frames.width, first.frames.height) == (96, 54)
+    assert np.allclose(first.camera.K[0, 0], two_views.views["front"].K[0, 0])
+    assert episode.sync == "measured"
+    assert episode.provenance["sync"]["view_residual_ms"]["cam_038022061001"]["max"] == 4
+
+
+def test_what_rh20t_does_not_say_is_asked(two_views: TeleopLog, tmp_path: Path) -> None:
+    root = arm_lab_logs.write_rh20t([two_views], tmp_path / "src", setup=5)
+    asked = make("rh20t", tool_from_gripper=None).inspect(str(root))
+    assert asked["to be given"] == ["--tool-from-gripper", "--gripper"]
+    assert (asked["robot"], asked["calib_quality"]) == ("franka", 4)
+    with pytest.raises(AmbiguousSourceError, match="--gripper 'CLOSED OPEN'"):
+        read_all(make("rh20t"), root)
+    with pytest.raises(AmbiguousSourceError, match="--tool-from-gripper"):
+        read_all(make("rh20t", tool_from_gripper=None), root)
+    (root / "task_description.json").rename(tmp_path / "told.json")
+    with pytest.raises(InvalidTextError, match="--instruction"):
+        read_all(make("rh20t", gripper="0 95"), root)
+    (told,) = read_all(make("rh20t", gripper="0 95", task_descriptions=str(tmp_path / "told.json")), root)
+    assert told.instruction == two_views.instruction
+
+
+def test_damaged_scenes_of_rh20t_are_named_and_the_others_converted(two_views: TeleopLog, tmp_path: Path) -> None:
+    def shorter(path: Path) -> None:
+        stamps = np.load(path, allow_pickle=True).item()
+        np.save(path, {"color": stamps["color"][:-1]}, allow_pickle=True)
+
+    def backwards(path: Path) -> None:
+        stamps = np.load(path, allow_pickle=True).item()
+        np.save(path, {"color": stamps["color"][::-1]}, allow_pickle=True)
+
+    class Runs:
+        def __reduce__(self) -> Any:
+            return (os.system, ("true",))
+
+    def code(path: Path) -> None:
+        np.save(path, {"1": Runs()}, allow_pickle=True)
+
+    def lost(path: Path) -> None:
+        path.write_text('{"calib": -1}')
+
+    def stolen(path: Path) -> None:
+        path.write_text('{"calib": 1632}')
+
+    damages: list[tuple[str, Callable[[Path], Any], str, str]] = [
+        ("color.mp4", Path.unlink, "wrong-format", "no such view"),
+        ("timestamps.npy", Path.unlink, "missing-frame", "timestamps.npy"),
+        ("timestamps.npy", shorter, "frame-count-mismatch", r"color.mp4.*expected 5, as timestamps.npy, found 6"),
+        ("timestamps.npy", backwards, "invalid-trajectory", "stamps go backwards"),
+        ("tcp_base.npy", code, "unsafe-file", "tcp_base.npy"),
+        ("tcp_base.npy", lambda p: np.save(p, np.zeros(3)), "wrong-format", "is not a dictionary"),
+        ("gripper.npy", Path.unlink, "source-not-found", "gripper.npy"),
+        ("metadata.json", lost, "missing-calibration", "calibration is missing.*found -1"),
+        ("metadata.json", stolen, "missing-calibration", "calib/1632"),
+    ]
+    root = arm_lab_logs.write_rh20t([two_views] * (len(damages) + 1), tmp_path / "src")
+    expected = {}
+    for i, (name, change, code_, pattern) in enumerate(damages):
+        scene = root / f"task_0001_user_0001_scene_{i + 1:04d}_cfg_0001"
+        change(sorted(scene.rglob(name))[0])
+        expected[scene.name] = code_, pattern
+    made = make("rh20t", only_views=("cam_038022061000", "cam_038022061001"))
+    check_damage(made, root, tmp_path / "out", expected, 1)
+    other = arm_lab_logs.write_rh20t([two_views], tmp_path / "other", order="xyzw")
+    with pytest.raises(AmbiguousSourceError, match="quaternions really wxyz"):
+        read_all(make("rh20t"), other)
 
 
 # Real files, with truth.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from training_data import SIZE, make_camera, make_dataset, make_trajectory
 
 import actionimg_data as aid
 from actionimg_data.cli import main
-from actionimg_data.errors import InvalidSpecError
+from actionimg_data.errors import CorruptDatasetError, InvalidSpecError, MissingViewError
 from actionimg_data.policy import ActionChunk, Conditioning
 from actionimg_data.raster import held_camera, wrist_spec
 from actionimg_data.report.pictures import over_camera
 from actionimg_data.schemas import ActionImageSpec
+from actionimg_data.shards import Window
+from actionimg_data.shards.sample import cameras_bytes, check_drawn_K
 from actionimg_data.training import ActionImageDataset, DeviceTransform, collate
 
 DRAWING: dict[str, Any] = {"fov_scale": 1.5, "outside": "drop", "ground": "in_view", "pixel_centre": "true"}
@@ -63,6 +66,10 @@ def test_a_data_set_of_them_is_read_decoded_and_verified_by_its_own_spec(dataset
     for view, expected in zip(sample.views, dense, strict=True):
         stored = np.stack(list(sample.action(view, range(FRAMES[0]))))
         assert np.abs(stored - 255 * expected).max() <= 0.51
+    with np.load(io.BytesIO(sample.read("cameras.npz"))) as arrays:
+        np.testing.assert_allclose(arrays["action_K"][..., :2, :2] * 1.5, arrays["K"][..., :2, :2])
+    with pytest.raises(CorruptDatasetError, match="action_K"):
+        check_drawn_K(cameras_bytes(sample.cameras, sample.spec.over_camera()), sample.cameras, sample.spec, "here")
     done = CliRunner().invoke(main, ["verify", str(dataset), "--json"])
     report = json.loads(done.stdout)
     assert report["ok"], done.stderr
@@ -173,6 +180,66 @@ def test_of_several_grippers_the_nearest_is_held_and_an_unknown_start_is_passed_
     np.testing.assert_array_equal(held_camera(wrist[:2], {"": nothing}).world_from_camera, wrist.world_from_camera[0])
     assert wrist_spec(ActionImageSpec(), 1.0).axis_length == 0.1
     assert wrist_spec(ActionImageSpec(), 0.1).axis_length == pytest.approx(0.035)
+
+
+def test_a_policy_is_given_the_wrist_view_as_training_draws_it(published: Path) -> None:
+    names = ("front", "wrist")
+    data = ActionImageDataset(
+        published, action="rendered", wrist_views="wrist", num_frames=5, size=SIZE, views=2, view_names=names,
+        wrist_distance=0.3,
+    )  # fmt: skip
+    sample = next(iter(data))
+    views, number = sample["view_names"], int(sample["key"].rpartition("_")[2])
+    at = int(sample["frame_indices"][0])
+    cameras = {view: make_camera(view, FRAMES[number], SIZE).track(FRAMES[number])[at] for view in views}
+    black = {view: np.zeros((SIZE, SIZE, 3), np.uint8) for view in views}
+    pose = make_trajectory(number, FRAMES[number], 20.0).to_action8()[at]
+    given = Conditioning.from_observation(
+        black, cameras, pose, "", size=SIZE, num_frames=5, wrist_views=("wrist",), wrist_distance=0.3, others=1
+    )
+    torch.testing.assert_close(given.action_video[:, ::5], sample["action_video"][:, ::5], atol=1.01 / 127.5, rtol=0)
+    assert given.used_mask.shape == (2 * 3 * 5,)
+    # What the model makes of it is decoded with the cameras that it was given for.
+    videos = {
+        view: np.rint((sample["action_video"].unflatten(1, (2, 5))[:, i].movedim(0, -1).numpy() + 1) * 127.5)
+        for i, view in enumerate(views)
+    }
+    chunk = ActionChunk.from_videos({v: p.astype(np.uint8) for v, p in videos.items()}, given.cameras, fps=20)
+    truth = make_trajectory(number, FRAMES[number], 20.0).position[at : at + 5]
+    assert np.linalg.norm(chunk.poses[:, :3] - truth, axis=-1).max() < 2e-3
+    with pytest.raises(MissingViewError, match="hand"):
+        Conditioning.from_observation(black, cameras, pose, "", size=SIZE, wrist_views=("hand",))
+
+
+def test_predictions_of_held_views_and_longer_canvases_are_scored(published: Path, tmp_path: Path) -> None:
+    sample = aid.open_dataset(published)[0]
+    window = Window.cut(sample, 2, 6, views=("front", "wrist"), held={"wrist": 0.3})
+    for view in window.views:
+        np.save(tmp_path / f"{view}.npy", window.action(view))
+    black = np.zeros((6, SIZE, SIZE, 3), np.uint8)
+    canvas = [part for view in window.views for part in (black, black, window.action(view))]
+    np.save(tmp_path / "canvas.npy", np.concatenate(canvas))
+    row = {"key": sample.key, "start": 2}
+    lines: list[dict[str, Any]] = [
+        {**row, "views": {view: f"{view}.npy" for view in window.views}, "held": {"wrist": 0.3}},
+        {**row, "canvas": "canvas.npy", "views": list(window.views), "others": 1, "held": {"wrist": 0.3}},
+        {**row, "views": {view: f"{view}.npy" for view in window.views}, "held": {"wrist": 0.25}},
+        {**row, "views": {view: f"{view}.npy" for view in window.views}},
+    ]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["evaluate", str(tmp_path), "--against", str(published), "--json", "-j", "1", "--no-baselines"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out"), "--any-rate"])
+    assert done.exit_code == 4, done.stderr
+    found = json.loads(done.stdout)
+    right, through_canvas, plain = found["by_sample"]
+    assert right["position_error_mm"]["max"] < 2
+    assert right["valid_fraction"] == through_canvas["valid_fraction"] == 1
+    assert through_canvas["position_error_mm"] == right["position_error_mm"]
+    # Taken for the wrist camera's own, the held camera's picture contradicts the other view.
+    assert plain["valid_fraction"] < 1 or plain["position_error_mm"]["median"] > 20
+    (failed,) = found["failures"]
+    assert "shorter axes" in json.dumps(failed)
+    assert (tmp_path / "out" / "evaluation.html").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

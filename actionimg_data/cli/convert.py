@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
@@ -46,6 +46,8 @@ CALIBRATED: Final = "calibrated"
 
 
 def _shared_options() -> list[click.Option]:
+    from ..schemas.dataset import RgbPreset
+
     choice = click.Choice
     return [
         click.Option(["--size"], type=SIZE, default="512", show_default=True, help="Picture size, N or HxW, even."),
@@ -73,6 +75,16 @@ def _shared_options() -> list[click.Option]:
         click.Option(["--rgb-codec"], type=choice(["h264"]), default="h264", show_default=True),
         click.Option(
             ["--crf"], type=click.IntRange(0, 51), default=18, show_default=True, help="x264 quality; less is better."
+        ),
+        click.Option(
+            ["--rgb-preset"],
+            type=choice(get_args(RgbPreset)),
+            default="veryfast",
+            show_default=True,
+            help="x264's preset for camera pictures: a faster one takes more bytes (docs/performance.md).",
+        ),
+        click.Option(
+            ["--rgb-crf"], type=click.IntRange(0, 51), help="x264 quality of camera pictures.  [default: as --crf]"
         ),
         click.Option(
             ["--merge-arms"],
@@ -318,7 +330,8 @@ def _convert(name: str, given: dict[str, Any]) -> None:
         conditioning_cameras=given["conditioning_cameras"],
         spec=load_spec(given["spec"], None).model_dump(),
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
-        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
+        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "rgb_preset", "rgb_crf", "split")},
+        **{k: given[k] for k in ("merge_arms", "depth", "masks")},
         check_calibration=given["check_calibration"],
         **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),

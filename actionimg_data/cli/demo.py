@@ -72,6 +72,7 @@ def command(
         say("and type next")
         say(f"  actionimg inspect {root / 'rlbench-shards'}")
         say(f"  actionimg verify {root / 'rlbench-shards'}")
+        say(f"  actionimg view {root / 'rlbench-shards'}")
         say(f"  actionimg report {root / 'rlbench-shards'}")
         say(f"  actionimg render {root / 'rlbench'} --out look")
     ctx.exit(EXIT_DONE if ok else EXIT_VERIFICATION_FAILED)

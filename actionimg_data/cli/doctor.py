@@ -38,11 +38,14 @@ _EXTRAS = {
     "joints": ("mujoco", "yourdfpy"),
     "hdf5": ("hdf5plugin",),
     "report": ("jinja2", "matplotlib"),
+    "view": ("starlette", "uvicorn"),
     "rerun": ("rerun",),
     "ray": ("ray",),
     "s3": ("s3fs",),
     "gcs": ("gcsfs",),
     "azure": ("adlfs",),
+    "hub": ("huggingface_hub",),
+    "mcap": ("mcap", "mcap_protobuf", "foxglove_schemas_protobuf"),
 }
 _NATIVE = ("torch", "pytorch3d")
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")

@@ -17,9 +17,10 @@ _OPTIONS = {
     "reference-tree": ("every", "layout"),
     "wids": (),
     "energon": ("link",),
-    "huggingface": ("link", "license"),
+    "huggingface": ("link", "license", "push", "public"),
     "lerobot": ("robot_type",),
     "rerun": ("samples", "sample", "pictures"),
+    "mcap": (),
     "window": ("start", "num_frames", "stride", "size", "views"),
     "diffsynth": (*_CLIPS, "canvas"),
     "musubi": (*_CLIPS, "canvas"),
@@ -42,13 +43,20 @@ _TRAINERS = ("diffsynth", "musubi", "finetrainers", "cosmos")
 )
 @click.option(
     "--layout",
-    type=click.Choice(["rlbench", "droid", "bridge"]),
-    help="reference-tree: of which data set the tree is (default rlbench); bridge has no actions.",
+    type=click.Choice(["rlbench", "selfgen", "droid", "bridge"]),
+    help="reference-tree: of which data set the tree is (default rlbench); selfgen is a public fork's of rlbench, with "
+    "depth and masks; bridge has no actions.",
 )
 @click.option(
     "--link", type=click.Choice(["hard", "symbolic", "copy"]), help="energon, huggingface: how shards get there."
 )
 @click.option("--license", metavar="NAME", help="huggingface: the Hub's name of the licence.")
+@click.option(
+    "--push",
+    metavar="USER/NAME",
+    help="huggingface: upload DEST to the Hub as this data set (private where it has to be made); resumable.",
+)
+@click.option("--public", is_flag=True, help="huggingface, with --push: a new data set that everybody can read.")
 @click.option("--robot-type", metavar="NAME", help="lerobot: name of the robot.")
 @click.option(
     "--samples", type=click.IntRange(1), help="rerun: samples in the recording, spread over the data set (default 10)."
@@ -115,6 +123,7 @@ def command(kind: str, out: str, dest: str, folder: str | None, as_json: bool, *
     huggingface     a folder for the Hugging Face Hub, with a data card
     lerobot         a LeRobot v3.0 data set
     rerun           a recording (DEST.rrd) for the rerun viewer
+    mcap            a folder of MCAP files for Foxglove, one a sample, and the mapping that converts them back
     window          a window of one sample, as a training loader cuts it, in FOLDER (default: KEY-START):
                     pictures, action videos, the canvas of both, cameras.npz, caption, predictions.jsonl
     diffsynth, musubi, finetrainers, cosmos
@@ -122,7 +131,7 @@ def command(kind: str, out: str, dest: str, folder: str | None, as_json: bool, *
                     lists that they read; the same command goes on after an interruption (docs/trainers.md)
 
     \b
-    actionimg export huggingface shards hub_folder --license cc-by-4.0
+    actionimg export huggingface shards hub_folder --license cc-by-4.0 --push USER/NAME
     actionimg export wids shards shards.index.json
     actionimg export rerun shards shards.rrd --samples 3
     actionimg export window shards open-drawer-000000 --start 20 --num-frames 41 --size 480x832
@@ -148,9 +157,15 @@ def command(kind: str, out: str, dest: str, folder: str | None, as_json: bool, *
     if "every" in given:
         given["every"] = int(given["every"])
     with ExitStack() as stack:
+        if kind == "mcap":
+            bar = stack.enter_context(progress("exporting", None, "samples"))
+            given |= {"on_start": bar.total, "on_done": bar}
         if kind in _TRAINERS:
             bar = stack.enter_context(progress("exporting", None, "samples"))
             given = {"num_workers": cores(), **given, "on_start": bar.total, "on_done": bar}
+        if "push" in given:
+            bar = stack.enter_context(progress("uploading", None, "files"))
+            given |= {"on_start": bar.total, "on_done": bar}
         result = export(kind, out, dest, **given)
     if as_json:
         emit_json({**asdict(result), "left_out": [{"key": k, "reason": r} for k, r in result.left_out]})

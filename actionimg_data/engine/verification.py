@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError, StorageError, WorkerError
+from ..errors import (
+    ActionImgError,
+    CorruptDatasetError,
+    InvalidSpecError,
+    SourceNotFoundError,
+    StorageError,
+    WorkerError,
+)
 from ..objectstore import RemotePath
 from ..schemas import DatasetManifest, PlanRow, ShardRecord, index_schema
 from ..schemas.dataset import to_bytes
-from ..shards import layout
+from ..shards import derived, layout, open_dataset
 from ..shards.layout import Place
 from ..shards.manifest import (
     index_table,
@@ -76,6 +83,8 @@ class Report:
     manifest: DatasetManifest
     shards: list[ShardReport] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    derived: list[dict[str, Any]] = field(default_factory=list)
+    """Of each derivation beside the data set: its member, function, counts, and what is broken in it."""
 
     @property
     def views(self) -> Counter[tuple[str, ...]]:
@@ -140,6 +149,7 @@ class Report:
                 "checked": len(self.shards),
                 "corrupt": [s.path for s in self.shards if s.corrupt],
             },
+            **({"derived": self.derived} if self.derived else {}),
             "failures": [{"key": f.key, "shard": f.shard, "reason": f.reason} for f in self.failures],
         }
 
@@ -244,7 +254,30 @@ def verify(
     if not any(shard.corrupt for shard in report.shards):
         report.failures += _index(out, rows, manifest)
     report.failures += _beyond_tolerance(report)
+    _derivations(out, report)
     return report
+
+
+def _derivations(out: Place, report: Report) -> None:
+    """Hold what was derived from the data set against what it says of itself."""
+    names = derived.names(out)
+    if not names:
+        return
+    try:
+        dataset = open_dataset(out)
+    except (CorruptDatasetError, SourceNotFoundError):
+        # That is among the failures already.
+        return
+    for name in names:
+        rows = derived.rows_of(dataset, report.manifest, name)
+        manifest, faults = derived.check(out, name, rows, report.quick)
+        about: dict[str, Any] = {"name": name, "corrupt": [fault.shard or name for fault in faults]}
+        if manifest is not None:
+            spec, counts = manifest.spec, manifest.counts
+            about |= {"member": spec.member, "function": spec.function, "function_version": spec.function_version}
+            about |= {} if counts is None else counts.model_dump()
+        report.derived.append(about)
+        report.failures += [Failure(fault.shard, None, fault.reason) for fault in faults]
 
 
 def _incomplete(out: Place, manifest: DatasetManifest) -> str:

@@ -449,9 +449,9 @@ class _Maker:
 
     def _window(self, sample: Sample, cut: Cut, start: int) -> Made | tuple[str, str]:
         options, wanted = self.options, self.options.views or ()
-        # Samples of a data set may differ in their views; a canvas is of one size.
+        # Samples of a data set may differ in their views; a canvas is of one size, and cameras go by number in cosmos.
         views = tuple(view for view in wanted if view in sample.views)
-        if not views or (options.canvas != "none" and views != wanted):
+        if not views or ((options.canvas != "none" or options.poses) and views != wanted):
             return sample.key, f"window {start}: has no view {' '.join(v for v in wanted if v not in views)}"
         fps = sample.fps
         indices = cut.indices(start, len(sample), fps, sample.key)

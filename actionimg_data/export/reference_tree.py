@@ -5,6 +5,10 @@ viewM/rgb/video.mp4, viewM/camera_params.json}}``. Its loader takes every fourth
 video, so the tree satisfies ``len(video) == ceil(len(actions) / 4)`` and ``video[j]`` shows ``actions[4 j]``. Cameras
 are camera-to-world with RLBench's axes and negative focal lengths.
 
+``selfgen``: a public fork's: as ``rlbench``, but ``actions.npy`` has a row a frame of the video, cameras are keyed "0",
+"1", …, and there are ``meta.json`` (instruction), ``handles.json`` and, where depth and masks are stored,
+``viewM/depth.npz`` (metres, 16-bit floats) and ``viewM/mask.npz``.
+
 ``droid``: ``DEST/droid/{cam2base_extrinsic_superset.json, camera_serials.json}`` and
 ``DEST/droid/processed/KEY/{video/extN.mp4, camera.json, action.npz, instruction.txt}``; cameras stand still, axes are
 OpenCV's, ``action`` (T, 6) has a row a frame.
@@ -20,7 +24,7 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +52,7 @@ def export(path: str | Path, dest: str | Path, *, every: int | None = None, layo
         every: The video takes every n-th stored frame (1, 2 or 4). Of ``rlbench`` 4 by default: ``actions.npy`` then
             holds the stored poses themselves; with less, poses between frames are interpolated (the loader never reads
             them), and with 1 the stored videos are copied as they are. Of the others 1 by default.
-        layout: Which data set's tree: ``rlbench``, ``droid`` or ``bridge``.
+        layout: Which tree: ``rlbench``, ``selfgen``, ``droid`` or ``bridge``.
 
     Raises:
         InvalidSpecError: Another value of ``every`` or ``layout``.
@@ -146,6 +150,9 @@ def _known(sample: Sample) -> GripperTrajectory:
 
 
 class _RLBench(_Tree):
+    KEY: ClassVar[str] = "{:04d}"
+    """Of a frame's camera."""
+
     def __init__(self, root: Path, every: int) -> None:
         super().__init__(root, every)
         self._variations: dict[str, dict[tuple[str, ...], int]] = {}
@@ -166,16 +173,52 @@ class _RLBench(_Tree):
         folder = variation / "episodes" / f"episode{episode}"
         folder.mkdir(parents=True)
         frames = np.arange(0, len(trajectory), self.every)
-        np.save(folder / "actions.npy", _actions(trajectory, frames, self.every))
+        np.save(folder / "actions.npy", self._rows(trajectory, frames))
         for place, view in enumerate(meta.views):
             target = folder / f"view{place}"
             self._video(sample, view, target / "rgb" / "video.mp4")
-            (target / "camera_params.json").write_text(json.dumps(_cameras(sample.cameras[view], frames)))
+            (target / "camera_params.json").write_text(json.dumps(_cameras(sample.cameras[view], frames, self.KEY)))
+        self._beside(sample, folder, frames)
         return folder, meta.views
+
+    def _rows(self, trajectory: GripperTrajectory, frames: NDArray[np.intp]) -> NDArray[np.float64]:
+        return _actions(trajectory, frames, self.every)
+
+    def _beside(self, sample: Sample, folder: Path, frames: NDArray[np.intp]) -> None:
+        """Write what an episode has besides."""
 
     def notes(self, rates: Sequence[float]) -> list[str]:
         seconds = ", ".join(f"41 frames at {r:g} Hz span {41 / r:.3g} s" for r in rates)
         return [seconds + "; the published RLBench tree has 5 Hz (8.2 s)."]
+
+
+class _SelfGen(_RLBench):
+    KEY = "{}"
+
+    def _rows(self, trajectory: GripperTrajectory, frames: NDArray[np.intp]) -> NDArray[np.float64]:
+        return trajectory.to_action8()[frames]
+
+    def _beside(self, sample: Sample, folder: Path, frames: NDArray[np.intp]) -> None:
+        texts = sample.meta.instructions
+        (folder / "meta.json").write_text(json.dumps({"instruction": texts[0], "instructions": list(texts)}))
+        ids: set[int] = set()
+        for place, view in enumerate(sample.meta.views):
+            target = folder / f"view{place}"
+            if "depth" in sample.meta.planes:
+                depth = sample.depth(view, list(frames))
+                metres = np.empty(depth.shape, np.float16)
+                for row, millimetres in zip(metres, depth, strict=True):
+                    row[...] = millimetres * 1e-3
+                (target / "depth.npz").write_bytes(npz.dump({"depth": metres}))
+            if "mask" in sample.meta.planes:
+                mask = sample.mask(view, list(frames)).astype(np.int32)
+                ids.update(np.unique(mask).tolist())
+                (target / "mask.npz").write_bytes(npz.dump({"mask": mask}))
+        # Ids alone: what each is called is not in the data set.
+        (folder / "handles.json").write_text(json.dumps({str(i): i for i in sorted(ids)}))
+
+    def notes(self, rates: Sequence[float]) -> list[str]:
+        return ["actions.npy has a row a frame: the published loader takes every fourth, and does not read this tree."]
 
 
 class _Droid(_Tree):
@@ -240,7 +283,12 @@ class _Bridge(_Tree):
         return ["The published bridge tree has no actions: its samples train as video only."]
 
 
-LAYOUTS: Final[Mapping[str, type[_Tree]]] = {"rlbench": _RLBench, "droid": _Droid, "bridge": _Bridge}
+LAYOUTS: Final[Mapping[str, type[_Tree]]] = {
+    "rlbench": _RLBench,
+    "selfgen": _SelfGen,
+    "droid": _Droid,
+    "bridge": _Bridge,
+}
 """The trees, by the name that the published code has for their data set."""
 
 
@@ -273,6 +321,6 @@ def _actions(trajectory: GripperTrajectory, frames: NDArray[np.intp], every: int
     return out
 
 
-def _cameras(track: CameraTrack, frames: NDArray[np.intp]) -> dict[str, Any]:
+def _cameras(track: CameraTrack, frames: NDArray[np.intp], key: str) -> dict[str, Any]:
     K, pose = rotate_half_turn(track.K[frames], track.world_from_camera[frames])
-    return {f"{j:04d}": {"intrinsics": K[j].tolist(), "extrinsics": pose[j].tolist()} for j in range(len(frames))}
+    return {key.format(j): {"intrinsics": K[j].tolist(), "extrinsics": pose[j].tolist()} for j in range(len(frames))}

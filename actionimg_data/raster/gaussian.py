@@ -8,7 +8,6 @@ background. What is drawn, and the constants, are those of arXiv 2604.06168 (see
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -68,7 +67,7 @@ def render(
     spec: ActionImageSpec | None = None,
     *,
     out: Video | None = None,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> Video:
     """Draw a trajectory into every camera.
 
@@ -77,7 +76,8 @@ def render(
         cameras: V cameras of the spec's picture size, fixed or moving, in order (of the mapping).
         spec: What to draw; the published picture by default.
         out: Array ``(V, T, H, W, 3)`` uint8 to draw into, each picture contiguous; a new one by default.
-        threads: Threads to draw with; two by default, or one on a single core. The result is the same.
+        threads: Threads to draw with; the result is the same. One by default: two gain little on a quiet machine, and
+            wait for each other on a busy one.
 
     Returns:
         ``(V, T, H, W, 3)`` uint8, RGB. A keypoint at or behind the near plane is not drawn.
@@ -92,9 +92,7 @@ def render(
     total = len(trajectory)
     views = checked_cameras(cameras, total, spec)
     out = _output(out, (len(views), total, spec.height, spec.width, 3))
-    if threads is None:
-        threads = min(2, os.cpu_count() or 1)
-    elif threads < 1:
+    if threads < 1:
         raise InvalidArrayError("must be positive", field="threads", expected=">= 1", found=threads)
     openness = _drawn_openness(trajectory, spec)
     parts = -(-total // _CHUNK)
@@ -109,6 +107,9 @@ def render(
         for camera, frames, video in jobs[first::threads]:
             canvas.draw(trajectory, camera, openness, frames, video[frames])
 
+    if threads == 1:
+        work(0)
+        return out
     with ThreadPoolExecutor(threads) as pool:
         others = [pool.submit(work, first) for first in range(1, threads)]
         work(0)

@@ -142,7 +142,11 @@ class _Splat(torch.autograd.Function):  # type: ignore[misc]
         for n in _parts(picture):
             torch.mul(rows[n, :2].unsqueeze(-1), columns[n, :2].unsqueeze(-2), out=picture[n, :2])
             blob = rows[n, 2].unsqueeze(-1) * columns[n, 2].unsqueeze(-2)
-            picture[n, 2] = _over_pedestal(blob, level[n], pedestal, smooth)
+            if smooth or dtype != compute:
+                picture[n, 2] = _over_pedestal(blob, level[n], pedestal, smooth)
+            else:
+                # In place: each pass over the pictures is a barrier for the threads that make it.
+                torch.where(blob > pedestal, blob, level[n][:, None, None], out=picture[n, 2])
         return picture
 
     @staticmethod
@@ -207,12 +211,13 @@ def _through_pedestal(
 def _parts(pictures: Tensor) -> list[slice]:
     """Runs of pictures ``(N, 3, H, W)`` to work on at a time: what is computed on the way stays small.
 
-    On a CPU it stays in the cache. The compiler fuses, and gets all of them at once.
+    Not too small: each operation ends with a barrier of the threads that share it, and on a busy machine the time goes
+    there (docs/performance.md). The compiler fuses, and gets all of them at once.
     """
     count = len(pictures)
     if torch.compiler.is_compiling():
         return [slice(0, count)]
-    pixels = 2**19 if pictures.device.type == "cpu" else 2**24
+    pixels = 2**22 if pictures.device.type == "cpu" else 2**24
     step = max(1, pixels // (pictures.shape[-2] * pictures.shape[-1]))
     return [slice(start, start + step) for start in range(0, count, step)]
 

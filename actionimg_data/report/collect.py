@@ -340,7 +340,8 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
     usual: dict[str, Any] = {
         name: ConvertOptions.model_fields[name].default
         for name in (
-            *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split"),
+            *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "rgb_preset", "rgb_crf"),
+            *("episodes_per_shard", "split"),
             *("merge_arms", "depth", "masks", "refined_cameras", "check_calibration", "conditioning_cameras"),
         )
     }

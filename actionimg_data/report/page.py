@@ -16,16 +16,16 @@ from ..errors import BadImageError, MissingExtraError, install_hint
 Image = NDArray[np.uint8]
 
 PICTURE_BYTES: Final = 6_500_000
-"""Pictures end here, before base64: the file stays under 15 MB whatever the data set's size."""
+"""Pictures end here, before base64: the file stays under 25 MB whatever the data set's size."""
 
 
 class Album:
     """Makes data URLs of pictures until their budget is used up."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self.count = 0
         self.left_out = 0
-        self._room = PICTURE_BYTES
+        self._room = PICTURE_BYTES if room is None else room
 
     def add(self, picture: Image, quality: int = 80) -> dict[str, Any] | None:
         """The picture ``(H, W, 4)`` RGBA as a WebP, with its size; None when there is no room left."""

@@ -232,7 +232,16 @@ def _spaced(pictures: Sequence[Image], axis: int, gap: int) -> Image:
 
 def png_bytes(picture: Image) -> bytes:
     """``picture`` ``(H, W, 3)`` RGB as a PNG file."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return _encoded(picture, ".png")
+
+
+def jpeg_bytes(picture: Image) -> bytes:
+    """``picture`` ``(H, W, 3)`` RGB as a JPEG file of good quality, for pages."""
+    return _encoded(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 90)
+
+
+def _encoded(picture: Image, ending: str, *options: int) -> bytes:
+    done, data = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise BadImageError("cannot be encoded", field="picture", found=str(picture.shape))
     return bytes(data.tobytes())

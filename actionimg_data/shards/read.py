@@ -66,6 +66,10 @@ class Sample:
         """Names of its members, without the key."""
         return tuple(self._members)
 
+    def size(self, member: str) -> int:
+        """Bytes of a member; `KeyError` where there is none."""
+        return self._members[member][1]
+
     def read(self, member: str) -> bytes:
         """The bytes of a member.
 

@@ -41,7 +41,7 @@ from ..video import ENDINGS
 from . import layout, storage
 from .layout import Place
 from .read import Sample, scan_tar
-from .sample import overlapping_frames
+from .sample import check_drawn_K, drawn_K, overlapping_frames
 from .tar import BLOCK, RECORD, file_sha256
 
 CHUNK: Final = 48
@@ -335,6 +335,8 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
     cameras = sample.cameras if meta.calibrated else {}
     if meta.calibrated and tuple(cameras) != meta.views:
         raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(cameras))
+    if meta.calibrated and drawn_K(cameras, options.spec) is not None:
+        check_drawn_K(sample.read(layout.CAMERAS), cameras, options.spec, f"{row.key}.{layout.CAMERAS}")
     conditioning = sample.conditioning if options.conditioning else {}
     if options.conditioning and tuple(conditioning) != meta.views:
         raise CorruptDatasetError(

@@ -221,6 +221,7 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         sources = {}
         for name, reader in zip(self._names, self._readers, strict=True):
             facts = {"data set": reader.source.manifest.plan, "samples": len(reader.source)}
+            facts |= {f"member {member.name}": member.fingerprint for member in reader.members}
             sources[name if len(self._names) > 1 else ""] = {**facts, **reader.options.identity()}
         facts = {f"{name}: {field}" if name else field: v for name, s in sources.items() for field, v in s.items()}
         return {**facts, **self._order.identity(), "seed": seed, "samples of an epoch": len(self._order)}

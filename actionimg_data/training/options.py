@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..codecs import MOST_LABELS, DepthCodec
 from ..errors import InvalidSpecError
 from ..raster import WRIST_DISTANCE
 from ..shards.windows import LATENT_STRIDE, unusual_window, whole_stride
@@ -19,7 +20,9 @@ Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
 Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
+Decoder = Literal["auto", "pyav", "torchcodec"]
 Stream = Literal["depth", "mask"]
+Segment = Literal["depth", "mask", "normals"]
 
 _warned: set[str] = set()
 
@@ -115,6 +118,9 @@ class SampleOptions(_Options):
     pixels: Pixels = Field(
         "float32", description="`float32` in [−1, 1], or `uint8`: a quarter of the bytes, for `DeviceTransform`."
     )
+    decoder: Decoder = Field(
+        "auto", description="What decodes videos: `torchcodec` where it can be loaded, else `pyav`; the same pixels."
+    )
     axes: Axes = Field("rlbench", description="Axes of the cameras: `rlbench` as published, or `opencv`.")
     arms: Arms = Field(
         "auto",
@@ -129,8 +135,26 @@ class SampleOptions(_Options):
     wrist_distance: Annotated[float, Field(gt=0, le=10)] = Field(
         WRIST_DISTANCE, description="Metres from that camera to the gripper; axes are at most 0.35 times as long."
     )
+    members: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Derived members (`actionimg derive`) to give, by name; windows are then among theirs."
+    )
+    video: bool | None = Field(
+        None, description="Decode the pictures; by default where no member was made of them (see Derived members)."
+    )
     streams: Annotated[tuple[Stream, ...], BeforeValidator(_names)] = Field(
         (), description="Which of `depth` and `mask` to give beside the video."
+    )
+    segments: Annotated[tuple[Segment, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Which of `depth`, `mask` and `normals` to give as further RGB videos, between video and action "
+        "images in the masks.",
+    )
+    depth_range: tuple[float, float] = Field(
+        (DepthCodec.near, DepthCodec.far),
+        description="Nearest and farthest depth that a depth video shows, metres; the narrower, the more precise.",
+    )
+    mask_labels: tuple[Number, ...] | None = Field(
+        None, description="Ids that have a colour in a mask video, up to 16; the largest of a window by default."
     )
     seed: Number = Field(0, description="Of everything that is drawn, the order of the samples included.")
     strict: bool = Field(
@@ -145,7 +169,23 @@ class SampleOptions(_Options):
         except InvalidSpecError as error:
             raise ValueError(f"{error.message}: {error.field} {error.found}") from None
 
-    @field_validator("streams")
+    @field_validator("depth_range")
+    @classmethod
+    def _limits(cls, value: tuple[float, float]) -> tuple[float, float]:
+        try:
+            DepthCodec(*value)
+        except InvalidSpecError as error:
+            raise ValueError(f"{error.message}: {error.expected}") from None
+        return value
+
+    @field_validator("mask_labels")
+    @classmethod
+    def _colours(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not 1 <= len(value) <= MOST_LABELS or len(set(value)) != len(value)):
+            raise ValueError(f"needs 1 … {MOST_LABELS} different ids")
+        return value
+
+    @field_validator("streams", "segments")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
@@ -161,6 +201,10 @@ class SampleOptions(_Options):
         if self.strict and (found := self.unusual()):
             raise ValueError(found)
         return self
+
+    def said(self, name: str) -> bool:
+        """Whether an option was given, so that nothing is taken in its place."""
+        return name in self.model_fields_set
 
     @property
     def height(self) -> int:
@@ -200,9 +244,15 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict", "decoder"})
+        if not self.members:
+            del own["members"]
+        if self.video is None:
+            del own["video"]
         if not self.wrist_views:
             del own["wrist_views"], own["wrist_distance"]
+        if not self.segments:
+            del own["segments"], own["depth_range"], own["mask_labels"]
         # It came later: states of before know nothing of it.
         if self.few_views == "error":
             del own["few_views"]

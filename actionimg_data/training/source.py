@@ -70,6 +70,21 @@ class ShardSource:
         self._load(table)
 
     @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self._root
+
+    @property
+    def verifies(self) -> bool:
+        """Whether what is read is held against its checksum."""
+        return self._verify
+
+    def rows_of(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Row of the sample with each key; -1 where there is none."""
+        found = pc.index_in(keys, value_set=self._keys)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int64)
+
+    @property
     def spec(self) -> ActionImageSpec:
         """How its action images are drawn."""
         return self.manifest.options.spec
