@@ -38,9 +38,22 @@ MIN_INLIERS: Final = 0.5
 MAX_RIVAL: Final = 1.25
 """Another camera whose residual is less than this times the best one's fits as well."""
 
+WORKING_SIDE: Final = 384
+"""Pixels of the longer side of the pictures that points are followed in, at most."""
+
+MAX_OBSERVED: Final = 4000
+"""Sights of points that are fitted; more tell no more."""
+
+_OUTLINE_PICTURES: Final = 40
+_STAYS: Final = 0.5
+_EDGE_LEVELS: Final = 2.5
+_MOVED_OPENNESS: Final = 0.05
+_LAG_S: Final = 0.6
 _MOVES_PX: Final = 4.0
+_TREMBLE_PX: Final = 0.5
 _BACK_PX: Final = 0.5
 _LOSS_PX: Final = 0.5
+_OUT_PX: Final = 1.0
 _STARTS: Final = 48
 _KEPT: Final = 6
 _REACH_M: Final = 0.3
@@ -91,45 +104,102 @@ class HandCamera:
 
 
 def follow(frames: FrameSource, trajectory: GripperTrajectory, pictures: int) -> Tracks:
-    """Follow points of the scene through one episode, whose pictures are read once and in order."""
+    """Follow points of the scene through one episode, whose pictures are read once and in order.
+
+    Not followed are points on the hand and beside its outline, which stays where it is in the picture; and no point is
+    followed on while the fingers move, for what they take along afterwards stands still no more.
+    """
     chosen = np.unique(choose_pairs(trajectory, pictures, STEP_M)[:, 0]).tolist()
+    if not chosen:
+        return Tracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), np.empty((0, 4, 4)))
+    scale = min(1.0, WORKING_SIDE / max(frames.width, frames.height))
+    size = (max(1, round(frames.width * scale)), max(1, round(frames.height * scale)))
+    greys = [
+        cv2.resize(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for p in frames.frames(chosen)
+    ]
+    open_to_points = np.where(hand_outline(greys), 0, 255).astype(np.uint8)
+    cut = fingers_move(trajectory, np.array(chosen))
     live = np.empty((0, 2), np.float32)
     names = np.empty(0, np.intp)
     seen: list[tuple[NDArray[np.float32], NDArray[np.intp], int]] = []
-    count, before = 0, None
-    for k, picture in enumerate(frames.frames(chosen)):
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        if before is not None and len(live):
-            there, ok, _ = cv2.calcOpticalFlowPyrLK(before, grey, live[:, None], None)
-            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(grey, before, there, None)
+    count = 0
+    apart = max(3, min(size) // 40)
+    for k, grey in enumerate(greys):
+        if cut[k]:
+            live, names = live[:0], names[:0]
+        if k and len(live):
+            there, ok, _ = cv2.calcOpticalFlowPyrLK(greys[k - 1], grey, live[:, None], None)
+            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(grey, greys[k - 1], there, None)
             good = (ok.ravel() == 1) & (ok_back.ravel() == 1)
             good &= np.linalg.norm(back[:, 0] - live, axis=1) < _BACK_PX
+            at = np.clip(np.floor(there[:, 0] + 0.5).astype(int), 0, np.array(size) - 1)
+            good &= open_to_points[at[:, 1], at[:, 0]] > 0
             live, names = there[good, 0], names[good]
-        free = np.full(grey.shape, 255, np.uint8)
-        apart = max(3, min(grey.shape) // 40)
-        for x, y in live.tolist():
-            cv2.circle(free, (round(x), round(y)), apart, 0, -1)
         if len(live) < POINTS:
+            free = open_to_points.copy()
+            for x, y in live.tolist():
+                cv2.circle(free, (round(x), round(y)), apart, 0, -1)
             found = cv2.goodFeaturesToTrack(grey, POINTS - len(live), 0.01, apart, mask=free)
             if found is not None:
                 live = np.concatenate([live, found[:, 0]])
                 names = np.concatenate([names, count + np.arange(len(found))])
                 count += len(found)
         seen.append((live.copy(), names.copy(), k))
-        before = grey
-    if not seen:
-        return Tracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), np.empty((0, 4, 4)))
     # Pixel (0, 0) spans [0, 1].
-    uv = np.concatenate([s[0] for s in seen]).astype(np.float64) + 0.5
+    uv = (np.concatenate([s[0] for s in seen]).astype(np.float64) + 0.5) / scale
     track = np.concatenate([s[1] for s in seen])
     picture_of = np.concatenate([np.full(len(s[0]), s[2]) for s in seen])
-    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
-    np.minimum.at(low, track, uv)
-    np.maximum.at(high, track, uv)
-    good = (np.bincount(track, minlength=count) >= MIN_SEEN) & (np.linalg.norm(high - low, axis=1) > _MOVES_PX)
+    order = np.lexsort((picture_of, track))
+    uv, track, picture_of = uv[order], track[order], picture_of[order]
+    lengths = np.bincount(track, minlength=count)
+    first = np.searchsorted(track, np.arange(count))
+    low, high = np.minimum.reduceat(uv, first), np.maximum.reduceat(uv, first)
+    # What is held in the hand trembles in the picture, while the scene goes by.
+    steps = np.linalg.norm(np.diff(uv, axis=0), axis=1)[track[1:] == track[:-1]] * scale
+    of_step = track[1:][track[1:] == track[:-1]]
+    goes_by = np.bincount(of_step, steps > _TREMBLE_PX, count) > 0.5 * (lengths - 1)
+    good = (lengths >= MIN_SEEN) & (np.linalg.norm(high - low, axis=1) > _MOVES_PX) & goes_by
     keep = good[track]
     _, track = np.unique(track[keep], return_inverse=True)
     return Tracks(uv[keep], track, picture_of[keep], trajectory.world_from_gripper[chosen])
+
+
+def hand_outline(greys: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+    """Pixels ``(H, W)`` at and about edges that stay in the picture while the hand moves: those of the hand itself."""
+
+    def gradient(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 1.0)
+        both = (cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125))
+        return np.stack(both, -1)
+
+    every = greys[:: max(1, len(greys) // _OUTLINE_PICTURES)]
+    usual = gradient(np.median(np.stack(every), 0).astype(np.uint8))
+    strength = (usual**2).sum(-1)
+    alike = np.zeros(strength.shape, np.float32)
+    for grey in every:
+        here = gradient(grey)
+        alike += (here * usual).sum(-1) / (np.maximum((here**2).sum(-1), strength) + 1.0)
+    stays = (alike > _STAYS * len(every)) & (strength > _EDGE_LEVELS**2)
+    reach = max(3, min(strength.shape) // 24)
+    return np.asarray(cv2.dilate(stays.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1))) > 0)
+
+
+def fingers_move(trajectory: GripperTrajectory, chosen: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of the chosen frames ``(P,)`` the fingers have moved before, since the frame chosen before it.
+
+    Openness of 0 and 1 alone is a command, which fingers follow within `_LAG_S`.
+    """
+    openness = np.nan_to_num(trajectory.openness, nan=0.0)
+    lag = 0
+    if np.isin(openness, (0.0, 1.0)).all():
+        step = float(np.median(np.diff(trajectory.times))) if len(trajectory.times) > 1 else 1.0
+        lag = int(np.ceil(_LAG_S / max(step, 1e-3)))
+    out = np.zeros(len(chosen), np.bool_)
+    for k in range(1, len(chosen)):
+        since = openness[max(0, chosen[k - 1] - lag) : chosen[k] + 1]
+        out[k] = np.ptp(since) > _MOVED_OPENNESS
+    return out
 
 
 def find(
@@ -154,6 +224,7 @@ def find(
         if len(p.poses)
     )
     rng = np.random.default_rng(seed)
+    world = world.at_most(rng, MAX_OBSERVED)
     few = world.some(rng, 120)
     starts = []
     for turn in _turns(rng):
@@ -169,10 +240,16 @@ def find(
     cost, state = final[0]
     rivals = [c / max(cost, 1e-12) for c, other in final[1:] if _elsewhere(state, other)]
     residual = np.linalg.norm(world.residuals(state).reshape(-1, 2), axis=1)
+    # Points that moved, or were lost to something else, are left out; whether they are few is judged with them.
+    kept = world.close(state)
+    if len(kept) >= MIN_POINTS:
+        _, state = kept.fitted(state, focal is None, 40)
+    else:
+        kept = world
     found = HandCamera(
         gripper_from_camera=motion(state[:6]),
         focal=float(np.exp(state[6])),
-        covariance=world.spread(state, focal is None),
+        covariance=kept.spread(state, focal is None),
         residual_px=float(np.median(residual)),
         inliers=float((residual < 2).mean()),
         rival=min(rivals, default=float("inf")),
@@ -204,28 +281,46 @@ class _Bundle:
     """All points of some episodes; unknowns are a rotation vector, a shift and the log focal length."""
 
     def __init__(self, parts: Sequence[Tracks], middle: FloatArray, aspect: float) -> None:
-        self.uv = np.concatenate([p.uv for p in parts]) - middle
-        self.uv[:, 1] /= aspect
+        uv = np.concatenate([p.uv for p in parts]) - middle
+        uv[:, 1] /= aspect
         tracks = np.cumsum([0, *(int(p.track.max(initial=-1)) + 1 for p in parts)])
         pictures = np.cumsum([0, *(len(p.poses) for p in parts)])
-        self.track = np.concatenate([p.track + o for p, o in zip(parts, tracks, strict=False)])
-        self.picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
+        track = np.concatenate([p.track + o for p, o in zip(parts, tracks, strict=False)])
+        picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
         self.poses = np.concatenate([p.poses for p in parts])
-        self.count = int(tracks[-1])
+        self._take(uv, track, picture)
+
+    def _take(self, uv: FloatArray, track: NDArray[np.intp], picture: NDArray[np.intp]) -> None:
+        """Keep observations, those of a point side by side."""
+        names, track = np.unique(track, return_inverse=True)
+        order = np.argsort(track, kind="stable")
+        self.uv, self.track, self.picture, self.count = uv[order], track[order], picture[order], len(names)
+        self.first = np.searchsorted(self.track, np.arange(self.count))
+
+    def _only(self, keep: NDArray[np.bool_]) -> _Bundle:
+        out = object.__new__(_Bundle)
+        out.poses = self.poses
+        out._take(self.uv[keep], self.track[keep], self.picture[keep])
+        return out
 
     def __len__(self) -> int:
         return len(self.track)
 
     def some(self, rng: np.random.Generator, count: int) -> _Bundle:
         """The same with at most so many points."""
-        out = object.__new__(_Bundle)
-        number = np.full(self.count, -1)
-        picked = rng.permutation(self.count)[:count]
-        number[picked] = np.arange(len(picked))
-        keep = number[self.track] >= 0
-        out.uv, out.picture, out.poses = self.uv[keep], self.picture[keep], self.poses
-        out.track, out.count = number[self.track[keep]], len(picked)
-        return out
+        return self._only(np.isin(self.track, rng.permutation(self.count)[:count]))
+
+    def close(self, state: FloatArray) -> _Bundle:
+        """The same without points that are seen far from where they are, in the median over their sights."""
+        residual = np.linalg.norm(self.residuals(state).reshape(-1, 2), axis=1)
+        of_point = np.array([np.median(r) for r in np.split(residual, self.first[1:])])
+        return self._only((of_point < max(_OUT_PX, 3 * float(np.median(of_point))))[self.track])
+
+    def at_most(self, rng: np.random.Generator, observed: int) -> _Bundle:
+        """The same with about so many sights at most."""
+        if len(self) <= observed:
+            return self
+        return self.some(rng, max(20, self.count * observed // len(self)))
 
     def residuals(self, state: FloatArray) -> FloatArray:
         """Distances ``(2 N,)`` in pixels of where points were followed to from where they then are."""
@@ -233,14 +328,13 @@ class _Bundle:
         cameras = self.poses @ motion(state[:6])
         R, c = cameras[self.picture, :3, :3], cameras[self.picture, :3, 3]
         ray = np.concatenate([self.uv / focal, np.ones((len(self), 1))], 1)
-        ray = np.einsum("nij,nj->ni", R, ray / np.linalg.norm(ray, axis=1, keepdims=True))
+        ray = (R @ (ray / np.linalg.norm(ray, axis=1, keepdims=True))[..., None])[..., 0]
         across = np.eye(3) - ray[:, :, None] * ray[:, None, :]
-        normal, right = np.zeros((self.count, 3, 3)), np.zeros((self.count, 3))
-        np.add.at(normal, self.track, across)
-        np.add.at(right, self.track, np.einsum("nij,nj->ni", across, c))
+        normal = np.add.reduceat(across, self.first)
+        right = np.add.reduceat((across @ c[..., None])[..., 0], self.first)
         # Rays that are nearly parallel meet far away, and say nothing of where.
         points = np.linalg.solve(normal + 1e-6 * np.eye(3), right[..., None])[..., 0]
-        local = np.einsum("nij,ni->nj", R, points[self.track] - c)
+        local = ((points[self.track] - c)[:, None] @ R)[:, 0]
         ahead = local[:, 2] > 0.01
         uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
         return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
@@ -285,12 +379,7 @@ class _Bundle:
     def _without(self, part: int) -> _Bundle:
         """The same without the pictures of one of `GROUPS` stretches of time."""
         group = np.arange(len(self.poses)) * GROUPS // len(self.poses)
-        keep = group[self.picture] != part
-        out = object.__new__(_Bundle)
-        out.uv, out.picture, out.poses = self.uv[keep], self.picture[keep], self.poses
-        names, out.track = np.unique(self.track[keep], return_inverse=True)
-        out.count = len(names)
-        return out
+        return self._only(group[self.picture] != part)
 
 
 def _turns(rng: np.random.Generator) -> Iterator[FloatArray]:
