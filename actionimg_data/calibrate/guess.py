@@ -1,8 +1,9 @@
 """A camera from nothing: from the gripper's known motion and its seen one.
 
-Candidates come from optical flow (`flow_search`); edges of the gripper model decide between them, with the gripper's
-sizes and its mounting as unknowns of stated deviations; several distinct candidates are carried to the end, and a
-camera is only given where none of them comes near the best. See docs/calibration.md for the figures.
+Candidates come from optical flow (`flow_search`). Points of the hand that keep their place in it decide between them
+(`hand_points`); where too few can be followed, edges of the gripper model do, with the gripper's sizes and its mounting
+as unknowns of stated deviations. Several distinct candidates are carried to the end, and a camera is only given where
+none of them comes near the best. See docs/calibration.md for the figures.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from ..errors import InvalidSpecError, WrongFormatError
 from ..geometry import exact, pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
-from . import flow_search, hand_camera
+from . import flow_search, hand_camera, hand_points
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
 from .outline import Hand
@@ -50,6 +51,17 @@ FRAMES: Final = 36
 """Of all episodes together."""
 
 QUICK_FRAMES: Final = 14
+POINT_PICTURES: Final = 240
+MIN_FITTING: Final = 0.6
+"""Share of the points near the hand that must keep their place in it."""
+
+STARTS: Final = 10
+"""After so many beginnings no more are tried where three of them end at the best camera."""
+
+MAX_POINT_RIVAL: Final = 0.85
+POINT_INFLATION: Final = 1.2
+"""Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
+
 BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
@@ -62,18 +74,27 @@ MAX_RIVAL: Final = 0.9
 MAX_STRAIN: Final = 4.0
 """A size or mounting this many of its standard deviations from the model is not believed."""
 
+HOPELESS: Final = 0.6
+"""Beginnings that fit less than this share of the best one's fit are not carried on: they would be no rivals."""
+
 SAME_SHARE: Final = 0.02
 """Beginnings whose gripper lies within this share of the picture's width are one."""
 
 NEAR_SHARE: Final = 0.05
 """Ends that lie within this share are one solution, known no better than they lie apart."""
 
+MAX_OVERLAY_SHARE: Final = 0.03
+KNOWN: Final = replace(PRIORS, camera_m=0.005, camera_rad=0.004, log_focal=0.01)
+"""Priors where the camera is known from points already."""
+
+_UNTOLD: Final = "; focal length and distance cannot be told apart: trust the overlay, not the pose"
 _WORTH: Final = 0.004
 """Edge score that one squared standard deviation of a size or of the mounting costs."""
 
 _MOVING_PX: Final = 0.5
 _MOVING_SHARE: Final = 0.6
 _DRAWS: Final = 400
+_CLEARLY: Final = 1.15
 _MARK_WEIGHT: Final = 0.5
 _NUDGES: Final = 6
 _QUICK_SEARCH: Final = (8.0, 5.0, 3.0)
@@ -298,12 +319,15 @@ def guess_camera(
         (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
     )
     world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
+    figures, reason = _by_points(world, drawn, parts, middle, aspect, keep)
+    if figures and not reason:
+        return replace(cannot(figures.pop("where"), **figures), verdict="found")
     tried = [_begin(world, *_camera(drawn, i, scale, middle, aspect)) for i in range(min(len(drawn), BEGUN))]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
         return cannot("no camera that fits the motion shows the gripper in enough frames")
     carried: list[_Candidate] = []
-    for candidate in _distinct(begun, world):
+    for candidate in _distinct([c for c in begun if c.worth > HOPELESS * begun[0].worth], world):
         refined = _refine(world, _nudged(world, candidate, seed))
         if refined is not None:
             carried.append(refined)
@@ -313,7 +337,7 @@ def guess_camera(
         return cannot("no camera that fits the motion shows the gripper in enough frames")
     carried.sort(key=lambda c: -c.worth)
     best = carried[0]
-    flow = float(flow_search.score(_cameras(best, scale), parts, middle * scale, aspect)[0])
+    flow = float(flow_search.score(_as_cameras(best.K, best.pose, scale), parts, middle * scale, aspect)[0])
     away = [world.apart(best, other) for other in carried[1:]]
     rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > NEAR_SHARE * width)
     errors = _errors(best, world)
@@ -344,8 +368,123 @@ def guess_camera(
         return cannot(reason, **figures)
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
     if K is None and errors[3] > 0.1 * best.K[0, 0]:
-        where += "; focal length and distance cannot be told apart: trust the overlay, not the pose"
+        where += _UNTOLD
     return replace(cannot(where, **figures), verdict="found")
+
+
+def _by_points(
+    world: _World,
+    drawn: flow_search.Cameras,
+    parts: Sequence[flow_search.Moves],
+    middle: FloatArray,
+    aspect: float,
+    keep: bool,
+) -> tuple[dict[str, Any], str]:
+    """The camera through which points of the hand keep their place, and why it must not be believed (empty if it may).
+
+    The figures are empty where too few points can be followed.
+    """
+    scale, free = parts[0].scale, world.free_focal
+    each = max(25, POINT_PICTURES // len(world.recorded))
+    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
+    tracks = [t for t in tracks if len(t.uv)]
+    if not tracks:
+        return {}, "no points can be followed"
+    tried: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
+    for i in range(len(drawn)):
+        K, pose = _camera(drawn, i, scale, middle, aspect)
+        found = hand_points.fit(tracks, K, pose, free)
+        if found is None:
+            continue
+        tried.append((found.support * world.agreement(_zoomed(K, found), found.world_from_camera), K, found, pose))
+        if len(tried) >= STARTS:
+            first, *others = ((_zoomed(k, f), f.world_from_camera) for _, k, f, _ in sorted(tried, key=lambda t: -t[0]))
+            if sum(world.distance(first, other) < SAME_SHARE * world.width for other in others) >= 2:
+                break
+    if not tried:
+        return {}, "too few points of the hand can be followed"
+    tried.sort(key=lambda t: -t[0])
+    ends: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
+    kept: list[tuple[FloatArray, FloatArray]] = []
+    for value, K, found, pose in tried:
+        K = _zoomed(K, found)
+        new = all(world.distance((K, found.world_from_camera), k) > SAME_SHARE * world.width for k in kept)
+        if value < HOPELESS * tried[0][0] or len(ends) == CARRIED or not new:
+            continue
+        kept.append((K, found.world_from_camera))
+        final = hand_points.fit(tracks, K, found.world_from_camera, free, final=True)
+        if final is not None:
+            K = _zoomed(K, final)
+            ends.append((final.support * world.agreement(K, final.world_from_camera), K, final, pose))
+    if not ends:
+        return {}, "too few points of the hand can be followed"
+    ends.sort(key=lambda t: -t[0])
+    value, K, best, start = ends[0]
+    here = (K, best.world_from_camera)
+    away = [world.distance(here, (k, f.world_from_camera)) for _, k, f, _ in ends[1:]]
+    rivals = tuple(
+        (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
+    )
+    covariance = best.bundle.spread(best.state, free) * POINT_INFLATION**2
+    errors = _radii(covariance, K, best.world_from_camera, world)
+    near = [a for (v, *_), a in zip(ends[1:], away, strict=True) if a <= NEAR_SHARE * world.width and v > 0.95 * value]
+    errors = (max([errors[0], *near]), *errors[1:])
+    model = _outlined(world, K, best.world_from_camera)
+    flow = float(flow_search.score(_as_cameras(K, best.world_from_camera, scale), parts, middle * scale, aspect)[0])
+    figures: dict[str, Any] = {
+        "K": K,
+        "world_from_camera": best.world_from_camera,
+        "edges": None if model is None else model.edges,
+        "flow": flow,
+        "rivals": tuple((e, a) for e, a, _ in rivals),
+        "overlay_px": errors[0],
+        "position_mm": errors[1],
+        "rotation_deg": errors[2],
+        "focal_px": float(K[0, 0]),
+        "focal_interval_px": errors[3],
+        "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
+        "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
+        "start": start,
+        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of those seen there",
+    }
+    if free and errors[3] > 0.1 * K[0, 0]:
+        figures["where"] += _UNTOLD
+    reason = ""
+    if best.fitting < MIN_FITTING:
+        reason = f"points seen near the hand do not move with it ({100 * best.fitting:.0f} % do)"
+    elif flow < MIN_FLOW:
+        reason = f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
+    elif any(v > MAX_POINT_RIVAL * value for *_, v in rivals):
+        reason = (
+            f"another camera, which sees the gripper {max(rivals, key=lambda r: r[2])[1]:.0f} px away, fits as well"
+        )
+    elif errors[0] > MAX_OVERLAY_SHARE * world.width:
+        reason = f"the gripper could be up to {errors[0]:.1f} px away"
+    return figures, reason
+
+
+def _zoomed(K: FloatArray, found: hand_points.PointFit) -> FloatArray:
+    zoom = float(np.exp(found.state[6])) / K[0, 0]
+    return K @ np.diag([zoom, zoom, 1.0])
+
+
+def _outlined(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
+    """The gripper's sizes and mounting with which its outline fits through a camera that is known already."""
+    gathered = world.gather(K, pose, FRAMES)
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return None
+    fitted, judged = split_sights(gathered)
+    return _fit(
+        replace(world, free_focal=False),
+        [e for e in fitted if e.sights],
+        K,
+        pose,
+        pose,
+        SEARCH_PX[3:],
+        None,
+        judged,
+        KNOWN,
+    )
 
 
 def _in_the_hand(
@@ -414,10 +553,23 @@ class _World:
         poses = np.concatenate([arm.world_from_gripper[::5] for r in self.recorded for arm in _arms(r)])
         return np.concatenate([poses[:, :3, 3], poses[:, :3, 3] - 0.1 * poses[:, :3, 2]])
 
+    def agreement(self, K: FloatArray, pose: FloatArray) -> float:
+        """Whether marked points are seen where they were marked: 1 for yes or where none are, down to 0."""
+        left = 1.0
+        for point, at in self.marked:
+            uv, _, ahead = (np.asarray(a) for a in pinhole.project(point[None], K, pose))
+            away = float(np.linalg.norm(uv[0] - at)) / self.width if ahead[0] else 1.0
+            left -= min(1.0, away / flow_search.MARK_SHARE) / len(self.marked)
+        return max(left, 0.0)
+
     def apart(self, a: _Candidate, b: _Candidate) -> float:
         """Mean distance in pixels of the gripper seen through two candidates."""
+        return self.distance((a.K, a.pose), (b.K, b.pose))
+
+    def distance(self, a: tuple[FloatArray, FloatArray], b: tuple[FloatArray, FloatArray]) -> float:
+        """Mean distance in pixels of the gripper seen through two cameras, each its matrix and its pose."""
         points = self.points()
-        first, second = (np.asarray(pinhole.project(points, c.K, c.pose)[0]) for c in (a, b))
+        first, second = (np.asarray(pinhole.project(points, K, pose)[0]) for K, pose in (a, b))
         return float(np.median(np.linalg.norm(first - second, axis=-1)))
 
 
@@ -440,28 +592,27 @@ def _camera(
     return K, np.asarray(transforms.make_transform(turn.T, drawn.centre[i].astype(np.float64)))
 
 
-def _cameras(candidate: _Candidate, scale: float) -> flow_search.Cameras:
+def _as_cameras(K: FloatArray, pose: FloatArray, scale: float) -> flow_search.Cameras:
     return flow_search.Cameras(
-        candidate.pose[None, :3, :3].transpose(0, 2, 1).astype(np.float32),
-        candidate.pose[None, :3, 3].astype(np.float32),
-        np.array([candidate.K[0, 0] * scale], np.float32),
+        pose[None, :3, :3].transpose(0, 2, 1).astype(np.float32),
+        pose[None, :3, 3].astype(np.float32),
+        np.array([K[0, 0] * scale], np.float32),
         np.zeros(1, np.float32),
     )
 
 
 def _begin(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
-    """The best of a few quick fits that start where the outline fits well near a camera that the flow gave."""
+    """A quick fit that starts where the outline fits best near a camera that the flow gave."""
     gathered = world.gather(K, pose, QUICK_FRAMES)
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return None
     shift = best_shift(max(gathered, key=lambda e: len(e.sights)), pose)
-    starts = [pose]
-    if shift is not None:
-        for u, v in shift.peaks[:1]:
-            turn = np.array([-v / gathered[0].K[1, 1], u / gathered[0].K[0, 0], 0, 0, 0, 0])
-            starts.append(pose @ np.asarray(transforms.invert(motion(turn))))
-    fits = [_fit(world, gathered, K, pose, start, _QUICK_SEARCH) for start in starts]
-    return max(fits, key=lambda c: c.worth)
+    start = pose
+    if shift is not None and shift.score > _CLEARLY * shift.score_here:
+        u, v = shift.peaks[0]
+        turn = np.array([-v / gathered[0].K[1, 1], u / gathered[0].K[0, 0], 0, 0, 0, 0])
+        start = pose @ np.asarray(transforms.invert(motion(turn)))
+    return _fit(world, gathered, K, pose, start, _QUICK_SEARCH)
 
 
 def _fit(
@@ -473,17 +624,15 @@ def _fit(
     search: Sequence[float],
     begin: Solution | None = None,
     judged: Sequence[Evidence] | None = None,
+    priors: Priors = PRIORS,
 ) -> _Candidate:
     """A candidate after one fit of everything that is unknown."""
-    found = solve([gathered], [given], PRIORS, [start], search, fit_sizes=True, fit_focal=world.free_focal, begin=begin)
+    found = solve([gathered], [given], priors, [start], search, fit_sizes=True, fit_focal=world.free_focal, begin=begin)
     edges = float(score([[as_found(e, found) for e in judged or gathered]], found.poses).mean())
     zoom = float(np.exp(found.log_focal[0]))
     K = K @ np.diag([zoom, zoom, 1.0])
     worth = edges - _WORTH * float((_strain(found, world.shape.hand) ** 2).sum())
-    for point, at in world.marked:
-        uv, _, ahead = (np.asarray(a) for a in pinhole.project(point[None], K, found.poses[0]))
-        away = float(np.linalg.norm(uv[0] - at)) / world.width if ahead[0] else 1.0
-        worth -= _MARK_WEIGHT * min(1.0, away / flow_search.MARK_SHARE) / len(world.marked)
+    worth -= _MARK_WEIGHT * (1 - world.agreement(K, found.poses[0]))
     return _Candidate(K, given, found.poses[0], replace(found, log_focal=np.zeros(1)), edges, worth)
 
 
@@ -554,34 +703,40 @@ def _doubt(
     strain = np.abs(_strain(best.found, world.shape.hand))
     if strain.max() > MAX_STRAIN:
         return "it only fits a gripper that is very unlike the model: " + _differences(best.found, world.shape.hand)[0]
-    if overlay > 0.03 * world.width:
+    if overlay > MAX_OVERLAY_SHARE * world.width:
         return f"the gripper could be up to {overlay:.1f} px away"
     return ""
 
 
 def _errors(best: _Candidate, world: _World) -> tuple[float, float, float, float]:
-    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels)."""
+    picked = np.r_[0:6, -1] if world.free_focal else np.r_[0:6]
     covariance = best.found.covariance * INFLATION**2
-    free = world.free_focal
-    picked = np.r_[0:6, -1] if free else np.r_[0:6]
+    return _radii(covariance[np.ix_(picked, picked)], best.K, best.pose, world)
+
+
+def _radii(covariance: FloatArray, K: FloatArray, pose: FloatArray, world: _World) -> tuple[float, float, float, float]:
+    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels).
+
+    Args:
+        covariance: ``(6, 6)``, or ``(7, 7)`` with the log focal length, of the camera's motion in its own frame.
+        K: ``(3, 3)``.
+        pose: ``world_from_camera (4, 4)``.
+        world: Where the gripper goes.
+    """
     rng = np.random.default_rng(0)
-    draws = rng.multivariate_normal(np.zeros(len(picked)), covariance[np.ix_(picked, picked)], _DRAWS, method="eigh")
-    inverse = np.asarray(transforms.invert(best.pose))
+    draws = rng.multivariate_normal(np.zeros(len(covariance)), covariance, _DRAWS, method="eigh")
+    inverse = np.asarray(transforms.invert(pose))
     others = np.asarray(transforms.invert(np.stack([motion(d[:6]) @ inverse for d in draws])))
-    zoom = np.exp(draws[:, 6]) if free else np.ones(_DRAWS)
+    zoom = np.exp(draws[:, 6]) if len(covariance) > 6 else np.ones(_DRAWS)
     points = world.points()[::3]
-    here = np.asarray(pinhole.project(points, best.K, best.pose)[0])
+    here = np.asarray(pinhole.project(points, K, pose)[0])
     away = [
-        float(
-            np.linalg.norm(
-                np.asarray(pinhole.project(points, best.K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1
-            ).mean()
-        )
+        float(np.linalg.norm(np.asarray(pinhole.project(points, K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1).mean())
         for z, p in zip(zoom, others, strict=True)
     ]
-    position = 1e3 * np.linalg.norm(others[:, :3, 3] - best.pose[:3, 3], axis=1)
-    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], best.pose[:3, :3])))
-    focal = np.abs(zoom - 1) * best.K[0, 0]
+    position = 1e3 * np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], pose[:3, :3])))
+    focal = np.abs(zoom - 1) * K[0, 0]
     return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle, focal))  # type: ignore[return-value]
 
 

@@ -1,12 +1,7 @@
-"""A camera fixed to the hand, from the scene's own texture: structure from motion whose motion is known but for one
-constant transform.
+"""A camera fixed to the hand, from the scene's own texture.
 
-Points of the scene are followed through pictures. Given ``gripper_from_camera``, the gripper's poses say where the
-camera was at each; a point that stands still is then where its rays meet (Hartley and Zisserman, *Multiple View
-Geometry*, 12.2), and is seen again where it was followed to, or the transform is wrong. Scale comes from the poses.
-What does not move in the picture while the hand does is the hand itself. Other things that move, and points that slide
-along edges, err alike for many pictures, so that uncertainty is found by leaving parts of the time out (the
-delete-a-group jackknife: Wolter, *Introduction to Variance Estimation*, 4).
+Points of the scene are followed through pictures, and the transform is the one with which they stand still
+(`point_tracks`). What does not move in the picture while the hand does is the hand itself, or what it holds.
 """
 
 from __future__ import annotations
@@ -18,12 +13,12 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from ..geometry import rotations, transforms
 from ..model import FrameSource, GripperTrajectory
 from .flow_search import choose_pairs
+from .point_tracks import Bundle, Tracks, follow_points, goes_by
 from .solve import motion, vector_of
 
 FloatArray = NDArray[np.float64]
@@ -51,32 +46,11 @@ _MOVED_OPENNESS: Final = 0.05
 _LAG_S: Final = 0.6
 _MOVES_PX: Final = 4.0
 _TREMBLE_PX: Final = 0.5
-_BACK_PX: Final = 0.5
-_LOSS_PX: Final = 0.5
-_OUT_PX: Final = 1.0
 _STARTS: Final = 48
 _KEPT: Final = 6
 _REACH_M: Final = 0.3
-GROUPS: Final = 5
 MAX_TURN_SD: Final = float(np.radians(2))
 MAX_SHIFT_SD_M: Final = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class Tracks:
-    """Points of the scene, followed through pictures.
-
-    Args:
-        uv: ``(N, 2)`` pixels.
-        track: ``(N,)`` which point.
-        picture: ``(N,)`` which picture.
-        poses: ``(P, 4, 4)`` world_from_gripper of the pictures.
-    """
-
-    uv: FloatArray
-    track: NDArray[np.intp]
-    picture: NDArray[np.intp]
-    poses: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,51 +92,13 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, pictures: int) ->
         cv2.resize(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
         for p in frames.frames(chosen)
     ]
-    open_to_points = np.where(hand_outline(greys), 0, 255).astype(np.uint8)
+    allowed = np.where(hand_outline(greys), 0, 255).astype(np.uint8)
     cut = fingers_move(trajectory, np.array(chosen))
-    live = np.empty((0, 2), np.float32)
-    names = np.empty(0, np.intp)
-    seen: list[tuple[NDArray[np.float32], NDArray[np.intp], int]] = []
-    count = 0
-    apart = max(3, min(size) // 40)
-    for k, grey in enumerate(greys):
-        if cut[k]:
-            live, names = live[:0], names[:0]
-        if k and len(live):
-            there, ok, _ = cv2.calcOpticalFlowPyrLK(greys[k - 1], grey, live[:, None], None)
-            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(grey, greys[k - 1], there, None)
-            good = (ok.ravel() == 1) & (ok_back.ravel() == 1)
-            good &= np.linalg.norm(back[:, 0] - live, axis=1) < _BACK_PX
-            at = np.clip(np.floor(there[:, 0] + 0.5).astype(int), 0, np.array(size) - 1)
-            good &= open_to_points[at[:, 1], at[:, 0]] > 0
-            live, names = there[good, 0], names[good]
-        if len(live) < POINTS:
-            free = open_to_points.copy()
-            for x, y in live.tolist():
-                cv2.circle(free, (round(x), round(y)), apart, 0, -1)
-            found = cv2.goodFeaturesToTrack(grey, POINTS - len(live), 0.01, apart, mask=free)
-            if found is not None:
-                live = np.concatenate([live, found[:, 0]])
-                names = np.concatenate([names, count + np.arange(len(found))])
-                count += len(found)
-        seen.append((live.copy(), names.copy(), k))
-    # Pixel (0, 0) spans [0, 1].
-    uv = (np.concatenate([s[0] for s in seen]).astype(np.float64) + 0.5) / scale
-    track = np.concatenate([s[1] for s in seen])
-    picture_of = np.concatenate([np.full(len(s[0]), s[2]) for s in seen])
-    order = np.lexsort((picture_of, track))
-    uv, track, picture_of = uv[order], track[order], picture_of[order]
-    lengths = np.bincount(track, minlength=count)
-    first = np.searchsorted(track, np.arange(count))
-    low, high = np.minimum.reduceat(uv, first), np.maximum.reduceat(uv, first)
+    uv, track, picture = follow_points(greys, [allowed] * len(greys), cut, POINTS, max(3, min(size) // 40))
     # What is held in the hand trembles in the picture, while the scene goes by.
-    steps = np.linalg.norm(np.diff(uv, axis=0), axis=1)[track[1:] == track[:-1]] * scale
-    of_step = track[1:][track[1:] == track[:-1]]
-    goes_by = np.bincount(of_step, steps > _TREMBLE_PX, count) > 0.5 * (lengths - 1)
-    good = (lengths >= MIN_SEEN) & (np.linalg.norm(high - low, axis=1) > _MOVES_PX) & goes_by
-    keep = good[track]
+    keep = goes_by(uv, track, MIN_SEEN, _MOVES_PX * scale, _TREMBLE_PX)
     _, track = np.unique(track[keep], return_inverse=True)
-    return Tracks(uv[keep], track, picture_of[keep], trajectory.world_from_gripper[chosen])
+    return Tracks(uv[keep] / scale, track, picture[keep], trajectory.world_from_gripper[chosen])
 
 
 def hand_outline(greys: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
@@ -215,7 +151,7 @@ def find(
         aspect: Focal length along y over that along x.
         seed: Of the starts and of the points taken for the first look.
     """
-    world = _Bundle(parts, middle, aspect)
+    world = Bundle(parts, middle, aspect)
     if len(world) < MIN_POINTS:
         return f"too few points of the scene can be followed ({len(world)})"
     turned = max(
@@ -233,9 +169,9 @@ def find(
     starts.sort(key=lambda s: s[0])
     ends = []
     for _, start in starts[: 3 * _KEPT]:
-        ends.append(few.fitted(start, focal is None, 15))
+        ends.append(few.fitted(start, focal is None, 15, _REACH_M))
     ends.sort(key=lambda e: e[0])
-    final = [world.fitted(state, focal is None, 40) for _, state in ends[:_KEPT]]
+    final = [world.fitted(state, focal is None, 40, _REACH_M) for _, state in ends[:_KEPT]]
     final.sort(key=lambda e: e[0])
     cost, state = final[0]
     rivals = [c / max(cost, 1e-12) for c, other in final[1:] if _elsewhere(state, other)]
@@ -243,7 +179,7 @@ def find(
     # Points that moved, or were lost to something else, are left out; whether they are few is judged with them.
     kept = world.close(state)
     if len(kept) >= MIN_POINTS:
-        _, state = kept.fitted(state, focal is None, 40)
+        _, state = kept.fitted(state, focal is None, 40, _REACH_M)
     else:
         kept = world
     found = HandCamera(
@@ -275,111 +211,6 @@ def _doubt(found: HandCamera, turned: float) -> str:
     if found.rival < MAX_RIVAL:
         return "a camera mounted elsewhere fits as well"
     return ""
-
-
-class _Bundle:
-    """All points of some episodes; unknowns are a rotation vector, a shift and the log focal length."""
-
-    def __init__(self, parts: Sequence[Tracks], middle: FloatArray, aspect: float) -> None:
-        uv = np.concatenate([p.uv for p in parts]) - middle
-        uv[:, 1] /= aspect
-        tracks = np.cumsum([0, *(int(p.track.max(initial=-1)) + 1 for p in parts)])
-        pictures = np.cumsum([0, *(len(p.poses) for p in parts)])
-        track = np.concatenate([p.track + o for p, o in zip(parts, tracks, strict=False)])
-        picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
-        self.poses = np.concatenate([p.poses for p in parts])
-        self._take(uv, track, picture)
-
-    def _take(self, uv: FloatArray, track: NDArray[np.intp], picture: NDArray[np.intp]) -> None:
-        """Keep observations, those of a point side by side."""
-        names, track = np.unique(track, return_inverse=True)
-        order = np.argsort(track, kind="stable")
-        self.uv, self.track, self.picture, self.count = uv[order], track[order], picture[order], len(names)
-        self.first = np.searchsorted(self.track, np.arange(self.count))
-
-    def _only(self, keep: NDArray[np.bool_]) -> _Bundle:
-        out = object.__new__(_Bundle)
-        out.poses = self.poses
-        out._take(self.uv[keep], self.track[keep], self.picture[keep])
-        return out
-
-    def __len__(self) -> int:
-        return len(self.track)
-
-    def some(self, rng: np.random.Generator, count: int) -> _Bundle:
-        """The same with at most so many points."""
-        return self._only(np.isin(self.track, rng.permutation(self.count)[:count]))
-
-    def close(self, state: FloatArray) -> _Bundle:
-        """The same without points that are seen far from where they are, in the median over their sights."""
-        residual = np.linalg.norm(self.residuals(state).reshape(-1, 2), axis=1)
-        of_point = np.array([np.median(r) for r in np.split(residual, self.first[1:])])
-        return self._only((of_point < max(_OUT_PX, 3 * float(np.median(of_point))))[self.track])
-
-    def at_most(self, rng: np.random.Generator, observed: int) -> _Bundle:
-        """The same with about so many sights at most."""
-        if len(self) <= observed:
-            return self
-        return self.some(rng, max(20, self.count * observed // len(self)))
-
-    def residuals(self, state: FloatArray) -> FloatArray:
-        """Distances ``(2 N,)`` in pixels of where points were followed to from where they then are."""
-        focal = np.exp(state[6])
-        cameras = self.poses @ motion(state[:6])
-        R, c = cameras[self.picture, :3, :3], cameras[self.picture, :3, 3]
-        ray = np.concatenate([self.uv / focal, np.ones((len(self), 1))], 1)
-        ray = (R @ (ray / np.linalg.norm(ray, axis=1, keepdims=True))[..., None])[..., 0]
-        across = np.eye(3) - ray[:, :, None] * ray[:, None, :]
-        normal = np.add.reduceat(across, self.first)
-        right = np.add.reduceat((across @ c[..., None])[..., 0], self.first)
-        # Rays that are nearly parallel meet far away, and say nothing of where.
-        points = np.linalg.solve(normal + 1e-6 * np.eye(3), right[..., None])[..., 0]
-        local = ((points[self.track] - c)[:, None] @ R)[:, 0]
-        ahead = local[:, 2] > 0.01
-        uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
-        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
-
-    def fitted(self, start: FloatArray, free_focal: bool, evaluations: int) -> tuple[float, FloatArray]:
-        """Mean robust loss and state after a fit from ``start``."""
-        free = np.arange(7 if free_focal else 6)
-        # A camera on the hand is within a hand's reach of the fingertips.
-        reach = np.array([np.inf] * 3 + [_REACH_M] * 3 + [1.0])[free]
-        begin = np.array([0, 0, 0, 0, 0, 0, start[6]])[free]
-
-        def equations(values: FloatArray) -> FloatArray:
-            state = start.copy()
-            state[free] = values
-            return self.residuals(state)
-
-        found = least_squares(
-            equations,
-            np.clip(start[free], begin - 0.99 * reach, begin + 0.99 * reach),
-            bounds=(begin - reach, begin + reach),
-            loss="cauchy",
-            f_scale=_LOSS_PX,
-            max_nfev=evaluations,
-        )
-        state = start.copy()
-        state[free] = found.x
-        return float(found.cost) / len(self), state
-
-    def spread(self, state: FloatArray, free_focal: bool) -> FloatArray:
-        """Covariance of the camera's motion in its own frame (and of the log focal length), from parts left out."""
-        count = 7 if free_focal else 6
-        inverse = np.asarray(transforms.invert(motion(state[:6])))
-        away = []
-        for part in range(GROUPS):
-            left = self._without(part)
-            _, other = left.fitted(state, free_focal, 15)
-            moved = np.append(vector_of(inverse @ motion(other[:6])), other[6] - state[6])
-            away.append(moved[:count])
-        apart = np.stack(away) - np.mean(away, axis=0)
-        return np.asarray((GROUPS - 1) / GROUPS * apart.T @ apart + 1e-8 * np.eye(count))
-
-    def _without(self, part: int) -> _Bundle:
-        """The same without the pictures of one of `GROUPS` stretches of time."""
-        group = np.arange(len(self.poses)) * GROUPS // len(self.poses)
-        return self._only(group[self.picture] != part)
 
 
 def _turns(rng: np.random.Generator) -> Iterator[FloatArray]:

@@ -4,11 +4,12 @@
     MUJOCO_GL=egl VENV/bin/python tests/calibration/make_scenes.py FOLDER --seeds 1000 1036
     python tests/calibration/prove_guess.py --scenes FOLDER/* --out guesses.jsonl
 
-Each seed is a scene: one of ten pairs of an arm and a gripper, one of four tables with their things, textures, tints and
-lights drawn anew, up to three things that move about by themselves, and three cameras that stand still in both episodes
-of 100 pictures. The pose that is written is that of robosuite's grip site, turned so that +x is along the opening of the
-fingers; where in the hand that site lies differs from gripper to gripper. A camera is taken where it sees the hand, not
-hidden behind the arm, in most of the pictures, as one that somebody set up would. Nothing here imports the project.
+Each seed is a scene: one of ten pairs of an arm and a gripper, one of four tables with their things, textures, tints
+and lights drawn anew, up to three things that move about by themselves, and three cameras that stand still in both
+episodes of 100 pictures. The pose that is written is that of robosuite's grip site, turned so that +x is along the
+opening of the fingers; where in the hand that site lies differs from gripper to gripper. A camera is taken where it
+sees the hand, not hidden behind the arm, in most of the pictures, as one that somebody set up would. Nothing here
+imports the project.
 """
 
 from __future__ import annotations
@@ -265,7 +266,7 @@ def cameras(scene: Scene, count: int, seen_at: list[tuple[np.ndarray, float]]) -
 
 
 def draw(renderer: mujoco.Renderer, data: mujoco.MjData, camera: int, option: mujoco.MjvOption) -> np.ndarray:
-    """One picture: a sample a pixel, blurred as by a lens, which software does in a third of the time of four samples."""
+    """One picture: a sample a pixel, blurred as by a lens; four samples take software three times as long."""
     renderer.update_scene(data, camera, option)
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
     return cv2.GaussianBlur(renderer.render(), (0, 0), 0.5)
