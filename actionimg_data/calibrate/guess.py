@@ -71,8 +71,8 @@ MIN_FLOW_SHARE: Final = 0.6
 half kept 0.7 or more of the best."""
 
 MAX_RIVAL: Final = 0.9
-MAX_STRAIN: Final = 4.0
-"""A size or mounting this many of its standard deviations from the model is not believed."""
+MAX_STRAIN: Final = 2.4
+"""A size or mounting this many of its standard deviations from the model is not believed: edges then are others'."""
 
 HOPELESS: Final = 0.6
 """Beginnings that fit less than this share of the best one's fit are not carried on: they would be no rivals."""
@@ -322,7 +322,11 @@ def guess_camera(
     figures, reason = _by_points(world, drawn, parts, middle, aspect, keep)
     if figures and not reason:
         return replace(cannot(figures.pop("where"), **figures), verdict="found")
-    tried = [_begin(world, *_camera(drawn, i, scale, middle, aspect)) for i in range(min(len(drawn), BEGUN))]
+    beginnings = [_camera(drawn, i, scale, middle, aspect) for i in range(min(len(drawn), BEGUN))]
+    if figures:
+        # Edges may tell exactly what points tell roughly.
+        beginnings.insert(0, (figures["K"], figures["world_from_camera"]))
+    tried = [_begin(world, K_begun, pose) for K_begun, pose in beginnings]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
         return cannot("no camera that fits the motion shows the gripper in enough frames")
@@ -445,7 +449,7 @@ def _by_points(
         "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
         "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
         "start": start,
-        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of those seen there",
+        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of all there",
     }
     if free and errors[3] > 0.1 * K[0, 0]:
         figures["where"] += _UNTOLD

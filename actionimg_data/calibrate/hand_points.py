@@ -2,8 +2,8 @@
 
 Points are followed where pictures differ from their background. Those near where a candidate camera sees the hand are
 taken to be rigid with it, and the camera is the one with which they keep their place in the hand (`point_tracks`);
-those of the arm behind the wrist, and of things that move by themselves, do not, and are left out. A candidate need only
-see the hand's track within a fifth of the picture of where it is.
+those of the arm behind the wrist, and of things that move by themselves, do not, and are left out. A candidate need
+only see the hand's track within a fifth of the picture of where it is.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 whose motion is known.
 
 A camera looks at points that are rigid with one body, from another body, and the motion of one in the other is known
-at each picture but for a constant transform on the camera's side. `hand_camera` has the camera on the hand and points of
-the scene; `hand_points` has the camera in the scene and points of the hand. Given the transform, each point is where its
-rays meet (Hartley and Zisserman, *Multiple View Geometry*, 12.2), and is seen again where it was followed to, or the
-transform is wrong. Scale comes from the poses. What moves otherwise, and points that slide along edges, err alike for
-many pictures, so that uncertainty is found by leaving parts of the time out (the delete-a-group jackknife: Wolter,
+at each picture but for a constant transform on the camera's side. `hand_camera` has the camera on the hand and points
+of the scene; `hand_points` has the camera in the scene and points of the hand. Given the transform, each point is where
+its rays meet (Hartley and Zisserman, *Multiple View Geometry*, 12.2), and is seen again where it was followed to, or
+the transform is wrong. Scale comes from the poses. What moves otherwise, and points that slide along edges, err alike
+for many pictures, so that uncertainty is found by leaving parts of the time out (the delete-a-group jackknife: Wolter,
 *Introduction to Variance Estimation*, 4).
 """
 
