@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import shlex
+import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -39,6 +42,24 @@ def suggested_path(path: str | os.PathLike[str]) -> str | None:
         return None
     close = difflib.get_close_matches(name, beside, n=1)
     return f"Did you mean {os.path.join(folder, close[0])!r}?" if close else None
+
+
+def install_hint(extra: str) -> str:
+    """What to type to get the packages of one of this project's extras, wherever the project itself came from."""
+    from importlib import metadata
+
+    try:
+        requirements = metadata.requires("actionimg-data") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    wanted = []
+    for requirement in requirements:
+        package, _, condition = requirement.partition(";")
+        least = re.search(r"python_version >= ['\"](\d+)\.(\d+)['\"]", condition)
+        fits = least is None or sys.version_info >= (int(least[1]), int(least[2]))
+        if fits and re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", condition):
+            wanted.append(package.strip())
+    return "pip install " + (" ".join(shlex.quote(package) for package in wanted) or f"'.[{extra}]'")
 
 
 def human_bytes(count: float) -> str:

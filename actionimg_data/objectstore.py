@@ -29,6 +29,7 @@ from .errors import (
     StorageError,
     UnsafeFileError,
     UnsupportedSourceError,
+    install_hint,
 )
 
 PATIENCE_VARIABLE: Final = "ACTIONIMG_STORE_PATIENCE"
@@ -42,7 +43,16 @@ CREATES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 """Protocols whose fsspec file systems can create an object only where there is none (``mode="create"``)."""
 
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+_EXTRAS: Final = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "hf": "hub",
+}
 
 # Told by their names, since the packages that define them are optional.
 _PASSING: Final = {
@@ -460,7 +470,7 @@ class RemotePath:
             raise UnsupportedSourceError(str(error), where=self.url, expected="s3:// | gs:// | az://") from None
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
-            hint = None if extra is None else f"pip install 'actionimg-data[{extra}]'"
+            hint = None if extra is None else install_hint(extra)
             raise MissingExtraError(str(error), where=self.url, hint=hint) from None
 
     def _key(self) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
-"""The processed tree that the published Action Images training code reads (arXiv 2604.06168).
+"""The processed trees that the published Action Images training code reads (arXiv 2604.06168).
 
+Those of DROID and Bridge are in `published_trees`; that of RLBench is
 ``ROOT/rlbench/TASK/variationN/variation_descriptions.pkl`` and, in ``episodes/episodeN``: ``actions.npy`` ``(T, 8)`` =
 x y z, qx qy qz qw, openness; and, a view, ``viewN/rgb/video.mp4`` and ``viewN/camera_params.json`` = ``{"0000":
 {"intrinsics": 3x3, "extrinsics": 4x4 camera-to-world}, …}`` by frame of the video. Frame j of a video shows pose 4 j.
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ..cameras.transforms import TRANSFORM_FORMS, parse_transform
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -27,6 +29,7 @@ from ..errors import (
     FrameCountError,
     InvalidCameraError,
     InvalidTrajectoryError,
+    MissingCalibrationError,
     MissingFrameError,
     SourceNotFoundError,
     WrongFormatError,
@@ -34,9 +37,12 @@ from ..errors import (
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View
 from ..untrusted.files import plain, read_bytes
 from ..video import VideoFrames
-from . import rlbench_tree as _rlbench
+from . import published_trees as _published
+from . import selfgen_tree
 from .base import Converter, ConverterOptions, Detection
-from .kit import tree as _tree
+from .kit.tree import file_stamp, files_with_sizes, source_folder, subfolders
+from .kit.videos import common_rate
+from .rlbench_tree import EpisodeFolder, find_episodes, instructions_of, opencv_camera
 
 MAX_CAMERA_FILE: Final = 64 << 20
 MAX_RATIO: Final = 64
@@ -53,13 +59,28 @@ class ActionImagesOptions(ConverterOptions):
         None, ge=1, le=MAX_RATIO, description="poses for each video frame (default: from the two lengths)"
     )
     tasks: tuple[str, ...] = Field((), description="only these tasks (default: all)")
+    videos_only: bool = Field(
+        False,
+        description="pictures and words alone; the published bridge tree holds no more, but for estimated cameras",
+    )
+    openness: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="how open the gripper is throughout a published droid tree without it (its loader takes 1)",
+    )
+    tool_from_gripper: str | None = Field(
+        None,
+        description="the canonical gripper frame in that of a droid tree's actions; by default the published code's, "
+        f"which draws them as they are: {TRANSFORM_FORMS}",
+    )
 
 
 class ActionImagesConverter(Converter):
-    """The processed tree of the published training code."""
+    """The processed trees of the published training code: rlbench, droid and bridge."""
 
     name: ClassVar[str] = "action-images"
-    summary: ClassVar[str] = "the processed tree of the published Action Images training code"
+    summary: ClassVar[str] = "the processed trees of the published Action Images training code"
     Options: ClassVar[type[ConverterOptions]] = ActionImagesOptions
     options: ActionImagesOptions
 
@@ -70,9 +91,12 @@ class ActionImagesConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _rlbench.find_episodes(root, max_folders=500):
+            for folder in find_episodes(root, max_folders=500):
                 if (folder.path / "actions.npy").is_file() and _views(folder.path):
                     return Detection("action-images", f"first episode {folder.id}")
+            layout = _published.layout_of(root)
+            if layout is not None:
+                return Detection("action-images", f"the published {layout} tree")
         except ActionImgError:
             return None
         return None
@@ -88,9 +112,12 @@ class ActionImagesConverter(Converter):
             SourceNotFoundError: ``source`` does not exist.
             WrongFormatError: ``source`` holds no episode of this tree, or none of the tasks asked for.
         """
-        root = _tree.source_folder(source)
+        root = source_folder(source)
+        if _published.layout_of(root) is not None:
+            yield from _published.discover(root)
+            return
         tasks = set()
-        for folder in _rlbench.find_episodes(root):
+        for folder in find_episodes(root):
             views = _views(folder.path)
             if not views and not (folder.path / "actions.npy").is_file():
                 continue
@@ -115,7 +142,9 @@ class ActionImagesConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        if "layout" in ref.location:
+            return _published.fingerprint(ref)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         return _fingerprint(folder.path)
 
     def read(self, ref: EpisodeRef) -> Episode:
@@ -131,7 +160,9 @@ class ActionImagesConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true.
             InvalidTrajectoryError: A pose is not finite, or its quaternion is not unit.
         """
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        if "layout" in ref.location:
+            return self._read_published(ref)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         views = _views(folder.path)
         if not views:
             raise EmptyEpisodeError("has no views", where=folder.path, expected="view*/rgb/video.mp4")
@@ -146,7 +177,7 @@ class ActionImagesConverter(Converter):
                     expected=f"{len(first)} frames as in {first.path}",
                     found=f"{len(video)}",
                 )
-        fps = self._fps(list(videos.values()))
+        fps = common_rate(videos, self.options.fps)
         actions_file = folder.path / "actions.npy"
         actions = _load_actions(actions_file)
         ratio = self._ratio(len(actions), len(first), actions_file)
@@ -154,13 +185,12 @@ class ActionImagesConverter(Converter):
             trajectory = GripperTrajectory.from_action8(actions[::ratio], np.arange(len(first)) / fps)
         except InvalidTrajectoryError as error:
             raise error.at(actions_file) from None
-        instructions, instruction_source = _rlbench.instructions(folder, folder.task)
+        instructions, instruction_source = selfgen_tree.instructions(folder.path), selfgen_tree.META
+        if not instructions:
+            instructions, instruction_source = instructions_of(folder, folder.task)
         return Episode(
             id=ref.id,
-            views={
-                view.name: View(_camera_track(view / "camera_params.json", videos[view.name]), videos[view.name])
-                for view in views
-            },
+            views={view.name: _view(view, videos[view.name]) for view in views},
             trajectory=trajectory,
             fps=fps,
             instructions=instructions,
@@ -176,21 +206,15 @@ class ActionImagesConverter(Converter):
             },
         )
 
-    def _fps(self, videos: list[VideoFrames]) -> float:
-        if self.options.fps is not None:
-            return self.options.fps
-        fps = videos[0].fps or 0.0
-        for video in videos:
-            if not video.fps or abs(video.fps - fps) > 1e-3 * fps:
-                raise AmbiguousSourceError(
-                    "the rate of the videos is not known",
-                    where=video.path,
-                    field="fps",
-                    expected=f"{fps} as in {videos[0].path}" if fps else "a rate in the container",
-                    found=video.fps,
-                    hint="Give it with --fps.",
-                )
-        return fps
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Episodes of a droid tree of which no camera is known in the robot's frame: about half of them."""
+        return frozenset({MissingCalibrationError.code})
+
+    def _read_published(self, ref: EpisodeRef) -> Episode:
+        given = self.options.tool_from_gripper
+        tool = np.eye(4) if given is None else parse_transform(given, "tool_from_gripper")
+        return _published.read(ref, self.options.fps, self.options.openness, tool, self.options.videos_only)
 
     def _ratio(self, poses: int, frames: int, where: Path) -> int:
         """The number r of poses a frame for which frame j shows pose r j: ``frames == ceil(poses / r)``."""
@@ -225,7 +249,7 @@ class ActionImagesConverter(Converter):
 
 
 def _views(folder: Path) -> list[Path]:
-    return [path for path in _tree.subfolders(folder) if _VIEW.match(path.name)]
+    return [path for path in subfolders(folder) if _VIEW.match(path.name)]
 
 
 def _variation(group: str | None) -> int | None:
@@ -248,6 +272,13 @@ def _load_actions(path: Path) -> NDArray[np.float64]:
     return np.array(array, dtype=np.float64)
 
 
+def _view(folder: Path, video: VideoFrames) -> View:
+    """A view with what lies beside its video."""
+    track = _camera_track(folder / "camera_params.json", video)
+    depth, mask = (selfgen_tree.planes(folder, kind, video) for kind in ("depth", "mask"))
+    return View(track, video, depth, mask)
+
+
 def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     try:
         params: Any = json.loads(read_bytes(path, MAX_CAMERA_FILE))
@@ -258,7 +289,9 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
     if not isinstance(params, dict):
         raise BadFileError("bad contents", where=path, expected="a camera a frame", found=type(params).__name__)
     n = len(video)
-    keys = [f"{i:04d}" for i in range(n)]
+    # A fork counts without zeros in front.
+    pattern = "{}" if "0" in params else "{:04d}"
+    keys = [pattern.format(i) for i in range(n)]
     absent = next((key for key in keys if key not in params), None)
     if absent is not None:
         raise MissingFrameError(
@@ -280,7 +313,7 @@ def _camera_track(path: Path, video: VideoFrames) -> CameraTrack:
                 )
             target[:] = value
     try:
-        return CameraTrack(*_rlbench.opencv_camera(K, pose), video.width, video.height)
+        return CameraTrack(*opencv_camera(K, pose), video.width, video.height)
     except InvalidCameraError as error:
         raise error.at(path) from None
 
@@ -290,8 +323,8 @@ def _fingerprint(episode: Path) -> str:
     views = _views(episode)
     digest = hashlib.sha256()
     for path in (episode, *views, *(view / "rgb" for view in views)):
-        files = _tree.files_with_sizes(path) if path.is_dir() else None
+        files = files_with_sizes(path) if path.is_dir() else None
         digest.update(repr((path.relative_to(episode).as_posix(), files)).encode())
-    for file in (episode / "actions.npy", *(view / "camera_params.json" for view in views)):
-        digest.update(_tree.file_stamp(file).encode() if file.is_file() else b"-")
+    for file in (episode / "actions.npy", episode / selfgen_tree.META, *(v / "camera_params.json" for v in views)):
+        digest.update(file_stamp(file).encode() if file.is_file() else b"-")
     return digest.hexdigest()[:16]

@@ -9,8 +9,7 @@ OpenCV's encoding of RGB pictures as if they were BGR, so that red and blue have
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,16 +29,16 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import exact, transforms
-from ..model import DerivedFrames, Episode, EpisodeRef, FrameSource
-from ..model.episode import Image
+from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.mapping import Gripper
 from ..untrusted import hdf5
 from ..untrusted.files import read_bytes
 from .base import ConverterOptions, Detection
-from .kit import tree as _tree
-from .kit.frames import HDF5Frames
+from .kit.detection import HDF5_ENDINGS, detect_hdf5
+from .kit.frames import HDF5Frames, SwappedFrames
 from .kit.kinematics import Chain
 from .kit.mjcf import Scene, parse_xml, robot_files
+from .kit.tree import file_stamp, plain_id
 from .recording import streams
 from .recording.episode import assemble
 from .recording.recording import Arm, Recording, ViewInput
@@ -47,7 +46,6 @@ from .recording.rows import RowConverter, RowOptions, check_rows, log_files, num
 from .recording.sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
-ENDINGS = (".hdf5", ".h5")
 _IMAGES = "observations/images"
 _TOLERANCE = 0.1
 
@@ -84,23 +82,13 @@ class AlohaOptions(RowOptions):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class SwappedFrames(DerivedFrames):
-    """Pictures whose red and blue are swapped, swapped back."""
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
-        """The pictures at ``indices``."""
-        for picture in self.source.frames(indices):
-            yield np.ascontiguousarray(picture[..., ::-1])
-
-
 class AlohaConverter(RowConverter):
     """ALOHA, ACT, Mobile ALOHA: ``episode_N.hdf5`` with ``observations/qpos``, ``observations/images`` and ``action``.
 
     The log holds joint angles and neither poses, nor a rate, nor cameras. To be given are:
 
     * ``--robot FILE --tip left=NAME --tip right=NAME``: the robot, URDF or MJCF (through MuJoCo, ``pip install
-      'actionimg-data[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
+      '.[joints]'``), and the frame whose pose is an arm's. The joints between base and tip are the
       log's columns, in order. One file with both arms, or ``--robot left=FILE --robot right=FILE`` with
       ``--world-from-base``.
     * ``--tool-from-gripper``: the canonical gripper in the tip's frame.
@@ -134,20 +122,13 @@ class AlohaConverter(RowConverter):
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` holds ``observations/qpos``."""
-        try:
-            root = Path(source)
-            if not root.exists():
+
+        def look(file: h5py.File, path: Path) -> Detection | None:
+            if not _is_aloha(file):
                 return None
-            paths = [root] if root.is_file() else _tree.some_files(root, "", 50)
-            path = next((p for p in paths if p.name.lower().endswith(ENDINGS)), None)
-            if path is None:
-                return None
-            with hdf5.open_hdf5(path) as file:
-                found = _is_aloha(file)
-                width = file["observations/qpos"].shape[-1] if found else 0
-        except (OSError, ActionImgError, RuntimeError):
-            return None
-        return Detection("ALOHA", f"{path.name}: {width} joints") if found else None
+            return Detection("ALOHA", f"{path.name}: {file['observations/qpos'].shape[-1]} joints")
+
+        return detect_hdf5(source, look)
 
     def option_files(self) -> list[Path]:
         """Robot files with all that they include, and transforms, besides the shared ones."""
@@ -160,7 +141,7 @@ class AlohaConverter(RowConverter):
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each such HDF5 file, in natural order."""
         self.chains()
-        root, paths = log_files(source, ENDINGS, "HDF5 file")
+        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
         stamp = self.stamp()
         count = 0
         for path in paths:
@@ -177,7 +158,7 @@ class AlohaConverter(RowConverter):
             count += 1
             relative = path.relative_to(root).as_posix()
             yield EpisodeRef(
-                _tree.plain_id(relative.rsplit(".", 1)[0]),
+                plain_id(relative.rsplit(".", 1)[0]),
                 {"source": str(root), "path": relative},
                 num_frames=None if rows is None else max(rows - self._shift, 0),
                 fingerprint=_fingerprint(stamp, path, rows),
@@ -360,7 +341,7 @@ class AlohaConverter(RowConverter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Episodes, columns and pictures of the first, and what has still to be given."""
-        root, paths = log_files(source, ENDINGS, "HDF5 file")
+        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
         found: dict[str, Any] = {"format": self.name, "episodes": 0}
         for path in paths:
             with hdf5.open_hdf5(path) as file:
@@ -416,4 +397,4 @@ def _rows(path: Path) -> int | None:
 
 
 def _fingerprint(stamp: str, path: Path, rows: int | None) -> str:
-    return hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{stamp} {file_stamp(path)} {rows}".encode()).hexdigest()[:16]

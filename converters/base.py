@@ -102,9 +102,35 @@ class Converter(ABC):
     allowed: frozenset[str] = frozenset()
     """Findings about recordings that the user takes as they are (``--allow``), e.g. ``cut-recording``."""
 
-    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
-        """Take in which views will be used (none named: all), and what the user takes as it is."""
-        self.wanted_views, self.allowed = tuple(views), frozenset(allowed)
+    calibrated_views: bool = False
+    """Whether of each episode the views are wanted whose camera is known in it (``--views calibrated``)."""
+
+    def tell(self, views: Iterable[str], allowed: Iterable[str], calibrated: bool = False) -> None:
+        """Take in which views will be used (none named: all), and what the user takes as it is.
+
+        Args:
+            views: Their names.
+            allowed: Kinds of findings.
+            calibrated: Of these views each episode has those whose camera is known in it: a view without one is left
+                out, and no reason to refuse the episode.
+        """
+        self.wanted_views, self.allowed, self.calibrated_views = tuple(views), frozenset(allowed), calibrated
+
+    def possible_views(self, source: str) -> tuple[str, ...]:
+        """All views that an episode of ``source`` may have a camera of, in order, where the source says so.
+
+        It is asked for where samples may differ in their views. Empty, the default, where that is not known without
+        reading every episode: those of the first episodes are taken then.
+        """
+        return ()
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Codes of errors by which the user's own choice leaves episodes out, so that they are no sign of a fault.
+
+        They go to quarantine as others do, and do not count for ``--max-bad-fraction``.
+        """
+        return frozenset()
 
     def __init__(self, options: ConverterOptions | None = None) -> None:
         self.options: Any = self.Options() if options is None else options
@@ -114,12 +140,18 @@ class Converter(ABC):
 
         What it keeps open stays here.
         """
-        return type(self), (self.options,), {"wanted_views": self.wanted_views, "allowed": self.allowed}
+        told = {name: getattr(self, name) for name in ("wanted_views", "allowed", "calibrated_views")}
+        return type(self), (self.options,), told
 
     @property
     def poses_only(self) -> bool:
         """Whether the user asked for pictures and trajectory alone: views then have no camera."""
-        return bool(getattr(self.options, "poses_only", False))
+        return self.videos_only or bool(getattr(self.options, "poses_only", False))
+
+    @property
+    def videos_only(self) -> bool:
+        """Whether pictures and words are all there is: trajectories are unknown in every frame."""
+        return bool(getattr(self.options, "videos_only", False))
 
     @property
     def allow(self) -> tuple[FindingKind, ...]:

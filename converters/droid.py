@@ -23,6 +23,7 @@ from ..cameras import files as calibration
 from ..cameras.files import CalibratedCamera, DroidSideFiles
 from ..cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file, transform_from_xyz_euler
 from ..errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadVideoError,
@@ -36,11 +37,11 @@ from ..geometry import rotations
 from ..model import Episode, EpisodeRef, FrameSource
 from ..schemas.plausibility import Finding
 from ..untrusted import hdf5
-from ..untrusted import text as _text
 from ..untrusted.files import read_bytes
+from ..untrusted.text import load_json
 from .base import Converter, ConverterOptions, Detection, Streams
-from .kit import tree as _tree
 from .kit.frames import CroppedFrames
+from .kit.tree import file_stamp, files_with_sizes, folders_with, plain_id, source_folder
 from .recording.episode import assemble
 from .recording.options import StampedOptions
 from .recording.plausibility import video_findings
@@ -190,11 +191,14 @@ class DroidConverter(Converter):
 
     @classmethod
     def detect(cls, source: str) -> Detection | None:
-        """Whether ``trajectory.h5`` lies in ``source`` or a few folders below it."""
+        """Whether DROID's ``trajectory.h5`` lies in ``source`` or a few folders below it; others use that name too."""
         try:
             root = Path(source)
             found = next(_episodes(root, max_folders=200), None) if root.is_dir() else None
-        except (OSError, BadFileError):
+            if found is not None:
+                with hdf5.open_hdf5(found / TRAJECTORY) as file:
+                    found = found if "observation" in file else None
+        except (OSError, ActionImgError):
             return None
         return None if found is None else Detection("DROID raw", found.relative_to(root).as_posix())
 
@@ -210,7 +214,7 @@ class DroidConverter(Converter):
             raise WrongFormatError(
                 "has no such view", field="views", expected=" | ".join(ROLES), found=", ".join(unknown)
             )
-        root = _tree.source_folder(source)
+        root = source_folder(source)
         stamp = self._stamp()
         count = others = 0
         for folder in _episodes(root):
@@ -221,7 +225,7 @@ class DroidConverter(Converter):
             count += 1
             relative = folder.relative_to(root).as_posix()
             yield EpisodeRef(
-                _tree.plain_id(root.name if relative == "." else relative),
+                plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},
                 fingerprint=_fingerprint(stamp, folder),
             )
@@ -240,7 +244,7 @@ class DroidConverter(Converter):
         paths = [
             Path(p) for p in (self.options.camera_file, transform_file(self.options.tool_from_gripper)) if p is not None
         ]
-        paths += [side / n for n, _ in _tree.files_with_sizes(side) if n.endswith(".json")] if side is not None else []
+        paths += [side / n for n, _ in files_with_sizes(side) if n.endswith(".json")] if side is not None else []
         for path in paths:
             digest.update(read_bytes(path) if path.is_file() else b"")
         return digest.hexdigest()
@@ -439,7 +443,7 @@ class DroidConverter(Converter):
             path = (
                 None if self.options.droid_calibration is None else Path(self.options.droid_calibration) / ANNOTATIONS
             )
-            self._annotations = _text.load_json(path) if path is not None and path.is_file() else {}
+            self._annotations = load_json(path) if path is not None and path.is_file() else {}
         entry = self._annotations.get(episode or "")
         texts = [str(entry[k]).strip() for k in sorted(entry)] if isinstance(entry, dict) else []
         texts = list(dict.fromkeys(t for t in texts if t))
@@ -455,7 +459,7 @@ class DroidConverter(Converter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Episodes, and the streams of the first: rates, jitter, gaps and drops."""
-        root = _tree.source_folder(source)
+        root = source_folder(source)
         folders = list(_episodes(root))
         if not folders:
             raise WrongFormatError("no DROID episode found", where=root, expected=f"folders that hold {TRAJECTORY}")
@@ -483,7 +487,7 @@ class DroidConverter(Converter):
 
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's robot and cameras."""
-        root = _tree.source_folder(source)
+        root = source_folder(source)
         folder = next(_episodes(root), None)
         if folder is None:
             raise WrongFormatError("no DROID episode found", where=root, expected=f"folders that hold {TRAJECTORY}")
@@ -503,15 +507,7 @@ def _streams(log: _Log, episode: str) -> Streams:
 
 def _episodes(root: Path, max_folders: int | None = None) -> Iterator[Path]:
     """Folders at or below ``root`` that hold ``trajectory.h5``, in natural order."""
-    pending = [root]
-    looked = 0
-    while pending and (max_folders is None or looked < max_folders):
-        folder = pending.pop()
-        looked += 1
-        if (folder / TRAJECTORY).is_file():
-            yield folder
-            continue
-        pending.extend(reversed(_tree.subfolders(folder)))
+    return folders_with(root, lambda folder: (folder / TRAJECTORY).is_file(), max_folders)
 
 
 def _video_folder(folder: Path) -> Path:
@@ -521,7 +517,7 @@ def _video_folder(folder: Path) -> Path:
 def _videos(folder: Path) -> list[Path]:
     if not _video_folder(folder).is_dir():
         return []
-    return [_video_folder(folder) / n for n, _ in _tree.files_with_sizes(_video_folder(folder)) if n.endswith(".mp4")]
+    return [_video_folder(folder) / n for n, _ in files_with_sizes(_video_folder(folder)) if n.endswith(".mp4")]
 
 
 def _open_video(folder: Path, serial: str, camera: CalibratedCamera, notes: dict[str, Any]) -> FrameSource:
@@ -549,16 +545,16 @@ def _open_video(folder: Path, serial: str, camera: CalibratedCamera, notes: dict
 
 
 def _metadata(folder: Path) -> Mapping[str, Any]:
-    paths = [folder / n for n, _ in _tree.files_with_sizes(folder) if n.startswith("metadata") and n.endswith(".json")]
+    paths = [folder / n for n, _ in files_with_sizes(folder) if n.startswith("metadata") and n.endswith(".json")]
     if not paths:
         return {}
-    value = _text.load_json(paths[0], limit=1 << 24)
+    value = load_json(paths[0], limit=1 << 24)
     if not isinstance(value, dict):
         raise BadFileError("is not an object", where=paths[0], found=type(value).__name__)
     return value
 
 
 def _fingerprint(stamp: str, folder: Path) -> str:
-    size = _tree.file_stamp(folder / TRAJECTORY)
-    videos = _tree.files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
+    size = file_stamp(folder / TRAJECTORY)
+    videos = files_with_sizes(_video_folder(folder)) if _video_folder(folder).is_dir() else []
     return hashlib.sha256(f"{stamp} {size} {videos}".encode()).hexdigest()[:16]

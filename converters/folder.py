@@ -15,15 +15,24 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..cameras.calibrated import CalibratedCamera
-from ..errors import SourceNotFoundError, WrongFormatError
-from ..model import Episode, EpisodeRef, FrameSource
+from ..errors import InvalidSpecError, SourceNotFoundError, WrongFormatError
+from ..model import Episode, EpisodeRef, FrameSource, GripperTrajectory, View
 from ..schemas.mapping import Arm, PoseStream, ViewCamera, ViewSource
-from ..schemas.plausibility import Finding
+from ..schemas.plausibility import Finding, FindingKind, Limits
 from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
-from .kit import tree as _tree
 from .kit.frames import HDF5Frames, ImageFiles, TurnedFrames, ZarrFrames
 from .kit.tables import TABLE_SUFFIXES, Table, open_table, table_suffix
+from .kit.tree import file_names, file_stamp, files_with_sizes, natural_key, plain_id, source_folder, subfolders
+from .kit.videos import (
+    VIDEO_SUFFIXES,
+    common_rate,
+    instructions_beside,
+    no_videos,
+    open_videos,
+    video_files,
+    video_folders,
+)
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
@@ -49,7 +58,6 @@ from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".m2ts")
 _MAX_EPISODES_LOOKED_AT = 64
 
 
@@ -57,6 +65,16 @@ class FolderOptions(StampedOptions):
     """Options of the folder converter."""
 
     mapping: str | None = Field(None, description="mapping file (docs/mapping.md)")
+    videos_only: bool = Field(
+        False,
+        description="no poses, and no mapping: each folder with videos is an episode, its videos are its views, and "
+        "its instruction.txt says what it does",
+    )
+    each_video: bool = Field(False, description="with --videos-only: each video is an episode of its own, of one view")
+    instruction: str | None = Field(None, description="with --videos-only: of episodes without an instruction.txt")
+    fps: float | None = Field(
+        None, gt=0, le=1000, description="with --videos-only: frames per second, in place of what the videos state"
+    )
 
 
 class FolderConverter(MappedConverter):
@@ -73,19 +91,24 @@ class FolderConverter(MappedConverter):
         if _is_whole(root):
             return Detection("folder", f"{root.name} as a table", general=True)
         try:
-            folders = [root, *_tree.subfolders(root)[:8]] if root.is_dir() else []
+            folders = [root, *subfolders(root)[:8]] if root.is_dir() else []
             for folder in folders:
-                names = [name for name, _ in _tree.files_with_sizes(folder)]
-                tables = [n for n in names if n.lower().endswith((".csv", ".jsonl", ".npz", ".parquet"))]
-                videos = [n for n in names if n.lower().endswith(VIDEO_SUFFIXES)]
-                if tables and videos:
+                videos = file_names(folder, VIDEO_SUFFIXES)
+                tables = file_names(folder, (".csv", ".jsonl", ".npz", ".parquet")) if videos else []
+                if tables:
                     return Detection("folder", f"{', '.join(tables[:3])} beside {len(videos)} videos")
         except (OSError, ValueError, WrongFormatError):
             return None
         return None
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each folder that holds the mapping's pose table, or for each group within one."""
+        """One reference for each folder that holds the mapping's pose table, or for each group within one.
+
+        Of videos alone one for each folder that holds some, or for each video.
+        """
+        if self.videos_only:
+            yield from self._discover_videos(source_folder(source))
+            return
         loaded = self.mapping()
         mapping = loaded.mapping
         pose_file = _pose_file(loaded)
@@ -93,7 +116,7 @@ class FolderConverter(MappedConverter):
         if _is_whole(whole) and fnmatch(whole.name, pose_file):
             root, places = whole.parent, iter([(whole.parent, whole)])
         else:
-            root = _tree.source_folder(source)
+            root = source_folder(source)
             places = _episode_folders(root, pose_file, mapping.episodes)
         found = False
         for folder, file in places:
@@ -106,7 +129,7 @@ class FolderConverter(MappedConverter):
                 elif any(c in pose_file for c in "*?["):
                     stem = f"{stem}/{file.stem}"
                 yield EpisodeRef(
-                    id=_tree.plain_id(stem),
+                    id=plain_id(stem),
                     location={
                         "source": str(root),
                         "path": relative,
@@ -127,12 +150,62 @@ class FolderConverter(MappedConverter):
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
         at = ref.location
+        if self.videos_only:
+            return _video_fingerprint(Path(at["source"]) / at["path"], at["file"])
         folder = Path(at["source"]) / at["path"]
         return _fingerprint(self.mapping(), Path(at["source"]), folder, folder / at["file"], at["group"])
 
     def read(self, ref: EpisodeRef) -> Episode:
         """One episode; videos are counted, not decoded, until their pictures are asked for."""
+        if self.videos_only:
+            return self._read_videos(ref)
         return assemble(self.recording(ref), self.options.time_offset)
+
+    def _discover_videos(self, root: Path) -> Iterator[EpisodeRef]:
+        if self.options.mapping is not None:
+            raise InvalidSpecError(
+                "explains poses, and videos alone have none", field="mapping", found=self.options.mapping
+            )
+        found = False
+        for folder in video_folders(root):
+            place = folder.relative_to(root).as_posix()
+            for file in video_files(folder) if self.options.each_video else (None,):
+                found = True
+                stem = "/".join(part for part in (root.name if place == "." else place, file and file.stem) if part)
+                name = "" if file is None else file.relative_to(folder).as_posix()
+                location = {"source": str(root), "path": place, "file": name, "group": None}
+                yield EpisodeRef(plain_id(stem), location, fingerprint=_video_fingerprint(folder, name))
+        if not found:
+            raise no_videos(root)
+
+    def _read_videos(self, ref: EpisodeRef) -> Episode:
+        folder = Path(ref.location["source"]) / ref.location["path"]
+        name = str(ref.location["file"])
+        files = [folder / name] if name else video_files(folder)
+        videos = open_videos(files, folder)
+        if name:
+            videos = {"video": next(iter(videos.values()))}
+        fps = common_rate(videos, self.options.fps)
+        count = len(next(iter(videos.values())))
+        stem = files[0].stem if name else None
+        return Episode(
+            id=ref.id,
+            views={view: View(None, frames) for view, frames in videos.items()},
+            trajectory=GripperTrajectory.unknown(np.arange(count) / fps),
+            fps=fps,
+            instructions=instructions_beside((files[0].parent, folder), self.options.instruction, stem),
+            provenance={"format": "folder", "path": ref.location["path"], "videos": [f.name for f in files]},
+        )
+
+    @property
+    def allow(self) -> tuple[FindingKind, ...]:
+        """What the mapping says is meant, where there is one."""
+        return () if self.videos_only else super().allow
+
+    @property
+    def limits(self) -> Limits:
+        """Where the mapping says that plausible ends, where there is one."""
+        return Limits() if self.videos_only else super().limits
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the episode's files and the mapping say, before streams are brought together."""
@@ -275,14 +348,16 @@ class FolderConverter(MappedConverter):
     @property
     def blind(self) -> bool:
         """Whether there is no mapping: files of a folder mean nothing of themselves."""
-        return self.options.mapping is None
+        return self.options.mapping is None and not self.videos_only
 
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's poses, gripper and pictures."""
         return recorded_streams(self.recording(next(self.discover(source))))
 
     def inspect(self, source: str) -> dict[str, Any]:
-        """Streams of the first episode, with their rates, jitter, gaps and drops."""
+        """Streams of the first episode, with their rates, jitter, gaps and drops; of videos alone what they show."""
+        if self.videos_only:
+            return super(MappedConverter, self).inspect(source)
         refs = list(self.discover(source))
         return inspect_recordings(self.name, refs, self.recording(refs[0]))
 
@@ -314,14 +389,14 @@ def _episode_folders(root: Path, pose_file: str, pattern: str | None) -> Iterato
     while pending:
         folder = pending.pop()
         parent, name = folder / relative.parent, relative.name
-        names = sorted((n for n in _names(parent) if fnmatch(n, name)), key=_tree.natural_key)
+        names = sorted((n for n in _names(parent) if fnmatch(n, name)), key=natural_key)
         place = folder.relative_to(root).as_posix()
         if names and (pattern is None or fnmatch(place, pattern)):
             for found in names:
                 yield folder, parent / found
             continue
         if not folder.name.endswith(".zarr"):
-            pending.extend(reversed(_tree.subfolders(folder)))
+            pending.extend(reversed(subfolders(folder)))
 
 
 def _names(folder: Path) -> list[str]:
@@ -334,7 +409,7 @@ def _groups(file: Path, pattern: str | None) -> list[str]:
         return [""]
     depth = len(pattern.strip("/").split("/"))
     names = {"/".join(n.split("/")[:depth]) for n in open_table(file).names if n.count("/") >= depth}
-    return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=_tree.natural_key)
+    return sorted((n for n in names if fnmatch(n, pattern.strip("/"))), key=natural_key)
 
 
 def _video_times(frames: FrameSource, folder: Path, name: str) -> FloatArray:
@@ -395,7 +470,18 @@ def open_frames(
 __all__ = ["TABLE_SUFFIXES", "FolderConverter", "FolderOptions", "open_frames"]
 
 
+def _video_fingerprint(folder: Path, name: str) -> str:
+    """Of the videos and the words of a folder, or of one video in it and its words."""
+    files = [folder / name] if name else video_files(folder)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file_stamp(file)}".encode())
+    for place in dict.fromkeys((folder, files[0].parent)):
+        digest.update(repr([f for f in files_with_sizes(place) if f[0].endswith(".txt")]).encode())
+    return digest.hexdigest()[:16]
+
+
 def _fingerprint(loaded: LoadedMapping, root: Path, folder: Path, file: Path, group: str | None) -> str:
-    sizes = [] if group else _tree.files_with_sizes(folder)
-    state = f"{state_of(loaded, (folder, root, loaded.folder))} {_tree.file_stamp(file)} {sizes}"
+    sizes = [] if group else files_with_sizes(folder)
+    state = f"{state_of(loaded, (folder, root, loaded.folder))} {file_stamp(file)} {sizes}"
     return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -39,11 +39,11 @@ from ..schemas.mapping import Arm
 from ..untrusted import pictures, text
 from ..untrusted.files import plain, read_bytes
 from .base import ConverterOptions, Detection, Streams
-from .kit import tree as _tree
 from .kit.frame_times import frames_at
 from .kit.frames import TurnedFrames
 from .kit.lerobot_files import INFO, data_sets, rows_file, task_names, texts_of_rows
 from .kit.tables import Table, arrow_values, parquet_names
+from .kit.tree import file_stamp, natural_key, plain_id, some_files, source_folder
 from .recording import streams
 from .recording.episode import assemble
 from .recording.mapping import (
@@ -327,8 +327,8 @@ def _packed_episodes(root: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
     folder = root / "meta" / "episodes"
-    found = _tree.some_files(folder, ".parquet", 100_000) if folder.is_dir() else ()
-    files = sorted(found, key=lambda p: _tree.natural_key(p.as_posix()))
+    found = some_files(folder, ".parquet", 100_000) if folder.is_dir() else ()
+    files = sorted(found, key=lambda p: natural_key(p.as_posix()))
     if not files:
         raise SourceNotFoundError("no episodes are listed", where=folder, expected="*.parquet")
     rows: list[dict[str, Any]] = []
@@ -431,11 +431,11 @@ class LeRobotConverter(MappedConverter):
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each episode that ``meta/`` lists, in order of their indices, set by set."""
-        top = _tree.source_folder(source)
+        top = source_folder(source)
         for root in _sets(top):
             name = root.relative_to(top).as_posix()
             for ref in self._discover(root):
-                yield ref if name == "." else replace(ref, id=f"{_tree.plain_id(name)}/{ref.id}")
+                yield ref if name == "." else replace(ref, id=f"{plain_id(name)}/{ref.id}")
 
     def _discover(self, root: Path) -> Iterator[EpisodeRef]:
         loaded = self.mapping()
@@ -634,7 +634,7 @@ class LeRobotConverter(MappedConverter):
 
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's rows."""
-        dataset, rows = self._open(_sets(_tree.source_folder(source))[0])
+        dataset, rows = self._open(_sets(source_folder(source))[0])
         first = min(rows)
         table = dataset.table(rows[first])
         if "timestamp" not in table.names:
@@ -644,7 +644,7 @@ class LeRobotConverter(MappedConverter):
 
     def inspect(self, source: str) -> dict[str, Any]:
         """Features with shapes and names, episodes, and the first one's stamps."""
-        top = _tree.source_folder(source)
+        top = source_folder(source)
         sets = _sets(top)
         dataset, rows = self._open(sets[0])
         first = rows[min(rows)]
@@ -710,7 +710,7 @@ def _check_stamps(table: Table, times: NDArray[np.float64], count: int, fps: flo
 
 
 def _stamp(path: Path) -> str:
-    return _tree.file_stamp(path) if path.is_file() else "-1"
+    return file_stamp(path) if path.is_file() else "-1"
 
 
 def _fingerprint(content: str, stamp: str, row: dict[str, Any]) -> str:

@@ -13,8 +13,9 @@ from ..errors import WrongFormatError
 from ..untrusted.text import parse_json
 from .base import ConverterOptions
 from .recording import streams
+from .recording.demos import Demo
 from .recording.rows import plain_view
-from .robosuite import ArmNames, Demo, RobosuiteConverter, RobosuiteOptions
+from .robosuite import ArmNames, RobosuiteConverter, RobosuiteOptions
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ class LiberoConverter(RobosuiteConverter):
     * **Frame offset.** Observation j was made after action j; row j of ``states`` is before it. Poses and pictures are
       both of the observation, so that they belong together as they are; only the simulator's state of picture j is
       row j + 1.
-    * **Cameras.** The attribute ``model_file`` through MuJoCo (``pip install 'actionimg-data[joints]'``); the camera
+    * **Cameras.** The attribute ``model_file`` through MuJoCo (``pip install '.[joints]'``); the camera
       on the hand is placed in it, so that the missing last state is not needed.
     * **Hand and gripper.** As robomimic's Panda; another robot needs ``--tool-from-gripper`` and ``--gripper``.
     * **Rate.** ``control_freq`` of ``env_args`` (20 Hz), else ``--fps``.

@@ -33,12 +33,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
 
-from ..errors import ActionImgError, BadFileError, OutputError, SourceNotFoundError, StorageError
+from ..errors import (
+    ActionImgError,
+    BadFileError,
+    OutputError,
+    SourceNotFoundError,
+    StorageError,
+    WrongFormatError,
+)
 from ..model import Episode, EpisodeRef
 from ..objectstore import RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
 from ..untrusted.files import open_plain, register_opener
-from .base import Converter
+from .base import Converter, detect
 from .cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_bytes, cache_folder
 
 Item = TypeVar("Item")
@@ -399,15 +406,41 @@ class SourceReader:
         """It goes to another process as its converter, and fetches there what it needs there."""
         return SourceReader, (self.converter,)
 
-    def tell(self, views: Iterable[str], allowed: Iterable[str]) -> None:
+    def tell(self, views: Iterable[str], allowed: Iterable[str], calibrated: bool = False) -> None:
         """As `Converter.tell`."""
-        self.converter.tell(views, allowed)
+        self.converter.tell(views, allowed, calibrated)
+
+    def possible_views(self, source: str) -> tuple[str, ...]:
+        """As `Converter.possible_views`."""
+        if self.converter.reads_urls or not is_url(source):
+            return self.converter.possible_views(source)
+        tree = self._tree()
+        root = tree.mirror(RemotePath(source), self.converter.remote_headers())
+        with tree.seen():
+            return self.converter.possible_views(str(root))
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`, of a folder, a file or a URL."""
         if self.converter.reads_urls or not is_url(source):
-            return self.converter.discover(source)
+            return self._siblings_named(source)
         return self._discover(source)
+
+    def _siblings_named(self, source: str) -> Iterator[EpisodeRef]:
+        """As `Converter.discover`; where a source is of another format, the error says of which."""
+        try:
+            yield from self.converter.discover(source)
+        except WrongFormatError as error:
+            others = [] if error.hint or is_url(source) else [n for n in detect(source) if n != self.converter.name]
+            if not others:
+                raise
+            raise type(error)(
+                error.message,
+                where=error.where,
+                field=error.field,
+                expected=error.expected,
+                found=error.found,
+                hint=f"It looks like {' or '.join(others)}: actionimg convert {others[0]}.",
+            ) from None
 
     def _discover(self, source: str) -> Iterator[EpisodeRef]:
         tree = self._tree()

@@ -42,10 +42,10 @@ from ..errors import (
 )
 from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
 from ..untrusted import pickles
-from . import rlbench_tree as _rlbench
 from .base import Converter, ConverterOptions, Detection
-from .kit import tree as _tree
 from .kit.pictures import PngFrames, png_size
+from .kit.tree import file_stamp, files_with_sizes, some_files, source_folder, subfolders
+from .rlbench_tree import DEMO_CLASSES, EpisodeFolder, find_episodes, instructions_of, opencv_camera
 
 FPS: Final = 20.0
 """RLBench steps the simulation by 0.05 s an observation (CoppeliaSim's default time step)."""
@@ -88,7 +88,7 @@ class RLBenchConverter(Converter):
         if not root.is_dir():
             return None
         try:
-            for folder in _rlbench.find_episodes(root, max_folders=500):
+            for folder in find_episodes(root, max_folders=500):
                 if (folder.path / "low_dim_obs.pkl").is_file():
                     return Detection(_layout(folder), f"first episode {folder.id}")
         except ActionImgError:
@@ -110,11 +110,11 @@ class RLBenchConverter(Converter):
             WrongFormatError: ``source`` holds no RLBench episode, or none of the tasks or variations asked for.
             UnsupportedSourceError: ``source`` holds 3D Diffuser Actor's packed ``.dat`` demos.
         """
-        root = _tree.source_folder(source)
+        root = source_folder(source)
         seen_tasks: Counter[str] = Counter()
         seen_variations: set[int] = set()
         found = processed = 0
-        for folder in _rlbench.find_episodes(root):
+        for folder in find_episodes(root):
             cameras = _camera_folders(folder.path)
             if not cameras and (folder.path / "actions.npy").is_file():
                 processed += 1
@@ -153,7 +153,7 @@ class RLBenchConverter(Converter):
 
     def fingerprint(self, ref: EpisodeRef) -> str | None:
         """The episode's fingerprint as its files are now."""
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         return _reference(folder, _camera_folders(folder.path)).fingerprint
 
     def read(self, ref: EpisodeRef) -> Episode:
@@ -169,10 +169,10 @@ class RLBenchConverter(Converter):
             InvalidCameraError: A camera's matrices cannot be true, or are for another picture size.
             InvalidTrajectoryError: A gripper pose is not finite, or its quaternion is not unit.
         """
-        folder = _rlbench.EpisodeFolder.from_location(ref.id, ref.location)
+        folder = EpisodeFolder.from_location(ref.id, ref.location)
         demo_file = os.fspath(folder.path / "low_dim_obs.pkl")
         cameras = self._cameras(folder.path)
-        demo = pickles.load(demo_file, records=_rlbench.DEMO_CLASSES)
+        demo = pickles.load(demo_file, records=DEMO_CLASSES)
         observations = _observations(demo, demo_file)
         n = len(observations)
         views, no_calibration = {}, []
@@ -185,7 +185,7 @@ class RLBenchConverter(Converter):
         if len(no_calibration) == len(views):
             raise UnsupportedSourceError(_BEFORE_1_1, where=demo_file, field="misc")
         variation, variation_source = _variation(folder, demo)
-        instructions, instruction_source = _rlbench.instructions(folder, _split_task(folder)[0])
+        instructions, instruction_source = instructions_of(folder, _split_task(folder)[0])
         layout = _layout(folder)
         provenance: dict[str, Any] = {
             "path": folder.relative,
@@ -242,25 +242,25 @@ class RLBenchConverter(Converter):
 def _camera_folders(path: Path) -> dict[str, list[tuple[str, int]]]:
     """Camera name to the names and sizes of its files. RLBench makes a folder for a camera that is off, too."""
     found = {
-        folder.name.removesuffix("_rgb"): _tree.files_with_sizes(folder)
-        for folder in _tree.subfolders(path)
+        folder.name.removesuffix("_rgb"): files_with_sizes(folder)
+        for folder in subfolders(path)
         if folder.name.endswith("_rgb") and len(folder.name) > 4
     }
     return {name: files for name, files in found.items() if files}
 
 
-def _reference(folder: _rlbench.EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
+def _reference(folder: EpisodeFolder, cameras: dict[str, list[tuple[str, int]]]) -> EpisodeRef:
     digest = hashlib.sha256()
     planes = [
-        (part.name, _tree.files_with_sizes(part))
-        for part in _tree.subfolders(folder.path)
+        (part.name, files_with_sizes(part))
+        for part in subfolders(folder.path)
         if part.name.endswith(("_depth", "_mask"))
     ]
-    for group, listing in (("", _tree.files_with_sizes(folder.path)), *cameras.items(), *planes):
+    for group, listing in (("", files_with_sizes(folder.path)), *cameras.items(), *planes):
         digest.update(repr((group, listing)).encode("utf-8", "surrogatepass"))
     for name in ("low_dim_obs.pkl", "variation_number.pkl"):
         if (folder.path / name).is_file():
-            digest.update(_tree.file_stamp(folder.path / name).encode())
+            digest.update(file_stamp(folder.path / name).encode())
     files = next(iter(cameras.values()), [])
     num_frames = sum(bool(_PICTURE.match(name) or _BIMANUAL_PICTURE.match(name)) for name, _ in files) or None
     return EpisodeRef(folder.id, folder.location(), num_frames, digest.hexdigest()[:16])
@@ -275,7 +275,7 @@ def _nothing_found(root: Path, source: str, processed: int) -> ActionImgError:
             found=f"{processed} episodes with actions.npy",
             hint="Use the format action-images.",
         )
-    packed = next((str(file) for file in _tree.some_files(root, ".dat")), None)
+    packed = next((str(file) for file in some_files(root, ".dat")), None)
     if packed is not None:
         return UnsupportedSourceError(
             "3D Diffuser Actor's packed demos hold keyframes without cameras or a frame rate",
@@ -293,13 +293,13 @@ def _without_index(task: str) -> str:
     return match["task"] if match else task
 
 
-def _split_task(folder: _rlbench.EpisodeFolder) -> tuple[str | None, int | None]:
+def _split_task(folder: EpisodeFolder) -> tuple[str | None, int | None]:
     """The task's name, and Colosseum's index where the folder's name ends in one."""
     match = _COLOSSEUM_TASK.match(folder.task or "")
     return (match["task"], int(match["index"])) if match else (folder.task, None)
 
 
-def _layout(folder: _rlbench.EpisodeFolder) -> str:
+def _layout(folder: EpisodeFolder) -> str:
     if _split_task(folder)[1] is not None:
         return "colosseum"
     return {"all_variations": "peract", None: "plain"}.get(folder.group, "stepjam")
@@ -406,7 +406,7 @@ def _camera_track(observations: list[pickles.Record], name: str, frames: PngFram
             found=f"{K[0, 0, 2]:g}, {K[0, 1, 2]:g}",
         )
     try:
-        return CameraTrack(*_rlbench.opencv_camera(K, pose), frames.width, frames.height)
+        return CameraTrack(*opencv_camera(K, pose), frames.width, frames.height)
     except InvalidCameraError as error:
         raise type(error)(
             error.message, where=where, field=f"{name} {error.field}", expected=error.expected, found=error.found
@@ -421,7 +421,7 @@ def _random_state(demo: Any) -> str | None:
     return None
 
 
-def _variation(folder: _rlbench.EpisodeFolder, demo: Any) -> tuple[int | None, str]:
+def _variation(folder: EpisodeFolder, demo: Any) -> tuple[int | None, str]:
     """The variation's number and where it was found; the pickled demo's own is often a leftover 0, so it is last."""
     file = folder.path / "variation_number.pkl"
     if file.is_file():
@@ -435,7 +435,7 @@ def _variation(folder: _rlbench.EpisodeFolder, demo: Any) -> tuple[int | None, s
     return (value, "low_dim_obs.pkl") if type(value) is int else (None, "unknown")
 
 
-def _variation_if_readable(folder: _rlbench.EpisodeFolder) -> int | None:
+def _variation_if_readable(folder: EpisodeFolder) -> int | None:
     try:
         return _variation(folder, None)[0]
     except ActionImgError:
@@ -482,7 +482,7 @@ class _Beside:
             FrameCountError: There are more or fewer pictures than the camera has.
             BadFileError: The demo does not say what range its depth is of.
         """
-        names = [name for name, _ in _tree.files_with_sizes(Path(self.folder))]
+        names = [name for name, _ in files_with_sizes(Path(self.folder))]
         pictures = _frames(Path(self.folder), self.camera, names, len(self.rgb))
         if (pictures.width, pictures.height) != (self.width, self.height):
             raise BadImageError(
@@ -519,7 +519,7 @@ def _view(
 ) -> View:
     """A camera with what the demo has beside its pictures."""
     there = {kind: episode / f"{name}_{kind}" for kind in ("depth", "mask")}
-    found = {kind: os.fspath(path) for kind, path in there.items() if path.is_dir() and _tree.files_with_sizes(path)}
+    found = {kind: os.fspath(path) for kind, path in there.items() if path.is_dir() and files_with_sizes(path)}
     limits = [[m.get(f"{name}_camera_{end}") for end in ("near", "far")] for m in _misc(observations)]
     clip = tuple((_number(near), _number(far)) for near, far in limits)
     least, most = min(near for near, _ in clip), max(far for _, far in clip)

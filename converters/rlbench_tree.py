@@ -163,7 +163,7 @@ def descriptions(path: str | os.PathLike[str]) -> tuple[str, ...] | str:
     return tuple(text.strip() for text in value)
 
 
-def instructions(folder: EpisodeFolder, task: str | None) -> tuple[tuple[str, ...], str]:
+def instructions_of(folder: EpisodeFolder, task: str | None) -> tuple[tuple[str, ...], str]:
     """All descriptions of an episode and the name of their file; else the task's name, and why.
 
     Raises:

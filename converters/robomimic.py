@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import h5py
 
+from .recording.demos import Demo
 from .recording.rows import plain_view
-from .robosuite import ArmNames, Demo, RobosuiteConverter, standard_arms
+from .robosuite import ArmNames, RobosuiteConverter, standard_arms
 
 
 class RobomimicConverter(RobosuiteConverter):
@@ -24,7 +26,7 @@ class RobomimicConverter(RobosuiteConverter):
     * **Rate.** ``control_freq`` of ``env_args``, else ``--fps``.
     * **Cameras.** The attribute ``camera_info`` of an episode, for cameras that stand still. Its entry of an
       eye-in-hand camera is composed in the wrong order by robomimic and is not used. Else the attribute
-      ``model_file`` (MJCF) through MuJoCo (``pip install 'actionimg-data[joints]'``): a camera on the hand is placed
+      ``model_file`` (MJCF) through MuJoCo (``pip install '.[joints]'``): a camera on the hand is placed
       in it, any other by the simulator's ``states``. Meshes that the model names need not be there.
     * **Instruction.** ``lang`` of the attribute ``ep_meta`` (RoboCasa), else ``--instruction``.
     * **Two arms** (``robot0`` and ``robot1``, or ``right`` and ``left`` of one robot) become two grippers.
@@ -50,8 +52,10 @@ class RobomimicConverter(RobosuiteConverter):
         if "problem_info" in file["data"].attrs or (isinstance(obs, h5py.Group) and "ee_pos" in obs):
             return None
         if isinstance(obs, h5py.Group):
-            return "robomimic" if any(k.endswith("eef_pos") for k in obs) else None
-        return "robosuite without observations" if "states" in demo and "actions" in demo else None
+            # Isaac Lab's has no robot's number before it.
+            return "robomimic" if any(re.match(r"robot\d+_.*eef_pos\Z", k) for k in obs) else None
+        flat = isinstance(demo.get("states"), h5py.Dataset) and "actions" in demo
+        return "robosuite without observations" if flat else None
 
     def _arms(self, demo: Demo) -> dict[str, ArmNames]:
         return standard_arms(list(demo.obs))

@@ -14,11 +14,10 @@ are placed by the states. ``f = H / 2 / tan(fovy / 2)`` (robosuite/utils/camera_
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +28,6 @@ from pydantic import Field
 
 from ..cameras.files import CalibratedCamera
 from ..errors import (
-    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     InvalidCameraError,
@@ -39,24 +37,18 @@ from ..errors import (
     WrongFormatError,
 )
 from ..geometry import exact, transforms
-from ..model import Episode, EpisodeRef
+from ..model import EpisodeRef
 from ..schemas.mapping import Gripper
 from ..untrusted import hdf5
-from ..untrusted.files import read_bytes
-from ..untrusted.text import parse_json
-from .base import ConverterOptions, Detection
-from .kit import tree as _tree
+from .base import ConverterOptions
 from .kit.frames import HDF5Depth, HDF5Frames
-from .kit.mjcf import MAX_BYTES, Scene, cameras_in
+from .kit.mjcf import Scene, cameras_in
 from .recording import streams
-from .recording.episode import assemble
+from .recording.demos import Demo, DemoConverter, DemoOptions, open_demo
 from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import (
-    RowConverter,
-    RowOptions,
     check_rows,
     gripper_values,
-    log_files,
     numbers,
     parse_gripper,
     row_count,
@@ -64,7 +56,6 @@ from .recording.rows import (
 from .recording.sync import PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
-ENDINGS = (".hdf5", ".h5")
 PANDAS = ("Panda", "MountedPanda", "OnTheGroundPanda")
 PANDA_GRIPPER = "0-1 0 0.08"
 SITE_FROM_GRIPPER = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -73,7 +64,7 @@ _AGREEMENT_M = 0.02
 _FINGER_COSINE = 0.99
 
 
-class RobosuiteOptions(RowOptions):
+class RobosuiteOptions(DemoOptions):
     """Options of the converters of robosuite's recordings."""
 
     gripper: str | None = Field(
@@ -84,7 +75,6 @@ class RobosuiteOptions(RowOptions):
     model_file: str | None = Field(
         None, description="the scene as MJCF, for episodes that do not hold their own; its meshes are not needed"
     )
-    filter_key: str | None = Field(None, description="only the episodes that the file's mask/NAME lists, e.g. valid")
 
 
 @dataclass(frozen=True)
@@ -108,88 +98,7 @@ class ArmNames:
     side: str = "right"
 
 
-@dataclass
-class Demo:
-    """One episode's group, opened.
-
-    Args:
-        file: The HDF5 file.
-        group: ``data/demo_N``.
-        where: For errors.
-        env: ``env_args``, as far as there are any.
-        attributes: Of the group ``data``, texts only.
-        model: The scene as MJCF: the attribute ``model_file``, else the user's.
-        checks: What the model was found to agree with, for the record.
-    """
-
-    file: h5py.File
-    group: h5py.Group
-    where: str
-    env: Mapping[str, Any]
-    attributes: Mapping[str, str]
-    model: str | None = None
-    checks: dict[str, Any] = field(default_factory=dict)
-    _scene: Scene | None = None
-
-    @property
-    def obs(self) -> h5py.Group:
-        """The observations."""
-        found = self.group.get("obs")
-        if not isinstance(found, h5py.Group):
-            raise UnsupportedSourceError(
-                "holds states and actions, but no observations",
-                where=self.where,
-                field="obs",
-                found=", ".join(sorted(self.group)),
-                hint="Make them with robomimic's dataset_states_to_obs.py (or LIBERO's create_dataset.py).",
-            )
-        return found
-
-    @property
-    def kwargs(self) -> Mapping[str, Any]:
-        """``env_kwargs`` of ``env_args``."""
-        found = self.env.get("env_kwargs")
-        return found if isinstance(found, dict) else {}
-
-    def text(self, name: str) -> str | None:
-        """A text attribute of the episode, or None."""
-        return hdf5.text(self.group.attrs.get(name))
-
-    def json(self, name: str) -> Any:
-        """A JSON attribute of the episode, or None; `BadFileError` where it is not JSON."""
-        text = self.text(name)
-        return None if text is None else parse_json(text, self.where, name)
-
-    @property
-    def scene(self) -> Scene:
-        """The compiled ``model_file``."""
-        if self._scene is None:
-            if self.model is None:
-                raise MissingCalibrationError(
-                    "has no model_file and no cameras",
-                    where=self.where,
-                    field="model_file",
-                    expected="attribute camera_info or model_file, or --model-file, or --camera-file",
-                )
-            self._scene = Scene.from_text(self.model, f"{self.where}: model_file")
-        return self._scene
-
-
-def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = None) -> Demo:
-    """An episode's group with what the file says about all of them, and the user's scene where it has none."""
-    data = file.get("data")
-    group = None if data is None else data.get(name)
-    if not isinstance(group, h5py.Group):
-        raise WrongFormatError("has no such episode", where=path, field=f"data/{name}")
-    texts = {key: text for key in data.attrs if (text := hdf5.text(data.attrs[key])) is not None}
-    env = parse_json(texts["env_args"], path, "env_args") if "env_args" in texts else {}
-    model = hdf5.text(group.attrs.get("model_file"))
-    if model is None and model_file is not None:
-        model = read_bytes(Path(model_file), MAX_BYTES).decode("utf-8", "replace")
-    return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts, model)
-
-
-class RobosuiteConverter(RowConverter):
+class RobosuiteConverter(DemoConverter):
     """Base of both converters."""
 
     Options: ClassVar[type[ConverterOptions]] = RobosuiteOptions
@@ -197,11 +106,6 @@ class RobosuiteConverter(RowConverter):
     """Observation t shows the state of row t + this."""
     flip: ClassVar[str]
     """How pictures are stored."""
-
-    @classmethod
-    @abstractmethod
-    def _recognises(cls, file: h5py.File, demo: h5py.Group) -> str | None:
-        """A word on the layout where the file is of this format."""
 
     @abstractmethod
     def _arms(self, demo: Demo) -> dict[str, ArmNames]:
@@ -214,6 +118,12 @@ class RobosuiteConverter(RowConverter):
     @abstractmethod
     def _texts(self, demo: Demo) -> list[str]:
         """Instructions in the file."""
+
+    @property
+    def scene_file(self) -> str | None:
+        """What ``--model-file`` names."""
+        found: str | None = self.options.model_file
+        return found
 
     def option_files(self) -> list[Path]:
         """The user's scene, besides the shared ones."""
@@ -229,91 +139,6 @@ class RobosuiteConverter(RowConverter):
     def _depth_name(self, pictures: str) -> str | None:
         """The data set of a view's depth in metres, beside its pictures."""
         return None
-
-    # -- episodes ------------------------------------------------------------------------------------------------
-
-    _listed: tuple[tuple[Any, ...], dict[str, int | None]] | None = None
-    """The file that was listed last, as it was then, and its demonstrations."""
-
-    @classmethod
-    def detect(cls, source: str) -> Detection | None:
-        """Whether the first HDF5 file at or below ``source`` is of this format."""
-        try:
-            root = Path(source)
-            if not root.exists():
-                return None
-            paths = [root] if root.is_file() else _tree.some_files(root, "", 50)
-            path = next((p for p in paths if p.name.lower().endswith(ENDINGS)), None)
-            if path is None:
-                return None
-            with hdf5.open_hdf5(path) as file:
-                names = _demos(file)
-                layout = cls._recognises(file, file[f"data/{names[0]}"]) if names else None
-        except (OSError, ActionImgError, RuntimeError):
-            return None
-        return None if layout is None else Detection(layout, f"{path.name}: {len(names)} episodes")
-
-    def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each group ``data/demo_N`` of each file, in natural order."""
-        root, paths = log_files(source, ENDINGS, "HDF5 file")
-        stamp = self.stamp()
-        count = 0
-        for path in paths:
-            try:
-                rows = self._rows(path)
-            except ActionImgError:
-                if len(paths) == 1:
-                    raise
-                # It is refused when its turn comes; the other files are not to suffer.
-                rows = {"unreadable": None}
-            relative = path.relative_to(root).as_posix()
-            state = _fingerprint(stamp, path, rows)
-            for name, length in rows.items():
-                count += 1
-                yield EpisodeRef(
-                    _tree.plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
-                    {"source": str(root), "path": relative, "demo": name},
-                    num_frames=length,
-                    fingerprint=state,
-                )
-        if count == 0:
-            raise WrongFormatError(
-                f"no {self.name} episode found", where=root, expected="HDF5 files with groups data/demo_N", found="none"
-            )
-
-    def _rows(self, path: Path) -> dict[str, int | None]:
-        """The demonstrations of a file with their lengths; empty where it is of another format."""
-        with hdf5.open_hdf5(path) as file:
-            names = _demos(file)
-            if not names or self._recognises(file, file[f"data/{names[0]}"]) is None:
-                return {}
-            names = _masked(file, names, self.options.filter_key, path)
-            actions = {name: file.get(f"data/{name}/actions") for name in names}
-            return {
-                name: len(found) if isinstance(found, h5py.Dataset) and found.ndim else None
-                for name, found in actions.items()
-            }
-
-    def fingerprint(self, ref: EpisodeRef) -> str | None:
-        """The episode's fingerprint as its files are now."""
-        path = Path(ref.location["source"]) / ref.location["path"]
-        found = path.stat()
-        key = (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
-        if self._listed is None or self._listed[0] != key:
-            # The file holds many: it is listed again only where it was touched.
-            self._listed = key, self._rows(path)
-        return _fingerprint(self.stamp(), path, self._listed[1])
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        """One episode; its pictures are read when asked for."""
-        return assemble(self.recording(ref))
-
-    def recording(self, ref: EpisodeRef) -> Recording:
-        """Everything that the episode's group says."""
-        path = Path(ref.location["source"]) / ref.location["path"]
-        with hdf5.open_hdf5(path) as file:
-            demo = open_demo(file, path, ref.location["demo"], self.options.model_file)
-            return self._recording(ref, demo, path)
 
     def _recording(self, ref: EpisodeRef, demo: Demo, path: Path) -> Recording:
         names = self._arms(demo)
@@ -615,32 +440,6 @@ class RobosuiteConverter(RowConverter):
         return found
 
 
-def _demos(file: h5py.File) -> list[str]:
-    data = file.get("data")
-    if not isinstance(data, h5py.Group):
-        return []
-    names = [n for n in data if re.fullmatch(r"demo_?\d+", n) and isinstance(data.get(n), h5py.Group)]
-    return sorted(names, key=_tree.natural_key)
-
-
-def _masked(file: h5py.File, names: list[str], key: str | None, path: Path) -> list[str]:
-    """The episodes that ``mask/KEY`` lists, in order; all without a key.
-
-    Raises:
-        WrongFormatError: There is no such list.
-    """
-    if key is None:
-        return names
-    masks = file.get("mask")
-    found = sorted(masks) if isinstance(masks, h5py.Group) else []
-    if key not in found:
-        raise WrongFormatError(
-            "has no such mask", where=path, field="filter_key", expected=" | ".join(found) or "masks", found=key
-        )
-    listed = {hdf5.text(value) for value in hdf5.dataset(file, f"mask/{key}")[()]}
-    return [name for name in names if name in listed]
-
-
 def _hand(scene: Scene, arm: ArmNames) -> tuple[tuple[str, int], tuple[str, int]]:
     """The grip site and the hand's body of an arm, as robosuite names them from 1.0 to 1.5."""
     sites = scene.names("site")
@@ -689,7 +488,3 @@ def standard_arms(obs: Sequence[str]) -> dict[str, ArmNames]:
     if len({n.robot for n in found.values()}) > 1 and any(n.side == "left" for n in found.values()):
         raise UnsupportedSourceError("several robots with two arms each are not supported", found=", ".join(found))
     return {"": next(iter(found.values()))} if len(found) == 1 else found
-
-
-def _fingerprint(stamp: str, path: Path, rows: dict[str, int | None]) -> str:
-    return hashlib.sha256(f"{stamp} {_tree.file_stamp(path)} {rows}".encode()).hexdigest()[:16]

@@ -18,7 +18,6 @@ from ..errors import ActionImgError, AmbiguousSourceError, MissingExtraError, So
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera, ViewSource
 from .base import ConverterOptions, Detection, Streams
-from .kit import tree as _tree
 from .kit.bags import messages as _messages
 from .kit.bags.messages import Messages
 from .kit.bags.pictures import BagFrames
@@ -26,6 +25,7 @@ from .kit.bags.reader import SUFFIXES, Access, bag_suffix, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
 from .kit.frames import TurnedFrames
+from .kit.tree import file_stamp, files_with_sizes, plain_id
 from .recording import streams
 from .recording.episode import assemble
 from .recording.inspection import inspect_recordings, recorded_streams
@@ -90,7 +90,7 @@ class RosbagConverter(MappedConverter):
             stem = path.name if relative == "." else relative
             stem = stem[: -len(bag_suffix(path))] if bag_suffix(path) in SUFFIXES else stem
             yield EpisodeRef(
-                _tree.plain_id(stem),
+                plain_id(stem),
                 {"source": str(root), "path": relative},
                 fingerprint=_fingerprint(loaded, path),
             )
@@ -341,7 +341,7 @@ def _source(source: str) -> Path:
 
 
 def _fingerprint(loaded: LoadedMapping, path: Path) -> str:
-    files = [path / name for name, _ in _tree.files_with_sizes(path)] if path.is_dir() else [path]
-    sizes = [(file.name, _tree.file_stamp(file)) for file in files]
+    files = [path / name for name, _ in files_with_sizes(path)] if path.is_dir() else [path]
+    sizes = [(file.name, file_stamp(file)) for file in files]
     state = f"{state_of(loaded, (loaded.folder, path.parent))} {sizes}"
     return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -33,11 +33,12 @@ from ..errors import (
 )
 from ..geometry import crop, exact
 from ..model import Episode, EpisodeRef, SelectedFrames
-from ..untrusted import text as _text
+from ..untrusted.text import load_any
 from .base import ConverterOptions, Detection
 from .kit import tables
-from .kit import tree as _tree
+from .kit.detection import detect_file
 from .kit.frames import ZarrFrames
+from .kit.tree import file_stamp, natural_key, plain_id
 from .recording import streams
 from .recording.episode import assemble
 from .recording.recording import Arm, Recording, ViewInput
@@ -81,7 +82,7 @@ class UmiConverter(RowConverter):
       otherwise.
     * **Widths** in metres; ``--gripper 'CLOSED OPEN'`` gives the two ends, which the file does not hold.
     * **Rate**: ``--fps``, the rate of the videos (a GoPro's 59.94 for UMI's own data).
-    * **Pictures**: JPEG-XL, ``pip install 'actionimg-data[teleop]'``.
+    * **Pictures**: JPEG-XL, ``pip install '.[teleop]'``.
     * **Camera**: ``--camera-file``: a camera file with ``camera0``, or UMI's own ``gopro_intrinsics_2_7k.json``.
       Intrinsics of the whole GoPro picture are cropped and scaled as UMI crops its pictures. A fisheye's pictures are
       made straight, ``--fov`` degrees wide. Where the camera sits on the gripper: ``tool_from_camera`` of the camera
@@ -101,14 +102,14 @@ class UmiConverter(RowConverter):
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether ``source`` is, or holds, such a zarr."""
-        try:
-            path = _zarr_below(Path(source))
-            arrays = {} if path is None else _arrays(path)
-        except (OSError, ActionImgError):
-            return None
-        if path is None or "meta/episode_ends" not in arrays or "data/robot0_eef_pos" not in arrays:
-            return None
-        return Detection("UMI", f"{path.name}: {arrays['meta/episode_ends'].shape[0]} episodes")
+
+        def look(path: Path) -> Detection | None:
+            arrays = _arrays(path)
+            if "meta/episode_ends" not in arrays or "data/robot0_eef_pos" not in arrays:
+                return None
+            return Detection("UMI", f"{path.name}: {arrays['meta/episode_ends'].shape[0]} episodes")
+
+        return detect_file(source, ENDINGS, look)
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each episode that ``meta/episode_ends`` lists."""
@@ -130,12 +131,12 @@ class UmiConverter(RowConverter):
                 # It is refused when its turn comes; the other files are not to suffer.
                 count += 1
                 where = {"source": str(root), "path": relative, "start": 0, "stop": 0, "index": 0}
-                yield EpisodeRef(_tree.plain_id(f"{stem}/unreadable"), where, fingerprint=stamp[:16])
+                yield EpisodeRef(plain_id(f"{stem}/unreadable"), where, fingerprint=stamp[:16])
                 continue
             for index, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 count += 1
                 yield EpisodeRef(
-                    _tree.plain_id(f"{stem}/episode_{index}"),
+                    plain_id(f"{stem}/episode_{index}"),
                     {"source": str(root), "path": relative, "start": start, "stop": stop, "index": index},
                     num_frames=stop - start,
                     fingerprint=_fingerprint(stamp, size, start, stop),
@@ -165,12 +166,8 @@ class UmiConverter(RowConverter):
         where = f"{path}#{start}:{stop}"
         fps = self.fps(None, where, "It is the rate of the videos; UMI's own are 59.94.")
         arrays = _arrays(path)
-        robots = sorted(
-            (m[1] for n in arrays if (m := re.fullmatch(r"data/(robot\d+)_eef_pos", n))), key=_tree.natural_key
-        )
-        cameras = sorted(
-            (m[1] for n in arrays if (m := re.fullmatch(r"data/(camera\d+)_rgb", n))), key=_tree.natural_key
-        )
+        robots = sorted((m[1] for n in arrays if (m := re.fullmatch(r"data/(robot\d+)_eef_pos", n))), key=natural_key)
+        cameras = sorted((m[1] for n in arrays if (m := re.fullmatch(r"data/(camera\d+)_rgb", n))), key=natural_key)
         times = np.arange(stop - start) / fps
         arms = {robot: self._arm(arrays, robot, start, stop, times, path) for robot in robots}
         arms = arms if len(arms) > 1 else {"": next(iter(arms.values()))}
@@ -280,7 +277,7 @@ class UmiConverter(RowConverter):
         """The user's cameras; of UMI's own intrinsics file one for all, called ``*``."""
         if self._cameras is None and self.options.camera_file is not None:
             path = Path(self.options.camera_file)
-            value = _text.load_any(path) if path.suffix == ".json" else None
+            value = load_any(path) if path.suffix == ".json" else None
             if isinstance(value, dict) and "intrinsic_type" in value:
                 self._cameras = {"*": gopro(value, path)}
         return dict(super().given_cameras())
@@ -311,14 +308,6 @@ def _single(source: str) -> tuple[Path, list[Path]]:
     return path.parent, [path]
 
 
-def _zarr_below(root: Path) -> Path | None:
-    if not root.exists():
-        return None
-    if _is_zarr(root):
-        return root
-    return next((p for p in _tree.some_files(root, ".zarr.zip", 50)), None) if root.is_dir() else None
-
-
 def _arrays(path: Path) -> dict[str, Any]:
     return tables.zarr_arrays(tables.open_zarr(path))
 
@@ -339,7 +328,7 @@ def _episode_ends(arrays: dict[str, Any], path: Path) -> list[int]:
 
 
 def _size(path: Path, arrays: Mapping[str, Any]) -> str:
-    return _tree.file_stamp(path) if path.is_file() else str(int(arrays["data/robot0_eef_pos"].shape[0]))
+    return file_stamp(path) if path.is_file() else str(int(arrays["data/robot0_eef_pos"].shape[0]))
 
 
 def _fingerprint(stamp: str, size: str, start: int, stop: int) -> str:

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import actionimg_data as aid
+from actionimg_data import codecs
 from actionimg_data.decode import decode
 from actionimg_data.demo import scene
 from actionimg_data.geometry import crop, pinhole, rotations, transforms
-from actionimg_data.raster import project_keypoints
+from actionimg_data.raster import held_camera, project_keypoints, wrist_spec
 from actionimg_data.raster.keypoints import gripper_keypoints
 from actionimg_data.report import pictures
 from actionimg_data.video import open_video
@@ -472,8 +473,101 @@ def hero() -> Figure:
     return figure
 
 
+def variants() -> Figure:
+    """What each field of the spec changes, where the half pixel is, and a wrist camera's picture."""
+    size = 256
+    motion, renderer = demo(size=size)
+    frame = 22
+    stand = scene.make_cameras(motion, 2 * size, ("front",))["front"]
+    assert isinstance(stand, aid.Camera)
+    tip = projected(stand, motion.world_from_gripper[frame][:3, 3])
+    left, top = (round(float(v)) for v in tip)
+    # The red point well inside at the left border, and just outside of it.
+    inside, gone = (stand.cropped((left + shift, top - 150, size, size)) for shift in (-12, 10))
+    spec = aid.ActionImageSpec(height=size, width=size)
+    shown = still(motion.world_from_gripper[frame], 1.0)
+
+    def draw(camera: aid.Camera, **drawing: object) -> NDArray[np.uint8]:
+        return np.asarray(aid.render(shown, [camera], spec.changed(**drawing))[0, 0])
+
+    figure = sheet(9.4, 4.3)
+    wide, high, gap = 0.186, 0.407, 0.0125
+    boxes = [(0.01 + (wide + gap) * (i % 5), 0.515 - 0.495 * (i // 5), wide, high) for i in range(10)]
+    heads = ("the camera's picture", "as published", "fov_scale=1.6", 'pixel_centre="true"')
+    shots = (renderer.draw(inside, frame).rgb, draw(inside), draw(inside, fov_scale=1.6))
+    for box, head, picture in zip(boxes, heads, shots, strict=False):
+        axes = panel(figure, box, head)
+        show(axes, picture)
+        if head.startswith("fov"):
+            edge = size / 2 * (1 - 1 / 1.6)
+            axes.add_patch(Rectangle((edge, edge), size / 1.6, size / 1.6, fill=False, edgecolor="white", lw=0.9))
+            axes.text(size / 2, edge - 6, "the camera's picture", color="white", ha="center", fontsize=7.5)
+    few = 12
+    small = stand.resized(few, few)
+    point = projected(small, motion.world_from_gripper[frame][:3, 3])
+    axes = panel(figure, boxes[3], heads[3])
+    for i, (kind, colour) in enumerate((("published", GREY), ("true", RED))):
+        line = aid.render(shown, [small], aid.ActionImageSpec(height=few, width=few, sigma=0.1, pixel_centre=kind))[
+            0, 0
+        ]
+        row = line[round(float(point[1] - 0.5 * i)), :, 0].astype(float)
+        axes.bar(np.arange(few) + 0.5, row / row.max(), width=0.86, color=colour, alpha=0.45, label=kind)
+    axes.axvline(float(point[0]), ymax=0.8, color=INK, lw=1.1)
+    axes.set_xlim(float(point[0]) - 3.4, float(point[0]) + 4.2)
+    axes.set_ylim(0, 1.5)
+    axes.text(float(point[0]) + 0.15, 1.12, "the point", fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2, handlelength=1, columnspacing=1)
+
+    heads = ("the red point is outside", "as published", 'outside="drop"', 'ground="in_view"')
+    shots = (renderer.draw(gone, frame).rgb, draw(gone), draw(gone, outside="drop"), draw(gone, ground="in_view"))
+    for box, head, picture in zip(boxes[5:], heads, shots, strict=False):
+        show(panel(figure, box, head), picture)
+    wrist = scene.make_cameras(motion, size, ("wrist",))["wrist"]
+    assert isinstance(wrist, aid.CameraTrack)
+    path = aid.GripperTrajectory.from_transforms(motion.world_from_gripper, motion.gripper_open, np.arange(61) / 20)
+    start, end = 4, 44
+    held = held_camera(wrist[start:], {"": path[start:]})
+    for box, head, camera, drawing in (
+        (boxes[4], "wrist camera, 0 and 2 s", wrist, spec),
+        (boxes[9], "held at the start", held.track(61), wrist_spec(spec)),
+    ):
+        axes = panel(figure, box, head)
+        video = aid.render(path, [camera], drawing)[0]
+        both = np.concatenate([video[start], np.full((size, 8, 3), 250, np.uint8), video[end]], axis=1)
+        axes.imshow(both, interpolation="lanczos")
+    return figure
+
+
+def segments() -> Figure:
+    """Depth, labels and normals of a picture as the videos that training samples carry."""
+    size, frame = 384, 30
+    motion, renderer = demo(size=size)
+    camera = scene.make_cameras(motion, size, ("left_shoulder",))["left_shoulder"]
+    assert isinstance(camera, aid.Camera)
+    drawn = renderer.draw(camera, frame)
+    depth = np.rint(1000 * drawn.depth).astype(np.uint16)
+    shots = (
+        ("video", drawn.rgb),
+        ("depth", codecs.DepthCodec().encode(depth)),
+        ("mask", codecs.encode_labels(drawn.ids, codecs.largest_labels(drawn.ids))),
+        ("normals", codecs.encode_normals(codecs.normals_from_depth(depth, camera.K))),
+        (
+            "action",
+            aid.render(
+                still(motion.world_from_gripper[frame], float(motion.gripper_open[frame])),
+                [camera],
+                aid.ActionImageSpec(height=size, width=size),
+            )[0, 0],
+        ),
+    )
+    figure = sheet(9.4, 2.15)
+    for i, (name, picture) in enumerate(shots):
+        show(panel(figure, (0.01 + 0.1985 * i, 0.03, 0.186, 0.83), name), picture)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
-    f.__name__: f for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, two_views)
+    f.__name__: f for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, variants, segments, two_views)
 }
 
 

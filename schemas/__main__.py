@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .dataset import export
+from . import dataset, derived
 
-for path in export(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent):
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
+for path in [*dataset.export(folder), *derived.export(folder)]:
     print(path.name)

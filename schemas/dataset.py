@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -37,6 +37,7 @@ FORMAT_VERSION: Final = 1
 
 ActionCodec = Literal["h264", "ffv1", "png", "none"]
 RgbCodec = Literal["h264"]
+RgbPreset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
 CalibrationPolicy = Literal["off", "warn", "quarantine"]
 CalibrationVerdict = Literal["ok", "off", "cannot tell"]
 VIEW_PATTERN: Final = r"^[a-z0-9_-]+$"
@@ -86,6 +87,11 @@ class ConvertOptions(_Stored):
     views: tuple[str, ...] | None = Field(
         None, description="views in this order; null: the calibrated views of the first episode that can be read"
     )
+    views_per_sample: Literal["", "named", "found"] = Field(
+        "",
+        description="each sample has those of the views whose camera is known in its episode, where all that may be "
+        "are named (by the user or the source), or were found in the first episodes; empty: every sample has all",
+    )
     stride: int = Field(1, ge=1, description="every n-th frame; the frame rate is divided by it")
     clip_frames: int | None = Field(
         None, ge=1, description="cut episodes into clips of this many frames; the last one may be shorter"
@@ -94,12 +100,25 @@ class ConvertOptions(_Stored):
     action_codec: ActionCodec = Field("h264", description="h264, ffv1 or png (lossless), or none: draw on load")
     rgb_codec: RgbCodec = Field("h264", description="codec of the camera pictures")
     crf: int = Field(18, ge=0, le=51, description="x264's constant rate factor; less is better and larger")
+    rgb_preset: RgbPreset = Field("veryfast", description="x264's preset for the camera pictures: time against bytes")
+    rgb_crf: int | None = Field(None, ge=0, le=51, description="rate factor of the camera pictures; null: as crf")
     episodes_per_shard: int | None = Field(
         None, ge=1, le=100_000, description="null: a 32nd of the episodes, at least 1, at most 32"
     )
     split: str = Field("train", pattern=VIEW_PATTERN, max_length=64, description="folder the shards go to")
     poses_only: bool = Field(
         False, description="no camera is known: pictures and trajectory, without cameras and action images"
+    )
+    videos_only: bool = Field(
+        False, description="no pose is known either: pictures and words, and a trajectory whose every frame is unknown"
+    )
+    conditioning: bool = Field(
+        False,
+        description="each view has a camera in a frame and a scale of its own, for a model to be conditioned on; "
+        "nothing is drawn with it",
+    )
+    conditioning_cameras: str | None = Field(
+        None, description="where those are, if not in the source; {episode} stands for the episode's id"
     )
     merge_arms: bool = Field(
         False, description="several grippers in one action video: the clipped sum of their action images"
@@ -122,8 +141,10 @@ class ConvertOptions(_Stored):
 
     _later: ClassVar[frozenset[str]] = frozenset(
         {
+            *("rgb_preset", "rgb_crf"),
             *("merge_arms", "depth", "masks", "check_calibration", "calibration_gripper"),
             *("refined_cameras", "refined_cameras_sha256", "allow", "limits"),
+            *("views_per_sample", "videos_only", "conditioning", "conditioning_cameras"),
         }
     )
 
@@ -147,6 +168,10 @@ class ConvertOptions(_Stored):
             raise ValueError("spec and options differ in size")
         if self.poses_only and self.action_codec != "none":
             raise ValueError("without cameras there are no action images: action_codec must be none")
+        if self.poses_only and self.views_per_sample:
+            raise ValueError("views are told apart by their cameras, and none is known: not with views_per_sample")
+        if self.videos_only and not self.poses_only:
+            raise ValueError("without poses there is nothing that a camera could draw: videos_only needs poses_only")
         if self.calibration_gripper and self.check_calibration == "off":
             raise ValueError("a gripper is looked for only with check_calibration warn or quarantine")
         if self.merge_arms and self.action_codec == "none":
@@ -163,10 +188,17 @@ class ConvertOptions(_Stored):
         """Whether each camera is held against the pictures."""
         return self.check_calibration != "off"
 
-    def without_cameras(self) -> ConvertOptions:
-        """The same options for a source of which no camera is known."""
+    def without_cameras(self, videos_only: bool = False) -> ConvertOptions:
+        """The same options for a source of which no camera is known, and with ``videos_only`` no pose either.
+
+        Raises:
+            InvalidSpecError: Views were to be told apart by their cameras.
+        """
+        if self.views_per_sample:
+            raise InvalidSpecError("no camera is known", field="views", found="calibrated", expected="names of views")
         left_out = {"merge_arms": False, "check_calibration": "off", "calibration_gripper": ()}
-        return self.model_copy(update={"poses_only": True, "action_codec": "none", **left_out})
+        without = {"poses_only": True, "videos_only": videos_only, "action_codec": "none"}
+        return self.model_copy(update={**without, **left_out})
 
     @classmethod
     def parse(cls, **values: Any) -> ConvertOptions:
@@ -443,7 +475,10 @@ class DatasetManifest(_Stored):
     tool: dict[str, str] = Field(description="versions that decide the bytes")
     converter: ConverterRecord
     sources: tuple[str, ...]
-    views: tuple[Name, ...] = Field(min_length=1)
+    views: tuple[Name, ...] = Field(
+        min_length=1,
+        description="of every sample, in order; with options.views_per_sample those that a sample may have",
+    )
     grippers: tuple[Name, ...] = Field((), description="grippers of every sample, in order; absent where there is one")
     options: ConvertOptions
     spec_id: str
@@ -472,6 +507,15 @@ class DatasetManifest(_Stored):
             "calibration": self.options.checks_calibration,
             "allow": self.options.allow,
         }
+
+    def may_have(self, views: Sequence[str]) -> bool:
+        """Whether a sample may have these views: all of the data set's in order, or some of them where samples differ.
+
+        The one place that says in what samples of a data set may differ.
+        """
+        if not self.options.views_per_sample:
+            return tuple(views) == self.views
+        return bool(views) and tuple(views) == tuple(name for name in self.views if name in views)
 
     def earlier_plans(self) -> dict[str, str]:
         """Shard to plan, of the shards whose sidecars name another plan than this one."""

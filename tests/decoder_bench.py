@@ -69,6 +69,30 @@ class Result:
     reasons: list = field(default_factory=list)
     findings: list = field(default_factory=list)
 
+    def add(self, decoded, truth, yardstick=None):
+        """One more clip: what was decoded of it, and the yardstick's errors."""
+        ok = decoded.valid
+        self.frames += len(decoded)
+        R = np.where(ok[:, None, None], np.nan_to_num(decoded.trajectory.rotation), np.eye(3))
+        mm, deg = (e[ok] for e in errors(R, np.nan_to_num(decoded.trajectory.position), truth))
+        self.mm += mm.tolist()
+        self.deg += deg.tolist()
+        turn = rotations.rotation_vector_from_matrix(truth.rotation @ np.swapaxes(R, -1, -2))[ok]
+        error = np.concatenate([truth.position[ok] - decoded.trajectory.position[ok], turn], axis=-1)
+        if ok.any():
+            squared = np.einsum("ti,ti->t", error, np.linalg.solve(decoded.covariance[ok], error[..., None])[..., 0])
+            self.inside += (squared <= CHI_SQUARE_90).tolist()
+        self.right += ((mm <= WRONG_MM) & (deg <= WRONG_DEG)).tolist()
+        self.trust += decoded.trust[ok].tolist()
+        self.findings += [str(f) for f in decoded.diagnosis.findings]
+        known = np.isfinite(decoded.trajectory.openness)
+        self.open_known.append(known.mean())
+        self.open_right += (decoded.trajectory.openness[known] == truth.openness[known]).tolist()
+        self.reasons += [str(r) for r in decoded.reason]
+        if yardstick is not None:
+            self.base_mm += yardstick[0].tolist()
+            self.base_deg += yardstick[1].tolist()
+
     @property
     def valid(self):
         return len(self.mm) / self.frames
@@ -95,29 +119,8 @@ def judge(kind, seeds, size=512, frames=41, with_baseline=True, use=decode):
         scene = make_scene(seed, size, frames)
         video = kind.make(scene)
         decoded = use(video, scene.cameras, scene.spec, fps=20)
-        ok = decoded.valid
-        result.frames += frames
-        R = np.where(ok[:, None, None], np.nan_to_num(decoded.trajectory.rotation), np.eye(3))
-        mm, deg = (e[ok] for e in errors(R, np.nan_to_num(decoded.trajectory.position), scene.truth))
-        result.mm += mm.tolist()
-        result.deg += deg.tolist()
-        turn = rotations.rotation_vector_from_matrix(scene.truth.rotation @ np.swapaxes(R, -1, -2))[ok]
-        error = np.concatenate([scene.truth.position[ok] - decoded.trajectory.position[ok], turn], axis=-1)
-        if ok.any():
-            squared = np.einsum("ti,ti->t", error, np.linalg.solve(decoded.covariance[ok], error[..., None])[..., 0])
-            result.inside += (squared <= CHI_SQUARE_90).tolist()
-        result.right += ((mm <= WRONG_MM) & (deg <= WRONG_DEG)).tolist()
-        if hasattr(decoded, "trust"):
-            result.trust += decoded.trust[ok].tolist()
-            result.findings += [str(f) for f in decoded.diagnosis.findings]
-        known = np.isfinite(decoded.trajectory.openness)
-        result.open_known.append(known.mean())
-        result.open_right += (decoded.trajectory.openness[known] == scene.truth.openness[known]).tolist()
-        result.reasons += [str(r) for r in decoded.reason]
-        if with_baseline and kind.group != NOTHING:
-            a, b = errors(*baseline(video, scene.cameras), scene.truth)
-            result.base_mm += a.tolist()
-            result.base_deg += b.tolist()
+        yardstick = with_baseline and kind.group != NOTHING
+        result.add(decoded, scene.truth, errors(*baseline(video, scene.cameras), scene.truth) if yardstick else None)
     return result
 
 

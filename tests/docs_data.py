@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import arm_lab_logs
 import numpy as np
 import pytest
+from lab_logs import renamed_cameras, write_bridge_raw, write_calvin, write_gello, write_isaaclab
 
 from actionimg_data import engine
 from actionimg_data.converters.rlbench import RLBenchConverter
 from actionimg_data.demo import recordings
+from actionimg_data.demo.rlbench import write_action_images_tree
 from actionimg_data.demo.rlds import write_rlds_demo
 from actionimg_data.demo.simulators import write_simulator_logs
 from actionimg_data.schemas import ConvertOptions
@@ -111,6 +114,54 @@ class DocsData:
     def _simulator(self, dest: Path) -> None:
         shutil.copytree(self._made("simulators") / dest.name.removeprefix(".").partition(".")[0], dest)
 
+    def _robotwin(self, dest: Path) -> None:
+        arm_lab_logs.write_robotwin(
+            arm_lab_logs.small_log(FRAMES, SIZE), dest / "lift_block" / "piper_clean_50" / "data" / "episode0.hdf5"
+        )
+
+    def _maniskill(self, dest: Path) -> None:
+        log = arm_lab_logs.small_log(FRAMES, SIZE)
+        depth = {name: np.full((*view.pictures.shape[:3], 1), 900, np.int16) for name, view in log.views.items()}
+        arm_lab_logs.write_maniskill([log], dest / "trajectory.rgb+depth.h5", depth=depth)
+
+    def _agibot(self, dest: Path) -> None:
+        arm_lab_logs.write_agibot([arm_lab_logs.small_log(FRAMES, SIZE)], dest)
+
+    def _rh20t(self, dest: Path) -> None:
+        arm_lab_logs.write_rh20t([arm_lab_logs.small_log(FRAMES, SIZE, views=("front", "overhead"))], dest)
+
+    def _bridge_raw(self, dest: Path) -> None:
+        for number in range(2):
+            write_bridge_raw(self._lab_log(number), dest, number)
+
+    def _bridge_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), {"front": "image_0", "overhead": "image_1"})))
+
+    def _isaaclab(self, dest: Path) -> None:
+        logs = [self._lab_log(seed) for seed in range(2)]
+        write_isaaclab(logs, dest / "generated.hdf5", {"front": "table_cam", "overhead": "high_cam"})
+
+    def _isaaclab_cameras(self, dest: Path) -> None:
+        names = {"front": "table_cam", "overhead": "high_cam"}
+        dest.write_text(json.dumps(renamed_cameras(self._lab_log(0), names)))
+
+    def _calvin(self, dest: Path) -> None:
+        write_calvin([self._lab_log(0)], dest / "training", {"front": "static", "overhead": "overhead"})
+
+    def _gello(self, dest: Path) -> None:
+        for seed in range(2):
+            write_gello(self._lab_log(seed), dest / f"0131_12{seed}000")
+
+    def _gello_cameras(self, dest: Path) -> None:
+        dest.write_text(json.dumps(recordings.camera_file(self._lab_log(0))))
+
+    def _published_tree(self, dest: Path) -> None:
+        write_action_images_tree(dest, 1, 4 * FRAMES, SIZE)
+
+    @staticmethod
+    def _lab_log(seed: int) -> recordings.TeleopLog:
+        return recordings.make_log(FRAMES, SIZE, seed, ("front", "overhead"))
+
     def _droid_log(self) -> recordings.TeleopLog:
         """Pictures cut to 16:9, as DROID's are."""
         log = recordings.make_log(FRAMES, SIZE, views=("front", "left_shoulder", "wrist"))
@@ -163,5 +214,17 @@ MAKERS: dict[str, Callable[[DocsData, Path], None]] = {
     "robomimic": DocsData._simulator,
     "libero": DocsData._simulator,
     "aloha": DocsData._simulator,
+    "robotwin": DocsData._robotwin,
+    "maniskill": DocsData._maniskill,
+    "agibot": DocsData._agibot,
+    "rh20t": DocsData._rh20t,
     "umi": DocsData._simulator,
+    "published_tree": DocsData._published_tree,
+    "bridge_raw": DocsData._bridge_raw,
+    "bridge_cameras.json": DocsData._bridge_cameras,
+    "isaaclab": DocsData._isaaclab,
+    "task_D_D": DocsData._calvin,
+    "gello": DocsData._gello,
+    "gello_cameras.json": DocsData._gello_cameras,
+    "isaaclab_cameras.json": DocsData._isaaclab_cameras,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,8 +30,28 @@ def project_dense(
             pixels.append(None)
             continue
         u, v, w = K @ [x / z, y / z, 1.0]
-        pixels.append((u / w, v / w))
+        pixels.append(
+            (
+                index_dense(u / w, spec.width, camera.pixel_centre, spec),
+                index_dense(v / w, spec.height, camera.pixel_centre, spec),
+            )
+        )
     return pixels
+
+
+def index_dense(value: float, size: int, pixel_centre: float, spec: ActionImageSpec) -> float:
+    """Pixel index in the action image of what K projects to ``value`` along an axis of ``size`` pixels."""
+    from_border = value - pixel_centre + 0.5
+    from_border = size / 2 + (from_border - size / 2) / spec.fov_scale
+    return from_border - 0.5 if spec.pixel_centre == "true" else from_border - 0.5 + pixel_centre
+
+
+def inside_dense(pixel: tuple[float, float] | None, spec: ActionImageSpec) -> bool:
+    """Whether a keypoint is in the picture."""
+    if pixel is None:
+        return False
+    border = 0.5 if spec.pixel_centre == "true" else 0.0
+    return 0 <= pixel[0] + border < spec.width and 0 <= pixel[1] + border < spec.height
 
 
 def draw_dense(pixels: Sequence[tuple[float, float] | None], openness: float, spec: ActionImageSpec) -> FloatArray:
@@ -39,15 +60,49 @@ def draw_dense(pixels: Sequence[tuple[float, float] | None], openness: float, sp
     y, x = np.mgrid[: spec.height, : spec.width].astype(float)
     picture = np.zeros((spec.height, spec.width, 3))
     for channel, pixel in enumerate(pixels):
-        if pixel is not None:
+        if pixel is not None and (spec.outside == "keep" or inside_dense(pixel, spec)):
             u, v = pixel
             with np.errstate(over="ignore"):
                 picture[..., channel] = np.exp(-0.5 * (((x - u) / sigma) ** 2 + ((y - v) / sigma) ** 2))
     if spec.openness == "binary":
         openness = float(openness > spec.openness_threshold)
+    if spec.ground == "in_view" and not inside_dense(pixels[0], spec):
+        openness = 0.0
     blue = picture[..., 2]
     blue[blue <= spec.pedestal] = spec.pedestal * openness
     return picture
+
+
+def depth_colour_dense(metres: float, near: float, far: float) -> tuple[int, int, int]:
+    """The colour of a depth: a walk along luma from 64 to 191 and back, over a grid of chroma, 2.5 from run to run."""
+
+    def rgb(luma: float, blue: float, red: float) -> tuple[float, float, float]:
+        return luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue
+
+    runs: list[tuple[int, int]] = []
+    for blue in range(-128, 129, 8):
+        column = [
+            (blue, red)
+            for red in range(-128, 129, 8)
+            if all(0 <= value <= 255 for luma in (64, 191) for value in rgb(luma, blue, red))
+        ]
+        if runs and column and abs(column[-1][1] - runs[-1][1]) < abs(column[0][1] - runs[-1][1]):
+            column.reverse()
+        runs += column
+    if not near <= metres <= far:
+        return 0, 0, 0
+    left = math.log(metres / near) / math.log(far / near) * (len(runs) * 129.5 - 2.5)
+    for number, (blue, red) in enumerate(runs):
+        up = number % 2 == 0
+        if left <= 127:
+            return tuple(round(v) for v in rgb(64 + left if up else 191 - left, blue, red))  # type: ignore[return-value]
+        left -= 127
+        if left < 2.5 and number + 1 < len(runs):
+            share, (blue2, red2) = left / 2.5, runs[number + 1]
+            chroma = blue + share * (blue2 - blue), red + share * (red2 - red)
+            return tuple(round(v) for v in rgb(191 if up else 64, *chroma))  # type: ignore[return-value]
+        left -= 2.5
+    return tuple(round(v) for v in rgb(64 if len(runs) % 2 == 0 else 191, *runs[-1]))  # type: ignore[return-value]
 
 
 def render_dense(

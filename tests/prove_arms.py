@@ -1,7 +1,7 @@
 """Two arms, separate and merged, through convert and verify at full size: ``python tests/prove_arms.py [SIZE]``.
 
-The arms come to within 32 cm of each other, or pass through each other. What is merged is decoded with what the sample
-says of the other arm, where blobs are apart; the rest is counted. A few minutes at 512; the suite has it at 128.
+The arms come to within 32 cm of each other, or pass through each other. What is merged is taken apart by what it
+shows; the rest is counted. A few minutes at 512; the suite has it at 128.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import decoder_scenes as scenes
 import numpy as np
 import pytest
 import torch
@@ -16,11 +17,10 @@ import actionimg_data as aid
 from actionimg_data import open_dataset
 from actionimg_data.cli import main
 from actionimg_data.engine.verification import record, verify
-from actionimg_data.errors import InvalidSpecError, UnsupportedSourceError, WrongFormatError
+from actionimg_data.errors import DecodeError, InvalidSpecError, UnsupportedSourceError, WrongFormatError
 from actionimg_data.model.files import read_trajectory
-from actionimg_data.raster import merge, overlapping, render_merged, render_view, separate_blobs
+from actionimg_data.raster import merge, overlapping, project_keypoints, render_merged, render_view, separate_blobs
 from actionimg_data.schemas import ActionImageSpec
-from actionimg_data.shards.verify import decode_sample
 from actionimg_data.training import DeviceTransform, IndexedActionImageDataset, collate, modes
 from actionimg_data.video import action_encoding, encode_bytes
 
@@ -136,8 +136,6 @@ def test_blobs_of_one_channel_overlap_where_their_centres_are_near() -> None:
     cameras = {name: camera(name).resized(128, 128) for name in ("front", "side")}
     apart = separate_blobs(arms, cameras, SPEC)
     assert apart.shape == (2, 2, 12, 3)
-    from actionimg_data.raster import project_keypoints
-
     (right, _), (left, _) = (project_keypoints(a, cameras, SPEC) for a in arms.values())
     for v in range(2):
         for t in range(12):
@@ -157,26 +155,24 @@ def test_a_merged_data_set_is_decoded_where_blobs_are_apart(merged: Path) -> Non
     np.testing.assert_array_equal(sample.action("front"), render_merged(both, sample.cameras["front"], SPEC))
     with pytest.raises(WrongFormatError, match="all grippers together"):
         sample.action("front", gripper="left")
-    with pytest.raises(WrongFormatError, match=r"no such gripper.*right left"):
-        decode_sample(sample, SPEC)
     summary = verify(merged).summary()
     assert summary["ok"], summary["failures"]
     assert summary["merged_arms"] is True
     assert summary["openness_accuracy"] == 1
     for found in summary["grippers"].values():
         assert found["decoded_frames"] + found["undecodable_frames"] == 20
+        assert found["decoded_frames"] >= 15
         assert found["position_error_mm"]["p95"] < 0.05
 
 
-@pytest.mark.parametrize("closest", [0.16, 0.05, 0.0])
-@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize(("size", "closest"), [(64, 0.16), (64, 0.0), (256, 0.05)])
 def test_a_decoder_that_knows_no_arm_says_so_and_is_never_silently_wrong(closest: float, size: int) -> None:
     spec = ActionImageSpec(height=size, width=size)
-    arms = {"right": arm(-1, 30, closest=closest), "left": arm(1, 30, closest=closest)}
+    arms = {"right": arm(-1, 15, closest=closest), "left": arm(1, 15, closest=closest)}
     cameras = [camera(name).resized(size, size) for name in ("front", "side", "top")]
     decoded = aid.decode(np.stack([render_merged(arms, one, spec) for one in cameras]), cameras, spec)
     assert not decoded.valid.any()
-    assert (decoded.reason == "several-grippers").sum() > 20
+    assert (decoded.reason == "several-grippers").sum() > 10
     alone = aid.decode(aid.render(arms["left"], cameras, spec), cameras, spec)
     assert alone.valid.all()
 
@@ -398,12 +394,109 @@ def test_one_video_may_hold_the_segments_of_several_grippers(separate: Path, tmp
     assert "--concatenated" in output
 
 
-def test_merged_pictures_are_refused_by_decode(merged: Path, tmp_path: Path) -> None:
+def test_merged_pictures_are_taken_apart_by_decode(merged: Path, tmp_path: Path) -> None:
     files = extracted(merged, tmp_path / "videos")
-    code, output = run("decode", *files, "--cameras", merged, "--out", tmp_path / "t.csv")
+    stored = open_dataset(merged)[0]
+    code, output = run("decode", *files, "--cameras", merged, "--out", tmp_path / "t.csv", "--json")
+    assert code == 0, output
+    summary = json.loads(output)
+    assert set(summary) == {"right", "left"}
+    # Without the data set the names go from left to right in the first view.
+    shown = stored.cameras["front"]
+    pixels = {name: project_keypoints(t, [shown], SPEC)[0][0, 0, 0, 0] for name, t in stored.grippers.items()}
+    names = ",".join(sorted(pixels, key=pixels.__getitem__))
+    cameras = tmp_path / "sample.cameras.npz"
+    cameras.write_bytes(stored.read("cameras.npz"))
+    code, output = run("decode", *files, "--cameras", cameras, "--merged", names, "--out", tmp_path / "named.csv")
+    assert code == 0, output
+    for name, truth in stored.grippers.items():
+        assert summary[name]["valid"] >= 7
+        for file in ("t", "named"):
+            found = read_trajectory(tmp_path / f"{file}.{name}.csv")
+            assert np.nanmax(np.abs(found.position - truth.position)) < 1e-4
+            known = np.isfinite(found.openness)
+            np.testing.assert_array_equal(found.openness[known], truth.openness[known])
+    code, output = run("decode", *files, "--cameras", cameras, "--merged", "a,b,c", "--out", tmp_path / "x.csv")
     assert code == 1
-    assert "several grippers in one picture" in output
-    assert not (tmp_path / "t.csv").exists()
+    assert "expected 2 grippers" in output
+
+
+def test_a_prediction_of_merged_pictures_is_scored(merged: Path) -> None:
+    sample = open_dataset(merged)[0]
+    videos = {view: sample.action(view) for view in sample.views}
+    for gripper in ("right", "left"):
+        scores = aid.evaluate(videos, sample, gripper=gripper)
+        assert scores.position_error_mm.median < 0.05
+    with pytest.raises(DecodeError, match="published protocol"):
+        aid.evaluate(videos, sample, gripper="left", protocol="published")
+
+
+# Several grippers in one picture, without a word from the sample.
+
+
+def merged_clip(seed: int, size: int, views: int = 2, frames: int = 21) -> tuple[Any, dict[str, Any], np.ndarray]:
+    """Cameras, two arms 30 cm apart that move and turn at random, and what is drawn of both."""
+    rng = np.random.default_rng(seed)
+    cameras = scenes.ring_cameras(rng, size=size, views=views)
+    arms = {
+        name: scenes.random_trajectory(rng, frames, cube=0.35, center=np.array([0.4, side, 0.3]))
+        for name, side in (("left", 0.15), ("right", -0.15))
+    }
+    spec = ActionImageSpec(height=size, width=size)
+    return cameras, arms, np.stack([render_merged(arms, one, spec) for one in cameras])
+
+
+def test_two_arms_far_apart_are_decoded_after_h264(tmp_path: Path) -> None:
+    arms = {"right": arm(-1, 9, closest=0.2), "left": arm(1, 9, closest=0.2)}
+    spec = ActionImageSpec()
+    cameras = [camera(name).resized(512, 512) for name in ("front", "side")]
+    video = scenes.through_h264(np.stack([render_merged(arms, one, spec) for one in cameras]), 18)
+    found = aid.decode(video, cameras, spec, arms={name: a.position[0] for name, a in arms.items()}, fps=10)
+    for name, decoded in found.items():
+        position, rotation = scenes.pose_errors(decoded, arms[name])
+        assert decoded.valid.all()
+        assert np.median(position) <= 0.2
+        assert rotation.max() < 1
+        np.testing.assert_array_equal(decoded.trajectory.openness, arms[name].openness)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_arms_that_cross_are_decoded_or_refused_and_never_exchanged(views: int) -> None:
+    decoded_frames = 0
+    for seed in range(6):
+        cameras, arms, video = merged_clip(seed, 128, views)
+        spec = ActionImageSpec(height=128, width=128)
+        found = aid.decode(video, cameras, spec, arms={name: a.position[0] for name, a in arms.items()}, fps=20)
+        for name, decoded in found.items():
+            position, rotation = scenes.pose_errors(decoded, arms[name])
+            decoded_frames += len(position)
+            assert (position < 2).all(), (seed, name)
+            assert (rotation < 2).all(), (seed, name)
+            ok = decoded.valid
+            np.testing.assert_array_equal(decoded.trajectory.openness[ok], arms[name].openness[ok])
+            assert set(decoded.reason[~ok]) <= {"overlap", "several-grippers", "which-gripper"}
+            assert all(decoded.cause(int(t)) for t in np.flatnonzero(~ok))
+            # The blobs of every keypoint that counts are where the gripper's own are.
+            for v, one in enumerate(cameras):
+                uv = project_keypoints(arms[name], [one], spec)[0][0]
+                used = decoded.keypoint_used[v]
+                assert np.linalg.norm(decoded.keypoints[v][used] - uv[used], axis=-1).max(initial=0) < 1
+    assert decoded_frames > 0.6 * 6 * 2 * 21
+
+
+def test_arms_of_one_view_or_at_one_place_are_refused_by_name() -> None:
+    cameras, arms, video = merged_clip(7, 128)
+    spec = ActionImageSpec(height=128, width=128)
+    one = aid.decode(video[:1], cameras[:1], spec, arms=2, fps=20)
+    assert list(one) == ["0", "1"]
+    assert not any(decoded.valid.any() for decoded in one.values())
+    same = np.stack([render_merged({"a": arms["left"], "b": arms["left"]}, c, spec) for c in cameras])
+    for decoded in aid.decode(same, cameras, spec, arms=("a", "b"), fps=20).values():
+        assert not decoded.valid.any()
+        assert set(decoded.reason) <= {"overlap", "no-keypoints"}
+    for wrong in (1, 3, ("a", "a"), {"a": [0, 0, 0], "b": [0, 0]}):
+        with pytest.raises(DecodeError, match=r"arms"):
+            aid.decode(video, cameras, spec, arms=wrong)
 
 
 # Exports.

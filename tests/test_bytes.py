@@ -29,6 +29,8 @@ def test_elementary_functions_are_true_to_the_last_places(x: np.ndarray) -> None
     for ours, theirs in ((exact.sin, math.sin), (exact.cos, math.cos)):
         assert off(ours(x), [theirs(v) for v in x]) <= 2
     assert off(exact.exp(x / 20), [math.exp(v / 20) for v in x]) <= 2
+    positive = np.abs(x) + 1e-12
+    assert off(exact.log(positive), [math.log(v) for v in positive]) <= 2
     y = np.roll(x, 1)
     assert off(exact.atan2(y, x), [math.atan2(b, a) if a or b else 0.0 for a, b in zip(x, y, strict=True)]) <= 2
     assert off(exact.acos(x / 1e4), [math.acos(v / 1e4) for v in x]) <= 4
@@ -41,6 +43,7 @@ def test_elementary_functions_at_their_ends() -> None:
     assert exact.sin(np.float32(0.5)).dtype == np.float32
     assert np.isnan(exact.sin(np.array([np.nan, np.inf]))).all()
     assert np.isnan(exact.acos(np.array([1.5]))).all()
+    assert np.isnan(exact.log(np.array([-1.0, 0.0, np.inf, np.nan]))).all()
     x = np.linspace(-80, 0, 4001).astype(np.float32)
     np.testing.assert_allclose(exact.exp_float32(x.copy()), np.exp(x.astype(np.float64)), rtol=2e-7)
     assert exact.exp_float32(np.array([-np.inf, 0], np.float32)).tolist()[1] == 1

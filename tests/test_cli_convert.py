@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from synthetic_converter import SyntheticConverter, SyntheticOptions, camera, write_source
 
-from actionimg_data import engine
+from actionimg_data import engine, open_dataset
 from actionimg_data.cli import main
 from actionimg_data.converters import base
 from actionimg_data.converters.cache import CacheSettings, cache_bytes, cache_folder
@@ -140,6 +140,7 @@ def test_options_of_the_converter_and_of_the_data_set_reach_the_plan(tmp_path: P
         *("convert", "synthetic", src, tmp_path / "out", "-j", 1, "--size", "48x64", "--views", "side,front"),
         *("--stride", 2, "--clip-frames", 2, "--crf", 25, "--split", "val", "--spec", spec, "--episodes-per-shard", 2),
         *("--brightness", 7, "--tags", "a,b", "--tags", "c", "--action-codec", "png"),
+        *("--rgb-preset", "ultrafast", "--rgb-crf", 30),
     )
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / "out/dataset.json").read_text())
@@ -148,6 +149,11 @@ def test_options_of_the_converter_and_of_the_data_set_reach_the_plan(tmp_path: P
     assert (options["height"], options["width"], options["stride"], options["clip_frames"]) == (48, 64, 2, 2)
     assert (options["crf"], options["split"], options["episodes_per_shard"]) == (25, "val", 2)
     assert options["spec"]["sigma"] == 0.08
+    assert (options["rgb_preset"], options["rgb_crf"]) == ("ultrafast", 30)
+    stream = open_dataset(tmp_path / "out")[0].read("side.rgb.mp4")
+    assert b"crf=30.0" in stream
+    # What x264's ultrafast leaves out.
+    assert b"cabac=0" in stream
     assert manifest["views"] == ["side", "front"]
     assert (tmp_path / "out/val/000000.tar").is_file()
     help_text = call("convert", "synthetic", "--help").stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +15,15 @@ from click.testing import CliRunner, Result
 from scipy.spatial.transform import Rotation, Slerp
 
 from actionimg_data import ActionImageSpec, Camera, GripperTrajectory, render
-from actionimg_data.cli import main
+from actionimg_data.cli import doctor, main
+from actionimg_data.errors import install_hint
 from actionimg_data.model.files import read_trajectory, write_trajectory
 from actionimg_data.video import action_encoding, encode_bytes, read_frames
 
 SIZE, FRAMES, FPS = 160, 12, 10
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: object) -> Result:
@@ -274,8 +280,21 @@ def test_doctor_finds_this_machine_fit() -> None:
 
 def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rosbags", None)
-    shown = " ".join(run("doctor").stdout.split())
-    assert "pip install 'actionimg-data[teleop]'" in shown
+    monkeypatch.setattr(doctor, "_version", lambda name: "5.0" if name.startswith("opencv-python") else "1.0")
+    result = run("doctor", "--json")
+    checks = {check["check"]: check for check in json.loads(result.stdout)["checks"]}
+    assert "pip install 'rosbags>=" in checks["extra teleop"]["found"]
+    assert "they overwrite each other" in checks["opencv"]["found"]
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("extra", sorted(doctor._EXTRAS))
+def test_what_to_install_are_the_extras_own_packages(extra: str) -> None:
+    import tomllib
+
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    names = {re.match(r"[\w-]+", package)[0] for package in wanted}  # type: ignore[index]
+    assert {re.match(r"[\w-]+", word)[0] for word in shlex.split(install_hint(extra))[2:]} == names  # type: ignore[index]
 
 
 def test_help_of_every_command_has_an_example() -> None:

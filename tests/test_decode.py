@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from oracles import inside_dense, project_dense, render_dense
 
 from actionimg_data.decode import BlobMeasurements, DecodedTrajectory, Reason, decode, measure_blobs, solve
 from actionimg_data.errors import DecodeError, FrameCountError, InvalidTrajectoryError
@@ -491,3 +492,42 @@ def test_frames_with_values_that_are_not_finite_cost_only_themselves(small):
     assert not decoded.valid[4]
     assert np.delete(decoded.valid, 4).all()
     assert np.delete(np.linalg.norm(decoded.trajectory.position - truth.position, axis=-1), [4, 7]).max() < 1e-6
+
+
+VARIANTS = {
+    "wide": {"fov_scale": 1.5, "pixel_centre": "true"},
+    "narrow": {"fov_scale": 0.6, "outside": "drop", "ground": "in_view"},
+    "true": {"pixel_centre": "true", "ground": "in_view"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("pixel_centre", [0.0, 0.5])
+def test_variants_decode_to_the_pose_that_was_drawn(variant: str, pixel_centre: float) -> None:
+    spec = ActionImageSpec(height=128, width=128, **VARIANTS[variant])
+    rng = np.random.default_rng(5)
+    cameras = [
+        Camera(c.K, c.world_from_camera, 128, 128, pixel_centre) for c in scenes.ring_cameras(rng, views=3, size=128)
+    ]
+    truth = scenes.random_trajectory(rng, frames=12)
+    video = np.round(255 * render_dense(truth, cameras, spec)).astype(np.uint8)
+    decoded = decode(video, cameras, spec)
+    position, rotation = scenes.pose_errors(decoded, truth)
+    # (V, T, 3)
+    seen = np.array(
+        [[[inside_dense(p, spec) for p in project_dense(truth, c, spec, t)] for t in range(12)] for c in cameras]
+    )
+    count = np.sort(seen.sum(-1), axis=0)
+    enough = (count[-1] == 3) & (count[-2] >= 1)
+    assert enough.sum() >= 8
+    assert decoded.valid[enough].all()
+    assert np.median(position) < 0.1
+    assert np.median(rotation) < 0.1
+    lit = seen[..., 0].any(axis=0) | (spec.ground == "always")
+    # Where the red point is in no picture, nothing is drawn of the openness, and nothing is claimed.
+    np.testing.assert_array_equal(decoded.trajectory.openness[lit], truth.openness[lit])
+    assert np.isnan(decoded.trajectory.openness[~lit]).all()
+    # Decoded as if drawn otherwise, the poses are off.
+    if spec.fov_scale != 1 or pixel_centre:
+        wrong = decode(video, cameras, ActionImageSpec(height=128, width=128))
+        assert not wrong.valid.any() or np.median(scenes.pose_errors(wrong, truth)[0]) > 5 * np.median(position)

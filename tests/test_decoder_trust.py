@@ -217,16 +217,16 @@ def test_openness_is_read_on_any_ground(ground: float, height: float) -> None:
     spec = ActionImageSpec()
     for truth in (rng.random(40) < 0.4, np.zeros(40, bool), np.ones(40, bool)):
         level = ground + 0.25 * height * truth + 0.01 * rng.standard_normal((2, 40))
-        ones = np.ones((2, 40), bool)
+        ones, uv = np.ones((2, 40, 3), bool), np.zeros((2, 40, 3, 2))
         opened = openness_of_clip(
-            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, height), ones, ones, spec
+            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, height), uv, ones, spec
         )
         np.testing.assert_array_equal(opened.openness, truth)
         assert (np.abs(opened.probability - truth) < 0.05).all()
         assert np.isfinite(opened.levels).tolist() == [bool((~truth).any()), bool(truth.any())]
     # Half a pedestal all along: neither open nor closed, and it says so.
     half = openness_of_clip(
-        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.ones(1), ones[:1, :9], ones[:1, :9], spec
+        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.ones(1), uv[:1, :9], ones[:1, :9], spec
     )
     assert (np.abs(half.probability - 0.5) < 0.1).all()
 

@@ -70,7 +70,7 @@ def test_an_example_in_a_help_text_parses(line: str) -> None:
     [
         (["verfy", "out"], "Did you mean 'verify'?"),
         (["convert", "rlbnch", "src", "out"], "Did you mean 'rlbench'?"),
-        (["verify", "--quik", "out"], "Did you mean '--quick'?"),
+        (["verify", "--reccord", "out"], "Did you mean '--record'?"),
         (["convert", "rlbench", "src", "out", "--sise", "4"], "'--size'"),
         (["converters", "--explain", "rlbnch"], "Did you mean 'rlbench'?"),
     ],
@@ -170,7 +170,7 @@ def test_a_shell_completes_commands_formats_and_options(shell: str, tmp_path: Pa
     script.write_text(SCRIPTS[shell])
     arguments = {"bash": ["--norc"], "fish": ["--no-config"], "zsh": ["-f"]}[shell]
     done = run_program([program, *arguments, str(script)], env=environment(), timeout=60, cwd=tmp_path)
-    assert done.stdout.splitlines() == ["convert converters", "rlbench", "--quick"], done.stderr
+    assert done.stdout.splitlines() == ["convert converters", "rlbench", "--quick --quiet"], done.stderr
 
 
 @pytest.mark.skipif(not installed(), reason="needs the actionimg command of this environment")

@@ -44,6 +44,31 @@ def has_colour(shown: np.ndarray, rgb: tuple[int, int, int], tolerance: int = 40
     return int((np.abs(shown.astype(int) - rgb).max(-1) < tolerance).sum())
 
 
+def test_15_members_are_derived_with_a_tiny_vae_and_by_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+    from training_data import make_dataset
+
+    from actionimg_data.cli import main
+    from actionimg_data.training import IndexedActionImageDataset
+
+    out = make_dataset(tmp_path, (14,))[0]
+    monkeypatch.chdir(EXAMPLES / "15_derived_members")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("encoders", None)
+    commands = re.findall(r"^ +actionimg (derive .*)$", Path("encoders.py").read_text(encoding="utf-8"), re.M)
+    assert len(commands) == 2
+    for command in commands:
+        result = CliRunner().invoke(main, [str(out) if word == "out" else word for word in command.split()])
+        assert result.exit_code == 0, result.output
+    data = IndexedActionImageDataset(out, members=("latent", "words"), num_frames=9, size=64, views=2)
+    sample = data[0]
+    assert sample["latent"]["video"].shape == sample["latent"]["action"].shape == (2, 16, 3, 8, 8)
+    assert sample["words"].shape == (16, 64)
+    assert (sample["words"].abs().sum(-1) > 0).tolist() == [True] * 3 + [False] * 13
+    assert "video" not in sample
+    del sys.modules["encoders"]
+
+
 def test_every_example_is_listed_with_its_picture_and_has_a_test() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     tests = Path(__file__).read_text(encoding="utf-8")

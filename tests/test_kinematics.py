@@ -252,7 +252,7 @@ def test_without_mujoco_mjcf_says_what_to_install(tmp_path: Path, monkeypatch: p
 
     (tmp_path / "r.xml").write_text(SCENE)
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(MissingExtraError, match=r"actionimg-data\[joints\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .mujoco>="):
         Chain.load(tmp_path / "r.xml", None, "tip")
     (tmp_path / "r.urdf").write_text(panda_urdf())
     assert len(Chain.load(tmp_path / "r.urdf", None, "hand").names) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from actionimg_data.engine import Job, make_executor
 from actionimg_data.engine.ray import RayExecutor, TaskResources, _check_machine
 from actionimg_data.errors import InvalidSpecError, MissingExtraError, OutputError, WorkerError
 from actionimg_data.schemas import ConvertOptions, ShardSidecar
+from actionimg_data.shards import open_dataset
 from actionimg_data.shards.manifest import assemble
 from actionimg_data.shards.plan import tool_versions
 from actionimg_data.shards.prepare import Recipe
@@ -102,6 +104,20 @@ def test_a_worker_that_dies_after_it_published_changes_no_byte(cluster: Any, tmp
     assert tree(tmp_path / "out") == tree(tmp_path / "local")
 
 
+def test_members_are_derived_as_tasks(cluster: Any, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "src", episodes=3, frames=8)
+    convert(source, tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.manifest is not None
+    spec = engine.specification(dataset.manifest, "size.npy", "synthetic_converter:window_size", num_frames=5)
+    shutil.copytree(tmp_path / "out", tmp_path / "local")
+    with RayExecutor() as executor:
+        done = engine.derive(tmp_path / "out", spec, executor=executor)
+    assert (done.made, done.manifest.complete) == (3, True)
+    engine.derive(tmp_path / "local", spec)
+    assert tree(tmp_path / "out") == tree(tmp_path / "local")
+
+
 def test_an_episode_that_kills_two_workers_is_quarantined_and_errors_of_data_are_not_tried_again(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -163,7 +179,7 @@ def test_what_a_task_needs_is_said_in_words() -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"actionimg-data\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .ray>="):
         make_executor("ray", 1)
 
 

@@ -34,6 +34,13 @@ def test_a_conversion_that_is_killed_again_and_again_loses_and_doubles_nothing(t
     assert result.finished_runs >= 1
 
 
+def test_a_derivation_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    result = script("derive_kill").prove(tmp_path, kills=1, episodes=3, shards=3, workers=1, seed=1, slow=0.005)
+    assert result.ok, result
+    assert result.kills == 1
+    assert result.finished_runs >= 1
+
+
 def test_the_kill_test_notices_what_it_is_for(tmp_path: Path) -> None:
     kill = script("kill")
     out = tmp_path / "out"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import arm_lab_logs
 import fsspec
 import numpy as np
 import pytest
@@ -140,9 +141,38 @@ def lerobot(folder: Path, log: TeleopLog) -> Made:
     return made("lerobot", folder / "lerobot", mapping=str(write_yaml(folder / "mapping.yaml", mapping)))
 
 
+def robotwin(folder: Path, log: TeleopLog) -> Made:
+    for i in range(2):
+        arm_lab_logs.write_robotwin(log, folder / "lift" / "piper_clean" / "data" / f"episode{i}.hdf5")
+    return made("robotwin", folder / "lift", fps=20)
+
+
+def agibot(folder: Path, log: TeleopLog) -> Made:
+    return made("agibot", arm_lab_logs.write_agibot([log, log], folder / "agibot"), opening="y")
+
+
+def rh20t(folder: Path, log: TeleopLog) -> Made:
+    seen = make_log(frames=6, size=72, views=("front", "overhead"))
+    source = arm_lab_logs.write_rh20t([seen, seen], folder / "rh20t")
+    return made("rh20t", source, tool_from_gripper=arm_lab_logs.RH20T_TOOL)
+
+
 SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
     f.__name__: f
-    for f in (rlbench, processed_tree, rlds, rlds_in_array_records, plain_folder, droid, robomimic, umi, lerobot)
+    for f in (
+        rlbench,
+        processed_tree,
+        rlds,
+        rlds_in_array_records,
+        plain_folder,
+        droid,
+        robomimic,
+        umi,
+        lerobot,
+        robotwin,
+        agibot,
+        rh20t,
+    )
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 
@@ -82,6 +83,10 @@ specs = st.builds(
     axis_length=floats(0.001, 0.5),
     pedestal=floats(1e-4, 0.999) | st.just(0.25),
     openness=st.sampled_from(["binary", "continuous"]),
+    fov_scale=st.just(1.0) | floats(0.2, 4.0),
+    outside=st.sampled_from(["keep", "drop"]),
+    ground=st.sampled_from(["always", "in_view"]),
+    pixel_centre=st.sampled_from(["published", "true"]),
 )
 poses = st.lists(
     st.tuples(floats(-2, 2), floats(-2, 2), floats(-1, 4), *[floats(-1, 1)] * 4, floats(0, 1), st.booleans()),
@@ -105,10 +110,17 @@ def test_every_pixel_is_the_dense_oracle_s(
     )
     K = [[focal, 0, spec.width / 2], [0, 1.1 * focal, spec.height / 2], [0, 0, 1]]
     cameras: list[aid.Camera | aid.CameraTrack] = [
-        aid.Camera(K, np.eye(4), spec.width, spec.height),
+        aid.Camera(K, np.eye(4), spec.width, spec.height, pixel_centre=0),
         looking_at_origin((1.0, -0.5, 0.7), spec.height, spec.width).track(len(rows)),
     ]
     assert_same_picture(render(trajectory, cameras, spec), drawn_by_oracle(trajectory, cameras, spec))
+    uv, valid = project_keypoints(trajectory, cameras, spec)
+    for v, t in itertools.product(range(2), np.flatnonzero(trajectory.known)):
+        for pixel, there, at in zip(project_dense(trajectory, cameras[v], spec, t), valid[v, t], uv[v, t], strict=True):
+            if pixel is not None:
+                np.testing.assert_allclose(at, pixel, rtol=1e-9, atol=1e-7)
+            if spec.outside == "keep":
+                assert there == (pixel is not None)
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -30,11 +31,12 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import CameraTrack, Episode, GripperTrajectory
-from actionimg_data.report import collect, html, plots
+from actionimg_data.report import collect, html, plots, tiles
 from actionimg_data.report import page as page_module
 from actionimg_data.report.html import write_report
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import open_dataset
+from actionimg_data.video import open_video
 
 CHROMIUM = Path("/usr/bin/chromium")
 EVIL = '<img src=x onerror=alert(1)> & "open" the </script><script>document.title="owned"</script> drawer'
@@ -165,7 +167,7 @@ def test_pictures_stop_when_their_room_is_used_up(
     evil: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_module, "PICTURE_BYTES", 5000)
-    made = write_report(evil[0], tmp_path / "small.html")
+    made = write_report(evil[0], tmp_path / "small.html", grid=0)
     text = made.path.read_text(encoding="utf-8")
     assert sum(len(url) for url in re.findall(r"base64,([^\"]+)", text)) * 3 / 4 <= 5000
     assert any("pictures were left out" in note for note in made.notes)
@@ -173,8 +175,8 @@ def test_pictures_stop_when_their_room_is_used_up(
     assert made.bytes == made.path.stat().st_size
 
 
-def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
-    """The pictures' room in base64, the plots of as many long samples as may be shown, and a crowded scene."""
+def test_all_that_a_report_may_hold_stays_under_25_mb() -> None:
+    """The room of pictures and videos in base64, plots of as many long samples as may be shown, and a crowded scene."""
     rng = np.random.default_rng(0)
     frames = 20_000
     quaternion = rng.normal(size=(frames, 4))
@@ -195,7 +197,28 @@ def test_all_that_a_report_may_hold_stays_under_15_mb() -> None:
     many = [collect.Path3(f"key-{i}", path.times, path.position, path.openness, cameras) for i in range(200)]
     scene = len(plots.scene(many)["svg"])
     coverage = 3 * len(plots.coverage("c", "c", rng.uniform(size=(10**6, 3)), 0, 1))
-    assert page_module.PICTURE_BYTES * 4 / 3 + html.CURVE_BYTES + scene + coverage < 14e6
+    media = (page_module.PICTURE_BYTES + tiles.VIDEO_BYTES + tiles.POSTER_BYTES) * 4 / 3
+    # A tile has its instruction twice, cut to 300 characters, and its key of 160 at most three times.
+    words = tiles.MOST_TILES * (2 * 300 + 3 * 160 + 600)
+    assert media + html.CURVE_BYTES + scene + coverage + words < 24.9e6
+
+
+def test_videos_are_small_and_stop_when_their_room_is_used_up(evil: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each is an H.264 file of some frames; what does not fit has its picture alone, and the page says so."""
+    dataset = open_dataset(evil[0])
+    assert dataset.spec is not None
+    reel, unreadable = tiles.Reel(), list[tuple[str, str]]()
+    made = tiles.tiles(dataset, dataset.spec, [0, 1], reel, unreadable)
+    assert (len(made), reel.count, unreadable) == (2, 2, [])
+    data = base64.b64decode(made[0]["video"].removeprefix("data:video/mp4;base64,"))
+    with open_video(data) as video:
+        assert (video.info.codec, video.info.height) == ("h264", 144)
+        assert video.info.frames == min(tiles.FRAMES, len(dataset[0]))
+        assert video.info.frames / video.info.fps == pytest.approx(tiles.SECONDS, rel=0.01)
+    short = tiles.Reel(room=len(data))
+    made = tiles.tiles(dataset, dataset.spec, [0, 1], short, unreadable)
+    assert ([one["video"] is None for one in made], short.left_out) == ([False, True], 1)
+    assert all(one["poster"] for one in made)
 
 
 def test_curves_stop_when_their_room_is_used_up(
@@ -366,10 +389,12 @@ def test_what_is_missing_or_wrong_is_said(evil: tuple[Path, Path], tmp_path: Pat
         write_report(evil[0] / "train" / "000000.tar")
     with pytest.raises(InvalidSpecError):
         write_report(evil[0], samples=-1)
+    with pytest.raises(InvalidSpecError, match="grid"):
+        write_report(evil[0], grid=501)
     for module in ("jinja2", "matplotlib"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            with pytest.raises(MissingExtraError, match=r"actionimg-data\[report\]"):
+            with pytest.raises(MissingExtraError, match=r"pip install .jinja2>="):
                 write_report(evil[0], tmp_path / "r.html")
 
 
@@ -419,6 +444,15 @@ PROBE = """
   const turned = svg.innerHTML !== before;
   svg.dispatchEvent(new KeyboardEvent("keydown", {key: "0", bubbles: true}));
   document.querySelector(".views input:nth-of-type(2)").click();
+  const plot = document.querySelector("svg.plot[data-axes]");
+  const place = plot.getBoundingClientRect();
+  plot.dispatchEvent(new PointerEvent("pointermove", {clientX: place.left + place.width / 2, clientY: place.top + 5}));
+  const words = document.querySelector(".walltools input");
+  words.value = "nothing like it";
+  words.dispatchEvent(new Event("input"));
+  const none = [...document.querySelectorAll(".wall .tile")].filter((t) => !t.hidden).length;
+  words.value = "OPEN the";
+  words.dispatchEvent(new Event("input"));
   const shown = [...document.querySelectorAll(".panel")].filter((p) => p.offsetParent);
   const far = [...document.querySelectorAll(".space polyline")].flatMap((l) => [...l.points]).map(
     (p) => Math.max(Math.abs(p.x) / 104, Math.abs(p.y) / 65));
@@ -428,6 +462,8 @@ PROBE = """
     turned,
     within: Math.max(...far),
     title: document.title,
+    says: [...document.querySelector(".says").children].map((part) => part.textContent),
+    tiles: [none, [...document.querySelectorAll(".wall .tile")].filter((t) => !t.hidden).length],
     panels: shown.map((p) => p.textContent && p.querySelector("img").alt.split(":")[0]),
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   });
@@ -454,6 +490,10 @@ def test_a_browser_shows_it_without_a_complaint(evil: tuple[Path, Path], tmp_pat
         assert found["turned"]
         assert found["within"] <= 1
         assert found["title"] == "out · data set report"
+        # Seconds, and the three curves there.
+        assert len(found["says"]) == 4
+        assert all(re.fullmatch(r"\u2212?[\d.]+", text) for text in found["says"])
+        assert found["tiles"] == [0, 2]
         assert found["panels"] == [f"View {views[1]}", f"View {views[0]}"]
         assert found["wide"] <= 0
         complaints = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]

@@ -8,6 +8,7 @@ import pytest
 from actionimg_data.decode import Reason, decode
 from actionimg_data.errors import DecodeError, FrameCountError, InvalidArrayError, InvalidCameraError
 from actionimg_data.geometry import rotations
+from actionimg_data.raster import render
 from actionimg_data.schemas import ActionImageSpec
 
 torch = pytest.importorskip("torch")
@@ -29,10 +30,16 @@ def make_clip(seed, size=96, frames=6, views=2):
     return cameras, truth, K, poses, rng
 
 
-@pytest.mark.parametrize("damage", ["clean", "uint8", "noise", "lost channel", "wrong blob", "one view"])
+VARIANT = {"fov_scale": 1.4, "outside": "drop", "ground": "in_view", "pixel_centre": "true"}
+
+
+@pytest.mark.parametrize("damage", ["clean", "uint8", "variant", "noise", "lost channel", "wrong blob", "one view"])
 def test_it_is_the_numpy_decoder(damage):
     cameras, truth, K, poses, rng = make_clip(3, size=160, frames=8)
+    spec = ActionImageSpec(height=160, width=160, **(VARIANT if damage == "variant" else {}))
     video = scenes.dense_render(truth, cameras, as_float=damage == "clean")
+    if damage == "variant":
+        video = render(truth, cameras, spec)
     if damage == "noise":
         video = scenes.add_noise(video, rng, 6)
     elif damage == "lost channel":
@@ -41,8 +48,8 @@ def test_it_is_the_numpy_decoder(damage):
         video[1, 3:, ..., 2] = np.roll(video[1, 3:, ..., 2], 25, axis=-1)
     elif damage == "one view":
         video, cameras, K, poses = video[:1], cameras[:1], K[:1], poses[:1]
-    ours = decode(video, cameras)
-    theirs = torch_backend.decode(to_tensor(video), K, poses)
+    ours = decode(video, cameras, spec)
+    theirs = torch_backend.decode(to_tensor(video), K, poses, spec)
     np.testing.assert_array_equal(theirs.valid.numpy(), ours.valid)
     assert ours.valid.all()
     # 1e-7 m is 1e-4 mm.

@@ -54,6 +54,10 @@ def scene(
     return tuple(torch.tensor(a, dtype=dtype) for a in arrays)  # type: ignore[return-value]
 
 
+VARIANT: dict[str, Any] = {"fov_scale": 0.15, "outside": "drop", "ground": "in_view", "pixel_centre": "true"}
+"""So narrow that some blobs are outside, and some grippers."""
+
+
 def as_models(arguments: Arguments, spec: aid.ActionImageSpec) -> tuple[aid.GripperTrajectory, list[Any]]:
     """One unbatched scene as the numpy renderer takes it."""
     position, quaternion, openness, K, pose = (a.detach().double().numpy() for a in arguments)
@@ -72,9 +76,13 @@ def away_from_the_edge(picture: np.ndarray, dense: np.ndarray, spec: aid.ActionI
 
 @pytest.mark.parametrize("moving", [False, True], ids=["fixed", "moving"])
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
-@pytest.mark.parametrize("openness", ["binary", "continuous"])
-def test_published_mode_is_the_dense_oracle(batch: tuple[int, ...], moving: bool, openness: str) -> None:
-    spec = aid.ActionImageSpec(height=37, width=52, openness=openness)
+@pytest.mark.parametrize(
+    "drawing",
+    [{}, {"openness": "continuous"}, {**VARIANT, "fov_scale": 1.4}, VARIANT],
+    ids=["published", "continuous", "wide", "narrow"],
+)
+def test_published_mode_is_the_dense_oracle(batch: tuple[int, ...], moving: bool, drawing: dict[str, Any]) -> None:
+    spec = aid.ActionImageSpec(height=37, width=52, **drawing)
     arguments = scene(spec, batch, moving=moving)
     video = render(*arguments, spec)
     assert video.shape == (*batch, 2, 3, 3, 37, 52)
@@ -133,7 +141,8 @@ def test_leading_shapes_broadcast(mode: Any) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("batch", "moving"), [((), False), ((2,), True), ((1, 2), False)])
 def test_first_derivatives_of_every_input(mode: Any, batch: tuple[int, ...], moving: bool) -> None:
-    spec = aid.ActionImageSpec(height=5, width=6, sigma=0.3, openness="continuous")
+    drawing = VARIANT if moving else {}
+    spec = aid.ActionImageSpec(height=5, width=6, sigma=0.3, openness="continuous", **drawing)
     arguments = tuple(a.requires_grad_() for a in scene(spec, batch, frames=2, moving=moving, seed=2))
     sigma = torch.tensor(0.31, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda *a: render(*a[:5], spec, mode, sigma=a[5]), (*arguments, sigma), fast_mode=bool(batch))

@@ -261,7 +261,7 @@ def test_the_tolerance_can_be_chosen(whole: Path) -> None:
 
 
 def test_quick_decodes_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionimg_data.shards.verify.round_trip", None)
+    monkeypatch.setattr("actionimg_data.shards.verify._round_trip", None)
     summary = verify(whole, quick=True).summary()
     assert summary["ok"]
     assert summary["decoded_frames"] == 0

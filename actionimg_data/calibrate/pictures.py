@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..geometry import transforms
 from ..model import FrameSource
+from ..raster import caption
 from .evidence import Evidence, Sight
 from .outline import Outline
 
@@ -16,7 +17,9 @@ Image = NDArray[np.uint8]
 
 _BEFORE = (255, 60, 40)
 _AFTER = (40, 220, 90)
+_INK, _PAPER = (0, 0, 0), (255, 255, 255)
 _TILE = 224
+_BAND = 24
 _BITS = 4
 _SHEET_WIDTH = 720
 
@@ -47,10 +50,23 @@ def sheet(
     below = before if after is None else after
     move = np.zeros(2) if shift is None or after is not None else shift
     rows = [
-        np.concatenate([_tile(evidence, s, pose, offset, colour) for s in shown], axis=1)
-        for pose, offset, colour in ((before, np.zeros(2), _BEFORE), (below, move, _AFTER))
+        _captioned([_tile(evidence, s, pose, offset, colour) for s in shown], shown, what)
+        for pose, offset, colour, what in (
+            (before, np.zeros(2), _BEFORE, "before: the camera as given (red outline)"),
+            (below, move, _AFTER, "after: where the outline fits (green)"),
+        )
     ]
     return np.concatenate(rows)
+
+
+def _captioned(tiles: list[Image], sights: list[Sight], what: str) -> Image:
+    """Tiles in a row under a band that says what they show, each with the number of its frame."""
+    for tile, sight in zip(tiles, sights, strict=True):
+        caption.write(tile, f"frame {sight.index}", (5, _TILE - 9), 0.42, _PAPER, halo=_INK)
+    row = np.concatenate(tiles, axis=1)
+    band = np.full((_BAND, row.shape[1], 3), 24, np.uint8)
+    caption.write(band, what, (6, _BAND - 7), 0.45, _PAPER)
+    return np.concatenate([band, row])
 
 
 def mark_sheet(frames: FrameSource, count: int = 6, columns: int = 2) -> Image:
@@ -89,8 +105,7 @@ def mark_sheet(frames: FrameSource, count: int = 6, columns: int = 2) -> Image:
 
 
 def _label(tile: Image, text: str, at: tuple[int, int], size: float = 0.4) -> None:
-    cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
+    caption.write(tile, text, at, size, _PAPER, halo=_INK)
 
 
 def _tile(evidence: Evidence, sight: Sight, pose: FloatArray, shift: FloatArray, colour: tuple[int, int, int]) -> Image:

@@ -23,8 +23,8 @@ from ..geometry import crop, exact, transforms
 from ..model import CameraTrack
 from ..schemas.camera_file import CameraEntry, CameraFile, Resized
 from ..schemas.rlds_registry import RldsCameraFile
-from ..untrusted import text as _text
 from ..untrusted.files import plain, read_bytes, read_head
+from ..untrusted.text import load_any, load_json, parse, parse_yaml
 from . import kinds
 from .calibrated import CalibratedCamera, Distortion
 from .tracks import is_cameras_npz, read_cameras_npz
@@ -91,7 +91,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
     if head.startswith(b"%YAML"):
         chain = _kalibr_text(path)
         return {path.stem: _opencv(path)} if chain is None else _kalibr(chain, path)
-    value = _text.load_any(path)
+    value = load_any(path)
     if not isinstance(value, Mapping):
         raise WrongFormatError(
             "is not a camera file", where=path, expected="cameras by name", found=type(value).__name__
@@ -107,7 +107,7 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         return _kalibr(value, path)
     if "cameras" not in value:
         value = {"cameras": value}
-    parsed = _text.parse(CameraFile, value, path)
+    parsed = parse(CameraFile, value, path)
     found = {}
     for name, entry in parsed.cameras.items():
         try:
@@ -163,9 +163,9 @@ def load_user_cameras(path: Path) -> UserCameras:
     """
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
         head = read_head(path, 16).lstrip()
-        value = None if head.startswith(b"%YAML") else _text.load_any(path)
+        value = None if head.startswith(b"%YAML") else load_any(path)
         if isinstance(value, Mapping) and ("scenes" in value or "episodes" in value):
-            parsed = _text.parse(RldsCameraFile, value, path)
+            parsed = parse(RldsCameraFile, value, path)
 
             def table(entries: Mapping[str, CameraEntry]) -> dict[str, CalibratedCamera]:
                 return {name: from_entry(entry, parsed.axes) for name, entry in entries.items()}
@@ -303,7 +303,7 @@ def _kalibr_text(path: Path) -> Mapping[str, Any] | None:
     if "!!opencv-matrix" in text or "camera_model" not in text:
         return None
     lines = [line for line in text.splitlines() if not line.startswith(("%YAML", "---"))]
-    value = _text.parse_yaml("\n".join(lines), path)
+    value = parse_yaml("\n".join(lines), path)
     chain = isinstance(value, Mapping) and all(isinstance(v, Mapping) and "camera_model" in v for v in value.values())
     return value if chain else None
 
@@ -395,7 +395,7 @@ class DroidSideFiles:
         path = self.folder / name
         if not path.is_file():
             return {}
-        value = _text.load_json(path)
+        value = load_json(path)
         if not isinstance(value, dict):
             raise BadFileError("is not an object by episode", where=path, found=type(value).__name__)
         return value
@@ -422,6 +422,15 @@ class DroidSideFiles:
         """Camera serials by role (``ext1_cam_serial``, ``ext2_cam_serial``, ``wrist_cam_serial``)."""
         value = self._serials.get(episode)
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+    def knows(self, role: str) -> bool:
+        """Whether there is an episode of which they have the pose of this camera (of no episode the wrist's)."""
+        return any(
+            self.serials(str(episode)).get(role) in entry
+            for table in self._extrinsics.values()
+            for episode, entry in table.items()
+            if isinstance(entry, dict)
+        )
 
     def camera(self, episode: str, serial: str) -> DroidCamera:
         """What is known of the camera ``serial`` in ``episode``; its fields are None where nothing is."""
@@ -472,7 +481,7 @@ class DroidKeepRanges:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        value = _text.load_json(path)
+        value = load_json(path)
         if not isinstance(value, dict):
             raise BadFileError("is not an object by episode", where=path, found=type(value).__name__)
         self._ranges = {self._key(key): ranges for key, ranges in value.items()}

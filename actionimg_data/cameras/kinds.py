@@ -7,7 +7,7 @@ are used.
 from __future__ import annotations
 
 import configparser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import AmbiguousSourceError, InvalidCameraError, MissingCalibrationError, WrongFormatError
 from ..geometry import exact, rotations, transforms
-from ..untrusted import text as _text
 from ..untrusted.files import read_bytes
+from ..untrusted.text import load_any
 from .calibrated import CalibratedCamera, Distortion
 from .transforms import transform_from_xyz_euler
 
@@ -157,8 +157,8 @@ _COLMAP: dict[str, tuple[tuple[int, int, int, int], str, tuple[int, ...]]] = {
 }
 
 
-def colmap(path: Path) -> dict[str, CalibratedCamera]:
-    """COLMAP's ``cameras.txt``, by the camera's number, or ``images.txt`` beside one, by the picture's name.
+def colmap(path: Path, keyed: Callable[[Path], str] = lambda name: name.stem) -> dict[str, CalibratedCamera]:
+    """COLMAP's ``cameras.txt``, by the camera's number, or ``images.txt`` beside one, by ``keyed`` of a picture's name.
 
     COLMAP has the centre of the first pixel at 0.5; its poses are world-to-camera in a world, and a scale, of its own.
 
@@ -191,7 +191,7 @@ def colmap(path: Path) -> dict[str, CalibratedCamera]:
         try:
             qw, qx, qy, qz, x, y, z = (float(n) for n in parts[1:8])
             camera = cameras[parts[8]]
-            name = Path(parts[9]).stem
+            name = keyed(Path(parts[9]))
         except (IndexError, ValueError, KeyError):
             raise WrongFormatError("is not COLMAP's images.txt", where=path, found=line) from None
         rotation = rotations.matrix_from_quaternion(rotations.normalize(np.array([qx, qy, qz, qw])))
@@ -221,7 +221,7 @@ def pose_in_file(path: Path, name: str | None, axes: str | None) -> tuple[FloatA
         AmbiguousSourceError: The name of the tracked frame does not say what axes it has.
         MissingCalibrationError: There is no such camera.
     """
-    value = _text.load_any(path)
+    value = load_any(path)
     if not isinstance(value, Mapping):
         raise WrongFormatError("holds no pose", where=path, found=type(value).__name__)
     inner = value.get("transformation", value.get("transform"))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from ..geometry import exact, rotations, transforms
 from ..schemas.camera_file import CameraOrigin, Matrix3, Vec3, Vec4
-from ..untrusted import text as _text
+from ..untrusted.text import load_yaml, parse
 from .calibrated import CalibratedCamera
 
 _FROM_OPENCV: dict[str, NDArray[np.float64]] = {
@@ -127,4 +127,4 @@ class PublishedSet(_Model):
 def published() -> Mapping[str, PublishedSet]:
     """The cameras that are part of the package, by name of the RLDS registry's entry."""
     with resources.as_file(resources.files("actionimg_data.cameras") / "published.yaml") as path:
-        return {name: _text.parse(PublishedSet, value, path) for name, value in _text.load_yaml(path).items()}
+        return {name: parse(PublishedSet, value, path) for name, value in load_yaml(path).items()}

@@ -16,16 +16,20 @@ from ..untrusted.files import open_plain
 
 CAMERA_FIELDS: Final = ("K", "world_from_camera", "views", "size")
 
+ACTION_K: Final = "action_K"
+"""The K that takes points to pixel indices of the action images (`geometry.drawing.action_K`)."""
+
 
 def tracks_from(arrays: Mapping[str, NDArray[Any]], where: object) -> dict[str, CameraTrack]:
     """Cameras by view of the arrays ``K`` (V, T, 3, 3), ``world_from_camera`` (V, T, 4, 4), ``views``, ``size`` (V, 2).
 
-    ``pixel_centre`` (V,) is there where it is not 0.5 of all.
+    ``pixel_centre`` (V,) is there where it is not 0.5 of all, `ACTION_K` (V, T, 3, 3) where action images are drawn by
+    another K; it follows from K and the spec, and is not read.
 
     Raises:
         CorruptDatasetError: They are other arrays, or what no camera is.
     """
-    if set(arrays) - {"pixel_centre"} != set(CAMERA_FIELDS):
+    if set(arrays) - {"pixel_centre", ACTION_K} != set(CAMERA_FIELDS):
         raise CorruptDatasetError(
             "has the wrong arrays", where=where, expected=" ".join(CAMERA_FIELDS), found=" ".join(arrays) or "none"
         )

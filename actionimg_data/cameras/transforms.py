@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import BadFileError, InvalidSpecError
 from ..geometry import rotations, transforms
 from ..schemas.camera_file import PoseParts, Transform
-from ..untrusted import text as _text
+from ..untrusted.text import load_any, parse_yaml
 
 FloatArray = NDArray[np.float64]
 
@@ -54,10 +54,10 @@ def parse_transform(text: str, field: str) -> FloatArray:
     file = transform_file(text)
     where = "" if file is None else file
     if file is not None:
-        value = _text.load_any(Path(file))
+        value = load_any(Path(file))
     elif text.strip().startswith(("{", "[[")):
         try:
-            value = _text.parse_yaml(text, field)
+            value = parse_yaml(text, field)
         except BadFileError:
             raise _is_no_transform(text, field, where) from None
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -13,6 +14,9 @@ import click
 from .. import __version__
 from ..errors import ActionImgError, InvalidSpecError
 from ._common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit_error
+from ._logging import logged, with_logging
+
+log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "convert": "Convert demonstrations into action-image shards.",
@@ -22,9 +26,11 @@ _COMMANDS = {
     "verify": "Check a data set: checksums, schemas, and the decoded round trip.",
     "repair": "Make again what is broken in a data set, and only that.",
     "finalize": "Assemble a data set's manifest from its shards, whoever made them.",
+    "view": "Look through a data set in the browser: a grid to filter, each sample in step.",
     "report": "Write one HTML file to look at: pictures, motion, decode errors, data card.",
     "inspect": "Show what is in a source, a data set, a shard or a sample.",
     "calibrate": "Check cameras against the pictures, refine them, find the offset between clocks.",
+    "derive": "Make members of a data set with a function: latents, text embeddings.",
     "export": "Write a data set in another program's layout.",
     "converters": "List the source formats, or explain one.",
     "demo": "Make, convert and verify a small data set of our own.",
@@ -34,7 +40,7 @@ _COMMANDS = {
 
 def _say(message: Warning | str, *about: Any, **more: Any) -> None:
     """A warning without the place in the code, which is of no use to whoever typed the command."""
-    click.echo(f"warning: {message}", err=True)
+    log.warning("%s", message)
 
 
 class _LazyGroup(click.Group):
@@ -46,8 +52,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
-        return command
+        return with_logging(importlib.import_module(f"{__name__}.{cmd_name}").command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -67,10 +72,13 @@ class _LazyGroup(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings(), logged():
+            warnings.showwarning = _say
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _say
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except ActionImgError as error:
             emit_error(error)
             # An option that cannot be is a mistake of usage, whoever finds it out.

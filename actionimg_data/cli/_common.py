@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,8 @@ from ..errors import ActionImgError
 if TYPE_CHECKING:
     from rich.console import Console
 
+log = logging.getLogger(__name__)
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -25,6 +28,8 @@ EXIT_VERIFICATION_FAILED = 3
 EXIT_QUARANTINE = 4
 EXIT_INTERRUPTED = 130
 _WIDE = 140
+# Narrowest and widest bar, in letters.
+_BAR = (6, 40)
 # Control characters but newline and tab, marks that reverse the order of text, and halves of pairs (of file names that
 # are not UTF-8).
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -72,9 +77,37 @@ def emit_json(value: Any) -> None:
     click.echo(_UNSHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def say(text: str) -> None:
+    """A line on stderr about how the work goes on; silent with ``--quiet``."""
+    if not console().quiet:
+        click.echo(visible(text), err=True)
+
+
 def emit_error(error: ActionImgError) -> None:
     """One line on stderr: the error's code and its text."""
+    log.error("%s: %s", error.code, error, exc_info=error)
     click.echo(click.style(f"error[{error.code}]", fg="red", bold=True) + f": {visible(str(error))}", err=True)
+
+
+def progress_columns(description: str, unit: str, more: str = "", room: int = 0) -> tuple[Any, ...]:
+    """What a progress bar shows, chosen so that the count and the time left fit into the terminal.
+
+    Args:
+        description: What is done, in a word.
+        unit: What is counted.
+        more: Further text, with rich's fields of the task; left out where the terminal is narrow.
+        room: Columns that ``more`` takes at most.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    # The count, the time and the spaces between columns; each takes what it needs and the bar what is left.
+    spare = console().width - len(description) - len(unit) - 28
+    shown = bool(more) and spare - room >= _BAR[0]
+    width = max(_BAR[0], min(_BAR[1], spare - (room if shown else 0)))
+    bar = (BarColumn(bar_width=width),) if spare >= _BAR[0] else ()
+    text = TextColumn(f"{unit} · {more} ·" if shown else unit)
+    rest = (text, TimeRemainingColumn(compact=True)) if spare >= 0 else ()
+    return (TextColumn("{task.description}"), *bar, MofNCompleteColumn(), *rest)
 
 
 @contextmanager
@@ -83,16 +116,12 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Any]:
 
     Off a terminal nothing is drawn.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bar:
+    columns = progress_columns(description, unit)
+    with Progress(
+        *columns, console=console(), transient=True, disable=console().quiet or not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(description, total=total)
 
         def advance(steps: float = 1) -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
 from ..errors import human_bytes
-from ._common import EXIT_DONE, EXIT_INTERRUPTED, EXIT_QUARANTINE, console, cores, emit_json, output
+from ._common import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_QUARANTINE,
+    console,
+    cores,
+    emit_json,
+    output,
+    progress_columns,
+    say,
+)
 from ._inputs import SIZE, allowed_kinds, load_spec, option_type, plausible_limits, split_names
+from ._logging import with_logging
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,15 +41,22 @@ if TYPE_CHECKING:
     from ..shards.plan import Plan
 
 
+CALIBRATED: Final = "calibrated"
+"""In --views: those whose camera is known in the episode."""
+
+
 def _shared_options() -> list[click.Option]:
+    from ..schemas.dataset import RgbPreset
+
     choice = click.Choice
     return [
         click.Option(["--size"], type=SIZE, default="512", show_default=True, help="Picture size, N or HxW, even."),
         click.Option(
             ["--views"],
             multiple=True,
-            help="Views to convert, comma-separated, in order; others are not read.  [default: the calibrated views of "
-            "the first episode]",
+            help="Views to convert, comma-separated, in order; others are not read. calibrated: of each episode those "
+            "whose camera is known in it (calibrated,a,b: of these).  [default: the calibrated views of the first "
+            "episode]",
         ),
         click.Option(["--stride"], type=click.IntRange(1), default=1, show_default=True, help="Take each N-th frame."),
         click.Option(
@@ -56,6 +77,16 @@ def _shared_options() -> list[click.Option]:
             ["--crf"], type=click.IntRange(0, 51), default=18, show_default=True, help="x264 quality; less is better."
         ),
         click.Option(
+            ["--rgb-preset"],
+            type=choice(get_args(RgbPreset)),
+            default="veryfast",
+            show_default=True,
+            help="x264's preset for camera pictures: a faster one takes more bytes (docs/performance.md).",
+        ),
+        click.Option(
+            ["--rgb-crf"], type=click.IntRange(0, 51), help="x264 quality of camera pictures.  [default: as --crf]"
+        ),
+        click.Option(
             ["--merge-arms"],
             is_flag=True,
             help="Several grippers in one action video: the clipped sum. Overlapping blobs cannot be decoded.",
@@ -66,6 +97,12 @@ def _shared_options() -> list[click.Option]:
             ["--refined-cameras"],
             metavar="FILE",
             help="Camera file, as `actionimg calibrate refine` writes it, in place of the source's own cameras.",
+        ),
+        click.Option(
+            ["--conditioning-cameras"],
+            metavar="PLACE",
+            help="Cameras that VGGT, DUSt3R or COLMAP estimated, in a frame of their own: stored for a model to be "
+            "conditioned on, never drawn with. {episode} stands for the episode's id.",
         ),
         click.Option(
             ["--check-calibration"],
@@ -199,7 +236,7 @@ class _Formats(click.Group):
 
         if cmd_name not in base.names():
             return None
-        return _command(cmd_name)
+        return with_logging(_command(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from ..converters import base
@@ -277,8 +314,9 @@ def _convert(name: str, given: dict[str, Any]) -> None:
 
     cls = base.converter_class(name)
     values: dict[str, Any] = {}
+    chosen, differ = _views(split_names(given["views"]))
     for field in cls.Options.model_fields:
-        value = given["views"] if field == cls.views_field else given[f"own_{field}"]
+        value: Any = chosen if field == cls.views_field else given[f"own_{field}"]
         if value is None or value == ():
             continue
         values[field] = tuple(split_names(value)) if isinstance(value, tuple) else value
@@ -287,10 +325,13 @@ def _convert(name: str, given: dict[str, Any]) -> None:
     options = ConvertOptions.parse(
         height=height,
         width=width,
-        views=tuple(split_names(given["views"])) or None,
+        views=chosen or None,
+        views_per_sample=differ,
+        conditioning_cameras=given["conditioning_cameras"],
         spec=load_spec(given["spec"], None).model_dump(),
         **{k: given.get(k, d) for k, d in (("stride", 1), ("clip_frames", None), ("episodes_per_shard", None))},
-        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "split", "merge_arms", "depth", "masks")},
+        **{k: given[k] for k in ("action_codec", "rgb_codec", "crf", "rgb_preset", "rgb_crf", "split")},
+        **{k: given[k] for k in ("merge_arms", "depth", "masks")},
         check_calibration=given["check_calibration"],
         **_refined_cameras(given["refined_cameras"]),
         calibration_gripper=_gripper_words(given["calibration_gripper"]),
@@ -339,12 +380,18 @@ def _convert(name: str, given: dict[str, Any]) -> None:
                 observer=observer,
             )
         except KeyboardInterrupt:
-            click.echo("interrupted: what is published stays; the same command goes on from here", err=True)
+            say("interrupted: what is published stays; the same command goes on from here")
             context.exit(EXIT_INTERRUPTED)
     _report(result, out, given["as_json"])
     counts = result.manifest.counts
     bad = counts.quarantined if counts is not None else len(result.quarantined)
     context.exit(EXIT_QUARANTINE if bad else EXIT_DONE)
+
+
+def _views(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The views that --views names, and whether each sample has those of them that are calibrated (see the schema)."""
+    named = tuple(name for name in names if name != CALIBRATED)
+    return named, "" if len(named) == len(names) else "named" if named else "found"
 
 
 def _refined_cameras(path: str | None) -> dict[str, str]:
@@ -535,7 +582,7 @@ def _observer(quiet: bool) -> Iterator[Observer]:
         with _bar() as observer:
             yield observer
     else:
-        yield _lines(lambda text: click.echo(text, err=True))
+        yield _lines(say)
 
 
 class _Tally:
@@ -575,7 +622,7 @@ def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
                 echo(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
 
         def warning(self, text: str) -> None:
-            echo(f"warning: {text}")
+            log.warning("%s", text)
 
         def progress(self, event: Any) -> None:
             self.tally.add(event)
@@ -589,20 +636,13 @@ def _lines(echo: Callable[[str], None], every: float = 10.0) -> Observer:
 @contextmanager
 def _bar() -> Iterator[Observer]:
     """Progress for people: a bar over episodes with frames/s, bytes and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
     from ..engine import Observer, Totals
 
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes · {task.fields[rate]} · {task.fields[size]} ·"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console(), transient=True) as bar:
-        task = bar.add_task("", total=None, rate="", size="")
+    columns = progress_columns("converting", "episodes", "{task.fields[rate]} · {task.fields[size]}", 30)
+    with Progress(*columns, console=console(), transient=True, disable=console().quiet) as bar:
+        task = bar.add_task("converting", total=None, rate="", size="")
 
         class Bar(Observer):
             def __init__(self) -> None:
@@ -615,7 +655,7 @@ def _bar() -> Iterator[Observer]:
                     bar.console.print(f"resuming: {totals.shards_done} of {totals.shards} shards are there")
 
             def warning(self, text: str) -> None:
-                bar.console.print(f"warning: {text}", style="yellow", markup=False)
+                log.warning("%s", text)
 
             def progress(self, event: Any) -> None:
                 self.tally.add(event)

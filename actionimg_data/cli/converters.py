@@ -8,17 +8,21 @@ from ._common import emit_json, output
 
 
 @click.command("converters")
-@click.option("--explain", metavar="NAME", help="Explain one format: what it reads, its options and conventions.")
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option("--explain", metavar="NAME", help="Explain one format: the same as NAME alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(explain: str | None, as_json: bool) -> None:
-    """List the source formats, or explain one.
+def command(name: str | None, explain: str | None, as_json: bool) -> None:
+    """List the source formats, or explain one: what it reads, its options and conventions.
 
     \b
     actionimg converters
-    actionimg converters --explain rlbench
+    actionimg converters rlbench
     """
     from ..converters import base
 
+    if name is not None and explain not in (None, name):
+        raise click.UsageError(f"{name} and --explain {explain} name two formats")
+    explain = name or explain
     classes = base.installed() if explain is None else {explain: base.converter_class(explain)}
     if as_json:
         emit_json(
@@ -41,7 +45,7 @@ def command(explain: str | None, as_json: bool) -> None:
         for name, cls in classes.items():
             table.add_row(name, cls.summary)
         output().print(table)
-        output().print("\nactionimg converters --explain NAME says more about one of them.", style="dim")
+        output().print("\nactionimg converters NAME says more about one of them.", style="dim")
         return
     cls = classes[explain]
     output().print(f"[bold]{explain}[/bold]: {cls.summary}\n")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..decode import DecodedTrajectory
+    from ..decode.arms import Arms
     from ..model import Camera, CameraTrack
     from ..schemas import ActionImageSpec
 
@@ -57,6 +58,13 @@ _CHUNK = 32
     "--grippers", multiple=True, help="With --concatenated: whose action segments follow each view's video, in order."
 )
 @click.option(
+    "--merged",
+    multiple=True,
+    metavar="NAMES",
+    help="Names of the two grippers that each picture shows together, from left to right in the first view when both "
+    "are first seen.  [default: a merged data set's, by where its sample says they are]",
+)
+@click.option(
     "--spec", "spec_file", metavar="FILE", help="JSON with the spec, e.g. dataset.json.  [default: published]"
 )
 @click.option("--fix-lag", is_flag=True, help="Show a view that is found to be late by so much earlier.")
@@ -88,6 +96,7 @@ def command(
     concatenated: bool,
     views: tuple[str, ...],
     grippers: tuple[str, ...],
+    merged: tuple[str, ...],
     spec_file: str | None,
     fix_lag: bool,
     max_std_mm: float | None,
@@ -105,8 +114,9 @@ def command(
     it, and begin at any frame (--start, --stride).
 
     Videos of several grippers (VIEW.action.GRIPPER.mp4, or VIEW.GRIPPER=FILE) give one trajectory each, written to
-    --out with the gripper's name before its ending: t.left.csv. Frames that show several in one picture (convert
-    --merge-arms) cannot be taken apart: their reason is several-grippers.
+    --out with the gripper's name before its ending: t.left.csv. So do pictures that show two at once (convert
+    --merge-arms): the cameras are the data set's, or --merged names the grippers. Frames in which blobs lie on each
+    other are refused where the rest determines no pose: overlap, several-grippers, which-gripper.
 
     Blobs that are wider, flatter or elongated, that stand on grey or shine through into other channels are decoded
     as they are; what was found of that, and how the views lie against each other, is printed as the diagnosis. A pose
@@ -130,7 +140,7 @@ def command(
     if Path(out).suffix.lower() not in SUFFIXES:
         raise InvalidSpecError("unknown ending", field="--out", expected=" ".join(SUFFIXES), found=out)
     known = load_cameras(camera_file, sample)
-    _check_not_merged(camera_file, sample)
+    together = _together(camera_file, sample, split_names(merged), start or 0)
     names, arms = split_names(views), split_names(grippers)
     if arms and not concatenated:
         raise InvalidSpecError("goes with --concatenated", field="--grippers", found=" ".join(arms))
@@ -139,16 +149,27 @@ def command(
         names = list(known)
     fitting = _Fitting(start, stride, crop or ("center" if of_sample else "none"))
     groups = _concatenated(videos, names, arms) if concatenated else _separate(videos, names, list(known))
-    summaries, tables = {}, {}
+    if together and list(groups) != [""]:
+        raise InvalidSpecError(
+            "pictures that show all grippers are no single one's", field="VIDEO, --grippers", found=" ".join(groups)
+        )
+    decoded_by: dict[str, DecodedTrajectory] = {}
+    sources_of: dict[str, _Sources] = {}
+    rates: dict[str, float] = {}
     for gripper, sources in groups.items():
-        decoded, fps = _decode(sources, known, camera_file, spec_file, fitting, fix_lag)
-        decoded = _limited(decoded, max_std_mm, max_std_deg)
-        path = str(Path(out).with_suffix(f".{gripper}{Path(out).suffix}")) if len(groups) > 1 else out
+        found, fps = _decode(gripper, sources, known, camera_file, spec_file, fitting, fix_lag, together)
+        decoded_by |= found
+        sources_of |= dict.fromkeys(found, sources)
+        rates |= dict.fromkeys(found, fps)
+    summaries, tables = {}, {}
+    for gripper, whole in decoded_by.items():
+        decoded = _limited(whole, max_std_mm, max_std_deg)
+        path = str(Path(out).with_suffix(f".{gripper}{Path(out).suffix}")) if len(decoded_by) > 1 else out
         try:
             write_trajectory(path, decoded.trajectory, _extra(decoded))
         except OSError as error:
             raise OutputError("cannot write", where=path, found=error.strerror) from None
-        summaries[gripper] = _summary(decoded, list(sources), fps, path)
+        summaries[gripper] = _summary(decoded, list(sources_of[gripper]), rates[gripper], path)
         tables[gripper] = decoded.diagnosis.table()
     if as_json:
         emit_json(summaries if len(summaries) > 1 else next(iter(summaries.values())))
@@ -178,22 +199,19 @@ def _of_a_sample(camera_file: str) -> bool:
     return is_url(camera_file) or Path(camera_file).is_dir() or is_cameras_npz(Path(camera_file))
 
 
-def _check_not_merged(camera_file: str, sample: str | None) -> None:
-    """Refuse a sample whose action images show several grippers at once."""
+def _together(camera_file: str, sample: str | None, names: list[str], start: int) -> Arms | None:
+    """The grippers that the pictures show together, where they do: as named, or a merged sample's, and where it has
+    them in the first frame."""
     from ..objectstore import is_url
 
+    if names:
+        return names
     if not (is_url(camera_file) or Path(camera_file).is_dir()):
-        return
-    meta = pick_sample(camera_file, sample).meta
-    if meta.merged_arms:
-        raise DecodeError(
-            "its action images show several grippers in one picture, which cannot be taken apart",
-            where=camera_file,
-            field=meta.key,
-            found=" ".join(meta.grippers),
-            hint="actionimg verify decodes them with what the sample says of the others; or convert without "
-            "--merge-arms.",
-        )
+        return None
+    chosen = pick_sample(camera_file, sample)
+    if not chosen.meta.merged_arms:
+        return None
+    return {name: trajectory.position[min(start, len(chosen) - 1)] for name, trajectory in chosen.grippers.items()}
 
 
 _Sources = dict[str, tuple[str, tuple[int, int]]]
@@ -201,17 +219,19 @@ _Sources = dict[str, tuple[str, tuple[int, int]]]
 
 
 def _decode(
+    gripper: str,
     sources: _Sources,
     known: Mapping[str, Camera | CameraTrack],
     camera_file: str,
     spec_file: str | None,
     fitting: _Fitting,
     fix_lag: bool,
-) -> tuple[DecodedTrajectory, float]:
-    """What the videos of one gripper say, and their frame rate."""
+    together: Arms | None,
+) -> tuple[dict[str, DecodedTrajectory], float]:
+    """What the videos of one gripper say, or of all ``together``, and their frame rate."""
     import numpy as np
 
-    from ..decode import BlobMeasurements, measure_blobs, solve
+    from ..decode import ArmBlobs, BlobMeasurements, measure_arms, measure_blobs, solve, solve_arms
     from ..video import open_video
 
     missing = [name for name in sources if name not in known]
@@ -246,19 +266,29 @@ def _decode(
     chosen = window_cameras({name: known[name] for name in sources}, fitting.start, fitting.stride, frames, camera_file)
     cameras = fit_cameras(chosen, height, width, camera_file, fitting.crop)
 
-    measured = []
+    measured: list[BlobMeasurements] = []
+    shared: list[ArmBlobs] = []
     with progress("decode", frames * len(sources), "frames") as advance:
         for name, (path, _) in sources.items():
-            parts = []
+            parts, of_all = [], []
             for chunk in _chunks(readers[path].frames(segments[name]), spec):
-                parts.append(measure_blobs(chunk, spec))
+                if together is None:
+                    parts.append(measure_blobs(chunk, spec))
+                else:
+                    of_all.append(measure_arms(chunk, spec))
                 advance(len(chunk))
-            measured.append(BlobMeasurements.concatenate(parts))
+            if together is None:
+                measured.append(BlobMeasurements.concatenate(parts))
+            else:
+                shared.append(ArmBlobs.concatenate(of_all))
     for reader in readers.values():
         reader.close()
     tracks = [cameras[name].track(frames) for name in sources]
     times = np.arange(frames) / fps
-    return solve(measured, tracks, spec, times=times, names=list(sources), fix_lag=fix_lag), fps
+    views = list(sources)
+    if together is not None:
+        return solve_arms(shared, tracks, spec, together, times=times, names=views, fix_lag=fix_lag), fps
+    return {gripper: solve(measured, tracks, spec, times=times, names=views, fix_lag=fix_lag)}, fps
 
 
 def _limited(decoded: DecodedTrajectory, mm: float | None, degrees: float | None) -> DecodedTrajectory:

@@ -72,6 +72,7 @@ def command(
         say("and type next")
         say(f"  actionimg inspect {root / 'rlbench-shards'}")
         say(f"  actionimg verify {root / 'rlbench-shards'}")
+        say(f"  actionimg view {root / 'rlbench-shards'}")
         say(f"  actionimg report {root / 'rlbench-shards'}")
         say(f"  actionimg render {root / 'rlbench'} --out look")
     ctx.exit(EXIT_DONE if ok else EXIT_VERIFICATION_FAILED)
@@ -147,8 +148,9 @@ def _pictures(root: Path) -> list[str]:
         ("wrist", 0.4),
     ]
     columns = [next(pictures.triptychs(episode, view, spec, [round(t * last)], text=False)) for view, t in moments]
+    heads = [f"{view}, frame {round(t * last)}" for view, t in moments]
     files = {
-        "demo.png": pictures.png_bytes(pictures.grid(columns)),
+        "demo.png": pictures.png_bytes(pictures.grid(columns, heads=heads)),
         "contact_sheet.png": pictures.png_bytes(pictures.contact_sheet(episode, spec)),
     }
     frames = list(clips.overlaid(episode, "front", spec))

@@ -9,17 +9,18 @@ import shutil
 import sys
 import tempfile
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import __version__
+from ..errors import install_hint
 from ._common import EXIT_DONE, EXIT_FAILED, cores, emit_json, output
 
 _CORE: tuple[str, ...] = (
     "numpy",
     "scipy",
-    "opencv-python-headless",
     "pyarrow",
     "webdataset",
     "h5py",
@@ -35,30 +36,73 @@ _EXTRAS = {
     "training": ("torch", "torchdata"),
     "teleop": ("rosbags", "zarr"),
     "joints": ("mujoco", "yourdfpy"),
+    "hdf5": ("hdf5plugin",),
     "report": ("jinja2", "matplotlib"),
+    "view": ("starlette", "uvicorn"),
     "rerun": ("rerun",),
     "ray": ("ray",),
     "s3": ("s3fs",),
+    "gcs": ("gcsfs",),
+    "azure": ("adlfs",),
+    "hub": ("huggingface_hub",),
+    "mcap": ("mcap", "mcap_protobuf", "foxglove_schemas_protobuf"),
 }
 _NATIVE = ("torch", "pytorch3d")
-_INSTALL = {name: f"pip install 'actionimg-data[{name}]'" for name in _EXTRAS} | {
-    "pytorch3d": "pip install torch==2.12.0 easypytorch3d==0.7.9.post1",
-}
+_OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
+_X264 = "core 165"
+"""The x264 that the project's own reference bytes were made with."""
 
 
 def _check_core() -> list[dict[str, Any]]:
-    rows = []
-    for name in _CORE:
-        try:
-            # Either wheel of OpenCV will do.
-            found: str | None = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            try:
-                found = metadata.version("opencv-python") if name.startswith("opencv") else None
-            except metadata.PackageNotFoundError:
-                found = None
-        rows.append({"check": name, "ok": found is not None, "found": found or "not installed"})
-    return rows
+    rows = [
+        {"check": name, "ok": (found := _version(name)) is not None, "found": found or "not installed"}
+        for name in _CORE
+    ]
+    return [*rows, _check_opencv()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _check_opencv() -> dict[str, Any]:
+    """One of OpenCV's wheels, and not two: they write into the same folder ``cv2``."""
+    found = {name: version for name in _OPENCV if (version := _version(name)) is not None}
+    text = ", ".join(f"{name} {version}" for name, version in found.items()) or "not installed"
+    if len(found) > 1:
+        names = " ".join(found)
+        text += f": they overwrite each other → pip uninstall -y {names} && pip install opencv-python-headless"
+    return {"check": "opencv", "ok": len(found) == 1, "found": text}
+
+
+def _check_x264() -> dict[str, Any]:
+    """Which x264 encodes: it decides the bytes of lossy videos."""
+    from ..video import x264_build
+
+    build = x264_build()
+    ok = build.startswith(_X264)
+    other = f"{build or 'none'}: sound data sets, of other bytes than those of {_X264} → pip install --upgrade av"
+    return {"check": "x264", "ok": ok, "found": build if ok else other, "optional": True}
+
+
+def _check_torch() -> list[dict[str, Any]]:
+    """Whether torch sees the GPU that is there."""
+    if _absent("torch", load=True) is not None:
+        return []
+    import torch
+
+    built = getattr(torch.version, "cuda", None) or getattr(torch.version, "hip", None)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = f"{torch.__version__}, " + (f"built for CUDA {built}" if built else "built for the CPU alone")
+    found += f", {count} GPU{'s' * (count != 1)} in use of it"
+    there = any(Path("/dev").glob("nvidia[0-9]*"))
+    if there and not count:
+        why = "its driver is older than that CUDA wants" if built else "this torch was built without CUDA"
+        found += f"; this machine has one, but {why} → https://pytorch.org/get-started/locally/"
+    return [{"check": "torch and GPU", "ok": bool(count) or not there, "found": found, "optional": True}]
 
 
 def _check_codecs() -> list[dict[str, Any]]:
@@ -107,7 +151,7 @@ def _check_extras() -> list[dict[str, Any]]:
     rows = []
     for extra, modules in _EXTRAS.items():
         missing = [reason for module in modules if (reason := _absent(module, load=module in _NATIVE)) is not None]
-        found = "installed" if not missing else f"{'; '.join(missing)} → {_INSTALL[extra]}"
+        found = "installed" if not missing else f"{'; '.join(missing)} → {install_hint(extra)}"
         rows.append({"check": f"extra {extra}", "ok": not missing, "found": found, "optional": True})
     return rows
 
@@ -143,8 +187,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
         {"check": "free space for temporary files", "ok": free > 1, "found": f"{free:.0f} GB"},
         *_check_core(),
         *_check_codecs(),
+        _check_x264(),
         _check_round_trip(),
         *_check_extras(),
+        *_check_torch(),
     ]
     ok = all(row["ok"] or row.get("optional") for row in rows)
     if as_json:

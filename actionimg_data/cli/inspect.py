@@ -16,6 +16,7 @@ from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
     ImplausibleError,
+    InvalidSpecError,
     MissingCalibrationError,
     OutputError,
     OutputExistsError,
@@ -25,6 +26,7 @@ from ..errors import (
 )
 from ..objectstore import is_url
 from ._common import emit_json, output
+from .listing import list_samples, refuse_options, refuse_source
 
 if TYPE_CHECKING:
     from ..converters import Converter
@@ -40,6 +42,13 @@ _LINE = 90
 @click.command("inspect")
 @click.argument("path")
 @click.option("--key", metavar="KEY", help="Show one sample of a data set or a shard.")
+@click.option("--sample", metavar="KEY|NUMBER", help="The same, also by its number in the list (from 0).")
+@click.option("--list", "listed", is_flag=True, help="List the samples of a data set, a line each.")
+@click.option("--where", "condition", metavar="CONDITION", help="Of the list only these: 'frames > 100'.")
+@click.option("--sort", multiple=True, metavar="[-]COLUMN", help="Sort the list; - for the largest first. Repeatable.")
+@click.option("--columns", metavar="NAME,…|all", help="Columns of the list.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Lines of the list; 50 where a table is drawn.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the list as comma-separated values.")
 @click.option("--format", "format_name", metavar="NAME", help="Source format; detected where it can be.")
 @click.option("--option", "-O", "options", multiple=True, metavar="NAME=VALUE", help="An option of the converter.")
 @click.option("--mapping", metavar="FILE", help="Mapping file of a raw log: short for -O mapping=FILE.")
@@ -49,6 +58,13 @@ _LINE = 90
 def command(
     path: str,
     key: str | None,
+    sample: str | None,
+    listed: bool,
+    condition: str | None,
+    sort: tuple[str, ...],
+    columns: str | None,
+    limit: int | None,
+    as_csv: bool,
     format_name: str | None,
     options: tuple[str, ...],
     mapping: str | None,
@@ -61,12 +77,17 @@ def command(
     \b
     actionimg inspect ~/rlbench_demos
     actionimg inspect out
+    actionimg inspect out --list --where 'task == "open_drawer" and frames > 100' --sort -decode_position_p95_mm
+    actionimg inspect out --sample 17
     actionimg inspect out/train/000000.tar --key open_drawer-all_variations-episode0
     actionimg inspect recording/ --propose mapping.yaml
     actionimg inspect recording/ --mapping mapping.yaml --plot streams.png
 
     Of a source it says whether its first episode can be converted, what is missing, and what to type next. A terminal
     with colours also gets a small picture of a frame. The keys of --json are in docs/looking.md.
+
+    CONDITION is written as in Python, over the columns of index.parquet: comparisons, and, or, not, in ("drawer" in
+    instruction, "front" in views, task in ("a", "b")), is None, len(views), .startswith(), .endswith(), .matches().
     """
     from ..shards.layout import place
 
@@ -74,7 +95,29 @@ def command(
     if not where.exists():
         hint = None if is_url(path) else suggested_path(path)
         raise SourceNotFoundError("no such file or folder", where=path, hint=hint)
+    if key is not None and sample is not None:
+        raise InvalidSpecError("both name a sample", where=path, field="--key, --sample")
     options += () if mapping is None else (f"mapping={mapping}",)
+    stored = where.suffix == ".tar" or (where / "dataset.json").is_file()
+    if listed or sample is not None:
+        refuse_source(path, "dataset" if stored else "source")
+    if listed:
+        list_samples(where, condition, sort, columns, limit, as_json=as_json, as_csv=as_csv)
+        return
+    refuse_options(
+        path,
+        {
+            "--where": condition is not None,
+            "--sort": bool(sort),
+            "--columns": columns is not None,
+            "--limit": limit is not None,
+            "--csv": as_csv,
+        },
+    )
+    if sample is not None:
+        from ._inputs import pick_sample
+
+        key = pick_sample(path, sample).key
     if draft is not None:
         _propose(path, Path(draft), as_json)
         return
@@ -345,6 +388,14 @@ def _dataset(path: Place) -> dict[str, Any]:
     return found
 
 
+def _views(found: dict[str, Any]) -> str:
+    """The views, and in how many samples each is where samples differ."""
+    counts = found.get("samples_by_view")
+    if not counts:
+        return " ".join(found["views"])
+    return ", ".join(f"{name} in {counts.get(name, 0)} of {found['samples']} samples" for name in found["views"])
+
+
 def _from_index(dataset: Dataset) -> dict[str, Any]:
     """What the index knows of all samples: rates, instructions, recorded decode errors."""
     import pyarrow.compute as pc
@@ -353,8 +404,11 @@ def _from_index(dataset: Dataset) -> dict[str, Any]:
     rates = sorted(index["fps"].unique().to_pylist())
     tasks: Counter[str] = Counter(index["task"].to_pylist())
     position = index["decode_position_p95_mm"].drop_null()
+    views = Counter(name for own in index["views"].to_pylist() for name in own)
+    differ = dataset.manifest is not None and bool(dataset.manifest.options.views_per_sample)
     return {
         "fps": rates[0] if len(rates) == 1 else rates or None,
+        **({"samples_by_view": dict(sorted(views.items()))} if differ else {}),
         "tasks": dict(sorted(tasks.items())),
         "instructions": len(index["instruction"].unique()),
         "example": index["instruction"][0].as_py() if index.num_rows else None,
@@ -519,7 +573,7 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             ("state", state),
             ("samples", f"{found['samples']}, {found['frames']} frames" if found["samples"] is not None else None),
             ("episodes", found.get("episodes")),
-            ("views", " ".join(found["views"])),
+            ("views", _views(found)),
             ("grippers", " ".join(found["grippers"])),
             ("beside pictures", ", ".join(found.get("planes", ()))),
             ("size", f"{size[0]}x{size[1]}" if size else None),

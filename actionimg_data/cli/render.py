@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from ._inputs import (
     read_episode,
     split_names,
 )
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,7 +205,7 @@ def _in_view(episode: Episode) -> dict[str, float]:
     for name, share in shares.items():
         if share == 0:
             likely = "; or ".join(why_out_of_view(episode, name)[:3]) or "is it the calibration of this camera?"
-            click.echo(f"warning: the gripper is in no frame of {name}: {likely}", err=True)
+            log.warning("the gripper is in no frame of %s: %s", name, likely)
     return {name: round(share, 3) for name, share in shares.items()}
 
 
@@ -212,7 +215,7 @@ def _decoded(sample: Sample) -> dict[str, GripperTrajectory]:
 
     if sample.spec is None or sample.meta.action_codec == "none":
         raise WrongFormatError("stores no action videos to decode", where=sample.key, field="--compare")
-    return {name: decode_sample(sample, sample.spec, name).trajectory for name in sample.grippers}
+    return {name: decoded.trajectory for name, decoded in decode_sample(sample, sample.spec).items()}
 
 
 def _read_other(
@@ -321,7 +324,7 @@ def _render_trajectory(source: str, folder: Path, given: dict[str, Any]) -> dict
         for index in shown:
             panel = render_view(trajectory, cameras[view].track(n), spec, slice(index, index + 1))[0]
             panel = pictures.fit(panel, given["tile"], max(1, round(given["tile"] * spec.width / spec.height)))
-            pictures.label(panel, f"{view}  {index}", float(trajectory.openness[index]))
+            pictures.label(panel, view, str(index), float(trajectory.openness[index]))
             row.append(panel)
         rows.append(np.concatenate(row, axis=1))
     sheet = folder / "contact_sheet.png"

@@ -18,8 +18,18 @@ from ._common import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, console, cores, e
     is_flag=True,
     help="Take a shard that comes out with other bytes than it had, and write the manifest anew.",
 )
+@click.option(
+    "--with",
+    "functions",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="May be run to derive broken members again (actionimg derive); may be given again.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Given to those functions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(out: str, num_workers: int, accept_different: bool, as_json: bool) -> None:
+def command(
+    out: str, num_workers: int, accept_different: bool, functions: tuple[str, ...], device: str, as_json: bool
+) -> None:
     """Make again what is broken in the data set OUT, and only that, to the same bytes.
 
     Every hash of the manifest is checked. Sidecars, index, quarantine and plan are made from what is left; a broken
@@ -31,9 +41,13 @@ def command(out: str, num_workers: int, accept_different: bool, as_json: bool) -
     --accept-different such a shard is taken all the same, under a new entry in the manifest that names the versions.
     The pictures are as good as before, but copies of the data set that others have are no longer equal to this one.
 
+    Members that were derived of the data set are made again by their function, which is run only where --with names it:
+    what a data set says of itself is nothing to run.
+
     \b
     actionimg repair out
     actionimg repair out --json
+    actionimg repair out --with encoders:latent
     actionimg repair out --accept-different
     """
     from .. import engine
@@ -50,6 +64,8 @@ def command(out: str, num_workers: int, accept_different: bool, as_json: bool) -
                 out,
                 num_workers=num_workers,
                 accept_different=accept_different,
+                derive_with=functions,
+                device=device,
                 on_start=start,
                 on_shard=lambda: steps[0](),
             )

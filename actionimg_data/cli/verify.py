@@ -117,6 +117,10 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
                 table.add_row(name.split("_")[0], f"{numbers} (p95 ≤ {limit:.3g})")
         if summary["openness_accuracy"] is not None:
             table.add_row("openness", f"{summary['openness_accuracy']:.2%} right")
+    for one in report.derived:
+        broken = f", {len(one['corrupt'])} corrupt" if one["corrupt"] else ""
+        text = f"{one.get('items', 0)} values of {one.get('samples', 0)} samples by {one.get('function', '?')}{broken}"
+        table.add_row(f"derived {one['name']}", text)
     output().print(table)
     for failure in report.failures[:20]:
         text = failure.reason if failure.key is None else f"{failure.key}: {failure.reason}"
@@ -136,5 +140,9 @@ def _show(out: str, report: Any, summary: dict[str, Any]) -> None:
     else:
         console().print(f"{len(report.failures)} failures", style="red")
         files = ("index.parquet", "quarantine.jsonl", "plan.jsonl")
-        if summary["shards"]["corrupt"] or any(name in f.reason for f in report.failures for name in files):
+        if (
+            summary["shards"]["corrupt"]
+            or any(d["corrupt"] for d in report.derived)
+            or any(name in f.reason for f in report.failures for name in files)
+        ):
             output().print(f"next: actionimg repair {out}", style="dim", markup=False)

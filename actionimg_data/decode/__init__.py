@@ -7,11 +7,16 @@ import sys
 import types
 from typing import Any
 
-from .decoder import DecodedTrajectory, Reason, decode, solve
+from .arm_blobs import ArmBlobs, measure_arms
+from .arms import solve_arms
+from .decoder import decode
 from .diagnosis import ChannelDiagnosis, Diagnosis, Finding, ViewDiagnosis
 from .measure import BlobMeasurements, measure_blobs
+from .result import DecodedTrajectory, Reason
+from .solver import solve
 
 __all__ = [
+    "ArmBlobs",
     "BlobMeasurements",
     "ChannelDiagnosis",
     "DecodedTrajectory",
@@ -20,15 +25,17 @@ __all__ = [
     "Reason",
     "ViewDiagnosis",
     "decode",
+    "measure_arms",
     "measure_blobs",
     "solve",
+    "solve_arms",
 ]
 
 
 class _CallableModule(types.ModuleType):
     """``actionimg_data.decode`` names this package and, in the public API, its function: calling it calls that."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> DecodedTrajectory:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return decode(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -18,8 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
+from ..geometry.arrays import array_namespace
 from .blobs import Layout, at_least, within
 
 Array = Any

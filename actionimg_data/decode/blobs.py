@@ -16,8 +16,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
+import numpy as np
 
+from ..geometry.arrays import array_namespace
 from ..schemas import ActionImageSpec
 
 Array = Any
@@ -38,6 +39,9 @@ AMPLITUDE_RANGE = (0.5, 1.6)
 """Fitted peaks outside this are not blobs of an action image."""
 _STEPS = 30
 _CONVERGED = 2e-5
+_MASKED_ANEW = (0, 2, 4)
+"""Steps before which the fitted bins are chosen about the centre; a choice that followed it to the end would not let
+it stand still among noise."""
 
 
 @dataclass(frozen=True)
@@ -122,40 +126,44 @@ class BlobFit(NamedTuple):
     """``(N,)`` how many times larger the residual's clusters are than those of white noise would be, at least 1."""
 
 
-def find(coarse: Array, layout: Layout) -> Array:
+def find(boxed: Array, layout: Layout) -> Array:
     """The brightest spot of each plane, to about a sigma: x, y in pixels ``(N, 2)``, integers.
 
     A mean of 3x3 samples, a sigma apart, is as wide as a blob: noise and single bright pixels do not outshine one.
 
     Args:
-        coarse: ``(N, h, w)`` intensities in [0, 1], every ``layout.stride``-th pixel from (0, 0).
+        boxed: ``(N, h - 2, w - 2)``, see `boxes`.
         layout: The sampling.
     """
-    xp = array_namespace(coarse)
-    n, h, w = coarse.shape
-    best = xp.argmax(xp.reshape(_boxes(coarse), (n, (h - 2) * (w - 2))), axis=-1)
-    return xp.stack([best % (w - 2) + 1, best // (w - 2) + 1], axis=-1) * layout.stride
+    xp = array_namespace(boxed)
+    n, h, w = boxed.shape
+    best = xp.argmax(xp.reshape(boxed, (n, h * w)), axis=-1)
+    return xp.stack([best % w + 1, best // w + 1], axis=-1) * layout.stride
 
 
-def another(coarse: Array, uv: Array, layout: Layout) -> Array:
+def another(boxed: Array, uv: Array, layout: Layout) -> Array:
     """Whether each plane shows a second blob, over `ANOTHER_APART` sigmas from its brightest: ``(N,)``.
 
     Args:
-        coarse: ``(N, h, w)``, as for `find`.
+        boxed: ``(N, h - 2, w - 2)``, see `boxes`.
         uv: ``(N, 2)`` the brightest blob in pixels; of planes without one anything but NaN.
         layout: The sampling.
     """
-    xp = array_namespace(coarse)
-    boxes = _boxes(coarse) / 9
-    n, h, w = boxes.shape
+    xp = array_namespace(boxed)
+    n, h, w = boxed.shape
+    bright = boxed > 9 * ANOTHER_VISIBLE
     x = (xp.arange(w, dtype=uv.dtype) + 1) * layout.stride - uv[:, :1]
     y = (xp.arange(h, dtype=uv.dtype) + 1) * layout.stride - uv[:, 1:]
-    away = x[:, None, :] ** 2 + y[:, :, None] ** 2 > (ANOTHER_APART * layout.sigma) ** 2
-    return xp.any(xp.reshape(away & (boxes > ANOTHER_VISIBLE), (n, h * w)), axis=-1)
+    away = (x * x)[:, None, :] + (y * y)[:, :, None] > (ANOTHER_APART * layout.sigma) ** 2
+    return xp.any(xp.reshape(away & bright, (n, h * w)), axis=-1)
 
 
-def _boxes(coarse: Array) -> Array:
-    """Sums ``(N, h - 2, w - 2)`` of 3x3 samples."""
+def boxes(coarse: Array) -> Array:
+    """Sums ``(N, h - 2, w - 2)`` of 3x3 samples.
+
+    Args:
+        coarse: ``(N, h, w)`` intensities in [0, 1], every ``layout.stride``-th pixel from (0, 0).
+    """
     rows = coarse[:, :-2, :] + coarse[:, 1:-1, :] + coarse[:, 2:, :]
     return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
 
@@ -210,12 +218,12 @@ def locate(patch: Array, xs: Array, ys: Array, spots: Array, blue: Array, layout
 
 def at_least(xp: Any, values: Array, low: float) -> Array:
     """The larger of each value and ``low`` (the compat layer's clip costs more than the arithmetic here)."""
-    return xp.where(values > low, values, xp.full_like(values, low))
+    return np.fmax(values, low) if xp is np else xp.where(values > low, values, xp.full_like(values, low))
 
 
 def within(xp: Any, values: Array, low: float, high: float) -> Array:
     """Values clipped to ``[low, high]``."""
-    capped = xp.where(values < high, values, xp.full_like(values, high))
+    capped = np.fmin(values, high) if xp is np else xp.where(values < high, values, xp.full_like(values, high))
     return at_least(xp, capped, low)
 
 
@@ -228,6 +236,21 @@ def window_origins(uv: Array, layout: Layout) -> Array:
     return xp.stack([x, y], axis=-1)
 
 
+class Ground(NamedTuple):
+    """What windows stand on, where that is not the spec's black."""
+
+    offset: Array
+    """``(N,)`` expected constant under the blob."""
+    spread: Array
+    """``(N,)`` standard deviation of that."""
+    usable: Array
+    """``(N, bins, bins)`` bool, which bins may be fitted: those that are not clipped."""
+
+    def take(self, index: Array) -> Ground:
+        """Of some windows."""
+        return Ground(self.offset[index], self.spread[index], self.usable[index, ...])
+
+
 class _Equations(NamedTuple):
     normal: Array
     gradient: Array
@@ -235,14 +258,13 @@ class _Equations(NamedTuple):
     squares: Array
     count: Array
     variance: Array
-    mask: Array
     gx: Array
     gy: Array
     dx: Array
     dy: Array
 
 
-def _profile(xp: Any, center: Array, origin: Array, layout: Layout) -> tuple[Array, Array]:
+def profile(xp: Any, center: Array, origin: Array, layout: Layout) -> tuple[Array, Array]:
     """Gaussian and its derivative by the centre (in sigmas) along one axis, averaged over bins: ``(N, bins)`` each.
 
     The mean over a bin's pixels is the Taylor series about its middle, whose terms are Hermite polynomials; with bins
@@ -261,8 +283,9 @@ def _profile(xp: Any, center: Array, origin: Array, layout: Layout) -> tuple[Arr
     return g * value, g * d * slope
 
 
-def _mask(xp: Any, origin: Array, u: Array, v: Array, blue: Array, layout: Layout) -> Array:
+def _mask(xp: Any, origin: Array, state: Array, blue: Array, layout: Layout, ground: Ground | None) -> Array:
     """The bins ``(N, bins, bins)`` that are fitted: near the centre, and in blue clear of the pedestal."""
+    u, v = state[:, 0], state[:, 1]
     middle = (xp.astype(xp.arange(layout.bins, device=u.device), u.dtype) + 0.5) * layout.bin - 0.5
     rx = (origin[:, :1] + middle[None, :] - u[:, None]) / layout.sigma
     ry = (origin[:, 1:] + middle[None, :] - v[:, None]) / layout.sigma
@@ -272,19 +295,19 @@ def _mask(xp: Any, origin: Array, u: Array, v: Array, blue: Array, layout: Layou
     blue_limit = xp.full_like(u, layout.visible_radius() - PEDESTAL_MARGIN - half)
     limit = xp.where(blue, blue_limit, open_limit)
     room = (limit * limit)[:, None] - ry * ry
-    return xp.astype((rx * rx)[:, None, :] <= room[:, :, None], u.dtype)
+    inside = (rx * rx)[:, None, :] <= room[:, :, None]
+    return xp.astype(inside if ground is None else inside & ground.usable, u.dtype)
 
 
-def _equations(xp: Any, binned: Array, origin: Array, state: Array, blue: Array, layout: Layout) -> _Equations:
-    """Linearise ``I - A g - b`` in (u / sigma, v / sigma, A, b) about a state, over the bins near the centre.
+def _equations(xp: Any, binned: Array, origin: Array, state: Array, mask: Array, layout: Layout) -> _Equations:
+    """Linearise ``I - A g - b`` in (u / sigma, v / sigma, A, b) about a state, over the bins of a mask.
 
     Both the blob and its derivatives are products of a function of x and one of y, so every sum over the window is
     two small matrix products.
     """
     u, v, a, b = (state[:, i] for i in range(4))
-    gx, dx = _profile(xp, u, origin[:, 0], layout)
-    gy, dy = _profile(xp, v, origin[:, 1], layout)
-    mask = _mask(xp, origin, u, v, blue, layout)
+    gx, dx = profile(xp, u, origin[:, 0], layout)
+    gy, dy = profile(xp, v, origin[:, 1], layout)
     masked = binned * mask
     ones = xp.ones_like(gx)
     first_x, first_y = xp.stack([gx, dx, ones], axis=-1), xp.stack([gy, dy, ones], axis=-2)
@@ -319,7 +342,7 @@ def _equations(xp: Any, binned: Array, origin: Array, state: Array, blue: Array,
     # A sample stored in 8 bits cannot be known better than this, whatever the residual says.
     rounding = 1 / (12 * 255.0**2 * layout.bin**2)
     variance = ssr / at_least(xp, count - 3, 1.0) + rounding
-    return _Equations(normal, gradient, with_image[:, 2, 2], squares, count, variance, mask, gx, gy, dx, dy)
+    return _Equations(normal, gradient, with_image[:, 2, 2], squares, count, variance, gx, gy, dx, dy)
 
 
 def _distance_outside(xp: Any, u: Array, v: Array, layout: Layout) -> Array:
@@ -331,16 +354,20 @@ def _distance_outside(xp: Any, u: Array, v: Array, layout: Layout) -> Array:
     return xp.where(positive, xp.sqrt(xp.where(positive, squared, xp.ones_like(squared))), squared) / layout.sigma
 
 
-def _prior(xp: Any, variance: Array) -> Array:
+def _prior(xp: Any, variance: Array, ground: Ground | None) -> Array:
     """Information ``(N, 4)`` of the priors on amplitude and offset, in units of the residual variance."""
     zero = xp.zeros_like(variance)
-    return xp.stack([zero, zero, variance / AMPLITUDE_SPREAD**2, variance / OFFSET_SPREAD**2], axis=-1)
+    offset = variance / (OFFSET_SPREAD**2 if ground is None else ground.spread**2)
+    return xp.stack([zero, zero, variance / AMPLITUDE_SPREAD**2, offset], axis=-1)
 
 
-def _newton(xp: Any, at: _Equations, state: Array, layout: Layout) -> Array:
+def _newton(xp: Any, at: _Equations, state: Array, layout: Layout, ground: Ground | None) -> Array:
     """One Gauss-Newton step with the priors."""
-    prior = _prior(xp, at.variance)
+    prior = _prior(xp, at.variance, ground)
     expected = xp.asarray([0.0, 0.0, 1.0, 0.0], dtype=state.dtype, device=state.device)
+    if ground is not None:
+        zero = xp.zeros_like(ground.offset)
+        expected = xp.stack([zero, zero, zero + 1, ground.offset], axis=-1)
     identity = xp.eye(4, dtype=state.dtype, device=state.device)
     normal = at.normal + (prior + 1e-9)[..., None] * identity
     gradient = at.gradient + prior * (expected - state)
@@ -350,7 +377,9 @@ def _newton(xp: Any, at: _Equations, state: Array, layout: Layout) -> Array:
     return xp.concat([moved, amplitude, state[:, 3:] + step[:, 3:]], axis=-1)
 
 
-def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layout) -> Array:
+def converge(
+    binned: Array, origin: Array, uv: Array, blue: Array, layout: Layout, ground: Ground | None = None
+) -> tuple[Array, Array]:
     """Iterate the fit from a coarse centre until it stands still.
 
     Args:
@@ -359,31 +388,46 @@ def converge(binned: Array, origin: Array, uv: Array, blue: Array, layout: Layou
         uv: ``(N, 2)`` start.
         blue: ``(N,)`` bool, planes that have a pedestal.
         layout: The sampling.
+        ground: What the windows stand on; black if not given.
 
     Returns:
-        State ``(N, 4)``: u, v in pixels, amplitude, offset.
+        State ``(N, 4)``: u, v in pixels, amplitude, offset; and the bins that were fitted ``(N, bins, bins)``, 0 or 1.
     """
     xp = array_namespace(binned)
-    state = xp.concat([uv, xp.ones_like(uv[:, :1]), xp.zeros_like(uv[:, :1])], axis=-1)
+    offset = xp.zeros_like(uv[:, 0]) if ground is None else ground.offset
+    state = xp.concat([uv, xp.ones_like(uv[:, :1]), offset[:, None]], axis=-1)
+    masks = _mask(xp, origin, state, blue, layout, ground)
     active = xp.arange(binned.shape[0], device=binned.device)
-    inputs = (binned, origin, state, blue)
-    for _ in range(_STEPS):
-        at = _equations(xp, *inputs, layout)
-        after = _newton(xp, at, inputs[2], layout)
-        moved = xp.max(xp.abs(after[:, :2] - inputs[2][:, :2]), axis=-1) / layout.sigma
+    now, mask = state, masks
+    for step in range(_STEPS):
+        if step in _MASKED_ANEW[1:]:
+            mask = _mask(xp, origin, now, blue, layout, ground)
+            masks[active, ...] = mask
+        after = _newton(xp, _equations(xp, binned, origin, now, mask, layout), now, layout, ground)
+        moved = xp.max(xp.abs(after[:, :2] - now[:, :2]), axis=-1) / layout.sigma
         state[active, :] = after
+        now = after
         going = moved > _CONVERGED
         if bool(xp.all(going)):
-            inputs = (*inputs[:2], after, inputs[3])
             continue
         active = active[going]
         if active.shape[0] == 0:
             break
-        inputs = (binned[active, ...], origin[active, :], after[going, :], blue[active])
-    return state
+        binned, origin, now, mask, blue = (a[going, ...] for a in (binned, origin, now, mask, blue))
+        ground = None if ground is None else ground.take(going)
+    return state, masks
 
 
-def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layout, steps: int) -> BlobFit:
+def polish(
+    binned: Array,
+    origin: Array,
+    state: Array,
+    mask: Array,
+    blue: Array,
+    layout: Layout,
+    steps: int,
+    ground: Ground | None = None,
+) -> BlobFit:
     """The last steps of a fit that has converged, its covariance, and whether it is a blob at all.
 
     With autograd the derivative of these steps is that of the solution. The covariance is that of least squares with
@@ -391,15 +435,15 @@ def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layo
     the larger of the plain one and one from clusters of bins (cluster-robust, Liang and Zeger 1986), which grows with
     the correlation.
 
-    Arguments as for `converge`.
+    Arguments as for `converge`, and what it returns.
     """
     xp = array_namespace(binned)
     for _ in range(steps):
-        state = _newton(xp, _equations(xp, binned, origin, state, blue, layout), state, layout)
-    at = _equations(xp, binned, origin, state, blue, layout)
+        state = _newton(xp, _equations(xp, binned, origin, state, mask, layout), state, layout, ground)
+    at = _equations(xp, binned, origin, state, mask, layout)
     amplitude = state[:, 2]
-    template = at.gy[:, :, None] * at.gx[:, None, :] * at.mask
-    residual = (binned - state[:, 3, None, None]) * at.mask - amplitude[:, None, None] * template
+    template = at.gy[:, :, None] * at.gx[:, None, :] * mask
+    residual = (binned - state[:, 3, None, None]) * mask - amplitude[:, None, None] * template
     groups = math.ceil(layout.bins / layout.cluster)
     member = xp.arange(layout.bins, device=state.device)[:, None] // layout.cluster
     member = xp.astype(member == xp.arange(groups, device=state.device)[None, :], state.dtype)
@@ -418,7 +462,7 @@ def polish(binned: Array, origin: Array, state: Array, blue: Array, layout: Layo
     clustered = clusters / xp.where(seen, curvature, xp.ones_like(curvature))
     variance = xp.where(clustered > at.variance, clustered, at.variance)
     identity = xp.eye(4, dtype=state.dtype, device=state.device)
-    normal = xp.where(seen[:, None, None], at.normal + _prior(xp, variance)[..., None] * identity, identity)
+    normal = xp.where(seen[:, None, None], at.normal + _prior(xp, variance, ground)[..., None] * identity, identity)
     covariance = xp.linalg.inv(normal + 1e-9 * identity)[:, :2, :2] * (variance * layout.sigma**2)[:, None, None]
     contrast = xp.where(
         blue, xp.full_like(amplitude, layout.pedestal + MIN_VISIBLE / 3), xp.full_like(amplitude, MIN_VISIBLE)

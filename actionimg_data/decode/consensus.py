@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
+from ..geometry.arrays import array_namespace
 from ..schemas import ActionImageSpec
 from . import continuity, evidence, pose, trust
 from .blobs import at_least, within
@@ -233,7 +232,7 @@ def _choose_seconds(
         tried = pose.estimate(trial, axis_length)
         redundant = xp.isfinite(tried.level) & (tried.level > 0)
         misfit = xp.where(redundant, tried.misfit, xp.full_like(tried.misfit, xp.inf))
-        order = xp.argsort(misfit)
+        order = xp.argsort(misfit, stable=True)
         best = int(order[0])
         if not bool(xp.isfinite(misfit[best])):
             continue

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from ..geometry import rotations, transforms, triangulation
+from ..geometry.arrays import array_namespace
 from .blobs import at_least
 from .pose import Measured, triangle
 

@@ -127,14 +127,14 @@ class BlobMeasurements:
         """Measurements of successive chunks as one; refuses none at all."""
         if not parts:
             raise DecodeError("no measurements to join", expected="at least 1 chunk", found="0")
-        joined: BlobMeasurements = _combine(list(parts), np.concatenate)
+        joined: BlobMeasurements = combine(list(parts), np.concatenate)
         return joined
 
 
-def _combine(parts: list[Any], how: Any) -> Any:
+def combine(parts: list[Any], how: Any) -> Any:
     """One of the dataclasses above from several, field by field."""
     values = {f.name: [getattr(p, f.name) for p in parts] for f in fields(parts[0])}
-    return type(parts[0])(**{k: _combine(v, how) if k == "free" else how(v) for k, v in values.items()})
+    return type(parts[0])(**{k: combine(v, how) if k == "free" else how(v) for k, v in values.items()})
 
 
 def measure_blobs(frames: Any, spec: ActionImageSpec) -> BlobMeasurements:
@@ -206,32 +206,38 @@ def _check_range(video: NDArray[Any], where: str) -> None:
         )
 
 
-def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobMeasurements]:
-    frames = sum(map(len, videos))
+def coarse_samples(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> NDArray[np.float32]:
+    """Intensities ``(T, 3, h, w)`` of every ``layout.stride``-th pixel of all videos, one after the other."""
     stride = layout.stride
-    coarse = np.empty((frames, 3, -(-layout.height // stride), -(-layout.width // stride)), np.float32)
+    shape = -(-layout.height // stride), -(-layout.width // stride)
+    coarse = np.empty((sum(map(len, videos)), 3, *shape), np.float32)
     start = 0
     for video in videos:
-        sampled = video[:, ::stride, ::stride]
-        for channel in range(3):
-            coarse[start : start + len(video), channel] = _unit(sampled[..., channel])
+        sampled = np.ascontiguousarray(video[:, ::stride, ::stride])
+        coarse[start : start + len(video)] = np.moveaxis(_unit(sampled), -1, 1)
         start += len(video)
-    planes = coarse.reshape(frames * 3, *coarse.shape[2:])
+    return coarse
+
+
+def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobMeasurements]:
+    frames = sum(map(len, videos))
+    coarse = coarse_samples(videos, layout)
     blue = np.tile(_BLUE, frames)
-    spots = blobs.find(planes, layout)
+    boxed = blobs.boxes(coarse.reshape(frames * 3, *coarse.shape[2:]))
+    spots = blobs.find(boxed, layout)
     columns, rows = blobs.patch_pixels(spots, layout)
     found = blobs.locate(_gather(videos, columns, rows), columns, rows, spots, blue, layout)
     index = np.flatnonzero(found.present)
     spot = found.uv[index].astype(np.float64)
     origin = blobs.window_origins(spot, layout)
-    binned = _bin_windows(videos, index, origin, layout)
+    binned = bin_windows(videos, index, origin, layout)
     corner = origin.astype(np.float64)
-    state = blobs.converge(binned, corner, spot, blue[index], layout)
-    fit = blobs.polish(binned, corner, state, blue[index], layout, steps=0)
+    state, mask = blobs.converge(binned, corner, spot, blue[index], layout)
+    fit = blobs.polish(binned, corner, state, mask, blue[index], layout, steps=0)
     full = _scatter(fit, index, frames * 3)
     shown = full.valid.reshape(frames, 3)
     # Blue stands on its pedestal, which is no blob; red and green stand on nothing.
-    plain = coarse[:, :2].reshape(frames * 2, *coarse.shape[2:])
+    plain = boxed.reshape(frames, 3, *boxed.shape[1:])[:, :2].reshape(frames * 2, *boxed.shape[1:])
     where = full.uv.reshape(frames, 3, 2)[:, :2].reshape(frames * 2, 2)
     another = blobs.another(plain, where, layout).reshape(frames, 2) & shown[:, :2]
     level, count = blobs.pedestal_level(coarse[:, 2], full.uv.reshape(frames, 3, 2)[:, 2], shown[:, 2], layout)
@@ -258,7 +264,7 @@ def _measure(videos: Sequence[NDArray[Any]], layout: blobs.Layout) -> list[BlobM
     present = found.present.reshape(frames, 3)
     out = []
     for video, a, b in zip(videos, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-        view: BlobMeasurements = _combine([everything], lambda values, a=a, b=b: values[0][a:b])
+        view: BlobMeasurements = combine([everything], lambda values, a=a, b=b: values[0][a:b])
         odd = unlike_spec(view.structure, view.residual, view.valid, present[a:b])
         if odd or (present[a:b] & ~view.valid).any() or view.another.any():
             view = replace(view, odd=np.full(len(view), odd), free=_measure_free(video, layout))
@@ -346,7 +352,7 @@ def _scatter(fit: blobs.BlobFit, index: NDArray[np.intp], total: int) -> blobs.B
     return blobs.BlobFit(*(spread(v) for v in fit))
 
 
-def _bin_windows(
+def bin_windows(
     videos: Sequence[NDArray[Any]], index: NDArray[np.intp], origin: NDArray[np.int64], layout: blobs.Layout
 ) -> FloatArray:
     """Mean intensities ``(N, bins, bins)`` of the fine windows of planes ``3 * frame + channel``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
+from ..geometry.arrays import array_namespace
+from ..geometry.drawing import in_picture
 from ..schemas import ActionImageSpec
 from .blobs import within
 
@@ -37,7 +37,7 @@ class Openness(NamedTuple):
 
 
 def openness_of_clip(
-    level: Array, samples: Array, ground: Array, peak: Array, shown: Array, blue: Array, spec: ActionImageSpec
+    level: Array, samples: Array, ground: Array, peak: Array, uv: Array, shown: Array, spec: ActionImageSpec
 ) -> Openness:
     """Openness from the pedestals of all views.
 
@@ -50,16 +50,21 @@ def openness_of_clip(
         samples: ``(V, T)`` number of samples behind each.
         ground: ``(V, T)`` the same of red and green.
         peak: ``(V,)`` height of blue blobs; 1 where unknown.
-        shown: ``(V, T)`` bool, whether the view shows any blob.
-        blue: ``(V, T)`` bool, whether it shows the blue one.
+        uv: ``(V, T, 3, 2)`` pixels of the blobs.
+        shown: ``(V, T, 3)`` bool, whether the view shows the blob.
         spec: Whose pedestal and kind of openness these are.
     """
     xp = array_namespace(level)
     under = xp.where(ground > SNAP_GROUND, ground, xp.zeros_like(ground))
     height = xp.where(xp.abs(peak - 1) <= SNAP_PEAK, xp.ones_like(peak), peak)
     relative = (level - under) / (spec.pedestal * height[:, None])
-    # A view that shows other blobs but no blue one may have lost all of blue.
-    best = blue | (shown & ~xp.any(blue, axis=0)[None, :])
+    blue = shown[..., 2]
+    if spec.ground == "in_view":
+        # Elsewhere nothing is drawn of the openness, and black says nothing.
+        best = shown[..., 0] & in_picture(uv[..., 0, :], spec)
+    else:
+        # A view that shows other blobs but no blue one may have lost all of blue.
+        best = blue | (xp.any(shown, axis=-1) & ~xp.any(blue, axis=0)[None, :])
     tells = (samples >= LEAST_SAMPLES) & (best | (relative > 0.5))
     weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
     total = xp.sum(weight, axis=0)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
 from ..conventions import KEYPOINT_DIRECTIONS
 from ..geometry import p3p, rigid_pose, rotations, transforms, triangulation
+from ..geometry.arrays import array_namespace
 from .blobs import at_least
 
 Array = Any
@@ -244,14 +243,14 @@ def _best_distinct(
 ) -> tuple[Array, Array, Array]:
     """The ``kept`` candidates of least cost, each different from all better ones (by 0.6 degrees or 1 % in place)."""
     frame = xp.arange(cost.shape[0], device=cost.device)[:, None]
-    order = xp.argsort(cost, axis=-1)
+    order = xp.argsort(cost, axis=-1, stable=True)
     rotation, translation, cost = rotation[frame, order], translation[frame, order], cost[frame, order]
     turn = xp.max(xp.abs(rotation[:, :, None, ...] - rotation[:, None, ...]), axis=(-2, -1))
     move = xp.max(xp.abs(translation[:, :, None, :] - translation[:, None, ...]), axis=-1)
     place = xp.arange(cost.shape[1], device=cost.device)
     repeated = xp.any((turn < 0.01) & (move < 0.01 * axis_length) & (place[None, :] < place[:, None]), axis=-1)
     cost = xp.where(repeated, xp.full_like(cost, xp.inf), cost)
-    order = xp.argsort(cost, axis=-1)[:, :kept]
+    order = xp.argsort(cost, axis=-1, stable=True)[:, :kept]
     return rotation[frame, order], translation[frame, order], cost[frame, order]
 
 

@@ -22,6 +22,7 @@ from actionimg_data.schemas import ActionImageSpec
 from ..conventions import ROTATION_TOLERANCE
 from ..errors import DecodeError, FrameCountError, InvalidArrayError, InvalidCameraError
 from ..geometry import rotations
+from ..geometry.drawing import action_K
 from . import appearance, blobs, consensus, pose
 from .measure import MIN_SIDE, unlike_spec
 from .openness import openness_of_clip
@@ -79,6 +80,7 @@ def decode(
     spec: ActionImageSpec | None = None,
     *,
     times: Tensor | None = None,
+    pixel_centre: float = 0.5,
 ) -> TorchDecoded:
     """Decode action videos, differentiably with respect to the video and the cameras.
 
@@ -89,6 +91,7 @@ def decode(
         world_from_camera: ``(..., V, 4, 4)`` or ``(..., V, T, 4, 4)``.
         spec: How the pictures were drawn; the published defaults at the video's size if not given.
         times: ``(T,)`` increasing seconds; only the choice among the solutions of a single view depends on them.
+        pixel_centre: Where K has the centre of the first pixel, as for `actionimg_data.torch.render`.
 
     Raises:
         InvalidArrayError: Not tensors of floats, or on devices that differ or have no float64.
@@ -104,6 +107,7 @@ def decode(
         cameras = [_camera_batch(m, leading, views, frames) for m in (K, world_from_camera)]
         pictures = video.reshape(clips, views, frames, 3, *video.shape[-2:])
         K_, poses = (m.unflatten(0, (clips, frames)) for m in cameras)
+        K_ = action_K(K_, spec, pixel_centre)
         seconds = np.arange(frames, dtype=np.float64) if times is None else times.detach().double().cpu().numpy()
         found = [_decode_clip(*clip, spec, seconds) for clip in zip(pictures, K_, poses, strict=True)]
     fields = {f.name: torch.stack([getattr(clip, f.name) for clip in found]) for f in dataclasses.fields(TorchDecoded)}
@@ -138,10 +142,8 @@ def _decode_clip(
     rotation, translation, _ = pose.final_pose(
         chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
     )
-    shown = mask.movedim(1, 0)
-    opened = openness_of_clip(
-        seen.pedestal, seen.samples, seen.ground.detach(), seen.peak.detach(), shown.any(-1), shown[..., 2], spec
-    )
+    shown, where = mask.movedim(1, 0), uv.detach().movedim(1, 0)
+    opened = openness_of_clip(seen.pedestal, seen.samples, seen.ground.detach(), seen.peak.detach(), where, shown, spec)
     nan = torch.nan
     by_view = [
         torch.where(mask[..., None], uv, nan),
@@ -191,7 +193,8 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     stride = layout.stride
     coarse = _clean(planes[:, ::stride, ::stride])
     with torch.no_grad():
-        spots = blobs.find(coarse.float(), layout)
+        boxed = blobs.boxes(coarse.float())
+        spots = blobs.find(boxed, layout)
         columns, rows = blobs.patch_pixels(spots, layout)
         every = torch.arange(n, device=planes.device)[:, None, None]
         patch = _clean(planes[every, rows[:, :, None], columns[:, None, :]])
@@ -202,10 +205,10 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     binned = _bin_windows(planes, index, origin, layout)
     corner, kind = origin.double(), blue[index]
     with torch.no_grad():
-        state = blobs.converge(binned.detach(), corner, start, kind, layout)
-        trial = blobs.polish(binned.detach(), corner, state, kind, layout, steps=0)
+        state, fitted = blobs.converge(binned.detach(), corner, start, kind, layout)
+        trial = blobs.polish(binned.detach(), corner, state, fitted, kind, layout, steps=0)
         real = trial.valid
-    fit = blobs.polish(binned[real], corner[real], state[real], kind[real], layout, steps=_BLOB_STEPS)
+    fit = blobs.polish(binned[real], corner[real], state[real], fitted[real], kind[real], layout, steps=_BLOB_STEPS)
     shown = index[real]
     by_view = (views, frames, 3)
     valid = torch.zeros(n, dtype=torch.bool, device=planes.device)
@@ -218,7 +221,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
             for values in (fit.structure, fit.residual, fit.amplitude)
         ]
         structure, residual, amplitude = other
-        plain = coarse.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
+        plain = boxed.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         where = uv.detach().unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         seen_plain = valid.unflatten(0, by_view)[:, :, :2].flatten(0, 2)
         another = blobs.another(plain, where, layout) & seen_plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
+from ..geometry.arrays import array_namespace
 
 Array = Any
 

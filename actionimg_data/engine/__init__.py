@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .choice import make_executor
     from .conversion import Observer, Result, Totals, convert, finalize, plan
+    from .derivation import Derived, derive, specification
     from .estimation import Estimate, estimate
     from .executor import Executor, Job
     from .restoration import Repaired, repair
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     **dict.fromkeys(("Observer", "Result", "Totals", "convert", "finalize", "plan"), "conversion"),
+    **dict.fromkeys(("Derived", "derive", "specification"), "derivation"),
     **dict.fromkeys(("Estimate", "estimate"), "estimation"),
     **dict.fromkeys(("Executor", "Job"), "executor"),
     "make_executor": "choice",
@@ -26,6 +28,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Derived",
     "Estimate",
     "Executor",
     "Job",
@@ -36,12 +39,14 @@ __all__ = [
     "Tolerance",
     "Totals",
     "convert",
+    "derive",
     "estimate",
     "finalize",
     "make_executor",
     "plan",
     "record",
     "repair",
+    "specification",
     "verify",
 ]
 

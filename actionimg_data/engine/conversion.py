@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from array import array
@@ -17,6 +18,7 @@ from ..converters.remote import SourceReader
 from ..errors import (
     ActionImgError,
     InvalidSpecError,
+    MissingCalibrationError,
     OutputError,
     StorageError,
     TooManyBadEpisodesError,
@@ -36,6 +38,8 @@ from .choice import make_executor
 from .estimation import refuse_what_does_not_fit
 from .executor import Executor, Job
 from .opening import open_output, own_rows, planned
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_BAD_FRACTION: Final = 0.5
 _EARLY: Final = 20
@@ -96,12 +100,12 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
     """
     source = os.path.abspath(source) if "://" not in source else source
     if converter.poses_only:
-        options = options.without_cameras()
+        options = options.without_cameras(converter.videos_only)
     options = _with_own(options, converter)
     cameras = refined_cameras(options)
     remember(source, again=True)
     reader = SourceReader(converter)
-    reader.tell(options.views or (), options.allow)
+    reader.tell(options.views or (), options.allow, bool(options.views_per_sample))
     refs = iter(reader.discover(source))
     head: list[EpisodeRef] = []
 
@@ -109,7 +113,7 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
         for ref in itertools.islice(refs, PROBES):
             head.append(ref)
             try:
-                yield ref, read_episode(ref, reader, cameras)
+                yield ref, read_episode(ref, reader, cameras, options.conditioning_cameras)
             except StorageError:
                 raise
             except ActionImgError as error:
@@ -120,11 +124,21 @@ def plan(converter: Converter, source: str, options: ConvertOptions) -> Plan:
                 check_source(source)
                 yield ref, unexpected(error, ref.id)
 
-    views, grippers = choose_streams(probes(), options.views, source, converter.poses_only, options.planes)
-    reader.tell(views, options.allow)
+    possible = reader.possible_views(source) if options.views_per_sample and options.views is None else ()
+    streams = choose_streams(probes(), options, source, possible)
+    differ = options.views_per_sample and ("found" if streams.found else "named")
+    conditioning = streams.conditioning or options.conditioning_cameras is not None
+    options = options.model_copy(update={"conditioning": conditioning, "views_per_sample": differ or ""})
+    reader.tell(streams.views, options.allow, bool(differ))
     record = ConverterRecord(name=converter.name, options=converter.options.model_dump(mode="json"))
     every = itertools.chain(head, refs)
-    return make_plan(record, source, every, views, options, _plugin_version(converter), grippers)
+    return make_plan(record, source, every, streams.views, options, _plugin_version(converter), streams.grippers)
+
+
+def left_out(converter: Converter, options: ConvertOptions) -> frozenset[str]:
+    """Codes by which the user's own choice leaves episodes out: they do not count as bad."""
+    without = {MissingCalibrationError.code} if options.views_per_sample else set()
+    return converter.left_out | without
 
 
 def _with_own(options: ConvertOptions, converter: Converter) -> ConvertOptions:
@@ -190,7 +204,8 @@ def convert(
     observer = observer or Observer()
     options = options or ConvertOptions.parse()
     _check(num_workers, shard_index, num_shards, max_bad_fraction, overwrite, extend, retry_quarantined)
-    watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers)
+    chosen = left_out(converter, options)
+    watch = _Watch(observer, max_bad_fraction, place if check_space else None, num_workers, chosen)
     with executor or make_executor("local", num_workers, warn=observer.warning) as workers:
         made = plan(converter, source, options)
         made = open_output(place, made, options, overwrite=overwrite, extend=extend, retry=retry_quarantined)
@@ -218,9 +233,12 @@ def convert(
         seconds=time.monotonic() - started,
     )
     if done is not None and done.counts is not None:
-        bad, total = done.counts.quarantined, done.counts.episodes
+        counts = done.counts
+        bad = sum(n for code, n in counts.quarantine_codes.items() if code not in chosen)
         # A data set without a single sample is a failure whatever is allowed.
-        _refuse_too_many(bad, total, max_bad_fraction if bad < total else 0.0, place)
+        if counts.converted == 0:
+            _refuse_too_many(counts.quarantined, counts.episodes, 0.0, place)
+        _refuse_too_many(bad, counts.episodes, max_bad_fraction, place)
     return result
 
 
@@ -314,8 +332,10 @@ def _check(
 class _Watch:
     """Counts what happens, and stops a run that is going wrong or fills the disk."""
 
-    def __init__(self, observer: Observer, max_bad_fraction: float, out: Place | None, workers: int) -> None:
-        self.observer, self.max_bad_fraction = observer, max_bad_fraction
+    def __init__(
+        self, observer: Observer, max_bad_fraction: float, out: Place | None, workers: int, left_out: frozenset[str]
+    ) -> None:
+        self.observer, self.max_bad_fraction, self.left_out = observer, max_bad_fraction, left_out
         self.out, self.workers = out, workers
         self.frames = self.ended = self.bad = self.largest = 0
         self.looked = time.monotonic()
@@ -323,12 +343,14 @@ class _Watch:
 
     def resumed(self, row: PlanRow, sidecar: ShardSidecar) -> None:
         self.ended += len(row.episodes)
-        self.bad += len(sidecar.quarantined)
+        self.bad += sum(row.code not in self.left_out for row in sidecar.quarantined)
 
     def progress(self, event: Progress) -> None:
         self.observer.progress(event)
         self.ended += event.ended
-        self.bad += event.code is not None
+        self.bad += event.code is not None and event.code not in self.left_out
+        if event.ended:
+            log.debug("%s: %s", event.episode, "converted" if event.code is None else f"quarantined, {event.code}")
         if event.ended and self.ended >= _EARLY:
             _refuse_too_many(self.bad, self.ended, self.max_bad_fraction, event.episode)
 
@@ -336,6 +358,9 @@ class _Watch:
         self.frames += sidecar.frames
         self.quarantined += sidecar.quarantined
         self.largest = max(self.largest, sidecar.bytes)
+        for row in sidecar.quarantined:
+            log.info("quarantined %s: [%s] %s", row.id, row.code, row.message)
+        log.info("published %s: %d frames, %s", sidecar.shard, sidecar.frames, human_bytes(sidecar.bytes))
         self.observer.published(sidecar)
         if self.out is not None and time.monotonic() - self.looked > _SPACE_SECONDS:
             self.looked = time.monotonic()

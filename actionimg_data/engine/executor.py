@@ -22,13 +22,14 @@ An `Executor` is the middle step for many rows. What it must hold to:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ..converters.cache import CacheSettings, cache_settings
 from ..schemas import PlanRow, ShardSidecar
+from ..schemas.derived import DerivedSidecar
 from ..shards.crew import Crew
 from ..shards.layout import Place
 from ..shards.prepare import Recipe, WatchedReader
@@ -38,7 +39,54 @@ MAX_CRASHES: Final = 2
 """Processes an episode may kill before it is quarantined."""
 
 OnProgress = Callable[[Progress], None]
-OnShard = Callable[[ShardSidecar], None]
+Sidecar = ShardSidecar | DerivedSidecar
+OnShard = Callable[[Any], None]
+"""Called with the sidecar of a shard, of the kind that its job makes."""
+
+
+class Unit(Protocol):
+    """What a shard is made of, one after the other: an episode, or a sample to derive from."""
+
+    @property
+    def id(self) -> str:
+        """What progress is told by, and what is left out where it kills processes."""
+        ...
+
+
+class Row(Protocol):
+    """A shard to make."""
+
+    @property
+    def shard(self) -> str:
+        """Its name below the job's ``out``."""
+        ...
+
+    @property
+    def episodes(self) -> Sequence[Unit]:
+        """What it is made of."""
+        ...
+
+
+class AnyJob(Protocol):
+    """What a process needs to make any shard of a plan; a picklable dataclass."""
+
+    @property
+    def out(self) -> Place:
+        """Folder of the data set."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where episodes come from, to see whether that is still there; empty where nobody can know."""
+        ...
+
+    def placed(self, out: Place) -> AnyJob:
+        """The same job for an ``out`` that is named in another way."""
+        ...
+
+    def run_shard(self, row: Any, report: OnProgress, skip: Skip | None = None, crew: Crew | None = None) -> Sidecar:
+        """Make and publish one shard; see `Job.run_shard`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +99,10 @@ class Job:
     recipe: Recipe
     source: str = ""
     cache: CacheSettings = field(default_factory=cache_settings)
+
+    def placed(self, out: Place) -> Job:
+        """The same job for an ``out`` that is named in another way."""
+        return replace(self, out=out)
 
     def run_shard(
         self, row: PlanRow, report: OnProgress, skip: Skip | None = None, crew: Crew | None = None
@@ -95,7 +147,7 @@ class Executor(Protocol):
         """End every worker and remove its temporary files."""
         ...
 
-    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+    def run(self, job: AnyJob, rows: Iterable[Row], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards.
 
         Args:

@@ -38,12 +38,13 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ActionImgError, WorkerError
-from ..schemas import PlanRow, ShardSidecar
+from ..schemas import ShardSidecar
+from ..schemas.derived import DerivedSidecar
 from ..shards import storage
 from ..shards.crew import Crew
 from ..shards.source import check_source
 from ..shards.write import EPISODE_TIMEOUT, WORKER_CRASHED, Progress
-from .executor import MAX_CRASHES, Job, OnProgress, OnShard
+from .executor import MAX_CRASHES, AnyJob, OnProgress, OnShard, Row
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -114,7 +115,7 @@ class Workers:
         if self._pool is not None:
             self._pool.stop()
 
-    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+    def run(self, job: AnyJob, rows: Iterable[Row], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards (see `Executor.run`)."""
         with interrupts_between_frames() as check:
             if self._pool is not None:
@@ -192,10 +193,10 @@ class _Worker:
     ready: bool = False
     """Whether it has said anything at all: a busy machine may take long to start a process."""
     named: bool = False
-    row: PlanRow | None = None
+    row: Row | None = None
     episode: str | None = None
     threads: int = 1
-    job: Job | None = None
+    job: AnyJob | None = None
 
 
 class _Pool:
@@ -206,7 +207,7 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.crashes: Counter[tuple[str, str | None]] = Counter()
         self.skip: dict[str, tuple[str, str]] = {}
-        self.again: deque[PlanRow] = deque()
+        self.again: deque[Row] = deque()
 
     def start(self, count: int) -> None:
         while len(self.workers) < count:
@@ -223,8 +224,8 @@ class _Pool:
 
     def run(
         self,
-        job: Job,
-        rows: Iterable[PlanRow],
+        job: AnyJob,
+        rows: Iterable[Row],
         on_progress: OnProgress,
         on_shard: OnShard,
         check: Callable[[], None],
@@ -254,7 +255,7 @@ class _Pool:
                 elif worker.row is not None:
                     self._look_after(worker)
 
-    def _give(self, worker: _Worker, row: PlanRow) -> None:
+    def _give(self, worker: _Worker, row: Row) -> None:
         worker.row, worker.episode, worker.begun = row, None, None
         worker.heard, worker.named = time.monotonic(), False
         # A worker that has died already is noticed when it is heard next.
@@ -289,7 +290,7 @@ class _Pool:
         elif message == _ALIVE:
             # It works; how long its episode takes is looked at besides.
             self._look_after(worker)
-        elif isinstance(message, ShardSidecar):
+        elif isinstance(message, (ShardSidecar, DerivedSidecar)):
             worker.row = None
             self.on_shard(message)
         elif isinstance(message, ActionImgError):
@@ -456,9 +457,9 @@ def _work(pipe: Connection) -> None:
                 return
 
     threading.Thread(target=listen, daemon=True).start()
-    job: Job | None = None
+    job: AnyJob | None = None
     while (task := tasks.get()) is not None:
-        if isinstance(task, Job):
+        if not isinstance(task, tuple):
             job = task
             continue
         assert job is not None

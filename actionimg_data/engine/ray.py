@@ -25,18 +25,19 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, OutputError, WorkerError
-from ..schemas import PlanRow, ShardSidecar
+from ..errors import ActionImgError, InvalidSpecError, MissingExtraError, OutputError, WorkerError, install_hint
+from ..schemas import ShardSidecar
+from ..schemas.derived import DerivedSidecar
 from ..shards import layout
 from ..shards.crew import Crew
 from ..shards.plan import tool_versions
 from ..shards.write import WORKER_CRASHED, Progress, Skip
-from .executor import MAX_CRASHES, Job, OnProgress, OnShard
+from .executor import MAX_CRASHES, AnyJob, OnProgress, OnShard, Row, Sidecar
 
 MAX_LOST: Final = 20
 """Machines that a shard may lose before the run ends: by then it is not the machines."""
@@ -68,11 +69,13 @@ class TaskResources:
     Args:
         cpus: Cores; views of an episode are encoded side by side on them.
         memory: Bytes; None does not ask for any.
+        gpus: GPUs, or a part of one.
         custom: Resources of the cluster's own, by name.
     """
 
     cpus: float = 1.0
     memory: int | None = None
+    gpus: float = 0.0
     custom: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -91,7 +94,7 @@ class TaskResources:
                     "is not what a task needs",
                     where="convert",
                     field="ray_task",
-                    expected="e.g. cpus=2,memory=4GiB,NAME=1",
+                    expected="e.g. cpus=2,memory=4GiB,gpus=1,NAME=1",
                     found=part,
                 )
             values[match[1]] = float(match[2]) * unit
@@ -99,13 +102,16 @@ class TaskResources:
         if cpus <= 0:
             raise InvalidSpecError("must be positive", where="convert", field="ray_task cpus", found=cpus)
         memory = values.pop("memory", None)
-        return cls(cpus, None if memory is None else int(memory), values)
+        gpus = values.pop("gpus", 0.0)
+        return cls(cpus, None if memory is None else int(memory), gpus, values)
 
     def options(self) -> dict[str, Any]:
         """As options of a Ray task."""
         options: dict[str, Any] = {"num_cpus": self.cpus, "max_retries": 0}
         if self.memory is not None:
             options["memory"] = self.memory
+        if self.gpus:
+            options["num_gpus"] = self.gpus
         if self.custom:
             options["resources"] = dict(self.custom)
         return options
@@ -113,7 +119,7 @@ class TaskResources:
 
 @dataclass
 class _Task:
-    row: PlanRow
+    row: Row
     number: int
     episode: str | None = None
 
@@ -150,7 +156,7 @@ class RayExecutor:
             self._ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise MissingExtraError(
-                "Ray is not installed", where="--executor ray", found=error, hint="pip install 'actionimg-data[ray]'"
+                "Ray is not installed", where="--executor ray", found=error, hint=install_hint("ray")
             ) from None
         self.num_workers = num_workers
         self.address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
@@ -164,7 +170,7 @@ class RayExecutor:
         self._crashes: Counter[tuple[str, str | None]] = Counter()
         self._lost: Counter[str] = Counter()
         self._skip: dict[str, tuple[str, str]] = {}
-        self._again: deque[PlanRow] = deque()
+        self._again: deque[Row] = deque()
 
     def __enter__(self) -> RayExecutor:
         if not self._ray.is_initialized():
@@ -222,10 +228,10 @@ class RayExecutor:
 
     # -- a run ---------------------------------------------------------------------------------------------------
 
-    def run(self, job: Job, rows: Iterable[PlanRow], on_progress: OnProgress, on_shard: OnShard) -> None:
+    def run(self, job: AnyJob, rows: Iterable[Row], on_progress: OnProgress, on_shard: OnShard) -> None:
         """Convert and publish shards (see `Executor.run`)."""
         ray = self._ray
-        job = replace(job, out=job.out.absolute())
+        job = job.placed(job.out.absolute())
         threads = max(1, int(self.task.cpus))
         environment = {k: v for k, v in os.environ.items() if k.startswith(_ENVIRONMENT)}
         brief = ray.put(_Brief(pickle.dumps(job), tuple(sys.path), tool_versions(), environment, threads))
@@ -315,7 +321,7 @@ class RayExecutor:
             self._by_number.pop(task.number, None)
         if isinstance(result, ActionImgError):
             raise result
-        if not isinstance(result, ShardSidecar):
+        if not isinstance(result, (ShardSidecar, DerivedSidecar)):
             raise WorkerError(
                 "failed for a reason that is not about the data",
                 where=task.row.shard,
@@ -406,8 +412,8 @@ class _Telling:
 
 
 def _run(
-    brief: _Brief, row: PlanRow, skip: Skip, reporter: Any, number: int
-) -> tuple[ShardSidecar | ActionImgError | str, list[Progress]]:
+    brief: _Brief, row: Row, skip: Skip, reporter: Any, number: int
+) -> tuple[Sidecar | ActionImgError | str, list[Progress]]:
     """What a task does. Errors are returned, not raised, so that they arrive as what they are."""
     import cv2
 
@@ -417,9 +423,9 @@ def _run(
     sys.path += [place for place in brief.path if place not in sys.path]
     tell = _Telling(reporter, number)
     try:
-        job: Job = pickle.loads(brief.job)  # noqa: S301 (of our own driver)
+        job: AnyJob = pickle.loads(brief.job)  # noqa: S301 (of our own driver)
         _check_machine(job, brief.versions)
-        result: ShardSidecar | ActionImgError | str = job.run_shard(row, tell, skip, Crew(brief.threads))
+        result: Sidecar | ActionImgError | str = job.run_shard(row, tell, skip, Crew(brief.threads))
     except ActionImgError as error:
         result = error
     except Exception:  # noqa: BLE001
@@ -427,7 +433,7 @@ def _run(
     return result, tell.rest
 
 
-def _check_machine(job: Job, versions: Mapping[str, str]) -> None:
+def _check_machine(job: AnyJob, versions: Mapping[str, str]) -> None:
     """Refuse a machine on which other bytes would be made, or from which the output is not seen."""
     here = tool_versions()
     other = sorted(name for name in here.keys() | versions.keys() if here.get(name) != versions.get(name))

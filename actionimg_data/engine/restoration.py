@@ -31,7 +31,7 @@ from ..schemas import (
     ShardSidecar,
 )
 from ..schemas.dataset import parse, to_bytes, to_line
-from ..shards import layout, storage
+from ..shards import derived, layout, open_dataset, storage
 from ..shards.layout import Place
 from ..shards.manifest import (
     assemble,
@@ -51,6 +51,7 @@ from ..shards.tar import BLOCK
 from ..shards.write import Progress
 from .choice import make_executor
 from .conversion import plan
+from .derivation import repair_derived
 from .difference import difference
 from .executor import Executor, Job
 
@@ -87,6 +88,8 @@ def repair(
     num_workers: int = 1,
     executor: Executor | None = None,
     accept_different: bool = False,
+    derive_with: Sequence[str] = (),
+    device: str = "cpu",
     on_start: Callable[[int], None] = lambda _: None,
     on_shard: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -99,6 +102,9 @@ def repair(
         executor: What converts them; by default ``num_workers`` of this machine.
         accept_different: Take a shard that comes out with other bytes than it had, because it is made with other
             versions, and write the manifest anew: by default it is left broken, and what differs is said.
+        derive_with: Functions (``MODULE:FUNCTION``) that may be run to derive broken members again: what a data set
+            names is not run unless the user names it too.
+        device: Given to those that take one.
         on_start: Called with the number of shards that are checked.
         on_shard: Called for each that was.
         on_progress: Hears of shards that are converted again.
@@ -125,6 +131,8 @@ def repair(
         executor = executor or make_executor("local", num_workers)
         again = _Again(place, manifest, rows, executor, result, accept_different)
         _complete(again, on_start, on_shard, on_progress)
+        if result.ok:
+            _derivations(place, result, derive_with, device, num_workers, accept_different)
     else:
         _incomplete(place, manifest, rows, result, on_start, on_shard)
     return result
@@ -173,7 +181,7 @@ def _rows_of_sidecars(out: Place, manifest: DatasetManifest, fresh: PlanRows) ->
 def _converter(manifest: DatasetManifest) -> Converter:
     cls = converter_class(manifest.converter.name)
     converter = cls(cls.Options.parse(manifest.converter.options, manifest.converter.name))
-    converter.tell(manifest.views, manifest.options.allow)
+    converter.tell(manifest.views, manifest.options.allow, bool(manifest.options.views_per_sample))
     return converter
 
 
@@ -255,6 +263,20 @@ def _complete(
         _tables_again(out, manifest, rows, result)
     _strays(out, manifest, rows, result)
     remove_leftovers(out, manifest.options.split)
+
+
+def _derivations(
+    out: Place, result: Repaired, functions: Sequence[str], device: str, num_workers: int, accept: bool
+) -> None:
+    """What was derived, once the data set itself is whole."""
+    names = derived.names(out)
+    dataset = open_dataset(out) if names else None
+    for name in names:
+        assert dataset is not None
+        executor = make_executor("local", num_workers)
+        made, left = repair_derived(out, dataset, name, functions, device=device, executor=executor, accept=accept)
+        result.made += made
+        result.left += left
 
 
 def _good_sidecar(out: Place, record: ShardRecord, row: PlanRow) -> ShardSidecar | None:

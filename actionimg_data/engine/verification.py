@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,11 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..errors import ActionImgError, CorruptDatasetError, InvalidSpecError, StorageError, WorkerError
+from ..errors import (
+    ActionImgError,
+    CorruptDatasetError,
+    InvalidSpecError,
+    SourceNotFoundError,
+    StorageError,
+    WorkerError,
+)
 from ..objectstore import RemotePath
 from ..schemas import DatasetManifest, PlanRow, ShardRecord, index_schema
 from ..schemas.dataset import to_bytes
-from ..shards import layout
+from ..shards import derived, layout, open_dataset
 from ..shards.layout import Place
 from ..shards.manifest import (
     index_table,
@@ -75,6 +83,13 @@ class Report:
     manifest: DatasetManifest
     shards: list[ShardReport] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    derived: list[dict[str, Any]] = field(default_factory=list)
+    """Of each derivation beside the data set: its member, function, counts, and what is broken in it."""
+
+    @property
+    def views(self) -> Counter[tuple[str, ...]]:
+        """Samples by the views that they have."""
+        return sum((shard.views for shard in self.shards), Counter())
 
     @property
     def ok(self) -> bool:
@@ -93,13 +108,15 @@ class Report:
         options = self.manifest.options
         if any(t.decoded for t in trips):
             return ""
+        if options.videos_only:
+            return "videos alone were converted: no pose and no camera is known"
         if options.poses_only:
             return "no camera is known, so that there are no action images"
         if options.action_codec == "none":
             return "no action videos are stored; they are drawn from the trajectory on load"
         if self.quick:
             return "no video was decoded (--quick)"
-        if len(self.manifest.views) == 1:
+        if max((len(views) for views in self.views), default=len(self.manifest.views)) == 1:
             return "there is one view, and a pose takes two"
         return "the gripper is never in two views at once"
 
@@ -124,6 +141,7 @@ class Report:
             "samples": sum(s.samples for s in self.shards),
             "frames": sum(s.frames for s in self.shards),
             **found,
+            **(_by_view(self.views) if self.manifest.options.views_per_sample else {}),
             **({"merged_arms": self.manifest.options.merge_arms, "grippers": grippers} if grippers else {}),
             "tolerance": {"position_mm": self.tolerance.position_mm, "rotation_deg": self.tolerance.rotation_deg},
             "quarantined": self.manifest.counts.quarantined if self.manifest.counts else 0,
@@ -131,8 +149,18 @@ class Report:
                 "checked": len(self.shards),
                 "corrupt": [s.path for s in self.shards if s.corrupt],
             },
+            **({"derived": self.derived} if self.derived else {}),
             "failures": [{"key": f.key, "shard": f.shard, "reason": f.reason} for f in self.failures],
         }
+
+
+def _by_view(found: Counter[tuple[str, ...]]) -> dict[str, Any]:
+    """How many samples have each view, and how many have so many views."""
+    names, counts = Counter[str](), Counter[str]()
+    for views, samples in sorted(found.items()):
+        names.update(dict.fromkeys(views, samples))
+        counts[str(len(views))] += samples
+    return {"samples_by_view": dict(sorted(names.items())), "samples_by_number_of_views": dict(sorted(counts.items()))}
 
 
 def _found(trips: Sequence[RoundTrip]) -> dict[str, Any]:
@@ -226,7 +254,30 @@ def verify(
     if not any(shard.corrupt for shard in report.shards):
         report.failures += _index(out, rows, manifest)
     report.failures += _beyond_tolerance(report)
+    _derivations(out, report)
     return report
+
+
+def _derivations(out: Place, report: Report) -> None:
+    """Hold what was derived from the data set against what it says of itself."""
+    names = derived.names(out)
+    if not names:
+        return
+    try:
+        dataset = open_dataset(out)
+    except (CorruptDatasetError, SourceNotFoundError):
+        # That is among the failures already.
+        return
+    for name in names:
+        rows = derived.rows_of(dataset, report.manifest, name)
+        manifest, faults = derived.check(out, name, rows, report.quick)
+        about: dict[str, Any] = {"name": name, "corrupt": [fault.shard or name for fault in faults]}
+        if manifest is not None:
+            spec, counts = manifest.spec, manifest.counts
+            about |= {"member": spec.member, "function": spec.function, "function_version": spec.function_version}
+            about |= {} if counts is None else counts.model_dump()
+        report.derived.append(about)
+        report.failures += [Failure(fault.shard, None, fault.reason) for fault in faults]
 
 
 def _incomplete(out: Place, manifest: DatasetManifest) -> str:

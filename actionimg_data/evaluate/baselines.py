@@ -87,7 +87,7 @@ def baselines(window: Window, gripper: str, siblings: Siblings, codec: str, floo
 
 def _through(codec: str, window: Window, view: str, gripper: str) -> NDArray[np.uint8]:
     """The true action pictures of a view as the codec of the predictions leaves them; lossy ones as H.264, crf 18."""
-    drawn = window.action(view, gripper)
+    drawn = window.action(view, "" if window.sample.meta.merged_arms else gripper)
     if codec in _LOSSLESS or window.height % 2 or window.width % 2:
         return drawn
     return read_frames(encode_bytes(drawn, action_encoding("h264"), window.fps, window.height, window.width))

@@ -52,7 +52,7 @@ def score_clip(
     protocol: str = "ours",
 ) -> Scored:
     """`evaluate`, with the figures of every frame."""
-    check_sample(sample, gripper)
+    check_sample(sample, gripper, protocol)
     options = Options(protocol="published" if protocol == "published" else "ours")
     if not isinstance(videos, Mapping):
         if len(videos) > len(sample.views):

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decode import BlobMeasurements, measure_blobs, solve
 from ..errors import ActionImgError
-from ..geometry.crop import CropResize
-from ..model import CameraTrack, GripperTrajectory
-from ..raster import project_keypoints
 from ..report import plots
 from ..report.page import Album, asset, safe, script_hash, template
-from ..report.pictures import blend, evenly, label, mark
-from ..schemas import ActionImageSpec
 from ..schemas.evaluation import Comparison, Evaluation, PredictionScores
 from ..shards import Dataset, Window, layout
-from ..video.resize import apply
 from .compare import FIGURES
-from .prediction import Options, opened_parts, sample_of, window_of
+from .drawing import drawn, open_shown
+from .prediction import Options
 from .run import Run
 from .score import Scored
 
-Image = NDArray[np.uint8]
-
 WORST: Final = 8
-FRAMES: Final = 13
-_TILE: Final = 232
-_VIEWS: Final = 2
 _LISTED: Final = 200
-_GAP: Final = 4
-_NOISE: Final = 20
 LOWER_IS_BETTER: Final = tuple(name for name in FIGURES if "error" in name or "weak" in name)
 
 
@@ -58,7 +43,7 @@ def write_page(run: Run, dataset: Dataset, options: Options, target: Path, compa
     album = Album()
     ranked = sorted(run.evaluation.by_sample, key=badness, reverse=True)
     by_line = {one.about["prediction"]: one for one in run.scored}
-    script = asset("evaluation.js", __package__)
+    script = asset("hover.js", "actionimg_data.report") + asset("evaluation.js", __package__)
     text = page.render(
         evaluation=run.evaluation,
         style=safe(asset("style.css", "actionimg_data.report") + asset("evaluation.css", __package__)),
@@ -124,19 +109,6 @@ def _curves(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A prediction to be drawn: some frames of it."""
-
-    window: Window
-    numbers: list[int]
-    """Which of the window's frames."""
-    actions: dict[str, Image]
-    """The prediction's pictures ``(n, H, W, 3)`` by view."""
-    found: GripperTrajectory
-    """What they decode to."""
-
-
 def _worst(
     run: Run,
     dataset: Dataset,
@@ -148,10 +120,10 @@ def _worst(
     for one in ranked:
         scored = by_line[one.prediction]
         try:
-            shown = _shown(run, dataset, options, one)
+            shown = open_shown(run.rows[one.prediction], run.root, dataset, options)
             frames = [
                 {"picture": album.add(picture), **_caption(scored, shown.window, number)}
-                for number, picture in zip(shown.numbers, _pictures(shown, one.gripper_name), strict=True)
+                for number, picture in zip(shown.numbers, drawn(shown, one.gripper_name), strict=True)
             ]
         except ActionImgError as error:
             yield {"scores": one, "problem": str(error), "frames": [], "plots": [], "instruction": "", "views": []}
@@ -187,93 +159,6 @@ def _worst(
                 )
             ],
         }
-
-
-def _shown(run: Run, dataset: Dataset, options: Options, one: PredictionScores) -> _Shown:
-    row = run.rows[one.prediction]
-    sample = sample_of(dataset, row)
-    with opened_parts(row, sample, run.root, options) as (action, _):
-        window = window_of(row, sample, action, options)
-        numbers = evenly(len(window), FRAMES)
-        pictures = {
-            view: np.stack(list(part.reader.frames([part.frames[i] for i in numbers])))
-            for view, part in list(action.items())
-        }
-    spec = window.spec
-    measured: list[BlobMeasurements] = [measure_blobs(video, spec) for video in pictures.values()]
-    at = np.array(numbers)
-    cameras = {view: track[at] for view, track in window.cameras.items()}
-    found = solve(measured, cameras, spec, times=window.grippers[row.gripper].times[at]).trajectory
-    levels = {
-        view: video if video.dtype == np.uint8 else np.rint(255 * np.clip(video, 0, 1)).astype(np.uint8)
-        for view, video in list(pictures.items())[:_VIEWS]
-    }
-    return _Shown(window, numbers, levels, found)
-
-
-def _pictures(shown: _Shown, gripper: str) -> Iterator[Image]:
-    """For each frame a row a view: the prediction over the picture, the truth over it, and the axes of both."""
-    window, at = shown.window, np.array(shown.numbers)
-    height, width = window.height, window.width
-    scale = min(1.0, _TILE / height)
-    small = window.spec.resized(max(1, round(height * scale)), max(1, round(width * scale)))
-    truth = window.grippers[gripper][at]
-    rgb = {view: _stored(window, view, shown.numbers) for view in shown.actions}
-    drawn = {view: window.action(view, gripper)[at] for view in shown.actions}
-    axes = {
-        view: [
-            _keypoints(trajectory, window.cameras[view][at], window.spec, small) for trajectory in (shown.found, truth)
-        ]
-        for view in shown.actions
-    }
-    for i in range(len(at)):
-        rows = []
-        for view in shown.actions:
-            below, made, true = (_small(p[i], small) for p in (rgb[view], shown.actions[view], drawn[view]))
-            both = below.copy()
-            for uv, valid in (axes[view][1], axes[view][0]):
-                mark(both, uv[i], valid[i])
-            panels = [_over(below, made, window.spec), _over(below, true, window.spec), both]
-            for panel, text in zip(panels, (f"{view}: predicted", "true", "both"), strict=True):
-                label(panel, text)
-            rows.append(_beside(panels, 1))
-        yield _beside(rows, 0)
-
-
-def _over(below: Image, action: Image, spec: ActionImageSpec) -> Image:
-    """The blobs of an action picture over a camera picture; what compression adds to the pedestal is left out."""
-    quiet = action.copy()
-    quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal + _NOISE] = 0
-    return blend(below, quiet, spec)
-
-
-def _stored(window: Window, view: str, numbers: Sequence[int]) -> list[Image]:
-    chosen = Window(window.sample, window.indices[np.array(numbers)], window.height, window.width, window.views)
-    return list(chosen.rgb(view))
-
-
-def _keypoints(
-    trajectory: GripperTrajectory, camera: CameraTrack, spec: ActionImageSpec, small: ActionImageSpec
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Pixels ``(n, 3, 2)`` of the small picture, and which are in front of the camera ``(n, 3)``."""
-    uv, valid = project_keypoints(trajectory, [camera], spec)
-    factor = np.array([small.width / spec.width, small.height / spec.height])
-    return (uv[0] + 0.5) * factor - 0.5, valid[0]
-
-
-def _small(picture: Image, spec: ActionImageSpec) -> Image:
-    height, width = picture.shape[:2]
-    return apply(picture, CropResize(0, 0, width, height, spec.width, spec.height))
-
-
-def _beside(parts: Sequence[Image], axis: int) -> Image:
-    """Pictures side by side (1) or below each other (0), RGBA with transparent gaps."""
-    whole = [cv2.cvtColor(p, cv2.COLOR_RGB2RGBA) if p.shape[-1] == 3 else p for p in parts]
-    shape = list(whole[0].shape)
-    shape[axis] = _GAP
-    gap = np.zeros(shape, np.uint8)
-    joined = [piece for part in whole for piece in (part, gap)][:-1]
-    return np.asarray(np.concatenate(joined, axis=axis), np.uint8)
 
 
 def _caption(scored: Scored, window: Window, number: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decode import BlobMeasurements, solve
+from ..decode import ArmBlobs, BlobMeasurements, DecodedTrajectory, measure_arms, solve, solve_arms
+from ..decode.arms import COUNT
 from ..decode.measure import check_video, measure_views
 from ..errors import (
     DecodeError,
@@ -85,15 +86,17 @@ def sample_of(dataset: Dataset, row: PredictionRow) -> Sample:
     return sample
 
 
-def check_sample(sample: Sample, gripper: str) -> None:
+def check_sample(sample: Sample, gripper: str, protocol: str = "ours") -> None:
     """Refuse a sample that no action video of ``gripper`` can be held against."""
     if not sample.meta.calibrated:
         raise MissingCalibrationError(
             "no camera is known of this sample, so its action videos cannot be decoded", where=sample.key, field="key"
         )
-    if sample.meta.merged_arms:
+    if sample.meta.merged_arms and (protocol == "published" or len(sample.gripper_names) > COUNT):
         raise DecodeError(
-            "its action images show several grippers in one picture, which cannot be taken apart",
+            "its action images show several grippers in one picture, which the published protocol cannot take apart"
+            if protocol == "published"
+            else f"its action images show more than {COUNT} grippers in one picture, which cannot be taken apart",
             where=sample.key,
             field="gripper",
             found=" ".join(sample.gripper_names),
@@ -233,6 +236,7 @@ def score_row(
             found.
     """
     sample = sample_of(dataset, row)
+    check_sample(sample, row.gripper, options.protocol)
     with opened_parts(row, sample, root, options) as (action, camera):
         window = window_of(row, sample, action, options)
         streams = {view: chunks(part.reader, part.frames) for view, part in action.items()}
@@ -261,13 +265,15 @@ def about_window(window: Window, gripper: str, stride: int) -> dict[str, Any]:
 def score_frames(streams: Mapping[str, Frames], window: Window, gripper: str, options: Options) -> Scored:
     """Decode the action pictures ``(n, H, W, 3)`` of each view of a window, some at a time, and score them."""
     spec = window.spec
-    measured, centroids = _measured(streams, spec, options.protocol == "published")
     cameras = window.cameras
     truth = window.grippers[gripper]
+    if window.sample.meta.merged_arms:
+        return score(Estimate.decoded(_arms(streams, window)[gripper]), truth, window.indices, spec)
+    measured, centroids = _measured(streams, spec, options.protocol == "published")
     decoded = solve(measured, cameras, spec, times=truth.times, names=list(cameras))
     published_mm = None
     if options.protocol == "published":
-        points = published.positions(centroids, list(cameras.values()))
+        points = published.positions(centroids, list(cameras.values()), spec)
         published_mm = 1000 * np.linalg.norm(points - truth.position, axis=-1)
     return score(
         Estimate.decoded(decoded),
@@ -277,6 +283,19 @@ def score_frames(streams: Mapping[str, Frames], window: Window, gripper: str, op
         blobs=blob_health(measured, truth, cameras, spec),
         published_mm=published_mm,
     )
+
+
+def _arms(streams: Mapping[str, Frames], window: Window) -> dict[str, DecodedTrajectory]:
+    """All grippers of merged pictures; named by where the sample says they are in the window's first frame."""
+    spec, grippers = window.spec, window.grippers
+    views = []
+    for view, frames in streams.items():
+        parts = [measure_arms(check_video(chunk, spec, view), spec) for chunk in frames]
+        views.append(ArmBlobs.concatenate(parts))
+    first = {name: trajectory.position[0] for name, trajectory in grippers.items()}
+    cameras = window.cameras
+    times = next(iter(grippers.values())).times
+    return solve_arms(views, cameras, spec, first, times=times, names=list(cameras))
 
 
 def _measured(

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import pinhole
+from ..geometry.drawing import action_K
 from ..geometry.triangulation import triangulate_dlt
 from ..model import Camera, CameraTrack
+from ..schemas import ActionImageSpec
 
 FloatArray = NDArray[np.float64]
 
@@ -31,7 +33,9 @@ def red_centroids(frames: NDArray[Any]) -> FloatArray:
     return np.stack([u, v], axis=-1) + 0.5
 
 
-def positions(centroids: Sequence[FloatArray], cameras: Sequence[Camera | CameraTrack]) -> FloatArray:
+def positions(
+    centroids: Sequence[FloatArray], cameras: Sequence[Camera | CameraTrack], spec: ActionImageSpec
+) -> FloatArray:
     """World points ``(T, 3)`` of the centroids ``(T, 2)`` of each view; NaN where fewer than two views have one."""
     uv = np.stack(centroids, axis=1)
     frames = len(uv)
@@ -40,7 +44,8 @@ def positions(centroids: Sequence[FloatArray], cameras: Sequence[Camera | Camera
         [
             np.broadcast_to(
                 pinhole.projection_matrix(
-                    np.broadcast_to(c.K, (frames, 3, 3)), np.broadcast_to(c.world_from_camera, (frames, 4, 4))
+                    np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)),
+                    np.broadcast_to(c.world_from_camera, (frames, 4, 4)),
                 ),
                 (frames, 3, 4),
             )

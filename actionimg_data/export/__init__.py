@@ -19,7 +19,12 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "huggingface": "a folder for the Hugging Face Hub, with a data card",
         "lerobot": "a LeRobot v3.0 data set, with action images as further video features",
         "rerun": "a recording for the rerun viewer: cameras, pictures, action images, the gripper",
+        "mcap": "MCAP files for Foxglove: video, calibration, transforms, poses; and a mapping that reads them",
         "window": "a window of one sample, as a training loader cuts it: pictures, action videos, cameras, caption",
+        "diffsynth": "windows as videos, action videos and captions: metadata.csv of DiffSynth-Studio",
+        "musubi": "the same: metadata.jsonl and dataset.toml of musubi-tuner",
+        "finetrainers": "the same: metadata.jsonl of finetrainers, a videofolder of Hugging Face datasets",
+        "cosmos": "annotations and videos of Cosmos-Predict's action-conditioned training",
     }
 )
 

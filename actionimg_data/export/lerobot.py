@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import EmptyEpisodeError
+from ..errors import EmptyEpisodeError, UnsupportedSourceError
 from ..shards import Sample, layout
 from ..video import ENDINGS, open_video
 from .common import Result, common_rate, h264_action, new_folder, opened
@@ -48,11 +48,12 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
     Args:
         path: A complete data set.
         dest: A new folder.
-        robot_type: Name of the robot, for the record.
+        robot_type: Name of the robot, for the record; None for what the source says, else ``unknown``.
 
     Raises:
         CorruptDatasetError: The data set is damaged, or its samples differ in frame rate.
         EmptyEpisodeError: No sample has a pose in every frame.
+        UnsupportedSourceError: Samples differ in their views, and have none in common.
         OutputExistsError, OutputError: ``dest`` cannot be made.
     """
     dataset, manifest = opened(path)
@@ -67,7 +68,15 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
         raise EmptyEpisodeError("no sample has a pose in every frame", where=path)
     fps = common_rate([sample.fps for sample in usable], path)
     rate: int | float = int(fps) if float(fps).is_integer() else fps
-    views = manifest.views
+    views = tuple(name for name in manifest.views if all(name in sample.views for sample in usable))
+    if not views:
+        raise UnsupportedSourceError(
+            "no view is in every sample, and LeRobot's episodes have the same cameras",
+            where=path,
+            field="views",
+            found=" ".join(manifest.views),
+            hint="actionimg convert --views NAME makes a data set of one view; other exports keep samples apart.",
+        )
     options = manifest.options
     shown = ("",) if options.merge_arms else manifest.grippers or ("",)
     features = _features(views, options.height, options.width, rate, manifest.grippers, shown)
@@ -106,12 +115,24 @@ def export(path: str | Path, dest: str | Path, *, robot_type: str | None = None)
             every.append(stats)
             index += count
         writer.close()
-        _write_meta(root, rows, tasks, every, features, rate, index, robot_type)
+        named = robot_type or _robot(usable)
+        _write_meta(root, rows, tasks, every, features, rate, index, named or "unknown")
     result.samples = len(usable)
+    some = [name for name in manifest.views if name not in views]
+    if some:
+        result.notes.append(f"Views that not every sample has are left out: {' '.join(some)}.")
     result.notes.append("observation.state and action are the frame's own pose; take later ones by delta_timestamps.")
+    if named is None:
+        result.notes.append("robot_type is written as unknown: the source does not say it. Name it with --robot-type.")
     if options.planes:
         result.notes.append(f"{' and '.join(options.planes)} are left out: LeRobot's videos are lossy.")
     return result
+
+
+def _robot(samples: Sequence[Sample]) -> str | None:
+    """The robot that the provenance of all samples names; None where one names none, or they differ."""
+    named = {tuple(sample.meta.provenance.get("robots") or ()) for sample in samples}
+    return "_".join(str(robot) for robot in named.pop()) or None if len(named) == 1 else None
 
 
 def _features(
@@ -301,7 +322,7 @@ def _write_meta(
     features: dict[str, Any],
     fps: float,
     frames: int,
-    robot_type: str | None,
+    robot_type: str,
 ) -> None:
     meta = root / "meta"
     episodes = meta / "episodes" / "chunk-000"

@@ -2,11 +2,13 @@
 
 Samples follow one another on the timeline ``time`` (seconds), half a second apart; ``frame`` counts their frames. An
 entity keeps its last value, so that the instruction, the cameras and the whole path of a sample are logged once, where
-it begins. Checked with rerun-sdk 0.41.
+it begins. Checked with rerun-sdk 0.26 (lerobot wants
+one below 0.27), 0.27, 0.28 and 0.41.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from ..errors import (
     MissingExtraError,
     OutputExistsError,
     SourceNotFoundError,
+    install_hint,
     suggestion,
 )
 from ..geometry import rotations
@@ -114,10 +117,14 @@ def _rerun() -> Any:
     try:
         import rerun
     except ImportError:
-        raise MissingExtraError(
-            "this export needs rerun-sdk", field="rerun", hint="pip install 'actionimg-data[rerun]'"
-        ) from None
+        raise MissingExtraError("this export needs rerun-sdk", field="rerun", hint=install_hint("rerun")) from None
     return rerun
+
+
+def _axes(rr: Any, length: float) -> Any:
+    """The three axes of a frame, ``length`` metres each; before rerun-sdk 0.28 they are fields of the transform."""
+    made = getattr(rr, "TransformAxes3D", None)
+    return rr.Transform3D.from_fields(axis_length=length) if made is None else made(length)
 
 
 def _chosen(dataset: Dataset, samples: int | None, keys: Sequence[str]) -> list[str]:
@@ -158,7 +165,9 @@ def _blueprint(rr: Any, manifest: DatasetManifest, first: Sample | None) -> Any:
     paths = [] if first is None else [path.position[path.known] for path in first.grippers.values()]
     if paths and len(points := np.concatenate(paths)):
         target = points.mean(axis=0)
-        eye = rrb.EyeControls3D(position=target + _EYE, look_target=target, eye_up=[0, 0, 1])
+        # rerun-sdk before 0.28 places its eye itself.
+        if "look_target" in inspect.signature(rrb.EyeControls3D.__init__).parameters:
+            eye = rrb.EyeControls3D(position=target + _EYE, look_target=target, eye_up=[0, 0, 1])
     return rrb.Blueprint(
         rrb.Vertical(
             rrb.Horizontal(
@@ -213,7 +222,7 @@ class _Log:
         meta, grippers = sample.meta, sample.grippers
         cameras = sample.cameras if meta.calibrated else {}
         stored = meta.calibrated and meta.action_codec != "none"
-        decoded = {name: decode_sample(sample, spec, name) for name in grippers} if stored else {}
+        decoded = decode_sample(sample, spec) if stored else {}
         at = np.asarray(sample.times - sample.times[0] + self._clock.seconds)
         self._begin("instruction", self._rr.TextDocument(_text(sample), media_type="text/plain"))
         for view, camera in cameras.items():
@@ -261,7 +270,7 @@ class _Log:
                 translation=trajectory.position[known], quaternion=trajectory.quaternion_xyzw[known]
             ),
         )
-        self._begin(f"{frame}/frame", rr.TransformAxes3D(spec.axis_length / 2))
+        self._begin(f"{frame}/frame", _axes(rr, spec.axis_length / 2))
         points = np.asarray(gripper_keypoints(trajectory.position, trajectory.rotation, spec.axis_length))
         # A frame without a pose gets no points, or the viewer would go on showing those before it.
         self._columns(

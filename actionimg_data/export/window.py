@@ -80,7 +80,7 @@ def _write(window: Window, root: Path) -> None:
     (root / "caption.txt").write_text(sample.meta.instruction_at(window.indices) + "\n", encoding="utf-8")
     if not calibrated:
         return
-    (root / "cameras.npz").write_bytes(cameras_bytes(window.cameras))
+    (root / "cameras.npz").write_bytes(cameras_bytes(window.cameras, window.spec))
     canvas = _canvas(window, actions)
     (root / "canvas.mp4").write_bytes(encode_bytes(canvas, action_encoding("h264"), *shape))
     line = {

@@ -8,7 +8,7 @@ here is correctly rounded by IEEE 754 and never fused by numpy: ``+ - * /``, ``s
 Tensors of torch go to torch's own functions: they are for training, and nothing of them is stored.
 
 The elementary functions are those of fdlibm (Sun Microsystems, 1993: ``k_sin.c k_cos.c e_rem_pio2.c s_atan.c
-e_exp.c``), within one unit in the last place.
+e_exp.c e_log.c``), within one unit in the last place.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ _ATAN_LOW: Final = np.array(
         6.12323399573676603587e-17,
     ]
 )
+_LOG: Final = (
+    6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01, 2.222219843214978396e-01,
+    1.818357216161805012e-01, 1.531383769920937332e-01, 1.479819860511658591e-01,
+)  # fmt: skip
 _LN2: Final = (6.93147180369123816490e-01, 1.90821492927058770002e-10)
 _ONE_OVER_LN2: Final = 1.44269504088896338700e00
 _EXP: Final = (
@@ -174,6 +178,25 @@ def exp(x: Array) -> Array:
     c = r - squared * _horner(squared, _EXP)
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(1 - ((low - (r * c) / (2 - c)) - high), k.astype(np.int32)).astype(kind, copy=False)
+
+
+def log(x: Array) -> Array:
+    """Natural logarithms of positive, finite numbers, any shape; NaN of others."""
+    if not _is_ours(x):
+        return array_namespace(x).log(x)
+    kind = np.result_type(x, np.float32)
+    x = np.asarray(x, np.float64)
+    positive = (x > 0) & (x < np.inf)
+    mantissa, k = np.frexp(np.where(positive, x, 1.0))
+    # Mantissas in [sqrt(1/2), sqrt(2)).
+    low = mantissa < 0.70710678118654752440
+    f = np.where(low, 2 * mantissa, mantissa) - 1
+    k = (k - low).astype(np.float64)
+    s = f / (2 + f)
+    z = s * s
+    half = 0.5 * f * f
+    value = k * _LN2[0] - ((half - (s * (half + z * _horner(z, _LOG)) + k * _LN2[1])) - f)
+    return np.where(positive, value, np.nan).astype(kind, copy=False)
 
 
 def exp_float32(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
 from . import rotations, triangulation
+from .arrays import array_namespace
 
 Array = Any
 

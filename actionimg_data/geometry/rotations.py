@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import is_numpy_array
 
 from . import exact
+from .arrays import array_namespace
 
 Array = Any
 _NEARLY = 0.1

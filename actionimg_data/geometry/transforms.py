@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from .arrays import array_namespace
 from .exact import matmul, matvec, norm
 
 Array = Any

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace
-
 from ..errors import InvalidArrayError
 from . import pinhole, transforms
+from .arrays import array_namespace
 
 Array = Any
 

@@ -136,6 +136,8 @@ class View:
         depth_range_m: The least and the largest depth that the source can tell, in metres, where it says so: the near
             and far plane of a simulator. At the far end there may be nothing at all.
         origin: Where the camera comes from, if not from the source's own calibration.
+        conditioning: A camera in a frame and a scale of its own, as programs estimate it from pictures alone: a model
+            may be conditioned on it, and nothing is drawn with it.
 
     Depth and mask have as many pictures as ``frames``, of the same size: the same pixels of the same camera.
     """
@@ -146,6 +148,7 @@ class View:
     mask: FrameSource | None = None
     depth_range_m: tuple[float, float] | None = None
     origin: CameraOrigin | None = None
+    conditioning: Camera | CameraTrack | None = None
 
 
 @dataclass(frozen=True)
@@ -333,14 +336,15 @@ class Episode:
                     expected=f"{n} pictures, one a pose",
                     found=f"{len(view.frames)}",
                 )
-            if isinstance(view.camera, CameraTrack) and len(view.camera) != n:
-                raise FrameCountError(
-                    "cameras and poses differ in number",
-                    where=self.id,
-                    field=name,
-                    expected=n,
-                    found=len(view.camera),
-                )
+            for camera in (view.camera, view.conditioning):
+                if isinstance(camera, CameraTrack) and len(camera) != n:
+                    raise FrameCountError(
+                        "cameras and poses differ in number",
+                        where=self.id,
+                        field=name,
+                        expected=n,
+                        found=len(camera),
+                    )
             for kind, planes in view_planes(view).items():
                 if len(planes) != n:
                     raise FrameCountError(
@@ -426,6 +430,9 @@ class Episode:
             name: replace(
                 view,
                 camera=view.camera[window] if isinstance(view.camera, CameraTrack) else view.camera,
+                conditioning=view.conditioning[window]
+                if isinstance(view.conditioning, CameraTrack)
+                else view.conditioning,
                 frames=SelectedFrames(view.frames, frames),
                 depth=None if view.depth is None else SelectedFrames(view.depth, frames),
                 mask=None if view.mask is None else SelectedFrames(view.mask, frames),

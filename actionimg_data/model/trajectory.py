@@ -127,6 +127,13 @@ class GripperTrajectory:
         return np.asarray(transforms.make_transform(self.rotation, self.position))
 
     @classmethod
+    def unknown(cls, times: ArrayLike) -> GripperTrajectory:
+        """A trajectory of which nothing is known at any of ``times`` ``(T,)``: that of pictures alone."""
+        n = len(np.asarray(times))
+        nothing = np.full((n, 8), np.nan)
+        return cls(nothing[:, :3], nothing[:, 3:7], nothing[:, 7], times, allow_missing=True)
+
+    @classmethod
     def from_transforms(cls, world_from_gripper: ArrayLike, openness: ArrayLike, times: ArrayLike) -> GripperTrajectory:
         """Trajectory of rigid transforms ``(T, 4, 4)``."""
         raw = checks.float_array(world_from_gripper, (None, 4, 4), "world_from_gripper", InvalidTrajectoryError)

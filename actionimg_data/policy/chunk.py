@@ -69,6 +69,7 @@ class ActionChunk:
         spec: ActionImageSpec | None = None,
         *,
         fps: float,
+        others: int = 0,
     ) -> ActionChunk:
         """Decode the action segments of ``[video₁ | action₁ | video₂ | action₂]``.
 
@@ -78,10 +79,11 @@ class ActionChunk:
             cameras: V of them, in order, for the pictures' size.
             spec: How action images are drawn; the published ones by default.
             fps: Frames a second.
+            others: Segments between a view's video and its action: depth, masks, normals.
 
         Raises:
             DecodeError: It is no such video, or cameras and pictures differ in size.
-            FrameCountError: It does not divide into 2 V segments.
+            FrameCountError: It does not divide into (2 + others) V segments.
             InvalidTrajectoryError: The rate is not positive.
         """
         views = len(cameras)
@@ -92,17 +94,18 @@ class ActionChunk:
                 "is no canvas", field="video", expected="(2 V T, H, W, 3) or (3, 2 V T, H, W)", found=str(shape)
             )
         count = shape[1] if first else shape[0]
-        if count % (2 * views):
+        each = 2 + others
+        if count % (each * views):
             raise FrameCountError(
                 "the canvas does not divide into equal segments",
                 field="video",
-                expected=f"a multiple of {2 * views}: video and action of {' '.join(cameras)}",
+                expected=f"a multiple of {each * views}: {each} segments of {' '.join(cameras)}",
                 found=count,
             )
-        length = count // (2 * views)
+        length = count // (each * views)
         parts = {}
         for i, view in enumerate(cameras):
-            segment = slice((2 * i + 1) * length, (2 * i + 2) * length)
+            segment = slice((each * (i + 1) - 1) * length, each * (i + 1) * length)
             parts[view] = _pictures(video[:, segment]) if first else _array(video[segment])
         return cls.from_videos(parts, cameras, spec, fps=fps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..errors import BadImageError, InvalidCameraError, InvalidSpecError, Missin
 from ..geometry import transforms
 from ..geometry.crop import center_crop
 from ..model import Camera, CameraTrack, GripperTrajectory
-from ..raster import project_keypoints, render_view
+from ..raster import WRIST_DISTANCE, held_camera, project_keypoints, render_view, wrist_spec
 from ..schemas import ActionImageSpec
 
 
@@ -39,7 +39,7 @@ class Conditioning:
     plucker: Any
     """``(6, V T, H, W)`` float32."""
     condition_mask: Any
-    """``(2 V T,)`` bool over [video₁ | action₁ | video₂ | action₂]."""
+    """``(2 V T,)`` bool over [video₁ | action₁ | video₂ | action₂], more with ``others``."""
     used_mask: Any
     """``(2 V T,)`` bool."""
     condition_mask_latent: Any
@@ -49,7 +49,7 @@ class Conditioning:
     mode: str
     view_names: tuple[str, ...]
     cameras: Mapping[str, CameraTrack]
-    """The cameras of the pictures that the model makes, for `ActionChunk`."""
+    """The cameras of the action images that the model makes, for `ActionChunk`."""
     pixels: Mapping[str, NDArray[np.float64]]
     """``(7,)`` by view: x y of red, green and blue, and the openness, as the published inference takes them."""
 
@@ -67,6 +67,9 @@ class Conditioning:
         mode: str = "joint",
         axes: str = "rlbench",
         latent_stride: int = 4,
+        others: int = 0,
+        wrist_views: Sequence[str] = (),
+        wrist_distance: float = WRIST_DISTANCE,
         arrays: str = "torch",
     ) -> Conditioning:
         """The tensors of an observation.
@@ -84,10 +87,15 @@ class Conditioning:
             mode: Which task (`training.modes.MODES`).
             axes: Of ``camera``, ``extrinsics`` and ``intrinsics``: as the model was trained, ``rlbench`` or ``opencv``.
             latent_stride: Frames a latent frame.
+            others: Segments between a view's video and its action (depth, masks, normals), for which the masks have
+                places.
+            wrist_views: Views whose action images are drawn as `ActionImageDataset(wrist_views=…)` draws them, from a
+                camera that is held ``wrist_distance`` metres before the gripper; ``cameras`` and ``pixels`` have it.
+            wrist_distance: Metres.
             arrays: ``torch`` or ``numpy``.
 
         Raises:
-            MissingViewError: Pictures and cameras are of different views.
+            MissingViewError: Pictures and cameras are of different views, or a wrist view is none of them.
             BadImageError: A picture is not uint8 RGB of its camera's size.
             InvalidTrajectoryError: The pose is none.
             InvalidCameraError: A camera track of another length.
@@ -110,21 +118,28 @@ class Conditioning:
                 expected=" ".join(views) or "at least 1 view",
                 found=" ".join(cameras) or "none",
             )
-        masks = task(mode, num_frames, len(views), latent_stride)
+        strange = [view for view in wrist_views if view not in views]
+        if strange:
+            raise MissingViewError("no such view", field="wrist_views", expected=" ".join(views), found=strange[0])
+        masks = task(mode, num_frames, len(views), latent_stride, others=others)
         tracks = {view: _track(cameras[view], view, num_frames) for view in views}
         fitted = [tracks[view].resized(height, width) for view in views]
         drawn_spec = (spec or ActionImageSpec()).resized(height, width)
         gripper = GripperTrajectory.from_action8(np.asarray(pose, np.float64)[None], [0.0])
         levels = np.full((2, 3, len(views) * num_frames, height, width), LEVELS[0], np.float32)
-        pixels = {}
+        pixels, drawn_by = {}, dict(zip(views, fitted, strict=True))
         for i, view in enumerate(views):
             source = tracks[view]
             picture = _checked(pictures[view], source, view)
             first = resized_picture(picture, center_crop(source.height, source.width, height, width))
-            action = render_view(gripper, fitted[i][:1], drawn_spec)[0]
+            own = drawn_spec
+            if view in wrist_views:
+                held = held_camera(fitted[i][:1], {"": gripper}, wrist_distance)
+                drawn_by[view], own = held.track(num_frames), wrist_spec(drawn_spec, wrist_distance)
+            action = render_view(gripper, drawn_by[view][:1], own)[0]
             for target, shown in zip(levels, (first, action), strict=True):
                 target[:, i * num_frames] = LEVELS[np.moveaxis(shown, -1, 0)]
-            pixels[view] = _pixels(gripper, fitted[i], drawn_spec, view)
+            pixels[view] = _pixels(gripper, drawn_by[view], own, view)
         intrinsics, extrinsics = camera_arrays(fitted, num_frames, axes)
         relative = transforms.invert(extrinsics[0, 0]) @ extrinsics
         flat = (len(views) * num_frames,)
@@ -142,7 +157,7 @@ class Conditioning:
             used_mask_latent=torch.from_numpy(masks.used_latent),
             mode=mode,
             view_names=views,
-            cameras=dict(zip(views, fitted, strict=True)),
+            cameras=drawn_by,
             pixels=pixels,
         )
         return made if arrays == "torch" else made._as_numpy()

@@ -8,7 +8,6 @@ background. What is drawn, and the constants, are those of arXiv 2604.06168 (see
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -23,6 +22,7 @@ from actionimg_data.schemas import ActionImageSpec
 
 from ..errors import InvalidArrayError, InvalidCameraError, InvalidTrajectoryError
 from ..geometry import exact, pinhole, rotations
+from ..geometry.drawing import action_K, in_picture
 from ..model import Camera, CameraTrack, GripperTrajectory
 from .keypoints import gripper_keypoints
 
@@ -47,8 +47,9 @@ def project_keypoints(
         spec: Axis length, near plane and picture size; the published ones by default.
 
     Returns:
-        ``uv (V, T, 3, 2)`` in pixels of the spec's picture, 0 where not valid, and ``valid (V, T, 3)``: the keypoint
-        lies in front of the near plane (not: inside the picture).
+        ``uv (V, T, 3, 2)`` in pixels of the action image, 0 where not in front of the near plane, and ``valid
+        (V, T, 3)``: the keypoint is drawn. It then lies in front of the near plane, and inside the picture only if the
+        spec drops those outside.
 
     Raises:
         InvalidCameraError: No camera, or one of another picture size than the spec's.
@@ -66,7 +67,7 @@ def render(
     spec: ActionImageSpec | None = None,
     *,
     out: Video | None = None,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> Video:
     """Draw a trajectory into every camera.
 
@@ -75,7 +76,8 @@ def render(
         cameras: V cameras of the spec's picture size, fixed or moving, in order (of the mapping).
         spec: What to draw; the published picture by default.
         out: Array ``(V, T, H, W, 3)`` uint8 to draw into, each picture contiguous; a new one by default.
-        threads: Threads to draw with; two by default, or one on a single core. The result is the same.
+        threads: Threads to draw with; the result is the same. One by default: two gain little on a quiet machine, and
+            wait for each other on a busy one.
 
     Returns:
         ``(V, T, H, W, 3)`` uint8, RGB. A keypoint at or behind the near plane is not drawn.
@@ -90,9 +92,7 @@ def render(
     total = len(trajectory)
     views = checked_cameras(cameras, total, spec)
     out = _output(out, (len(views), total, spec.height, spec.width, 3))
-    if threads is None:
-        threads = min(2, os.cpu_count() or 1)
-    elif threads < 1:
+    if threads < 1:
         raise InvalidArrayError("must be positive", field="threads", expected=">= 1", found=threads)
     openness = _drawn_openness(trajectory, spec)
     parts = -(-total // _CHUNK)
@@ -107,6 +107,9 @@ def render(
         for camera, frames, video in jobs[first::threads]:
             canvas.draw(trajectory, camera, openness, frames, video[frames])
 
+    if threads == 1:
+        work(0)
+        return out
     with ThreadPoolExecutor(threads) as pool:
         others = [pool.submit(work, first) for first in range(1, threads)]
         work(0)
@@ -269,7 +272,10 @@ class _Canvas:
         uv, valid = _project(trajectory, camera, self.spec, frames)
         blobs = [_Blobs(uv[:, c], valid[:, c], self.spec, self.radii[c]) for c in range(3)]
         # A missing pose has no valid keypoint: black, once its pedestal is.
-        return blobs, np.where(trajectory.known[frames], openness[frames], 0.0)
+        lit = trajectory.known[frames]
+        if self.spec.ground == "in_view":
+            lit = lit & valid[:, 0] & in_picture(uv[:, 0], self.spec)
+        return blobs, np.where(lit, openness[frames], 0.0)
 
     def _compose(
         self, blobs: list[_Blobs], openness: NDArray[np.float64], first: int, planes: Video, pedestals: list[int]
@@ -364,7 +370,9 @@ def _project(
     world_from_camera = camera.world_from_camera[frames] if moving else camera.world_from_camera
     rotation = rotations.matrix_from_quaternion(trajectory.quaternion_xyzw[frames])
     points = gripper_keypoints(trajectory.position[frames], rotation, spec.axis_length)
-    uv, _, valid = pinhole.project(points, K, world_from_camera, spec.near)
+    uv, _, valid = pinhole.project(points, action_K(K, spec, camera.pixel_centre), world_from_camera, spec.near)
+    if spec.outside == "drop":
+        valid = valid & in_picture(uv, spec)
     return np.asarray(uv), np.asarray(valid)
 
 

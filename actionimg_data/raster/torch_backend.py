@@ -18,12 +18,17 @@ from actionimg_data.schemas import ActionImageSpec
 from ..conventions import ROTATION_TOLERANCE
 from ..errors import ActionImgError, InvalidArrayError, InvalidCameraError, InvalidTrajectoryError
 from ..geometry import pinhole, rotations
+from ..geometry.drawing import action_K, in_picture
 from .keypoints import gripper_keypoints
 
 _PUBLISHED = ActionImageSpec()
 
 SMOOTHNESS = 1 / 8
 """Width of the blend at the pedestal in `render`'s smooth mode, as a fraction of the pedestal."""
+
+
+_PER_VIEW = {"sigma", "axis_length"}
+"""What broadcasts to views and frames."""
 
 
 def render(
@@ -37,6 +42,8 @@ def render(
     dtype: torch.dtype | None = None,
     *,
     sigma: Tensor | None = None,
+    axis_length: Tensor | None = None,
+    pixel_centre: float = 0.5,
     check_values: bool = True,
 ) -> Tensor:
     """Draw trajectories into cameras, differentiably.
@@ -58,6 +65,10 @@ def render(
             sigmoid and draws openness as it is, so that openness and the blob's far field have their true gradients.
         dtype: Of the result: float32, float64 or bfloat16; the inputs' by default.
         sigma: Standard deviation over min(H, W), instead of the spec's; broadcasts to ``(..., V, T, 3)``.
+        axis_length: Metres from the origin to the other two keypoints, instead of the spec's; broadcasts to
+            ``(..., V, T)``.
+        pixel_centre: Where K has the centre of the first pixel, 0.5 or 0 (`Camera.pixel_centre`); it matters where the
+            spec has another field of view than the camera, or draws pixels where the picture shows them.
         check_values: Look for NaN, bad rotations and values outside their range; costs one synchronisation with the
             device. Inside `torch.compile` values are never checked.
 
@@ -79,6 +90,8 @@ def render(
     }
     if sigma is not None:
         tensors["sigma"] = sigma
+    if axis_length is not None:
+        tensors["axis_length"] = axis_length
     dtype = _check_kinds(tensors, mode, dtype)
     _check_shapes(tensors)
     if check_values and not torch.compiler.is_compiling():
@@ -88,15 +101,23 @@ def render(
         wide = position.dtype if position.device.type == "mps" else torch.float64
         time = position.ndim + 2  # dimensions of a camera matrix that has a time axis
         matrix = _rotation_matrix(rotation.to(wide), position.ndim)
-        points = gripper_keypoints(position.to(wide), matrix, spec.axis_length)
+        origin, matrix = position.to(wide).unsqueeze(-3), matrix.unsqueeze(-4)
+        length = spec.axis_length if axis_length is None else axis_length.to(wide)[..., None, None]
+        points = gripper_keypoints(origin, matrix, length)
         cameras = [m if m.ndim == time else m.unsqueeze(-3) for m in (K.to(wide), world_from_camera.to(wide))]
-        centre, _, valid = pinhole.project(points.unsqueeze(-4), cameras[0], cameras[1], spec.near)
+        K = action_K(cameras[0], spec, pixel_centre)
+        centre, _, valid = pinhole.project(points, K, cameras[1], spec.near)
+        inside = in_picture(centre, spec) if spec.outside == "drop" or spec.ground == "in_view" else None
         pixels = min(spec.height, spec.width)
         deviation = centre.new_tensor(spec.sigma_px) if sigma is None else sigma.to(wide) * pixels
         smooth = mode == "smooth"
         if not smooth and spec.openness == "binary":
             openness = (openness > spec.openness_threshold).to(position.dtype)
         level = (spec.pedestal * openness).unsqueeze(-2).expand(valid.shape[:-1])
+        if inside is not None and spec.ground == "in_view":
+            level = torch.where((valid & inside)[..., 0], level, 0.0)
+        if inside is not None and spec.outside == "drop":
+            valid = valid & inside
         drawing = (spec.height, spec.width, spec.pedestal, smooth, position.dtype, dtype)
         flat = [t.flatten(0, valid.ndim - 2) for t in (centre, deviation.expand(valid.shape), level, valid)]
         picture: Tensor = _Splat.apply(*flat, drawing)
@@ -121,7 +142,11 @@ class _Splat(torch.autograd.Function):  # type: ignore[misc]
         for n in _parts(picture):
             torch.mul(rows[n, :2].unsqueeze(-1), columns[n, :2].unsqueeze(-2), out=picture[n, :2])
             blob = rows[n, 2].unsqueeze(-1) * columns[n, 2].unsqueeze(-2)
-            picture[n, 2] = _over_pedestal(blob, level[n], pedestal, smooth)
+            if smooth or dtype != compute:
+                picture[n, 2] = _over_pedestal(blob, level[n], pedestal, smooth)
+            else:
+                # In place: each pass over the pictures is a barrier for the threads that make it.
+                torch.where(blob > pedestal, blob, level[n][:, None, None], out=picture[n, 2])
         return picture
 
     @staticmethod
@@ -186,12 +211,13 @@ def _through_pedestal(
 def _parts(pictures: Tensor) -> list[slice]:
     """Runs of pictures ``(N, 3, H, W)`` to work on at a time: what is computed on the way stays small.
 
-    On a CPU it stays in the cache. The compiler fuses, and gets all of them at once.
+    Not too small: each operation ends with a barrier of the threads that share it, and on a busy machine the time goes
+    there (docs/performance.md). The compiler fuses, and gets all of them at once.
     """
     count = len(pictures)
     if torch.compiler.is_compiling():
         return [slice(0, count)]
-    pixels = 2**19 if pictures.device.type == "cpu" else 2**24
+    pixels = 2**22 if pictures.device.type == "cpu" else 2**24
     step = max(1, pixels // (pictures.shape[-2] * pictures.shape[-1]))
     return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -289,17 +315,17 @@ def _check_shapes(tensors: dict[str, Tensor]) -> None:
                 "dimensions, as position, and one V",
                 found=shape,
             )
-    leading = {name: tuple(tensors[name].shape[:batch]) for name in tensors if name != "sigma"}
+    leading = {name: tuple(tensors[name].shape[:batch]) for name in tensors if name not in _PER_VIEW}
     for axis in range(batch):
         if len({shape[axis] for shape in leading.values()} - {1}) > 1:
             raise InvalidArrayError("leading shapes do not broadcast", found=leading)
     if frames == 0 or views == 0 or any(0 in shape for shape in leading.values()):
         raise InvalidArrayError("there is nothing to draw", found={n: tuple(t.shape) for n, t in tensors.items()})
-    if "sigma" in tensors:
-        whole = (*torch.broadcast_shapes(*leading.values()), views, frames, 3)
-        shape = tuple(tensors["sigma"].shape)
+    for name in _PER_VIEW & tensors.keys():
+        whole = (*torch.broadcast_shapes(*leading.values()), views, frames, 3)[: None if name == "sigma" else -1]
+        shape = tuple(tensors[name].shape)
         if len(shape) > len(whole) or any(n not in (1, m) for n, m in zip(shape[::-1], whole[::-1], strict=False)):
-            raise InvalidArrayError("does not broadcast", field="sigma", expected=f"to {whole}", found=shape)
+            raise InvalidArrayError("does not broadcast", field=name, expected=f"to {whole}", found=shape)
 
 
 def _check_values(tensors: dict[str, Tensor]) -> None:
@@ -309,6 +335,9 @@ def _check_values(tensors: dict[str, Tensor]) -> None:
     if "sigma" in tensors:
         sigma = tensors["sigma"]
         wrong.append((~((sigma > 0) & (sigma <= 1)), InvalidArrayError("is outside (0, 1]", field="sigma")))
+    if "axis_length" in tensors:
+        axis = tensors["axis_length"]
+        wrong.append((~((axis > 0) & (axis <= 10)), InvalidArrayError("is outside (0, 10]", field="axis_length")))
     found = torch.stack([mask.any() for mask, _ in wrong]).tolist()
     for is_wrong, (mask, error) in zip(found, wrong, strict=True):
         if is_wrong:

@@ -112,6 +112,7 @@ def motion(dataset: Dataset, spec: ActionImageSpec, views: Sequence[str], grippe
     """Read trajectories and cameras of up to `MOST_TRAJECTORIES` samples; no video is opened."""
     found = Motion()
     seen, three = np.zeros((len(grippers), len(views), 3)), np.zeros((len(grippers), len(views)))
+    shown = np.zeros(len(views))
     two = 0
     residuals = []
     limit = np.array([spec.width - 1, spec.height - 1])
@@ -126,10 +127,12 @@ def motion(dataset: Dataset, spec: ActionImageSpec, views: Sequence[str], grippe
         except ActionImgError as error:
             found.unreadable.append((sample.key, str(error)))
             continue
+        own = [list(views).index(name) for name in cameras]
         for i, (uv, valid) in enumerate(projected):
             inside = valid & ((uv >= 0) & (uv <= limit)).all(axis=-1)
-            seen[i] += inside.sum(axis=1)
-            three[i] += inside.all(axis=-1).sum(axis=1)
+            seen[i, own] += inside.sum(axis=1)
+            three[i, own] += inside.all(axis=-1).sum(axis=1)
+        shown[own] += len(sample.times)
         two += int(sum(frames.sum() for frames in decodable))
         found.frames += len(sample.times)
         found.missing_pose += sum(int((~t.known).sum()) for t in paths.values())
@@ -138,8 +141,10 @@ def motion(dataset: Dataset, spec: ActionImageSpec, views: Sequence[str], grippe
         for name, path in paths.items():
             found.paths.append(Path3(sample.key, path.times, path.position, path.openness, cameras, name))
     frames = max(1, found.frames)
+    # Of the frames of those samples that have the view.
+    shown = np.maximum(shown, 1)
     found.seen = [
-        Seen(view, name, seen[i, j] / frames, float(three[i, j] / frames))
+        Seen(view, name, seen[i, j] / shown[j], float(three[i, j] / shown[j]))
         for j, view in enumerate(views)
         for i, name in enumerate(grippers)
     ]
@@ -308,6 +313,10 @@ def _views_said(manifest: DatasetManifest) -> tuple[Sequence[str], dict[str, Any
     A converter that leaves out what is not named remembers that; of another one naming what it found changes nothing.
     """
     converter = manifest.converter
+    if manifest.options.views_per_sample:
+        _, others = _views_said(manifest.model_copy(update={"options": ConvertOptions()}))
+        named = manifest.views if manifest.options.views_per_sample == "named" else ()
+        return ("calibrated", *named), others
     try:
         kind = converter_class(converter.name)
     except ActionImgError:
@@ -331,8 +340,9 @@ def command_of(manifest: DatasetManifest, out: str) -> str:
     usual: dict[str, Any] = {
         name: ConvertOptions.model_fields[name].default
         for name in (
-            *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "episodes_per_shard", "split"),
-            *("merge_arms", "depth", "masks", "refined_cameras", "check_calibration"),
+            *("stride", "clip_frames", "action_codec", "rgb_codec", "crf", "rgb_preset", "rgb_crf"),
+            *("episodes_per_shard", "split"),
+            *("merge_arms", "depth", "masks", "refined_cameras", "check_calibration", "conditioning_cameras"),
         )
     }
     given = {name: getattr(options, name) for name, default in usual.items() if getattr(options, name) != default}

@@ -22,7 +22,8 @@ from ..shards.manifest import read_quarantine
 from ..shards.verify import RoundTrip
 from . import collect, plots
 from .page import Album, asset, safe, script_hash, template
-from .pictures import blend, evenly, mark
+from .pictures import blend, evenly, mark, over_camera
+from .tiles import MOST_TILES, Reel, tiles
 
 Image = NDArray[np.uint8]
 CURVE_BYTES: Final = 4_400_000
@@ -45,18 +46,20 @@ class ReportSummary:
     samples_shown: int = 0
     samples_decoded: int = 0
     pictures: int = 0
+    videos: int = 0
     notes: list[str] = field(default_factory=list)
 
 
 def write_report(
-    out: str | Path, html: str | Path | None = None, *, samples: int = 6, frames: slice = slice(None)
+    out: str | Path, html: str | Path | None = None, *, samples: int = 6, grid: int = 24, frames: slice = slice(None)
 ) -> ReportSummary:
     """Write the report of a data set.
 
     Args:
         out: Folder of the data set.
         html: File to write; by default ``OUT.report.html`` beside the data set.
-        samples: How many samples are shown with pictures.
+        samples: How many samples are shown with pictures and curves.
+        grid: How many are in the grid, each with a short video.
         frames: Which frames of each of them are shown.
 
     Returns:
@@ -68,8 +71,9 @@ def write_report(
         CorruptDatasetError: The data set is damaged or not complete.
         OutputError: The file cannot be written.
     """
-    if not 0 <= samples <= MOST_SAMPLES:
-        raise InvalidSpecError("out of range", field="samples", expected=f"0 … {MOST_SAMPLES}", found=samples)
+    for name, wanted, most in (("samples", samples, MOST_SAMPLES), ("grid", grid, MOST_TILES)):
+        if not 0 <= wanted <= most:
+            raise InvalidSpecError("out of range", field=name, expected=f"0 … {most}", found=wanted)
     place = layout.place(out)
     page = template("report.html")
     dataset = open_dataset(place)
@@ -77,7 +81,7 @@ def write_report(
         raise WrongFormatError("is a shard", where=place, expected="the folder of a data set")
     target = Path(html) if html is not None else _default_path(place)
     summary = ReportSummary(target, samples=len(dataset))
-    content = _content(place, dataset, dataset.manifest, samples, summary, frames)
+    content = _content(place, dataset, dataset.manifest, (samples, grid), summary, frames)
     text = page.render(**content)
     data = text.encode("utf-8")
     layout.publish(target, data)
@@ -92,8 +96,14 @@ def _default_path(out: Place) -> Path:
 
 
 def _content(
-    out: Place, dataset: Dataset, manifest: DatasetManifest, samples: int, summary: ReportSummary, frames: slice
+    out: Place,
+    dataset: Dataset,
+    manifest: DatasetManifest,
+    wanted: tuple[int, int],
+    summary: ReportSummary,
+    frames: slice,
 ) -> dict[str, Any]:
+    samples, grid = wanted
     spec = manifest.options.spec
     album = Album()
     moved = collect.motion(dataset, spec, manifest.views, manifest.grippers or ("",))
@@ -102,6 +112,9 @@ def _content(
     # The worst frames first, so that a small budget is spent on them.
     worst = list(_worst(dataset, trips, spec, album))
     shown = list(_samples(dataset, spec, samples, album, bad, moved.unreadable, frames))
+    reel = Reel()
+    wall = tiles(dataset, spec, collect.spread(dataset, grid) if grid else [], reel, moved.unreadable)
+    summary.videos = reel.count
     summary.samples_shown, summary.samples_decoded, summary.pictures = (
         len(shown),
         len({t.key for t in trips}),
@@ -111,12 +124,14 @@ def _content(
         summary.notes.append(f"{len(moved.unreadable)} samples could not be read")
     if album.left_out:
         summary.notes.append(f"{album.left_out} pictures were left out to keep the file small")
-    script = asset("script.js")
+    if reel.left_out:
+        summary.notes.append(f"{reel.left_out} videos were left out to keep the file small")
+    script = "".join(map(asset, ("hover.js", "tiles.js", "script.js")))
     return {
         "name": out.resolve().name,
         "out": str(out),
         "version": __version__,
-        "style": safe(asset("style.css")),
+        "style": safe(asset("style.css") + asset("tiles.css")),
         "script": safe(script),
         "script_hash": script_hash(script),
         "manifest": manifest,
@@ -125,6 +140,8 @@ def _content(
         "seconds": _seconds(dataset),
         "command": collect.command_of(manifest, str(out)),
         "samples": shown,
+        "wall": wall,
+        "reel": reel,
         "motion": _motion(moved, manifest),
         "decode": _decode(dataset, manifest, trips, worst),
         "calibration": collect.calibration(dataset),
@@ -240,8 +257,8 @@ def _stored(sample: Sample, view: str, frames: Sequence[int]) -> Iterator[tuple[
 def _marked(sample: Sample, view: str, frame: int, rgb: Image, action: Image, spec: ActionImageSpec) -> Image:
     """The blend of a frame's two pictures, with the axes of its stored poses."""
     small = spec.resized(rgb.shape[0], rgb.shape[1])
-    found = collect.keypoint_frame(sample, frame, spec)
-    quiet = action.copy()
+    found = collect.keypoint_frame(sample, frame, spec.over_camera())
+    quiet = over_camera(action, spec).copy()
     # What compression adds to the pedestal would be speckles in the blend.
     quiet[..., 2][quiet[..., 2] <= 255 * spec.pedestal * len(found) + _NOISE] = 0
     picture = blend(rgb, quiet, small)

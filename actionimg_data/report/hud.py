@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import GripperTrajectory
+from ..raster import caption
 
 Image = NDArray[np.uint8]
 FloatArray = NDArray[np.float64]
@@ -20,7 +21,7 @@ OUTSIDE: Final = 1
 HIDDEN: Final = 0
 """Of a keypoint in a view: inside the picture, outside it, or behind the camera (or its pose not known)."""
 
-_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
+_LETTERS: Final = 0.37
 _INK, _PAPER, _GREY, _RULE = (20, 21, 25), (244, 244, 242), (150, 153, 160), (58, 60, 68)
 _OPEN: Final = (94, 160, 235)
 _ERROR: Final = (255, 160, 40)
@@ -92,7 +93,7 @@ class Strip:
         rows = len(lanes) + (error_mm is not None)
         # H.264 needs even sizes.
         self.height = (self._head + rows * self._row + round(3 * unit)) // 2 * 2
-        self._left = round((10 if not any(lane.name for lane in lanes) and error_mm is None else 50) * unit)
+        self._left = round(50 * unit)
         self._right = width - round(20 * unit)
         self._dim, self._bright = self._background(0.42), self._background(1.0)
 
@@ -101,8 +102,11 @@ class Strip:
         unit, x = self._unit, self._x(frame)
         picture = self._dim.copy()
         picture[:, :x] = self._bright[:, :x]
-        self._text(picture, self._headline(frame), round(10 * unit), round(13 * unit), _PAPER)
         dots = self._right + round(9 * unit)
+        start = round(10 * unit)
+        # The marks of the keypoints stand at the right end of the same line.
+        room = dots - round(len(self._lanes) * 42 * unit) - start
+        self._text(picture, self._headline(frame, room), start, round(13 * unit), _PAPER, room)
         for number, lane in enumerate(self._lanes):
             top, bottom = self._span(number)
             self._keypoints(picture, lane.state[frame], dots - round((len(self._lanes) - 1 - number) * 42 * unit))
@@ -117,12 +121,13 @@ class Strip:
         cv2.line(picture, (x, self._head), (x, self.height - round(3 * unit)), _PAPER, thick)
         return picture
 
-    def _headline(self, frame: int) -> str:
-        text = f"{self._title}   {frame}/{len(self._times) - 1}   {self._times[frame]:.2f} s"
+    def _headline(self, frame: int, room: int) -> str:
+        text = f"   {frame}/{len(self._times) - 1}   {self._times[frame]:.2f} s"
         if self._error is not None:
             here = self._error[frame]
             text += f"   {here:.2f} mm" if np.isfinite(here) else "   not decoded"
-        return text
+        size = _LETTERS * self._unit
+        return caption.fitted(self._title, room - caption.width_of(text, size), size) + text
 
     def _x(self, frame: int) -> int:
         end = float(self._times[-1]) or 1.0
@@ -134,9 +139,9 @@ class Strip:
         return top + round(2 * self._unit), top + self._row - round(8 * self._unit)
 
     def _text(
-        self, picture: Image, text: str, x: int, y: int, colour: tuple[int, int, int], size: float = 0.37
+        self, picture: Image, text: str, x: int, y: int, colour: tuple[int, int, int], room: int, size: float = _LETTERS
     ) -> None:
-        cv2.putText(picture, text, (x, y), _FONT, size * self._unit, colour, 1, cv2.LINE_AA)
+        caption.write(picture, text, (x, y), size * self._unit, colour, room)
 
     def _keypoints(self, picture: Image, state: NDArray[np.uint8], right: int) -> None:
         """Three marks that end at ``right``: a disc inside the picture, a ring outside, a cross where hidden."""
@@ -159,7 +164,7 @@ class Strip:
         frames = np.array([self._x(i) for i in range(len(self._times))])
         for number, lane in enumerate(self._lanes):
             top, bottom = self._span(number)
-            self._label(picture, lane.name or ("openness" if self._error is not None else ""), bottom)
+            self._label(picture, lane.name or "openness", bottom)
             self._curve(picture, frames, lane.openness, top, bottom, _OPEN, strength)
             self._band(picture, frames, lane.state, bottom + round(2 * self._unit), strength)
         if self._error is not None:
@@ -171,7 +176,8 @@ class Strip:
 
     def _label(self, picture: Image, text: str, y: int) -> None:
         if text:
-            self._text(picture, text[:9], round(10 * self._unit), y, _GREY, 0.29)
+            start = round(8 * self._unit)
+            self._text(picture, text, start, y, _GREY, self._left - start, 0.27)
 
     def _curve(
         self,

@@ -11,21 +11,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadImageError, MissingExtraError
+from ..errors import BadImageError, MissingExtraError, install_hint
 
 Image = NDArray[np.uint8]
 
 PICTURE_BYTES: Final = 6_500_000
-"""Pictures end here, before base64: the file stays under 15 MB whatever the data set's size."""
+"""Pictures end here, before base64: the file stays under 25 MB whatever the data set's size."""
 
 
 class Album:
     """Makes data URLs of pictures until their budget is used up."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self.count = 0
         self.left_out = 0
-        self._room = PICTURE_BYTES
+        self._room = PICTURE_BYTES if room is None else room
 
     def add(self, picture: Image, quality: int = 80) -> dict[str, Any] | None:
         """The picture ``(H, W, 4)`` RGBA as a WebP, with its size; None when there is no room left."""
@@ -52,9 +52,7 @@ def template(name: str, package: str = __package__) -> Any:
     try:
         import jinja2
     except ImportError:
-        raise MissingExtraError(
-            "a report needs jinja2", field="jinja2", hint="pip install 'actionimg-data[report]'"
-        ) from None
+        raise MissingExtraError("a report needs jinja2", field="jinja2", hint=install_hint("report")) from None
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -13,19 +13,30 @@ from ..conventions import CHANNEL_NAMES
 from ..errors import BadImageError, MissingCalibrationError
 from ..geometry import crop
 from ..model import Episode
-from ..raster import project_keypoints, render_merged
+from ..raster import caption, project_keypoints, render_merged
 from ..schemas import ActionImageSpec
 from ..video import resize
 
 Image = NDArray[np.uint8]
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INK = (24, 24, 27)
 _PAPER = (250, 250, 249)
+_FAINT = (170, 170, 175)
+_HEAD = 22
 
 
 def fit(image: Image, height: int, width: int) -> Image:
     """``image`` centre-cropped to the aspect of ``height x width`` and resized, as the shard writer does it."""
     return resize.apply(image, crop.center_crop(image.shape[0], image.shape[1], height, width))
+
+
+def over_camera(action: Image, spec: ActionImageSpec) -> Image:
+    """An action image ``(H, W, 3)`` as it lies over the camera's picture, whatever its field of view."""
+    if spec.fov_scale == 1:
+        return action
+    height, width = action.shape[:2]
+    s, x, y = 1 / spec.fov_scale, (width - 1) / 2, (height - 1) / 2
+    back = np.array([[s, 0, x - s * x], [0, s, y - s * y]])
+    return np.asarray(cv2.warpAffine(action, back, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
 
 
 def blend(rgb: Image, action: Image, spec: ActionImageSpec, grippers: int = 1) -> Image:
@@ -72,19 +83,26 @@ def trail(image: Image, uv: NDArray[np.float64], valid: NDArray[np.bool_], colou
             cv2.polylines(image, [points[a:b]], False, shade, thick, cv2.LINE_AA, 4)
 
 
-def label(image: Image, text: str, bar: float | None = None) -> None:
-    """Write ``text`` on a strip along the lower edge, with a bar for the openness in [0, 1], in place."""
+def label(image: Image, name: str, remark: str = "", bar: float | None = None) -> None:
+    """Write ``name`` (shortened where it has to be) and ``remark`` on a strip along the lower edge, with a bar for the
+    openness in [0, 1], in place.
+    """
     height, width = image.shape[:2]
     strip = max(14, height // 24)
     image[height - strip :] = (image[height - strip :] * 0.35).astype(np.uint8)
-    size = strip / 32
-    room = width if bar is None else width - width // 4
-    while len(text) > 1 and cv2.getTextSize(text, _FONT, size, 1)[0][0] > room - 2 * strip // 3:
-        text = text[:-1]
-    cv2.putText(image, text, (strip // 3, height - strip // 3), _FONT, size, _PAPER, 1, cv2.LINE_AA)
+    size, edge = strip / 32, strip // 3
+    base = height - edge
+    right, left = width - edge, width - width // 5
+    room = width - 2 * edge
+    if bar is not None:
+        word = caption.width_of("open", 0.8 * size)
+        room = left - word - 3 * edge
+        caption.write(image, "open", (left - word - edge, base), 0.8 * size, _FAINT)
+    tail = caption.width_of(f"  {remark}", size) if remark else 0
+    short = caption.fitted(name, room - tail, size)
+    caption.write(image, f"{short}  {remark}" if remark else short, (edge, base), size, _PAPER, room)
     if bar is not None and np.isfinite(bar):
-        right, left = width - strip // 3, width - width // 4
-        top, bottom = height - 2 * strip // 3, height - strip // 3
+        top, bottom = height - 2 * strip // 3, base
         cv2.rectangle(image, (left, top), (right, bottom), (110, 110, 110), 1)
         cv2.rectangle(image, (left, top), (left + round((right - left) * bar), bottom), (90, 170, 255), -1)
 
@@ -118,7 +136,7 @@ def triptychs(
     for index, picture in zip(frames, source.frames.frames(list(frames)), strict=True):
         rgb = fit(picture, spec.height, spec.width)
         action = render_merged(episode.grippers, camera, spec, slice(index, index + 1))[0]
-        overlay = blend(rgb, action, spec, len(episode.grippers))
+        overlay = blend(rgb, over_camera(action, spec), spec, len(episode.grippers))
         for uv, valid in seen.values():
             mark(overlay, uv[index], valid[index])
         if text:
@@ -128,19 +146,19 @@ def triptychs(
             behind = [n for n in CHANNEL_NAMES if n in hidden]
             remark = f"  behind: {' '.join(behind)}" if behind else ""
             openness = [float(t.openness[index]) for t in episode.grippers.values()]
-            label(overlay, f"{view}  {index}{remark}", openness[0] if len(openness) == 1 else None)
+            label(overlay, view, f"{index}{remark}", openness[0] if len(openness) == 1 else None)
         yield Triptych(rgb, action, overlay)
 
 
 def keypoints_of(
     episode: Episode, view: str, spec: ActionImageSpec
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """``uv (T, 3, 2)`` and ``valid (T, 3)`` of each gripper's keypoints in a view that has a camera."""
+    """``uv (T, 3, 2)`` and ``valid (T, 3)`` of each gripper's keypoints in the picture of a view that has a camera."""
     camera = episode.views[view].camera
     if camera is None:
         raise MissingCalibrationError("cannot draw action images without a camera", where=episode.id, field=view)
     fitted = camera.resized(spec.height, spec.width)
-    found = {}
+    found, spec = {}, spec.over_camera()
     for name, trajectory in episode.grippers.items():
         uv, valid = project_keypoints(trajectory, [fitted], spec)
         found[name] = (uv[0], valid[0])
@@ -173,9 +191,9 @@ def contact_sheet(
     height = head + len(rows) * (small.height + gap) + (len(names) - 1) * 2 * gap + margin
     sheet = np.full((height, width, 3), _INK, np.uint8)
     title = episode.instruction if episode.instruction.isascii() else episode.id
-    cv2.putText(sheet, title[:80], (margin, 26), _FONT, 0.6, _PAPER, 1, cv2.LINE_AA)
+    caption.write(sheet, title, (margin, 26), 0.6, _PAPER, width - 2 * margin)
     about = f"{episode.id}   {len(episode)} frames at {episode.fps:g} Hz"
-    cv2.putText(sheet, about[:110], (margin, 46), _FONT, 0.42, (170, 170, 175), 1, cv2.LINE_AA)
+    caption.write(sheet, about, (margin, 46), 0.42, _FAINT, width - 2 * margin)
     y = head
     for number, row in enumerate(rows):
         y += 2 * gap if number and number % 3 == 0 else 0
@@ -186,10 +204,21 @@ def contact_sheet(
     return sheet
 
 
-def grid(columns: Sequence[Triptych], gap: int = 4) -> Image:
-    """Frames side by side, each as a column of RGB, action image and blend."""
+def grid(columns: Sequence[Triptych], gap: int = 4, heads: Sequence[str] = ()) -> Image:
+    """Frames side by side, each as a column of RGB, action image and blend; ``heads`` is written above each column, and
+    then what each row shows in the first one.
+    """
     stacks = [_spaced([t.rgb, t.action, t.overlay], 0, gap) for t in columns]
-    return _spaced(stacks, 1, gap)
+    sheet = _spaced(stacks, 1, gap)
+    if not heads:
+        return sheet
+    height, width = columns[0].rgb.shape[:2]
+    band = np.full((_HEAD, sheet.shape[1], 3), _PAPER, np.uint8)
+    for number, head in enumerate(heads):
+        caption.write(band, head, (number * (width + gap) + 4, _HEAD - 7), 0.45, _INK, width - 8)
+    for number, row in enumerate(("camera", "action image", "both")):
+        caption.write(sheet, row, (6, (number + 1) * (height + gap) - gap - 8), 0.45, _PAPER, width - 12, _INK)
+    return np.concatenate([band, sheet])
 
 
 def _spaced(pictures: Sequence[Image], axis: int, gap: int) -> Image:
@@ -203,7 +232,16 @@ def _spaced(pictures: Sequence[Image], axis: int, gap: int) -> Image:
 
 def png_bytes(picture: Image) -> bytes:
     """``picture`` ``(H, W, 3)`` RGB as a PNG file."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return _encoded(picture, ".png")
+
+
+def jpeg_bytes(picture: Image) -> bytes:
+    """``picture`` ``(H, W, 3)`` RGB as a JPEG file of good quality, for pages."""
+    return _encoded(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 90)
+
+
+def _encoded(picture: Image, ending: str, *options: int) -> bytes:
+    done, data = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise BadImageError("cannot be encoded", field="picture", found=str(picture.shape))
     return bytes(data.tobytes())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, install_hint
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
 from .collect import Path3
@@ -44,9 +44,7 @@ def _figure(width: float = 2.75, height: float = 1.6) -> tuple[Figure, Axes]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError(
-            "a report needs matplotlib", field="matplotlib", hint="pip install 'actionimg-data[report]'"
-        ) from None
+        raise MissingExtraError("a report needs matplotlib", field="matplotlib", hint=install_hint("report")) from None
     style = {
         "font.size": 8.0,
         "axes.linewidth": 0.6,
@@ -80,8 +78,11 @@ def _figure(width: float = 2.75, height: float = 1.6) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as inline SVG: text stays text, ids are unique to ``name``, colours are the page's."""
+def _svg(figure: Figure, name: str, title: str, about: str = "") -> str:
+    """The figure as inline SVG: text stays text, ids are unique to ``name``, colours are the page's.
+
+    ``about`` is further attributes, from which the page's script reads values where one points.
+    """
     import matplotlib
 
     buffer = io.StringIO()
@@ -101,19 +102,30 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     box = head[1] if head else "0 0 100 100"
     body = text[text.index(">", text.index("<svg")) + 1 :]
     label = escape(title, quote=True)
-    return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}">{body}'
+    return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{label}"{about}>{body}'
+
+
+def _scale(figure: Figure, axes: Axes) -> str:
+    """Where the axes are in the drawing (left, top, right, bottom), and the values at its edges, as an attribute."""
+    width, height = 72 * figure.get_size_inches()
+    place = axes.get_position()
+    box = (place.x0 * width, (1 - place.y1) * height, place.x1 * width, (1 - place.y0) * height)
+    return f' data-axes="{" ".join(f"{value:.7g}" for value in (*box, *axes.get_xlim(), *axes.get_ylim()))}"'
 
 
 def _lines(name: str, title: str, times: FloatArray, values: Sequence[tuple[str, FloatArray]], **limits: Any) -> str:
     figure, axes = _figure()
-    for colour, series in values:
-        axes.plot(times, series, color=_PALETTE[colour], linewidth=1.3, solid_capstyle="round", solid_joinstyle="round")
+    for i, (colour, series) in enumerate(values):
+        (line,) = axes.plot(
+            times, series, color=_PALETTE[colour], linewidth=1.3, solid_capstyle="round", solid_joinstyle="round"
+        )
+        line.set_gid(f"curve-{i}-{colour}")
     axes.set_xlabel("s", loc="right", labelpad=1)
     axes.margins(x=0.01, y=0.08)
     axes.locator_params(axis="y", nbins=5)
     if "ylim" in limits:
         axes.set_ylim(*limits["ylim"])
-    return _svg(figure, name, title)
+    return _svg(figure, name, title, _scale(figure, axes))
 
 
 def trajectory_plots(name: str, trajectory: GripperTrajectory, most: int = 400) -> list[dict[str, Any]]:
@@ -155,11 +167,12 @@ def histogram(
     else:
         pad = 0.0 if high > low else max(abs(low) * 0.05, 0.5)
         edges = np.linspace(low - pad, high + pad, bins + 1)
-    axes.hist(data, edges, color=_PALETTE[colour], rwidth=0.9, linewidth=0)
+    heights, sides, _ = axes.hist(data, edges, color=_PALETTE[colour], rwidth=0.9, linewidth=0)
+    bars = ";".join(f"{a:.5g} {b:.5g} {n:.0f}" for a, b, n in zip(sides[:-1], sides[1:], heights, strict=True))
     axes.set_xlabel(unit, loc="right", labelpad=1)
     axes.locator_params(axis="y", nbins=4, integer=True, min_n_ticks=1)
     axes.locator_params(axis="x", nbins=6, integer=whole, min_n_ticks=1 if whole else 2)
-    return _svg(figure, name, title)
+    return _svg(figure, name, title, f'{_scale(figure, axes)} data-bars="{bars}"')
 
 
 def coverage(name: str, title: str, points: FloatArray, across: int, up: int, cells: int = 36) -> str:
@@ -305,12 +318,15 @@ def curves(
 ) -> str:
     """Curves over anything, as SVG; each of ``values`` is the name of a colour of the page and ``(N,)`` numbers."""
     figure, axes = _figure()
-    for colour, series in values:
+    for i, (colour, series) in enumerate(values):
         single = np.isfinite(series).sum() == 1
-        axes.plot(x, series, color=_PALETTE[colour], linewidth=1.3, marker="o" if single else None, markersize=3)
+        (line,) = axes.plot(
+            x, series, color=_PALETTE[colour], linewidth=1.3, marker="o" if single else None, markersize=3
+        )
+        line.set_gid(f"curve-{i}-{colour}")
     axes.set_xlabel(xlabel, loc="right", labelpad=1)
     axes.margins(x=0.01, y=0.08)
     axes.locator_params(axis="y", nbins=5)
     if ylim is not None:
         axes.set_ylim(*ylim)
-    return _svg(figure, name, title)
+    return _svg(figure, name, title, _scale(figure, axes))

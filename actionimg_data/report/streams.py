@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError, WrongFormatError
+from ..raster import caption
 
 Image = NDArray[np.uint8]
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM = 1400, 300, 40, 84, 56, 44
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM = 1400, 300, 40, 84, 56, 64
 _INK, _GREY, _FAINT = (40, 40, 40), (130, 130, 130), (225, 225, 225)
 _TICK, _LONG = (178, 114, 0), (40, 40, 214)
 _TROUBLE = {"missing": "missing", "duplicates": "twice", "out_of_order": "late", "not_finite": "NaN"}
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def plot_streams(stats: Mapping[str, Any], path: str | Path) -> None:
@@ -53,11 +53,25 @@ def plot_streams(stats: Mapping[str, Any], path: str | Path) -> None:
         x = int(column(np.array([start + at]))[0])
         cv2.line(canvas, (x, _TOP), (x, height - _BOTTOM), _FAINT, 1)
         _text(canvas, f"{at:g} s", (x - 14, height - _BOTTOM + 22), 0.45, _GREY)
+    _legend(canvas, height - 14)
     for row, (name, times) in enumerate(stamps.items()):
         values = stats["streams"].get(name, {})
         _draw_row(canvas, _TOP + row * _ROW, name, times, values, column(times))
     if not cv2.imwrite(str(path), canvas):
         raise OutputError("cannot be written", where=path)
+
+
+def _legend(canvas: Image, y: int) -> None:
+    """What the marks of a row mean."""
+    x = _LEFT
+    for height, colour, text in (
+        (14, _TICK, "bar: time since the sample before (the grey line is one period)"),
+        (6, _TICK, "tick below: a sample"),
+        (14, _LONG, "red: a gap, or stamped earlier than one before"),
+    ):
+        cv2.rectangle(canvas, (x, y - height), (x + 1, y), colour, -1)
+        _text(canvas, text, (x + 8, y), 0.42, _GREY)
+        x += caption.width_of(text, 0.42) + 36
 
 
 def _draw_row(
@@ -70,7 +84,7 @@ def _draw_row(
 ) -> None:
     base, ticks = top + 52, top + 58
     rate = values.get("rate_hz")
-    _text(canvas, name[-34:], (16, top + 22), 0.5, _INK)
+    _text(canvas, name, (16, top + 22), 0.5, _INK, _LEFT - 24)
     line = f"{len(times)} samples" + (f", {rate:.4g} Hz" if rate else "")
     _text(canvas, line, (16, top + 42), 0.45, _GREY)
     trouble = [
@@ -112,6 +126,12 @@ def _axis(span: float) -> list[float]:
     return [round(float(i * step), 9) for i in range(int(span / step) + 1)]
 
 
-def _text(canvas: Image, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int]) -> None:
-    plain = text.encode("ascii", "replace").decode()
-    cv2.putText(canvas, plain, at, _FONT, size, colour, 1, cv2.LINE_AA)
+def _text(
+    canvas: Image,
+    text: str,
+    at: tuple[int, int],
+    size: float,
+    colour: tuple[int, int, int],
+    room: int | None = None,
+) -> None:
+    caption.write(canvas, text, at, size, colour, room)

@@ -31,6 +31,8 @@ TEMPORARY: Final = ".tmp"
 META: Final = "json"
 TRAJECTORY: Final = "trajectory.npz"
 CAMERAS: Final = "cameras.npz"
+CONDITIONING: Final = "conditioning.npz"
+"""Cameras of a frame and a scale of their own, as `CAMERAS`; never drawn with."""
 
 
 def rgb_member(view: str, ending: str) -> str:

@@ -44,8 +44,12 @@ def read_manifest(out: Place) -> DatasetManifest:
         CorruptDatasetError: It is damaged.
     """
     path = out / layout.MANIFEST
-    if not out.exists():
-        raise SourceNotFoundError("does not exist", where=out, hint=layout.similar(out))
+    if not path.is_file():
+        raise SourceNotFoundError(
+            f"is no data set: it has no {layout.MANIFEST}" if out.exists() else "does not exist",
+            where=out,
+            hint=layout.similar(out) or "A data set is a folder that actionimg convert wrote.",
+        )
     return parse_manifest(read_bytes(path), path)
 
 

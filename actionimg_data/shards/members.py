@@ -17,7 +17,7 @@ from ..schemas.dataset import parse
 from ..untrusted.parquet import load_parquet
 from . import layout
 from .layout import Place
-from .manifest import check_index, read_bytes, read_manifest
+from .manifest import check_index, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,20 +130,33 @@ class Sidecars:
         return None if record is None else record.bytes
 
 
-def open_manifest(root: Place) -> DatasetManifest:
-    """The manifest of a data set, as `read_manifest`; says what is meant where there is none.
+def index_data(root: Place, manifest: DatasetManifest, verify: bool) -> bytes:
+    """The bytes of a complete data set's index.
+
+    Args:
+        root: The data set.
+        manifest: Its manifest.
+        verify: Hold them against their SHA-256.
 
     Raises:
-        SourceNotFoundError: Nothing is there, or it is no data set.
-        CorruptDatasetError: It is damaged.
+        CorruptDatasetError: The data set is not complete, or the index is another one.
+        SourceNotFoundError: It cannot be read.
     """
-    if not (root / layout.MANIFEST).is_file():
-        raise SourceNotFoundError(
-            f"has no {layout.MANIFEST}" if root.is_dir() else "does not exist",
-            where=root,
-            hint=layout.similar(root) or "A data set is a folder that actionimg convert wrote.",
+    if not manifest.complete:
+        raise CorruptDatasetError(
+            "is not complete", where=root, hint="Run the same actionimg convert again to finish it."
         )
-    return read_manifest(root)
+    where = root / layout.INDEX
+    data = read_bytes(where)
+    if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
+        raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
+    return data
+
+
+def check_columns(schema: pa.Schema, manifest: DatasetManifest, where: object) -> None:
+    """Refuse an index with other columns than one of this data set has (`CorruptDatasetError`)."""
+    if not schema.equals(index_schema(**manifest.index_columns)):
+        raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(schema.names))
 
 
 def read_index(root: Place, manifest: DatasetManifest, verify: bool) -> pa.Table:
@@ -160,19 +173,12 @@ def read_index(root: Place, manifest: DatasetManifest, verify: bool) -> pa.Table
     """
     import pyarrow as pa
 
-    if not manifest.complete:
-        raise CorruptDatasetError(
-            "is not complete", where=root, hint="Run the same actionimg convert again to finish it."
-        )
     where = root / layout.INDEX
-    data = read_bytes(where)
-    if verify and hashlib.sha256(data).hexdigest() != manifest.files.get(layout.INDEX):
-        raise CorruptDatasetError("is not what the manifest says", where=where, field="SHA-256")
+    data = index_data(root, manifest, verify)
     try:
         table = load_parquet(data).combine_chunks()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None
-    if not table.schema.equals(index_schema(**manifest.index_columns)):
-        raise CorruptDatasetError("has other columns than an index", where=where, found=" ".join(table.column_names))
+    check_columns(table.schema, manifest, where)
     check_index(table, manifest, where)
     return table

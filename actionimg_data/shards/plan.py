@@ -202,16 +202,39 @@ def fingerprint(manifest: DatasetManifest, rows: Iterable[PlanRow]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Streams:
+    """What samples will have.
+
+    Args:
+        views: Of every sample, in order; where samples may differ, those that one may have.
+        grippers: Of every sample, in order; empty for one without a name.
+        conditioning: Whether the source has cameras in a frame of their own for its views.
+        found: Whether views that samples may have were found in the first episodes alone, so that there may be others.
+    """
+
+    views: tuple[str, ...]
+    grippers: tuple[str, ...] = ()
+    conditioning: bool = False
+    found: bool = False
+
+
 def choose_streams(
     episodes: Iterable[tuple[EpisodeRef, Episode | ActionImgError]],
-    wanted: Sequence[str] | None,
+    options: ConvertOptions,
     source: str,
-    poses_only: bool = False,
-    planes: Sequence[str] = (),
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Views and grippers that every sample will have: those of the first episode that can be read.
+    possible: Sequence[str] = (),
+) -> Streams:
+    """What samples will have: as the first episode that can be read.
 
-    Views are those wanted, else the calibrated ones; with ``poses_only`` all of them.
+    Views are those wanted, else the calibrated ones; without cameras all of them. Where samples may differ in their
+    views, they are those wanted, else those ``possible``, else the calibrated ones of the first `PROBES` episodes.
+
+    Args:
+        episodes: The first ones, or why they cannot be read.
+        options: Which views are wanted, and what of each.
+        source: For errors.
+        possible: Views that an episode of the source may have a camera of, where that is known.
 
     Raises:
         MissingViewError: No episode among the first `PROBES` has the views that are wanted, or one of them lacks one of
@@ -219,6 +242,9 @@ def choose_streams(
         MissingCalibrationError: That episode has no calibrated view.
         EmptyEpisodeError: No episode among the first `PROBES` can be read, and no views are wanted.
     """
+    if options.views_per_sample:
+        return _differing(episodes, options, source, possible)
+    wanted, planes = options.views, options.planes
     first: ActionImgError | None = None
     read: Episode | None = None
     for _, episode in islice(episodes, PROBES):
@@ -228,14 +254,14 @@ def choose_streams(
                 if not set(wanted) <= set(episode.views):
                     continue
                 check_planes(episode.with_views(wanted), planes)
-                return tuple(wanted), read.gripper_names
-            views = tuple(name for name, view in episode.views.items() if poses_only or view.camera is not None)
+                return Streams(tuple(wanted), read.gripper_names, _conditioned(episode, wanted))
+            views = tuple(n for n, view in episode.views.items() if options.poses_only or view.camera is not None)
             if not views:
                 raise MissingCalibrationError(
                     "no view has a calibration", where=episode.id, found=" ".join(episode.views)
                 )
             check_planes(episode.with_views(views), planes)
-            return views, episode.gripper_names
+            return Streams(views, episode.gripper_names, _conditioned(episode, views))
         first = first or episode
     if wanted is not None and read is not None:
         missing = [name for name in wanted if name not in read.views]
@@ -251,15 +277,51 @@ def choose_streams(
         # A converter that was asked for these views alone knows of others.
         raise first
     if wanted is not None:
-        return tuple(wanted), ()
+        return Streams(tuple(wanted))
+    raise _none_read(first, source)
+
+
+def _none_read(first: ActionImgError | None, source: str) -> EmptyEpisodeError:
     if first is None:
-        raise EmptyEpisodeError("holds no episodes", where=source)
+        return EmptyEpisodeError("holds no episodes", where=source)
     # The reason in full: it says what to do.
-    raise EmptyEpisodeError(
+    return EmptyEpisodeError(
         f"none of the first {PROBES} episodes can be read: [{first.code}] {first}",
         where=source,
         hint="Name the views with --views to convert the rest all the same.",
     )
+
+
+def _conditioned(episode: Episode, views: Sequence[str]) -> bool:
+    return all(episode.views[name].conditioning is not None for name in views)
+
+
+def _differing(
+    episodes: Iterable[tuple[EpisodeRef, Episode | ActionImgError]],
+    options: ConvertOptions,
+    source: str,
+    possible: Sequence[str],
+) -> Streams:
+    """What samples may have whose views differ."""
+    first: ActionImgError | None = None
+    read: Episode | None = None
+    found: dict[str, None] = dict.fromkeys(options.views or possible)
+    known = bool(found)
+    for _, episode in islice(episodes, PROBES):
+        if not isinstance(episode, Episode):
+            first = first or episode
+            continue
+        read = read or episode
+        if known:
+            break
+        found |= dict.fromkeys(name for name, view in episode.views.items() if view.camera is not None)
+    if not found:
+        if read is None:
+            raise _none_read(first, source)
+        raise MissingCalibrationError(
+            f"no view of the first {PROBES} episodes has a calibration", where=source, found=" ".join(read.views)
+        )
+    return Streams(tuple(found), () if read is None else read.gripper_names, found=not known)
 
 
 def check_planes(episode: Episode, planes: Sequence[str]) -> None:

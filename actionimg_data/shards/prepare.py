@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ..calibrate import CameraCheck, GripperShape, check_view
 from ..calibrate.files import with_cameras
+from ..cameras.conditioning import with_conditioning
 from ..cameras.files import UserCameras, load_user_cameras
 from ..errors import (
     BadFileError,
@@ -52,7 +53,7 @@ class Recipe:
     """What every episode of a data set is made into; picklable.
 
     Args:
-        views: Views of every sample, in order.
+        views: Views of every sample, in order; with ``options.views_per_sample`` those that one may have.
         grippers: Names of the grippers of every sample, in order; empty for one without a name.
         options: What decides the bytes.
     """
@@ -65,6 +66,38 @@ class Recipe:
     def of(cls, manifest: DatasetManifest) -> Recipe:
         """The recipe of a data set."""
         return cls(manifest.views, manifest.grippers, manifest.options)
+
+    def views_of(self, episode: Episode) -> tuple[str, ...]:
+        """The views of an episode that are written, in order.
+
+        Raises:
+            MissingViewError: It lacks one; or, where samples may differ, has a camera of one that was not planned.
+            MissingCalibrationError: Where samples may differ: it has a camera of none.
+        """
+        if not self.options.views_per_sample:
+            missing = [name for name in self.views if name not in episode.views]
+            if missing:
+                raise MissingViewError(
+                    "lacks a view", where=episode.id, expected=" ".join(self.views), found=f"no {' '.join(missing)}"
+                )
+            return self.views
+        calibrated = {name for name, view in episode.views.items() if view.camera is not None}
+        views = tuple(name for name in self.views if name in calibrated)
+        more = sorted(calibrated - set(self.views))
+        if more and self.options.views_per_sample == "found":
+            raise MissingViewError(
+                "has a camera of a view that none of the first episodes had",
+                where=episode.id,
+                field="views",
+                expected=" ".join(self.views),
+                found=" ".join(more),
+                hint=f"Name all that an episode may have: --views {','.join(('calibrated', *self.views, *more))}.",
+            )
+        if not views:
+            raise MissingCalibrationError(
+                "no camera of it is known", where=episode.id, field="views", expected=" | ".join(self.views)
+            )
+        return views
 
 
 @dataclass(frozen=True)
@@ -89,16 +122,17 @@ def prepare(planned: PlanEpisode, reader: Reader, recipe: Recipe) -> Prepared:
         ImplausibleError: Something about it cannot be true, and is not allowed.
         ActionImgError: It cannot be converted: as `read_episode`, `selected` and `checked` say.
     """
-    source = read_episode(reference(planned), reader, refined_cameras(recipe.options))
+    options = recipe.options
+    source = read_episode(reference(planned), reader, refined_cameras(options), options.conditioning_cameras)
     episode = selected(source, recipe)
-    findings = examine(_as_written(source, recipe), recipe.options.limits)
-    refuse(findings, recipe.options.allow, source.id)
+    findings = examine(_as_written(source, recipe), options.limits)
+    refuse(findings, options.allow, source.id)
     return Prepared(episode, *checked(source, recipe), tuple(findings))
 
 
 def _as_written(source: Episode, recipe: Recipe) -> Episode:
     """The views that are written, without their cameras where none are wanted."""
-    views = {name: source.views[name] for name in recipe.views}
+    views = {name: source.views[name] for name in recipe.views_of(source)}
     if recipe.options.poses_only:
         views = {name: replace(view, camera=None) for name, view in views.items()}
     return replace(source, views=views)
@@ -109,15 +143,25 @@ def reference(planned: PlanEpisode) -> EpisodeRef:
     return EpisodeRef(planned.id, planned.location, planned.num_frames, planned.fingerprint)
 
 
-def read_episode(ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None) -> Episode:
+def read_episode(
+    ref: EpisodeRef, reader: Reader, cameras: UserCameras | None = None, conditioning: str | None = None
+) -> Episode:
     """An episode as its source has it, with the cameras of a file, where there is one, in place of its own.
+
+    Args:
+        ref: Where it is.
+        reader: Reads it.
+        cameras: In place of its own.
+        conditioning: Where cameras of a frame of their own are (`with_conditioning`).
 
     Raises:
         InvalidCameraError: A camera of the file is for pictures of another shape.
         ActionImgError: It cannot be read.
     """
     episode = reader.read(ref)
-    return episode if cameras is None else with_cameras(episode, cameras)
+    if cameras is not None:
+        episode = with_cameras(episode, cameras)
+    return episode if conditioning is None else with_conditioning(episode, conditioning)
 
 
 def refined_cameras(options: ConvertOptions) -> UserCameras | None:
@@ -153,17 +197,13 @@ def selected(episode: Episode, recipe: Recipe) -> Episode:
         MissingCalibrationError: A view has no camera.
         WrongFormatError: A camera is for pictures of another size than the view's.
     """
-    views, options = recipe.views, recipe.options
-    missing = [name for name in views if name not in episode.views]
-    if missing:
-        raise MissingViewError(
-            "lacks a view", where=episode.id, expected=" ".join(views), found=f"no {' '.join(missing)}"
-        )
-    episode = episode.with_views(views)
+    options = recipe.options
+    episode = episode.with_views(recipe.views_of(episode))
     check_planes(episode, options.planes)
     _check_grippers(episode, recipe.grippers)
     if options.stride > 1:
         episode = episode.select(range(0, len(episode), options.stride))
+    episode = _conditioned(episode, options)
     if options.poses_only:
         return replace(episode, views={name: replace(view, camera=None) for name, view in episode.views.items()})
     cameras = {}
@@ -180,6 +220,19 @@ def selected(episode: Episode, recipe: Recipe) -> Episode:
             )
         cameras[name] = replace(view, camera=view.camera.resized(options.height, options.width))
     return replace(episode, views=cameras)
+
+
+def _conditioned(episode: Episode, options: ConvertOptions) -> Episode:
+    """The episode with its conditioning cameras, where the data set has them, those of the resized pictures."""
+    views = {}
+    for name, view in episode.views.items():
+        camera = view.conditioning if options.conditioning else None
+        if options.conditioning and camera is None:
+            raise MissingCalibrationError("view has no camera for conditioning", where=episode.id, field=name)
+        views[name] = replace(
+            view, conditioning=None if camera is None else camera.resized(options.height, options.width)
+        )
+    return replace(episode, views=views)
 
 
 def _check_grippers(episode: Episode, grippers: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ from ..schemas.dataset import parse
 from ..video import ENDINGS, iter_chunks, open_video, read_frames, read_planes
 from . import layout, sample
 from .layout import Place
-from .members import Sidecars, open_manifest, read_index, read_members
+from .manifest import read_manifest
+from .members import Sidecars, read_index, read_members
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +65,10 @@ class Sample:
     def members(self) -> tuple[str, ...]:
         """Names of its members, without the key."""
         return tuple(self._members)
+
+    def size(self, member: str) -> int:
+        """Bytes of a member; `KeyError` where there is none."""
+        return self._members[member][1]
 
     def read(self, member: str) -> bytes:
         """The bytes of a member.
@@ -162,6 +167,19 @@ class Sample:
                 "no camera is known of this sample, so it has no action images", where=self.key, field="cameras"
             )
         return sample.cameras_from(self.read(layout.CAMERAS), self._where(layout.CAMERAS))
+
+    @cached_property
+    def conditioning(self) -> dict[str, CameraTrack]:
+        """Cameras of a frame and a scale of their own, of each view, for a model to be conditioned on (kept).
+
+        Raises:
+            MissingCalibrationError: The data set was made without such cameras.
+        """
+        if layout.CONDITIONING not in self._members:
+            raise MissingCalibrationError(
+                "has no cameras for conditioning", where=self.key, hint="actionimg convert --conditioning-cameras"
+            )
+        return sample.cameras_from(self.read(layout.CONDITIONING), self._where(layout.CONDITIONING))
 
     def rgb(self, view: str, frames: slice | Sequence[int] | None = None) -> Image:
         """Camera pictures ``(n, H, W, 3)`` uint8 RGB of a view: all, a slice, or the frames named.
@@ -372,7 +390,7 @@ def open_dataset(path: str | Path | RemotePath, verify: bool = True) -> Dataset:
     path = layout.place(path)
     if path.is_file():
         return Dataset(path, None, _scan(path))
-    manifest = open_manifest(path)
+    manifest = read_manifest(path)
     return Dataset(path, manifest, read_index(path, manifest, verify), verify)
 
 

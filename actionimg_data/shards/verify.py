@@ -8,6 +8,7 @@ without two views, and frames whose pose is unknown, are counted as undecodable;
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decode import BlobMeasurements, DecodedTrajectory, measure_blobs, solve
-from ..errors import ActionImgError, CorruptDatasetError, StorageError, WrongFormatError
+from ..decode import (
+    ArmBlobs,
+    BlobMeasurements,
+    DecodedTrajectory,
+    Reason,
+    measure_arms,
+    measure_blobs,
+    solve,
+    solve_arms,
+)
+from ..decode.arms import COUNT
+from ..errors import ActionImgError, CorruptDatasetError, StorageError
 from ..geometry import rotations
 from ..model import CameraTrack, GripperTrajectory
 from ..model.episode import check_instruction
@@ -30,10 +41,12 @@ from ..video import ENDINGS
 from . import layout, storage
 from .layout import Place
 from .read import Sample, scan_tar
-from .sample import overlapping_frames
+from .sample import check_drawn_K, drawn_K, overlapping_frames
 from .tar import BLOCK, RECORD, file_sha256
 
 CHUNK: Final = 48
+UNTOLD: Final = (Reason.SEVERAL_GRIPPERS, Reason.OVERLAP, Reason.WHICH_GRIPPER)
+"""Reasons for which a gripper in a merged picture is undecodable, and not missed."""
 OPENNESS_TOLERANCE: Final = 0.05
 """Largest error of a continuous openness that counts as right; a binary one has to be equal."""
 
@@ -66,7 +79,7 @@ class RoundTrip:
     gripper: str = ""
     """Which one, where there are several."""
     overlapping: int = 0
-    """Of the undecodable frames, those that are so only because grippers overlap in a merged picture."""
+    """Of the undecodable frames, those that are so only because grippers share a merged picture."""
 
     @property
     def decoded(self) -> int:
@@ -82,6 +95,8 @@ class ShardReport:
     corrupt: bool = False
     samples: int = 0
     frames: int = 0
+    views: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Samples by the views that they have."""
     failures: list[Failure] = field(default_factory=list)
     round_trips: list[RoundTrip] = field(default_factory=list)
 
@@ -124,6 +139,7 @@ def verify_shard(
         fail(str(error))
         return result
     result.samples, result.frames = len(sidecar.samples), sidecar.frames
+    result.views = Counter(sample.views for sample in sidecar.samples)
     tar = out / record.path
     if record.sha256 is None:
         if tar.exists():
@@ -253,6 +269,8 @@ def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple
     names = [layout.META, *map(layout.trajectory_member, grippers)]
     if not options.poses_only:
         names.append(layout.CAMERAS)
+    if options.conditioning:
+        names.append(layout.CONDITIONING)
     for view in views:
         names.append(layout.rgb_member(view, ENDINGS[options.rgb_codec]))
         if options.action_codec != "none":
@@ -263,9 +281,9 @@ def expected_members(views: tuple[str, ...], manifest: DatasetManifest) -> tuple
 
 
 def check_members(row: SampleRow, manifest: DatasetManifest) -> None:
-    """Refuse a sample that has other members than every sample has, with `CorruptDatasetError`."""
+    """Refuse a sample that has other members than a sample of its views has, with `CorruptDatasetError`."""
     members = tuple(m.name for m in row.members)
-    wanted = expected_members(manifest.views, manifest)
+    wanted = expected_members(row.views if manifest.may_have(row.views) else manifest.views, manifest)
     if members != wanted:
         raise CorruptDatasetError(
             "has other members than every sample has", where=row.key, expected=" ".join(wanted), found=" ".join(members)
@@ -290,8 +308,8 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
         ("instruction", meta.instruction, row.instruction),
         ("instructions[0]", meta.instructions[0], row.instruction),
         ("task", meta.task, row.task),
-        ("views", meta.views, manifest.views),
-        ("views", row.views, manifest.views),
+        ("views", meta.views, row.views),
+        ("views", row.views, row.views if manifest.may_have(row.views) else manifest.views),
         ("grippers", meta.grippers, manifest.grippers),
         ("grippers", row.grippers, manifest.grippers),
         ("merged_arms", meta.merged_arms, options.merge_arms and len(manifest.grippers) > 1),
@@ -317,10 +335,19 @@ def check_sample(sample: Sample, row: SampleRow, manifest: DatasetManifest) -> N
     cameras = sample.cameras if meta.calibrated else {}
     if meta.calibrated and tuple(cameras) != meta.views:
         raise CorruptDatasetError("cameras are of other views", where=row.key, found=" ".join(cameras))
-    for view, camera in cameras.items():
+    if meta.calibrated and drawn_K(cameras, options.spec) is not None:
+        check_drawn_K(sample.read(layout.CAMERAS), cameras, options.spec, f"{row.key}.{layout.CAMERAS}")
+    conditioning = sample.conditioning if options.conditioning else {}
+    if options.conditioning and tuple(conditioning) != meta.views:
+        raise CorruptDatasetError(
+            "cameras for conditioning are of other views", where=row.key, found=" ".join(conditioning)
+        )
+    for view, camera in (*cameras.items(), *conditioning.items()):
         _count(f"camera {view}", len(camera), row)
         if (camera.height, camera.width) != (options.height, options.width):
             raise CorruptDatasetError("camera has another size", where=row.key, field=view)
+    if options.videos_only and any(t.known.any() or np.isfinite(t.openness).any() for t in sample.grippers.values()):
+        raise CorruptDatasetError("has poses in a data set of videos alone", where=row.key)
     overlapping = overlapping_frames(sample.grippers, cameras, options.spec) if meta.merged_arms else ()
     if meta.overlapping_frames != overlapping:
         raise CorruptDatasetError(
@@ -415,37 +442,44 @@ def has_two_views(
     return np.asarray((count[-1] == 3) & (count[-2] >= 1) & trajectory.known)
 
 
-def decode_sample(sample: Sample, spec: ActionImageSpec, gripper: str = "") -> DecodedTrajectory:
-    """Decode the stored action videos of all views of a sample, some frames at a time.
+def decode_sample(sample: Sample, spec: ActionImageSpec) -> dict[str, DecodedTrajectory]:
+    """Decode the stored action videos of all views of a sample, some frames at a time: a trajectory a gripper.
 
-    A merged picture cannot be taken apart by itself. Of a sample it is done with what the sample says of the *other*
-    grippers: their action images are subtracted, and keypoints that one of theirs overlaps do not count.
+    A merged picture of two grippers is taken apart as `decode` does it; what the sample says of them only names them.
+    Of more, the action images of the *others* are subtracted, and keypoints that one of theirs overlaps do not count.
 
     Args:
         sample: Of a data set that stores action images.
         spec: How they are drawn.
-        gripper: Which one, where there are several.
 
     Raises:
         BadVideoError: A video cannot be decoded.
         DecodeError: A video does not fit the spec.
-        WrongFormatError: There is no such gripper.
     """
-    merged = sample.meta.merged_arms
-    if merged and gripper not in sample.grippers:
-        raise WrongFormatError(
-            "has no such gripper",
-            where=sample.key,
-            field="gripper",
-            expected=" ".join(sample.gripper_names),
-            found=gripper or "none named",
-        )
-    others = {name: trajectory for name, trajectory in sample.grippers.items() if merged and name != gripper}
-    apart = _apart(sample, spec, gripper) if merged else None
+    if not sample.meta.merged_arms:
+        return {name: _decode_one(sample, spec, name, {}) for name in sample.grippers}
+    if len(sample.grippers) > COUNT:
+        return {
+            name: _decode_one(sample, spec, name, {n: t for n, t in sample.grippers.items() if n != name})
+            for name in sample.grippers
+        }
+    views = [
+        ArmBlobs.concatenate([measure_arms(chunk, spec) for chunk in sample.iter_action(view, CHUNK)])
+        for view in sample.views
+    ]
+    places = {name: trajectory.position for name, trajectory in sample.grippers.items()}
+    return solve_arms(views, sample.cameras, spec, places, times=sample.times)
+
+
+def _decode_one(
+    sample: Sample, spec: ActionImageSpec, gripper: str, others: dict[str, GripperTrajectory]
+) -> DecodedTrajectory:
+    """One gripper; of pictures merged with ``others``, with what is known of them."""
+    apart = _apart(sample, spec, gripper) if others else None
     measured = []
     for number, view in enumerate(sample.views):
         chunks, start = [], 0
-        for chunk in sample.iter_action(view, CHUNK, "" if merged else gripper):
+        for chunk in sample.iter_action(view, CHUNK, "" if others else gripper):
             window = slice(start, start + len(chunk))
             start = window.stop
             if others:
@@ -465,28 +499,28 @@ def _apart(sample: Sample, spec: ActionImageSpec, gripper: str) -> NDArray[np.bo
 
 
 def round_trips(sample: Sample, spec: ActionImageSpec) -> list[RoundTrip]:
-    """`round_trip` of each gripper of a sample."""
-    return [round_trip(sample, spec, gripper) for gripper in sample.grippers]
-
-
-def round_trip(sample: Sample, spec: ActionImageSpec, gripper: str = "") -> RoundTrip:
-    """Decode the stored action videos of all views and hold them against the stored trajectory.
+    """Decode the stored action videos of all views and hold each gripper against its stored trajectory.
 
     Args:
         sample: Of a data set that stores action images.
         spec: How they are drawn.
-        gripper: Which one, where there are several.
 
     Raises:
         BadVideoError: A video cannot be decoded.
         DecodeError: A video does not fit the spec.
-        WrongFormatError: There is no such gripper.
     """
-    decoded = decode_sample(sample, spec, gripper)
+    decoded = decode_sample(sample, spec)
+    return [_round_trip(sample, spec, gripper, decoded[gripper]) for gripper in sample.grippers]
+
+
+def _round_trip(sample: Sample, spec: ActionImageSpec, gripper: str, decoded: DecodedTrajectory) -> RoundTrip:
     truth = sample.grippers[gripper]
     apart = _apart(sample, spec, gripper) if sample.meta.merged_arms else None
     expected = has_two_views(truth, sample.cameras, spec, apart)
     alone = expected if apart is None else has_two_views(truth, sample.cameras, spec)
+    if apart is not None:
+        # With what is apart the poses may still not say which blobs, or which gripper, are whose.
+        expected &= ~np.isin(decoded.reason, [r.value for r in UNTOLD])
     judged = expected & decoded.valid
     angle = rotations.angle_between(truth.rotation[judged], decoded.trajectory.rotation[judged])
     distance = np.linalg.norm(truth.position[judged] - decoded.trajectory.position[judged], axis=-1)

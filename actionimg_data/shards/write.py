@@ -208,7 +208,8 @@ class _Shard:
     def __init__(self, tar: TarWriter, recipe: Recipe, work: Path, report: Report, crew: Crew) -> None:
         self.tar, self.options, self.work, self.report, self.crew = tar, recipe.options, work, report, crew
         self.recipe = recipe
-        self.rgb = rgb_encoding(self.options.crf)
+        rgb_crf = self.options.crf if self.options.rgb_crf is None else self.options.rgb_crf
+        self.rgb = rgb_encoding(rgb_crf, self.options.rgb_preset)
         codec = self.options.action_codec
         self.action = None if codec == "none" else action_encoding(codec, self.options.crf)
 
@@ -250,7 +251,10 @@ class _Shard:
             for gripper, trajectory in episode.grippers.items():
                 small[layout.trajectory_member(gripper)] = sample.trajectory_bytes(trajectory)
             if not options.poses_only:
-                small[layout.CAMERAS] = sample.cameras_bytes(cameras)
+                small[layout.CAMERAS] = sample.cameras_bytes(cameras, options.spec)
+            if options.conditioning:
+                own = {n: v.conditioning.track(count) for n, v in episode.views.items() if v.conditioning is not None}
+                small[layout.CONDITIONING] = sample.cameras_bytes(own)
             members = [self._add(key, name, io.BytesIO(data), len(data)) for name, data in small.items()]
             for video, (body, size) in zip(videos, encoded, strict=True):
                 members.append(self._add(key, video.member, body, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from ..errors import InvalidSpecError
 from ..geometry.axes import rotate_half_turn
 from ..geometry.pluecker import pluecker_rays
 from ..schemas import ActionImageSpec
+from .options import Segment
 
-_PICTURES = ("video", "action_video", "action_video_rendered")
+_BETWEEN = tuple(f"{kind}_video" for kind in get_args(Segment))
+_PICTURES = ("video", "action_video", "action_video_rendered", *_BETWEEN)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class DeviceTransform:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch (of `collate`) on the device; pictures ``(B, 3, V T, H, W)`` in [-1, 1]."""
-        device = self._device or batch["video"].device
+        device = self._device or next(v.device for v in batch.values() if isinstance(v, torch.Tensor))
         out = {
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()
@@ -94,7 +96,7 @@ class DeviceTransform:
         for name in _PICTURES:
             if name in out:
                 out[name] = self._levels(out[name])
-        height, width = out["video"].shape[-2:]
+        height, width = self._size(out)
         if self._plucker:
             pose = out["camera"].unflatten(-1, (3, 4))
             rays = pluecker_rays(out["intrinsics"], pose, height, width)
@@ -113,6 +115,20 @@ class DeviceTransform:
             out["action_video"] = self._draw(out, self._spec)
         return out
 
+    def _size(self, batch: dict[str, Any]) -> tuple[int, int]:
+        """Height and width: of the video, or without one of what is drawn."""
+        if "video" in batch:
+            return tuple(batch["video"].shape[-2:])
+        if self._spec is not None:
+            return self._spec.height, self._spec.width
+        if self._plucker:
+            raise InvalidSpecError(
+                "has no pictures whose size rays could have",
+                field="video",
+                hint="Give plucker=False, or a spec of the size; members stand in for the video of this data set.",
+            )
+        return 0, 0
+
     def _levels(self, pictures: torch.Tensor) -> torch.Tensor:
         if pictures.dtype == torch.uint8:
             return pictures.to(torch.float32).div_(255).sub_(0.5).div_(0.5).to(self._dtype)
@@ -124,7 +140,8 @@ class DeviceTransform:
             return self._draw_one(batch, action, known, spec).flatten(2, 3)
         views = batch["extrinsics"].shape[1] // action.shape[2]
         # Masks are over a video and the action segments of each view: one, or as many as there are grippers.
-        segments = batch["used_mask"].shape[1] // (views * action.shape[2]) - 1
+        between = sum(name in batch for name in _BETWEEN)
+        segments = batch["used_mask"].shape[1] // (views * action.shape[2]) - 1 - between
         drawn = [
             self._draw_one(batch, action[:, g], batch["gripper_valid"][:, g], spec) for g in range(action.shape[1])
         ]
@@ -142,10 +159,15 @@ class DeviceTransform:
         # A pose that is not known is zero; any unit quaternion will do for it, and its frame is made black below.
         anything = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=action.dtype, device=action.device)
         quaternion = torch.where(known[..., None], action[..., 3:7], anything)
-        K, pose = batch["intrinsics"], batch["extrinsics"]
+        K, pose, axis = batch["intrinsics"], batch["extrinsics"], None
+        if "action_intrinsics" in batch:
+            # Its K takes points to pixel indices already.
+            K, pose = batch["action_intrinsics"], batch["action_extrinsics"]
+            axis = batch["action_axis_length"][..., None]
+            spec = spec.changed(fov_scale=1.0, pixel_centre="published")
         if self._axes == "rlbench":
             K, pose = rotate_half_turn(K, pose)
         K, pose = (x.unflatten(1, (-1, frames)) for x in (K, pose))
-        drawn = render(action[..., :3], quaternion, action[..., 7], K, pose, spec)
+        drawn = render(action[..., :3], quaternion, action[..., 7], K, pose, spec, axis_length=axis)
         drawn = (drawn * known[:, None, :, None, None, None]).movedim(3, 1)
         return (drawn * 2 - 1).to(self._dtype)

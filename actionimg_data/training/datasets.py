@@ -175,6 +175,45 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         """How often each task is drawn, by data set: a data set without cameras is drawn as ``video_only`` alone."""
         return {name: dict(reader.modes) for name, reader in zip(self._names, self._readers, strict=True)}
 
+    def describe(self, epoch: int | None = None) -> dict[str, Any]:
+        """What an epoch holds, over all processes: how often each data set, task and view is drawn.
+
+        What is drawn is a function of the seed, the epoch and the sample, so these are that epoch's very draws, and no
+        odds. Nothing is read.
+
+        Args:
+            epoch: Which one; the one that comes next by default.
+
+        Returns:
+            ``samples`` and ``sources``, by name: ``samples`` of the epoch and their ``share``; ``stored`` and
+            ``usable`` samples; ``cameras`` (robot, own or none) and ``actions`` (whether there are action images);
+            ``odds`` of the tasks and how often each was ``drawn``; ``views`` and how often each was.
+        """
+        number = self.epoch if epoch is None else epoch
+        tasks = [Counter[str]() for _ in self._readers]
+        views = [Counter[str]() for _ in self._readers]
+        total = self.epoch_samples
+        for position in range(total):
+            place = self._order.at(number, position)
+            drawn = self._readers[place.source].drawn(place.row, place.turn)
+            tasks[place.source][drawn.mode] += 1
+            views[place.source].update(drawn.views)
+        sources = {}
+        for name, reader, modes, shown in zip(self._names, self._readers, tasks, views, strict=True):
+            count = modes.total()
+            sources[name] = {
+                "samples": count,
+                "share": count / total if total else 0.0,
+                "stored": len(reader.source),
+                "usable": len(reader.usable()),
+                "cameras": reader.source.camera_frame,
+                "actions": reader.source.calibrated,
+                "odds": dict(reader.modes),
+                "drawn": dict(sorted(modes.items())),
+                "views": dict(sorted(shown.items())),
+            }
+        return {"epoch": number, "samples": total, "sources": sources}
+
     # -- restarts ------------------------------------------------------------------------------------------------
 
     def _told(self, seed: int) -> dict[str, Any]:
@@ -182,6 +221,7 @@ class _Stream(IterableDataset[Sample]):  # type: ignore[misc]
         sources = {}
         for name, reader in zip(self._names, self._readers, strict=True):
             facts = {"data set": reader.source.manifest.plan, "samples": len(reader.source)}
+            facts |= {f"member {member.name}": member.fingerprint for member in reader.members}
             sources[name if len(self._names) > 1 else ""] = {**facts, **reader.options.identity()}
         facts = {f"{name}: {field}" if name else field: v for name, s in sources.items() for field, v in s.items()}
         return {**facts, **self._order.identity(), "seed": seed, "samples of an epoch": len(self._order)}
@@ -334,7 +374,8 @@ class ActionImageDataset(_Stream):
         paths: A data set's folder or fsspec URL, or shards (``.tar``) of one data set.
         sample: How samples are cut.
         stream: In which order they come, and to whom.
-        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
+        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, or this text
+            of one (``'task == "stack" and frames > 100'``, as ``actionimg inspect --list --where`` takes it).
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
         options: Fields of `SampleOptions` and `StreamOptions`, in place of theirs.
@@ -352,7 +393,7 @@ class ActionImageDataset(_Stream):
         sample: SampleOptions | None = None,
         stream: StreamOptions | None = None,
         *,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -412,7 +453,7 @@ class ConcatActionImageDataset(_Stream):
         view_names: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
         allow_different_rates: bool = False,
         epoch_samples: int | None = None,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,
@@ -462,7 +503,8 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
         sample: As `ActionImageDataset`.
         filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, e.g.
             ``(pc.field("frames") >= 41) & (pc.field("decode_position_p95_mm") < 0.5)`` or
-            ``pc.match_substring(pc.field("instruction"), "drawer")``.
+            ``pc.match_substring(pc.field("instruction"), "drawer")``; or the text of one, as
+            ``actionimg inspect --list --where`` takes it: ``'frames >= 41 and "drawer" in instruction'``.
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
         options: Fields of `SampleOptions`, in place of those of ``sample``.
@@ -476,7 +518,7 @@ class IndexedActionImageDataset(Dataset[Sample]):  # type: ignore[misc]
         paths: Paths,
         sample: SampleOptions | None = None,
         *,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         **options: Any,

@@ -1,7 +1,8 @@
 """What a model is given and what it has to predict: the tasks of the published code as boolean masks.
 
 A sample's frames are counted over the segments [video₁ | action₁ | video₂ | action₂ | …], each of T frames; where
-several grippers have action images of their own, they follow each other in the place of ``action``. The masks
+several grippers have action images of their own, they follow each other in the place of ``action``; depth, masks and
+normals, where they are asked for, follow the video: [video₁ | depth₁ | … | action₁ | video₂ | …]. The masks
 have the same length in every mode, so that samples of different modes go into one batch; `Task.used` says which frames
 take part at all. In latent frames the first stands for frame 0 and every later one for ``LATENT_STRIDE`` frames, as a
 causal video VAE encodes them (41 frames: 11).
@@ -18,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSpecError
+from ..shards.windows import LATENT_STRIDE
 
 Mask = NDArray[np.bool_]
-
-LATENT_STRIDE: Final = 4
 
 MODES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -58,7 +58,8 @@ class Task:
 
     Args:
         mode: Name of the task.
-        used: ``(2 V T,)`` whether the frame takes part; with A action segments a view ``((1 + A) V T,)``.
+        used: ``(2 V T,)`` whether the frame takes part; with A action and O other segments a view
+            ``((1 + O + A) V T,)``.
         given: ``(2 V T,)`` whether it is a condition; only frames that take part are.
         used_latent: ``(2 V L,)``, L latent frames a segment: whether all frames of the latent frame take part.
         given_latent: ``(2 V L,)`` whether all of them are given.
@@ -76,34 +77,40 @@ def latent_frames(frames: int, stride: int = LATENT_STRIDE) -> int:
     return 1 + (frames - 1) // stride
 
 
-def task(mode: str, frames: int, views: int = 2, stride: int = LATENT_STRIDE, actions: int = 1) -> Task:
+def task(
+    mode: str, frames: int, views: int = 2, stride: int = LATENT_STRIDE, actions: int = 1, others: int = 0
+) -> Task:
     """The masks of a mode for segments of ``frames`` frames.
 
     Frames beyond the last full group of ``stride`` belong to no latent frame (Wan's VAE drops them). With several
-    action segments a view (``actions``), all are given or predicted together.
+    action segments a view (``actions``), all are given or predicted together. Segments between video and actions
+    (``others``: depth, masks, normals) take part where the video does, and are never given beyond their first frame.
 
     Raises:
         InvalidSpecError: There is no such mode, or a count is not positive.
     """
     if mode not in MODES:
         raise InvalidSpecError("no such mode", field="mode", expected=" | ".join(MODES), found=mode)
+    if others < 0:
+        raise InvalidSpecError("must not be negative", field="others", expected=">= 0", found=others)
     for name, value in (("frames", frames), ("views", views), ("stride", stride), ("actions", actions)):
         if value < 1:
             raise InvalidSpecError("must be positive", field=name, expected=">= 1", found=value)
-    # (view, video or actions, frame)
-    used = np.ones((views, 1 + actions, frames), np.bool_)
-    given = np.zeros((views, 1 + actions, frames), np.bool_)
+    # (view; video, others, actions; frame)
+    first = 1 + others
+    used = np.ones((views, first + actions, frames), np.bool_)
+    given = np.zeros((views, first + actions, frames), np.bool_)
     given[:, :, 0] = True
     if mode == "first_video":
         given[0, 0] = True
     elif mode == "action_conditioned":
-        given[:, 1:] = True
+        given[:, first:] = True
     elif mode == "labelling":
         given[:, 0] = True
     elif mode == "one_frame":
-        used[:, 0, 1:] = False
+        used[:, :first, 1:] = False
     elif mode == "video_only":
-        used[:, 1:] = False
+        used[:, first:] = False
     given &= used
     latent = [latent_mask(mask, stride).ravel() for mask in (used, given)]
     return Task(mode, used.ravel(), given.ravel(), *latent)

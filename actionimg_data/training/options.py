@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..codecs import MOST_LABELS, DepthCodec
 from ..errors import InvalidSpecError
-from .modes import LATENT_STRIDE, PUBLISHED_ODDS, check_odds
+from ..raster import WRIST_DISTANCE
+from ..shards.windows import LATENT_STRIDE, unusual_window, whole_stride
+from .modes import PUBLISHED_ODDS, check_odds
 
 Action = Literal["stored", "rendered", "both", "none"]
 Arms = Literal["auto", "separate", "merged"]
 Axes = Literal["rlbench", "opencv"]
 Short = Literal["pad", "repeat", "skip", "error"]
+Few = Literal["error", "skip"]
 Pixels = Literal["float32", "uint8"]
+Decoder = Literal["auto", "pyav", "torchcodec"]
 Stream = Literal["depth", "mask"]
+Segment = Literal["depth", "mask", "normals"]
 
-SIZE_STEP: Final = 16
-"""Height and width of a video model's pictures are multiples of this: 8 of its VAE, 2 of its patches."""
-
-_RATE_TOLERANCE: Final = 1e-3
 _warned: set[str] = set()
 
 
@@ -86,6 +88,11 @@ class SampleOptions(_Options):
     view_names: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = Field(
         None, description="Draw from these views only; all by default."
     )
+    few_views: Few = Field(
+        "error",
+        description="What becomes of samples with fewer views, where a data set's samples differ in them: an `error`, "
+        "or `skip` them.",
+    )
     size: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = Field(
         (512, 512),
         description="Height and width, or both as one number: centre-cropped to the aspect and scaled, K kept true.",
@@ -111,14 +118,43 @@ class SampleOptions(_Options):
     pixels: Pixels = Field(
         "float32", description="`float32` in [−1, 1], or `uint8`: a quarter of the bytes, for `DeviceTransform`."
     )
+    decoder: Decoder = Field(
+        "auto", description="What decodes videos: `torchcodec` where it can be loaded, else `pyav`; the same pixels."
+    )
     axes: Axes = Field("rlbench", description="Axes of the cameras: `rlbench` as published, or `opencv`.")
     arms: Arms = Field(
         "auto",
         description="Of several grippers, give each its own action segment (`separate`), or the clipped sum of all in "
         "one (`merged`); `auto` takes them as they are stored.",
     )
+    wrist_views: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Views of wrist cameras, whose action images are drawn on load from a virtual camera that is held "
+        "where the window begins, `wrist_distance` before the gripper (with `action='rendered'`).",
+    )
+    wrist_distance: Annotated[float, Field(gt=0, le=10)] = Field(
+        WRIST_DISTANCE, description="Metres from that camera to the gripper; axes are at most 0.35 times as long."
+    )
+    members: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Derived members (`actionimg derive`) to give, by name; windows are then among theirs."
+    )
+    video: bool | None = Field(
+        None, description="Decode the pictures; by default where no member was made of them (see Derived members)."
+    )
     streams: Annotated[tuple[Stream, ...], BeforeValidator(_names)] = Field(
         (), description="Which of `depth` and `mask` to give beside the video."
+    )
+    segments: Annotated[tuple[Segment, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Which of `depth`, `mask` and `normals` to give as further RGB videos, between video and action "
+        "images in the masks.",
+    )
+    depth_range: tuple[float, float] = Field(
+        (DepthCodec.near, DepthCodec.far),
+        description="Nearest and farthest depth that a depth video shows, metres; the narrower, the more precise.",
+    )
+    mask_labels: tuple[Number, ...] | None = Field(
+        None, description="Ids that have a colour in a mask video, up to 16; the largest of a window by default."
     )
     seed: Number = Field(0, description="Of everything that is drawn, the order of the samples included.")
     strict: bool = Field(
@@ -133,7 +169,23 @@ class SampleOptions(_Options):
         except InvalidSpecError as error:
             raise ValueError(f"{error.message}: {error.field} {error.found}") from None
 
-    @field_validator("streams")
+    @field_validator("depth_range")
+    @classmethod
+    def _limits(cls, value: tuple[float, float]) -> tuple[float, float]:
+        try:
+            DepthCodec(*value)
+        except InvalidSpecError as error:
+            raise ValueError(f"{error.message}: {error.expected}") from None
+        return value
+
+    @field_validator("mask_labels")
+    @classmethod
+    def _colours(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not 1 <= len(value) <= MOST_LABELS or len(set(value)) != len(value)):
+            raise ValueError(f"needs 1 … {MOST_LABELS} different ids")
+        return value
+
+    @field_validator("streams", "segments")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
@@ -144,9 +196,15 @@ class SampleOptions(_Options):
     def _together(self) -> SampleOptions:
         if self.fps is not None and self.frame_stride != 1:
             raise ValueError("give fps or frame_stride, not both")
+        if self.wrist_views and self.action not in ("rendered", "none"):
+            raise ValueError(f"wrist_views need action='rendered', not '{self.action}': stored ones do not move")
         if self.strict and (found := self.unusual()):
             raise ValueError(found)
         return self
+
+    def said(self, name: str) -> bool:
+        """Whether an option was given, so that nothing is taken in its place."""
+        return name in self.model_fields_set
 
     @property
     def height(self) -> int:
@@ -171,33 +229,11 @@ class SampleOptions(_Options):
         """
         if self.fps is None:
             return self.frame_stride
-        stride = max(1, round(fps / self.fps))
-        if abs(fps / stride / self.fps - 1) > _RATE_TOLERANCE:
-            whole = ", ".join(f"{fps / n:g}" for n in range(1, 6))
-            raise InvalidSpecError(
-                "the source's rate is no whole multiple of the declared one",
-                where=where,
-                field="fps",
-                expected=f"one of {whole}, …",
-                found=self.fps,
-                hint="Frames are never repeated or interpolated to meet a rate.",
-            )
-        return stride
+        return whole_stride(fps, self.fps, where)
 
     def unusual(self) -> str:
         """What of a window video models do not take as it is; empty where they do."""
-        parts = []
-        if (self.num_frames - 1) % self.latent_stride:
-            below = 1 + (self.num_frames - 1) // self.latent_stride * self.latent_stride
-            parts.append(
-                f"num_frames={self.num_frames} is not {self.latent_stride}n + 1: the last "
-                f"{self.num_frames - below} frames belong to no latent frame (take {below} or "
-                f"{below + self.latent_stride})"
-            )
-        if self.height % SIZE_STEP or self.width % SIZE_STEP:
-            near = [max(SIZE_STEP, round(n / SIZE_STEP) * SIZE_STEP) for n in self.size]
-            parts.append(f"size {self.height}x{self.width} is no multiple of {SIZE_STEP} (take {near[0]}x{near[1]})")
-        return "; ".join(parts)
+        return unusual_window(self.num_frames, self.height, self.width, self.latent_stride)
 
     def warn_if_unusual(self) -> None:
         """Say once in a process what `unusual` finds."""
@@ -208,7 +244,19 @@ class SampleOptions(_Options):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is in a sample, as JSON values."""
-        return self.model_dump(mode="json", exclude={"plucker", "pixels", "strict"})
+        own = self.model_dump(mode="json", exclude={"plucker", "pixels", "strict", "decoder"})
+        if not self.members:
+            del own["members"]
+        if self.video is None:
+            del own["video"]
+        if not self.wrist_views:
+            del own["wrist_views"], own["wrist_distance"]
+        if not self.segments:
+            del own["segments"], own["depth_range"], own["mask_labels"]
+        # It came later: states of before know nothing of it.
+        if self.few_views == "error":
+            del own["few_views"]
+        return own
 
 
 class StreamOptions(_Options):

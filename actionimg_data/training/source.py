@@ -21,7 +21,9 @@ from ..objectstore import RemotePath, is_url
 from ..schemas import ActionImageSpec, SampleRow, index_schema
 from ..shards import layout
 from ..shards.layout import Place
-from ..shards.members import Sidecars, open_manifest, read_index, read_members
+from ..shards.manifest import read_manifest
+from ..shards.members import Sidecars, read_index, read_members
+from ..shards.where import parse_where
 
 _TAR: Final = ".tar"
 
@@ -34,7 +36,8 @@ class ShardSource:
     Args:
         path: Folder or URL of a data set.
         shards: Only these (``train/000003``); None for all of its index.
-        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds.
+        filter: Only samples for which this pyarrow expression over the columns of ``index.parquet`` holds, or this text
+            of one (``'task == "stack" and frames > 100'``, as ``actionimg inspect --list --where`` takes it).
         verify: Hold every member that is read against its checksum.
         storage_options: What fsspec needs for a URL.
 
@@ -49,14 +52,14 @@ class ShardSource:
         path: str,
         *,
         shards: Sequence[str] | None = None,
-        filter: pc.Expression | None = None,
+        filter: pc.Expression | str | None = None,
         verify: bool = True,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self._root = _place(path, storage_options)
         self._verify = verify
-        self.manifest = open_manifest(self._root)
+        self.manifest = read_manifest(self._root)
         self._sidecars = Sidecars(self._root, self.manifest)
         self._sizes: dict[str, int] = {}
         table = read_index(self._root, self.manifest, verify) if shards is None else self._table_of(shards)
@@ -67,19 +70,57 @@ class ShardSource:
         self._load(table)
 
     @property
+    def place(self) -> Place:
+        """Where it is."""
+        return self._root
+
+    @property
+    def verifies(self) -> bool:
+        """Whether what is read is held against its checksum."""
+        return self._verify
+
+    def rows_of(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Row of the sample with each key; -1 where there is none."""
+        found = pc.index_in(keys, value_set=self._keys)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int64)
+
+    @property
     def spec(self) -> ActionImageSpec:
         """How its action images are drawn."""
         return self.manifest.options.spec
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Names of the views of every sample."""
+        """Names of the views of every sample; where samples differ, those that one may have."""
         return self.manifest.views
+
+    def views_of(self, row: int) -> tuple[str, ...]:
+        """Names of the views of a sample, in order."""
+        if not self.manifest.options.views_per_sample:
+            return self.manifest.views
+        return tuple(self.table["views"][row].as_py())
+
+    def has_views(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """``(N, len(names))`` which of some views each sample has."""
+        if not self.manifest.options.views_per_sample:
+            return np.tile([name in self.manifest.views for name in names], (len(self), 1))
+        views = self.table["views"].combine_chunks()
+        rows = pc.list_parent_indices(views).to_numpy()
+        flat = views.flatten()
+        has = np.zeros((len(self), len(names)), np.bool_)
+        for i, name in enumerate(names):
+            has[rows[pc.equal(flat, name).to_numpy(zero_copy_only=False)], i] = True
+        return has
 
     @property
     def calibrated(self) -> bool:
         """Whether its samples have cameras, and so action images."""
         return not self.manifest.options.poses_only
+
+    @property
+    def camera_frame(self) -> str:
+        """What the cameras of its samples are in: ``robot``'s base, a frame of their ``own``, or ``none``."""
+        return "robot" if self.calibrated else "own" if self.manifest.options.conditioning else "none"
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -171,7 +212,9 @@ def _index_row(shard: str, sample: SampleRow) -> dict[str, Any]:
     return {**sample.model_dump(), "shard": shard}
 
 
-def _filtered(table: pa.Table, expression: pc.Expression, where: str) -> pa.Table:
+def _filtered(table: pa.Table, expression: pc.Expression | str, where: str) -> pa.Table:
+    if isinstance(expression, str):
+        expression = parse_where(expression, table.schema, f"{where}: filter")
     try:
         return table.filter(expression)
     except (pa.ArrowException, TypeError) as error:
@@ -198,7 +241,7 @@ def _place(text: str, options: Mapping[str, Any] | None) -> Place:
 def open_sources(
     paths: Any,
     *,
-    filter: pc.Expression | None = None,
+    filter: pc.Expression | str | None = None,
     verify: bool = True,
     storage_options: Mapping[str, Any] | None = None,
 ) -> ShardSource:

@@ -9,7 +9,7 @@ bytes that are there give reason for.
 |---|---|
 | `files` | plain files: `open_plain`, `plain` (for libraries that open by name), `read_bytes`, `read_head` |
 | `text` | JSON and YAML: `load_json`, `load_yaml`, `load_any`, `parse_json`, `parse` into a pydantic model |
-| `arrays` | `load_npz`, `load_npy`: numbers; `load_objects`: an `.npy` with lists, dicts and text in it |
+| `arrays` | `load_npz`, `load_npy`, `NpzRows`: numbers; `load_objects`: an `.npy` with lists, dicts and text in it |
 | `pickles` | `load_pickle`: numbers, text, lists, dicts and arrays; other classes as `Record`, none imported |
 | `pictures` | JPEG, PNG, WebP, BMP: `decode_picture`, `picture_header`; damage is found |
 | `videos` | `check_mp4`, and the options that a video is opened with; `actionimg_data.video.VideoFrames` reads one |
@@ -26,7 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .arrays import load_npy, load_npz, load_objects
+    from .arrays import NpzRows, load_npy, load_npz, load_objects
     from .files import open_plain, plain, read_bytes, read_head
     from .hdf5 import dataset, open_hdf5, read_numbers
     from .pickles import Record
@@ -49,6 +49,7 @@ _EXPORTS = {
     "load_any": "text.load_any",
     "load_json": "text.load_json",
     "load_npy": "arrays.load_npy",
+    "NpzRows": "arrays.NpzRows",
     "load_npz": "arrays.load_npz",
     "load_objects": "arrays.load_objects",
     "load_pickle": "pickles.load",
@@ -67,6 +68,7 @@ _EXPORTS = {
 
 __all__ = [
     "Guarded",
+    "NpzRows",
     "PictureHeader",
     "Record",
     "check_mp4",

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ActionImgError, BadFileError, MissingExtraError, StorageError, UnsafeFileError
+from ..errors import ActionImgError, BadFileError, MissingExtraError, StorageError, UnsafeFileError, install_hint
 from .files import open_seekable, unreadable
 from .unpack import MAX_ARRAY_BYTES
 
@@ -163,7 +163,7 @@ def _check_filters(found: h5py.Dataset, where: str, name: str) -> None:
             where=where,
             field=name,
             found=f"{_FILTERS.get(missing, 'filter')} ({missing})",
-            hint="Install the filters: pip install 'actionimg-data[hdf5]'.",
+            hint=f"Install the filters: {install_hint('hdf5')}",
         )
 
 

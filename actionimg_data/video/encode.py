@@ -70,9 +70,12 @@ class Encoding:
         return ENDINGS[self.codec]
 
 
-def rgb_encoding(crf: int = 18) -> Encoding:
-    """How camera pictures are encoded: x264 "veryfast", half the time of "medium" for equal bytes and −0.7 dB."""
-    return Encoding("h264", crf, options={"preset": "veryfast"})
+def rgb_encoding(crf: int = 18, preset: str = "veryfast") -> Encoding:
+    """How camera pictures are encoded: x264 "veryfast", half the time of "medium" for equal bytes and −0.7 dB.
+
+    Faster presets and what they cost are in docs/performance.md.
+    """
+    return Encoding("h264", crf, options={"preset": preset})
 
 
 def action_encoding(codec: Codec, crf: int = 18) -> Encoding:

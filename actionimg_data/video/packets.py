@@ -6,6 +6,7 @@ Where decoding can begin is seen from the bytes: the kinds of the NAL units of H
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadVideoError
 from ..untrusted.sizes import SIZES, sensible_size
-from ..untrusted.videos import DECODER_OPTIONS
+from ..untrusted.videos import DECODER_OPTIONS, VIDEO_OPTIONS, check_mp4
 from .read import rgb_picture
 
 _NAMES: Final = (
@@ -41,6 +42,30 @@ def codec_named(text: str) -> str | None:
     """
     name = re.split(r"[;,\s]", text.strip().lower().replace(".", ""))[0]
     return next((codec for pattern, codec in _NAMES if pattern.search(name)), None)
+
+
+def h264_packets(video: bytes, where: object) -> list[bytes] | None:
+    """The pictures of an MP4 of H.264 as packets with start codes (Annex B), one a picture, parameter sets included.
+
+    Returns:
+        The packets, in order; None where pictures are stored in another order than they are shown.
+
+    Raises:
+        BadVideoError: It is damaged, or no H.264.
+    """
+    check_mp4(video, where)
+    try:
+        with av.open(io.BytesIO(video), "r", options=VIDEO_OPTIONS) as container:
+            stream = container.streams.video[0]
+            if stream.codec_context.name != "h264":
+                raise BadVideoError("is no H.264", where=where, found=stream.codec_context.name)
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            if any(packet.pts != packet.dts for packet in packets):
+                return None
+            convert = av.BitStreamFilterContext("h264_mp4toannexb", stream)
+            return [bytes(made) for packet in packets for made in convert.filter(packet)]
+    except (av.error.FFmpegError, IndexError) as error:
+        raise BadVideoError("cannot be read", where=where, found=error) from None
 
 
 @dataclass(frozen=True)

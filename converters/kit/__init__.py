@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, ZarrFrames
+    from .detection import detect_file, detect_hdf5
+    from .frames import CroppedFrames, FlippedFrames, HDF5Depth, HDF5Frames, ImageFiles, SwappedFrames, ZarrFrames
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
     from .tables import Table, open_table
@@ -22,9 +23,11 @@ _EXPORTS = {
         ("file_stamp", "files_with_sizes", "natural_key", "plain_id", "some_files", "source_folder", "subfolders"),
         "tree",
     ),
+    **dict.fromkeys(("detect_file", "detect_hdf5"), "detection"),
     **dict.fromkeys(("PngFrames", "numbered_pictures"), "pictures"),
     **dict.fromkeys(
-        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "ZarrFrames"), "frames"
+        ("CroppedFrames", "FlippedFrames", "HDF5Depth", "HDF5Frames", "ImageFiles", "SwappedFrames", "ZarrFrames"),
+        "frames",
     ),
     **dict.fromkeys(("Table", "open_table"), "tables"),
     "Chain": "kinematics",
@@ -38,8 +41,11 @@ __all__ = [
     "HDF5Frames",
     "ImageFiles",
     "PngFrames",
+    "SwappedFrames",
     "Table",
     "ZarrFrames",
+    "detect_file",
+    "detect_hdf5",
     "file_stamp",
     "files_with_sizes",
     "natural_key",

@@ -63,6 +63,16 @@ class FlippedFrames(DerivedFrames):
             yield flipped(picture, self.flip)
 
 
+@dataclass(frozen=True, eq=False)
+class SwappedFrames(DerivedFrames):
+    """Pictures whose red and blue are swapped, swapped back: what OpenCV encodes of RGB that it takes for BGR."""
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image]:
+        """The pictures at ``indices``."""
+        for picture in self.source.frames(indices):
+            yield np.ascontiguousarray(picture[..., ::-1])
+
+
 def turned(picture: NDArray[Any], degrees: int) -> NDArray[Any]:
     """A picture ``(H, W, ...)`` turned clockwise by 0, 90, 180 or 270 degrees."""
     return np.ascontiguousarray(np.rot90(picture, -degrees // 90))
@@ -202,22 +212,29 @@ class HDF5Frames:
 
 
 class HDF5Depth:
-    """Depth in metres in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.FrameSource`.
+    """Depth in one data set ``(T, H, W)`` or ``(T, H, W, 1)``, as `actionimg_data.model.FrameSource`.
+
+    Args:
+        path: The HDF5 file.
+        name: Of the data set.
+        flipped: It is stored upside down.
+        unit_m: Metres that a value of one means: 1, or 0.001 of millimetres, which may be whole numbers.
 
     Raises:
         WrongFormatError: The data set holds no such numbers.
     """
 
-    def __init__(self, path: Path, name: str, flipped: bool = False) -> None:
-        self.path, self.name, self.flipped = path, name, flipped
+    def __init__(self, path: Path, name: str, flipped: bool = False, unit_m: float = 1.0) -> None:
+        self.path, self.name, self.flipped, self.unit_m = path, name, flipped, unit_m
+        kinds = "f" if unit_m == 1.0 else "fiu"
         with hdf5.open_hdf5(path) as file:
             found = hdf5.dataset(file, name)
             shape = tuple(map(int, found.shape))
-            if found.dtype.kind != "f" or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
+            if found.dtype.kind not in kinds or len(shape) not in (3, 4) or shape[3:] not in ((), (1,)):
                 raise WrongFormatError(
-                    "does not hold depth in metres",
+                    f"does not hold depth in {'metres' if unit_m == 1.0 else 'millimetres'}",
                     where=f"{path}#{name}",
-                    expected="(T, H, W) or (T, H, W, 1) of a float type",
+                    expected=f"(T, H, W) or (T, H, W, 1) of a {'float' if unit_m == 1.0 else 'numeric'} type",
                     found=f"{shape} {found.dtype}",
                 )
             self.count, self.height, self.width = shape[:3]
@@ -231,9 +248,10 @@ class HDF5Depth:
             found = hdf5.dataset(file, self.name)
             for i in indices:
                 try:
-                    metres = np.asarray(found[i]).reshape(self.height, self.width)
+                    stored = np.asarray(found[i]).reshape(self.height, self.width)
                 except (OSError, RuntimeError) as error:
                     raise BadImageError(f"is damaged: {error}", where=f"{self.path}#{self.name}[{i}]") from None
+                metres = stored if self.unit_m == 1.0 else stored * self.unit_m
                 yield np.ascontiguousarray(millimetres(metres[::-1] if self.flipped else metres))
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ActionImgError, BadFileError, InvalidTextError, SourceNotFoundError, WrongFormatError
-from ...untrusted import text as _text
 from ...untrusted.files import plain, read_bytes
-from . import tree as _tree
+from ...untrusted.text import MAX_JSON_BYTES, parse_json
 from .tables import parquet_names
+from .tree import natural_key, subfolders
 
 INFO: Final = "meta/info.json"
 _MAX_DEPTH: Final = 3
@@ -29,10 +29,10 @@ def data_sets(root: Path) -> list[Path]:
     found: list[Path] = []
     level = [root]
     for _ in range(_MAX_DEPTH):
-        inside = [folder for above in level for folder in _tree.subfolders(above)][:_MAX_FOLDERS]
+        inside = [folder for above in level for folder in subfolders(above)][:_MAX_FOLDERS]
         found.extend(folder for folder in inside if (folder / INFO).is_file())
         level = [folder for folder in inside if not (folder / INFO).is_file()]
-    return sorted(found, key=lambda path: _tree.natural_key(path.as_posix()))
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
 def rows_file(stated: Path, neighbours: Sequence[Path], episode: int) -> Path:
@@ -128,9 +128,9 @@ def _packed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _listed_tasks(path: Path) -> Iterator[tuple[Any, Any]]:
-    for number, line in enumerate(read_bytes(path, _text.MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path, MAX_JSON_BYTES).splitlines(), 1):
         if line.strip():
-            value = _text.parse_json(line, path, f"line {number}")
+            value = parse_json(line, path, f"line {number}")
             if not isinstance(value, dict):
                 raise WrongFormatError("is not an object", where=path, field=f"line {number}")
             yield value.get("task_index"), value.get("task")

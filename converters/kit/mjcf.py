@@ -26,6 +26,7 @@ from ...errors import (
     UnsafeFileError,
     UnsupportedSourceError,
     WrongFormatError,
+    install_hint,
 )
 from ...geometry import exact, rotations, transforms
 from ...untrusted.files import read_bytes
@@ -187,7 +188,7 @@ def _mujoco(where: object) -> Any:
         import mujoco
     except ImportError:
         raise MissingExtraError(
-            "MuJoCo is not installed", where=where, hint="Install it: pip install 'actionimg-data[joints]'."
+            "MuJoCo is not installed", where=where, hint=f"Install it: {install_hint('joints')}"
         ) from None
     return mujoco
 

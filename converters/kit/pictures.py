@@ -91,7 +91,7 @@ def numbered_pictures(folder: Path, pattern: str, count: int | None = None) -> I
         count: How many there have to be, e.g. one for each pose; None for any number.
 
     Raises:
-        MissingFrameError: No file matches, or a file is gone when it is read.
+        MissingFrameError: No file matches, one in the middle is not there, or is gone when it is read.
         FrameCountError: There are more, or fewer.
         BadImageError: A file is no picture, is damaged, or has another size than the first.
 
@@ -100,6 +100,14 @@ def numbered_pictures(folder: Path, pattern: str, count: int | None = None) -> I
     """
     names = [name for name, _ in files_with_sizes(folder) if fnmatch.fnmatchcase(name, pattern)]
     found = ImageFiles([str(folder / name) for name in names], f"{folder}/{pattern}")
+    if count is not None and len(found) + found.names.count_missing == count and found.names.missing:
+        raise MissingFrameError(
+            "pictures are missing",
+            where=f"{folder}/{pattern}",
+            field="number " + ", ".join(map(str, found.names.missing[:5])),
+            expected=f"{count} pictures",
+            found=len(found),
+        )
     if count is not None and len(found) != count:
         raise FrameCountError(
             "pictures and poses differ in number", where=f"{folder}/{pattern}", expected=count, found=len(found)

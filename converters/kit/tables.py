@@ -21,6 +21,7 @@ from ...errors import (
     SourceNotFoundError,
     UnsafeFileError,
     WrongFormatError,
+    install_hint,
 )
 from ...untrusted import hdf5
 from ...untrusted.arrays import load_npy
@@ -367,7 +368,7 @@ def open_zarr(path: Path) -> Any:
         from ...untrusted.zarr_store import Guarded
     except ImportError:
         raise MissingExtraError(
-            "zarr is not installed", where=path, hint="Install it: pip install 'actionimg-data[teleop]'."
+            "zarr is not installed", where=path, hint=f"Install it: {install_hint('teleop')}"
         ) from None
     _register_codecs()
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
@@ -397,7 +398,7 @@ def zarr_error(error: Exception, where: object, field: str | None) -> BadFileErr
             where=where,
             field=field,
             found=text,
-            hint="Install it: pip install 'actionimg-data[teleop]' (JPEG-XL is one of imagecodecs').",
+            hint=f"Install it (JPEG-XL is one of imagecodecs'): {install_hint('teleop')}",
         )
     return BadFileError(f"is damaged: {text}", where=where, field=field)
 

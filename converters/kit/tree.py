@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -53,6 +53,18 @@ def files_with_sizes(folder: Path) -> list[tuple[str, int]]:
     return sorted(found, key=lambda item: natural_key(item[0]))
 
 
+def file_names(folder: Path, ending: str | tuple[str, ...]) -> list[str]:
+    """Names of the regular files in ``folder`` that end so (capitals are small letters), in natural order.
+
+    Of the others nothing but their names is read: a folder may hold a million of them.
+    """
+    return _ending(_entries(folder), ending)
+
+
+def _ending(entries: list[os.DirEntry[str]], ending: str | tuple[str, ...]) -> list[str]:
+    return sorted((e.name for e in entries if e.name.lower().endswith(ending) and e.is_file()), key=natural_key)
+
+
 HEAD: Final = 4096
 """Bytes of a file's beginning and end that its stamp covers."""
 
@@ -86,19 +98,45 @@ def file_stamp(path: Path) -> str:
 
 def subfolders(folder: Path) -> list[Path]:
     """Folders in ``folder``, in natural order; names that begin with a dot are passed over."""
-    found = [e.name for e in _entries(folder) if e.is_dir() and not (e.is_symlink() and _leads_back(e.path))]
+    return _folders(folder, _entries(folder))
+
+
+def _folders(folder: Path, entries: list[os.DirEntry[str]]) -> list[Path]:
+    found = [e.name for e in entries if e.is_dir() and not (e.is_symlink() and _leads_back(e.path))]
     return [folder / name for name in sorted(found, key=natural_key)]
 
 
-def some_files(root: Path, ending: str, max_folders: int = 500) -> Iterator[Path]:
-    """Files at or under ``root`` whose name ends so, looking into a few hundred folders at most."""
+def some_files(root: Path, ending: str | tuple[str, ...], max_folders: int = 500) -> Iterator[Path]:
+    """Files at or under ``root`` whose name ends so (or in one of these ways; capitals are small letters).
+
+    A few hundred folders at most are looked into; of a folder of a million others only its names are read.
+    """
     left = [root]
     for _ in range(max_folders):
         if not left:
             return
         folder = left.pop()
-        yield from (folder / name for name, _ in files_with_sizes(folder) if name.endswith(ending))
-        left.extend(reversed(subfolders(folder)))
+        entries = _entries(folder)
+        yield from (folder / name for name in _ending(entries, ending))
+        left.extend(reversed(_folders(folder, entries)))
+
+
+def folders_with(root: Path, found: Callable[[Path], bool], max_folders: int | None = None) -> Iterator[Path]:
+    """Folders at or below ``root`` that are an episode, in natural order; what lies in one is not looked into.
+
+    Args:
+        root: Where to begin.
+        found: Says of a folder whether it is one, e.g. by a file that it holds.
+        max_folders: Give up quietly after so many folders (None: never).
+    """
+    pending, looked = [root], 0
+    while pending and (max_folders is None or looked < max_folders):
+        folder = pending.pop()
+        looked += 1
+        if found(folder):
+            yield folder
+            continue
+        pending.extend(reversed(subfolders(folder)))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -18,14 +18,14 @@ from ...errors import ActionImgError, AmbiguousSourceError, SourceNotFoundError,
 from ...untrusted import hdf5
 from ...video import VideoFrames
 from .. import lerobot
-from ..folder import VIDEO_SUFFIXES
 from ..kit import tables
-from ..kit import tree as _tree
 from ..kit.bags import messages as _messages
 from ..kit.bags.pictures import BagFrames
 from ..kit.bags.reader import SUFFIXES, Access, bag_suffix, is_bag_folder, open_bag
 from ..kit.bags.tf import transforms_of
 from ..kit.lerobot_files import data_sets
+from ..kit.tree import files_with_sizes, natural_key, subfolders
+from ..kit.videos import VIDEO_SUFFIXES
 from ..recording.sync import statistics
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -232,7 +232,7 @@ def _survey_folder(root: Path) -> Survey:
     while pending and looked < 200:
         folder = pending.pop()
         looked += 1
-        names = [n for n, _ in _tree.files_with_sizes(folder)]
+        names = [n for n, _ in files_with_sizes(folder)]
         kinds = {tables.table_suffix(n) for n in names}
         if kinds & set(tables.TABLE_SUFFIXES):
             first = first or folder
@@ -242,13 +242,13 @@ def _survey_folder(root: Path) -> Survey:
         bags = [n for n in names if n.lower().endswith(SUFFIXES)]
         if bags and first is None:
             return _survey_bag(folder if is_bag_folder(folder) else folder / bags[0])
-        pending.extend(reversed([p for p in _tree.subfolders(folder) if not p.name.endswith(".zarr")]))
+        pending.extend(reversed([p for p in subfolders(folder) if not p.name.endswith(".zarr")]))
     if first is None and (stores := _zarr_stores(root)):
         return _survey_zarr(stores[0])
     if first is None:
         raise WrongFormatError("holds no table, bag or data set", where=root, expected=" ".join(tables.TABLE_SUFFIXES))
     found = Survey(first, "folder")
-    names = [n for n, _ in _tree.files_with_sizes(first)]
+    names = [n for n, _ in files_with_sizes(first)]
     whole = [n for n in names if tables.table_suffix(n) in (".h5", ".hdf5")]
     if len(whole) == 1 and not any(n.lower().endswith(VIDEO_SUFFIXES) for n in names):
         return _survey_hdf5(first / whole[0])
@@ -271,8 +271,8 @@ def _survey_folder(root: Path) -> Survey:
                 }
         except ActionImgError as error:
             found.notes.append(f"{name}: {error.message}")
-    for folder in _tree.subfolders(first):
-        pictures = [n for n, _ in _tree.files_with_sizes(folder) if n.lower().endswith(PICTURE_SUFFIXES)]
+    for folder in subfolders(first):
+        pictures = [n for n, _ in files_with_sizes(folder) if n.lower().endswith(PICTURE_SUFFIXES)]
         if pictures:
             from ..kit.frames import ImageFiles
 
@@ -288,8 +288,8 @@ def _survey_folder(root: Path) -> Survey:
 
 def _zarr_stores(root: Path) -> list[Path]:
     """The zarr folders right at or below ``root``."""
-    inside = [p for p in _tree.subfolders(root) if p.name.endswith(".zarr")]
-    return inside or [z for p in _tree.subfolders(root)[:50] for z in _tree.subfolders(p) if z.name.endswith(".zarr")]
+    inside = [p for p in subfolders(root) if p.name.endswith(".zarr")]
+    return inside or [z for p in subfolders(root)[:50] for z in subfolders(p) if z.name.endswith(".zarr")]
 
 
 def _pose_alone(path: Path) -> str | None:
@@ -382,7 +382,7 @@ def _first_group(names: list[str], pattern: str) -> str:
     depth = pattern.count("/") + 1
     matching = {"/".join(n.split("/")[:depth]) for n in names if n.count("/") >= depth}
     expression = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-    return min((n for n in matching if expression.fullmatch(n)), key=_tree.natural_key)
+    return min((n for n in matching if expression.fullmatch(n)), key=natural_key)
 
 
 def _survey_lerobot(root: Path) -> Survey:

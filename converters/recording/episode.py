@@ -110,8 +110,9 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         elif isinstance(camera, Camera):
             fixed[name] = camera.world_from_camera
     for name, arm in recording.arms.items():
-        # Of several arms it is not known whose hand a tracked camera is in.
-        hand = moving if len(grippers) == 1 else {}
+        # Of several arms it has to be said whose hand a tracked camera is in.
+        alone = len(grippers) == 1
+        hand = {v: turns for v, turns in moving.items() if alone or (name and recording.views[v].arm == name)}
         streams.ask_about_quaternion_order(
             found[name][1], arm.rotation, arm.tool_from_gripper, arm.world_from_frame, hand, fixed, recording.id
         )

@@ -41,9 +41,9 @@ from ...schemas.mapping import (
     ViewSource,
 )
 from ...schemas.plausibility import FindingKind, Limits
-from ...untrusted import text as _text
 from ...untrusted.arrays import load_npy
 from ...untrusted.files import read_bytes
+from ...untrusted.text import load_json, load_yaml, parse
 from ..base import Converter, ConverterOptions
 from ..kit.mjcf import robot_files
 from ..kit.tables import Table
@@ -75,7 +75,7 @@ def format_of(path: str | Path) -> str | None:
         SourceNotFoundError: No such file.
         UnsafeFileError: Tags, anchors or aliases.
     """
-    value = _text.load_yaml(Path(path))
+    value = load_yaml(Path(path))
     found = value.get("format") if isinstance(value, dict) else None
     return found if isinstance(found, str) else None
 
@@ -97,7 +97,7 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
             hint="Draft one with: actionimg inspect SOURCE --propose mapping.yaml",
         )
     path = Path(path).absolute()
-    value = _text.load_yaml(path)
+    value = load_yaml(path)
     if not isinstance(value, dict):
         raise WrongFormatError(
             "is not a mapping file", where=path, expected="keys and values", found=type(value).__name__
@@ -111,7 +111,7 @@ def load_mapping(path: str | Path | None, expected_format: str) -> LoadedMapping
             expected="what only you can know",
             found=UNKNOWN,
         )
-    mapping = _text.parse(Mapping, value, path)
+    mapping = parse(Mapping, value, path)
     if mapping.format != expected_format:
         raise WrongFormatError(
             "is for another format", where=path, field="format", expected=expected_format, found=mapping.format
@@ -444,7 +444,7 @@ def instruction_from_file(path: Path, key: str | None) -> str:
     """
     if key is None:
         return read_bytes(path, 1 << 20).decode("utf-8", "replace").strip()
-    value = _text.load_json(path)
+    value = load_json(path)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if not isinstance(value, str):

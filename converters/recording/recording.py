@@ -32,7 +32,8 @@ class ViewInput:
         scaled: Pictures may have another size than the calibration: they were scaled.
         wanted: ``(N,)`` which pictures the log means to be used; None for all.
         frame: Which frame ``camera.world_from_camera`` is in: ``world``, or ``pose`` for that of the poses.
-        arm: The arm that the camera is fixed to, of several, where the calibration says ``tool_from_camera``.
+        arm: The arm that the camera is fixed to, of several, where the calibration says ``tool_from_camera``, or its
+            own poses move with that hand.
         depth: Depth beside the pictures, of the same number, or None.
         depth_range_m: The least and largest depth that the source can tell.
         pinhole_K: ``(3, 3)`` of the pictures without distortion that are made where the lens distorts; None: the

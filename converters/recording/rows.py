@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -23,11 +25,13 @@ from ...errors import (
     WrongFormatError,
     suggestion,
 )
-from ...schemas.mapping import Gripper
+from ...schemas.mapping import Gripper, Rotation
 from ...untrusted import hdf5
 from ...untrusted.files import read_bytes
 from ..base import Converter, ConverterOptions
-from ..kit import tree as _tree
+from ..kit.tree import natural_key, some_files
+from . import streams
+from .sync import PoseSamples
 
 FloatArray = NDArray[np.float64]
 
@@ -49,6 +53,14 @@ class RowOptions(ConverterOptions):
     )
     only_views: tuple[str, ...] = Field((), description="views to read (default: all)")
     poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
+
+
+class QuaternionOptions(RowOptions):
+    """Options of such logs that hold quaternions in an order which their makers are known to confuse."""
+
+    quaternion_order: Literal["wxyz", "xyzw"] | None = Field(
+        None, description="order of the quaternions, where it was looked at; it is not asked about then"
+    )
 
 
 class RowConverter(Converter):
@@ -100,6 +112,22 @@ class RowConverter(Converter):
                 hint="Check it by looking: actionimg render SOURCE.",
             )
         return known
+
+    def quaternion_poses(
+        self, times: FloatArray, values: FloatArray, known: str, where: object
+    ) -> tuple[PoseSamples, Rotation]:
+        """Poses of rows ``(T, 7)`` of position and quaternion, and what is to be asked about their order.
+
+        Args:
+            times: ``(T,)`` seconds.
+            values: ``(T, 7)``.
+            known: The order in which the format has the quaternion, ``xyzw`` or ``wxyz``.
+            where: For errors.
+        """
+        given = getattr(self.options, "quaternion_order", None)
+        rotation = Rotation(columns=("quaternion",), form="quaternion", order=given or known, checked=given is not None)
+        q = streams.quaternions(values[:, 3:], "quaternion", rotation.order, None, where)
+        return PoseSamples(times, values[:, :3], q), rotation
 
     def fps(self, known: object, where: object, hint: str) -> float:
         """Rows per second: the user's, else what the log says.
@@ -156,20 +184,21 @@ class RowConverter(Converter):
 
 
 def parse_gripper(text: str) -> Gripper:
-    """What ``--gripper`` says: ``COLUMN CLOSED OPEN``, or ``COLUMN-COLUMN CLOSED OPEN`` for a difference.
+    """What ``--gripper`` says: ``COLUMN CLOSED OPEN``, or two columns as ``A-B``, a difference, or ``A+B``, a sum.
 
     Raises:
         InvalidSpecError: It is not of that form.
     """
     parts = text.split()
-    columns = parts[0].split("-") if parts else []
+    columns = re.split("[-+]", parts[0]) if parts else []
+    combine = ("sum" if "+" in parts[0] else "difference") if len(columns) == 2 else None
     try:
         closed, opened = (float(p) for p in parts[1:])
         if not 1 <= len(columns) <= 2 or any(int(c) < 0 for c in columns) or closed == opened:
             raise ValueError
         return Gripper(
             columns=tuple(columns),
-            combine="difference" if len(columns) == 2 else None,
+            combine=combine,
             closed=closed,
             open=opened,
             kind="measured",
@@ -179,7 +208,7 @@ def parse_gripper(text: str) -> Gripper:
         raise InvalidSpecError(
             "is not a gripper",
             field="gripper",
-            expected="COLUMN CLOSED OPEN, or COLUMN-COLUMN CLOSED OPEN, e.g. '0-1 0 0.08'",
+            expected="COLUMN CLOSED OPEN, or COLUMN-COLUMN or COLUMN+COLUMN CLOSED OPEN, e.g. '0-1 0 0.08'",
             found=text,
         ) from None
 
@@ -208,10 +237,10 @@ def log_files(source: str, endings: Sequence[str], found_by: str) -> tuple[Path,
         if not root.name.lower().endswith(tuple(endings)):
             raise WrongFormatError(f"is not {found_by}", where=root, expected=" ".join(endings), found=root.name)
         return root.parent, [root]
-    paths = [p for p in _tree.some_files(root, "", 100_000) if p.name.lower().endswith(tuple(endings))]
+    paths = list(some_files(root, tuple(endings), 100_000))
     if not paths:
         raise WrongFormatError(f"holds no {found_by}", where=root, expected=" ".join(f"*{e}" for e in endings))
-    return root, sorted(paths, key=lambda p: _tree.natural_key(p.relative_to(root).as_posix()))
+    return root, sorted(paths, key=lambda p: natural_key(p.relative_to(root).as_posix()))
 
 
 def numbers(group: h5py.Group, name: str, where: object, width: int | None = None) -> FloatArray:
@@ -232,6 +261,27 @@ def numbers(group: h5py.Group, name: str, where: object, width: int | None = Non
             expected=f"(T, {width or 'k'})",
             found=str(values.shape),
         )
+    return values
+
+
+def numbers_nd(group: h5py.Group, name: str, where: object, shape: Sequence[int | None]) -> FloatArray:
+    """``float64`` of a data set of a stated shape, None for any length.
+
+    Raises:
+        WrongFormatError: It does not exist, or has another shape.
+        FrameCountError: It has another number of rows.
+    """
+    if name not in group:
+        raise WrongFormatError("has no such data set", where=where, field=name, expected=" | ".join(sorted(group)))
+    values = hdf5.read_numbers(group.file, f"{group.name}/{name}".lstrip("/")).astype(np.float64)
+    fits = [n is None or n == m for n, m in zip(shape, values.shape, strict=False)]
+    if values.ndim != len(shape) or not all(fits[1:]):
+        expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        raise WrongFormatError(
+            "has the wrong shape", where=where, field=name, expected=expected, found=str(values.shape)
+        )
+    if not fits[0]:
+        raise FrameCountError("rows differ in number", where=where, field=name, expected=shape[0], found=len(values))
     return values
 
 

@@ -340,7 +340,8 @@ def ask_about_quaternion_order(
             field="pose.rotation.order",
             expected=rotation.order,
             found=f"motion that fits {other} better",
-            hint=f"If they are {other}, say so in the mapping; if not, set pose.rotation.checked: true.",
+            hint=f"If they are {other}, say so; if not, say that you looked: in a mapping pose.rotation.order and "
+            f"checked: true, elsewhere --quaternion-order {other} or {rotation.order}.",
         )
 
     for name, camera in moving.items():

@@ -192,8 +192,9 @@ def _from_droid(
     role = "" if droid is None else droid.serials.get(name, "")
     episode = files.episode_id(path)
     hint = (
-        "Episodes without a calibration go to quarantine; let more of them go with --max-bad-fraction, take other "
-        "views with --views, give cameras with --camera-file, or go without action images with --poses-only."
+        "Episodes without a calibration go to quarantine, and do not count as bad. Take of each episode the views that "
+        "have one with --views calibrated, give cameras with --camera-file, or go without action images with "
+        "--poses-only."
     )
     if episode is None:
         raise MissingCalibrationError(

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
+from ...errors import BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError, install_hint
 from ...untrusted.files import plain
 from ..remote import fetched
 from . import index, tfrecord
@@ -121,7 +121,7 @@ def _array_record_reader(path: str, _: tuple[int, int]) -> Any:
         raise MissingExtraError(
             "reading ArrayRecord files needs the package array_record",
             where=path,
-            hint="Install it: pip install 'actionimg-data[rlds]'.",
+            hint=f"Install it: {install_hint('rlds')}",
         ) from None
     try:
         # Read-ahead only costs where records are read in any order.

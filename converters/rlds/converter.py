@@ -66,6 +66,9 @@ class RLDSOptions(ConverterOptions):
         None, description="DROID's keep_ranges file: steps that it does not name, the idle ones, are left out"
     )
     poses_only: bool = Field(False, description="no calibration: pictures and trajectory, but no action images")
+    videos_only: bool = Field(
+        False, description="no pose either: pictures and words; of data sets that hold nothing else, or in place of it"
+    )
     only_views: tuple[str, ...] = Field((), description="only these views (default: all that the registry names)")
     tool_from_gripper: str | None = Field(
         None,
@@ -292,6 +295,9 @@ class RLDSConverter(Converter):
             lambda: registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path),
             lambda: self._check_cameras(name, entry, dataset),
         )
+        if self.videos_only:
+            self._views(entry)
+            checks = ()
         left: list[ActionImgError] = []
         for check in checks:
             try:
@@ -301,8 +307,24 @@ class RLDSConverter(Converter):
         if left:
             raise _together(left, self._options_for(name, entry, dataset), dataset)
         self._fps(entry, dataset)
-        self._chain(entry)
+        if not self.videos_only:
+            self._chain(entry)
         return name, entry
+
+    def possible_views(self, source: str) -> tuple[str, ...]:
+        """The entry's views of which a camera can be known."""
+        dataset = self._dataset(source)
+        name, entry = self._entry(dataset)
+        given, droid = self._calibration(name, dataset.name), entry.calibration.droid
+        views = self._views_of(entry, given)
+        if droid is None or given.droid is None or given.camera_file is not None:
+            return tuple(views)
+        return tuple(v for v in views if given.droid.knows(droid.serials.get(v, "")))
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """DROID's episodes without a calibration: its side files have one of about half of them."""
+        return frozenset({MissingCalibrationError.code} if self.options.droid_calibration is not None else ())
 
     def _options_for(self, name: str, entry: RldsEntry, dataset: RLDSDataset) -> list[str]:
         """Options, with what they take, that give all that the entry and the user leave open."""
@@ -317,7 +339,7 @@ class RLDSConverter(Converter):
 
     def _check_cameras(self, name: str, entry: RldsEntry, dataset: RLDSDataset) -> None:
         views = self._views(entry)
-        if self.options.poses_only:
+        if self.poses_only:
             return
         given = self._calibration(name, dataset.name)
         carried = {"none": False, "features": True, "droid": given.droid is not None}[entry.calibration.kind]
@@ -336,8 +358,10 @@ class RLDSConverter(Converter):
         views = self._views(entry)
         if self.options.only_views or given.camera_file is not None:
             return views
-        if given.droid is not None and _either(entry):
-            return list(_either(entry))
+        if given.droid is not None and entry.calibration.droid is not None:
+            if self.calibrated_views:
+                return [v for v in views if v in entry.calibration.droid.serials]
+            return list(_either(entry)) or views
         if given.published is None:
             return views
         return [v for v in views if given.publishes([v]) or v in entry.calibration.cameras] or views
@@ -379,7 +403,7 @@ class RLDSConverter(Converter):
 
     def _calibration(self, entry: str, dataset: str) -> cameras.Sources:
         given = cameras.sources(self.options.camera_file, self.options.droid_calibration, self._stamp(""))
-        return given.of(entry, dataset, published=self.options.cameras == "published")
+        return given.of(entry, dataset, published=self.options.cameras == "published" and not self.poses_only)
 
     def _stamp(self, entry_name: str) -> str:
         """What changes when a file that the user gave does."""
@@ -425,28 +449,18 @@ class RLDSConverter(Converter):
         if steps == 0:
             raise EmptyEpisodeError("has no steps", where=record.where)
         fps = self._fps(entry, dataset)
-        if entry.pose is None:
-            raise WrongFormatError("leaves the pose open", where=name)
-        if entry.gripper is not None:
-            openness = motion.openness(record, entry.gripper)
+        times = np.arange(steps) / fps
+        read = None if self.videos_only else self._motion(name, entry, record, dataset)
+        if read is None:
+            trajectory, world_from_tool, tool = GripperTrajectory.unknown(times), np.empty((0, 4, 4)), {}
         else:
-            openness = np.full(steps, float(self.options.openness or 0.0))
-        world_from_tool = motion.world_from_tool(record, entry.pose, self._chain(entry))
-        tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
-        trajectory = GripperTrajectory.from_transforms(
-            exact.matmul(world_from_tool, tool_from_gripper),
-            openness,
-            np.arange(steps) / fps,
-        )
-        given = cameras.Sources() if self.options.poses_only else self._calibration(name, dataset.name)
-        views: dict[str, View] = {}
-        calibrations: dict[str, Any] = {}
-        for view in self._views_of(entry, given):
-            found = self._first(view, entry, location, record, world_from_tool, given, ref.id)
-            if found is not None:
-                views[view], calibrations[view] = found
-        if not views:
-            raise EmptyEpisodeError("has none of the views", where=record.where, expected=" | ".join(entry.views))
+            world_from_tool, tool_from_gripper, openness = read
+            moved = exact.matmul(world_from_tool, tool_from_gripper)
+            trajectory = GripperTrajectory.from_transforms(moved, openness, times)
+            tool = {"tool_from_gripper": tool_from_gripper.tolist()}
+        # Words may come from DROID's side files where no camera does.
+        given = self._calibration(name, dataset.name)
+        views, calibrations = self._read_views(entry, location, record, world_from_tool, given, ref.id)
         episode = Episode(
             id=ref.id,
             views=views,
@@ -464,12 +478,54 @@ class RLDSConverter(Converter):
                 "record": location.number,
                 "registry": name,
                 "choices": list(self.options.choose),
-                "tool_from_gripper": tool_from_gripper.tolist(),
+                **tool,
                 "calibration": calibrations,
                 **_metadata(record),
             },
         )
         return self._without_idle(episode, entry, record)
+
+    def _motion(
+        self, name: str, entry: RldsEntry, record: Record, dataset: RLDSDataset
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """World from tool ``(T, 4, 4)``, tool from gripper ``(4, 4)`` and openness ``(T,)``."""
+        if entry.pose is None:
+            raise WrongFormatError("leaves the pose open", where=name)
+        if entry.gripper is not None:
+            openness = motion.openness(record, entry.gripper)
+        else:
+            openness = np.full(record.num_steps, float(self.options.openness or 0.0))
+        tool_from_gripper = registry.tool_from_gripper(entry, self.options.tool_from_gripper, dataset.path)
+        return motion.world_from_tool(record, entry.pose, self._chain(entry)), tool_from_gripper, openness
+
+    def _read_views(
+        self,
+        entry: RldsEntry,
+        location: _Location,
+        record: Record,
+        world_from_tool: FloatArray,
+        given: cameras.Sources,
+        episode_id: str,
+    ) -> tuple[dict[str, View], dict[str, Any]]:
+        """The views that are wanted, and where the camera of each is from."""
+        views: dict[str, View] = {}
+        calibrations: dict[str, Any] = {}
+        refused: MissingCalibrationError | None = None
+        for view in self._views(entry) if self.poses_only else self._views_of(entry, given):
+            try:
+                found = self._first(view, entry, location, record, world_from_tool, given, episode_id)
+            except MissingCalibrationError as error:
+                if not self.calibrated_views:
+                    raise
+                refused = error
+                continue
+            if found is not None:
+                views[view], calibrations[view] = found
+        if not views and refused is not None:
+            raise refused
+        if not views:
+            raise EmptyEpisodeError("has none of the views", where=record.where, expected=" | ".join(entry.views))
+        return views, calibrations
 
     def _without_idle(self, episode: Episode, entry: RldsEntry, record: Record) -> Episode:
         file, droid = self.options.droid_keep_ranges, entry.calibration.droid
@@ -534,7 +590,7 @@ class RLDSConverter(Converter):
         if view.flip != "none":
             frames = FlippedFrames(frames, view.flip)
         depth: FrameSource | None = self._depth(view, location, record)
-        if self.options.poses_only:
+        if self.poses_only:
             return View(None, frames, depth), {}
         known, source = cameras.find(name, frames, entry, given, episode_id, record)
         camera: Camera | CameraTrack

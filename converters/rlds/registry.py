@@ -20,7 +20,7 @@ from ...schemas import rlds_registry as models
 from ...schemas.camera_file import CameraEntry, PoseParts
 from ...schemas.mapping import PoseMatrix, Position, Rotation
 from ...schemas.rlds_registry import CHOOSABLE, RldsEntry
-from ...untrusted import text as _text
+from ...untrusted.text import load_any, parse
 from .reader import STEPS, RLDSDataset
 
 FloatArray = NDArray[np.float64]
@@ -47,7 +47,7 @@ def load(path: Path) -> RldsEntry:
         UnsafeFileError: YAML with tags, anchors or aliases.
         WrongFormatError: A field is missing or wrong; every such field is named.
     """
-    return _text.parse(RldsEntry, _text.load_any(path), path)
+    return parse(RldsEntry, load_any(path), path)
 
 
 def feature_key(key: str) -> str:
@@ -206,7 +206,8 @@ def check_pose(entry: RldsEntry, where: object) -> None:
             f"{entry.unstated.get('pose', 'has no pose')}: it is video only",
             where=where,
             field="pose",
-            hint="Action images need the pose of the hand. Where your copy holds one, say so in an entry: --config.",
+            hint="Action images need the pose of the hand. Take pictures and words alone with --videos-only; where "
+            "your copy holds a pose, say so in an entry: --config.",
         )
     raise AmbiguousSourceError(
         "holds joint values and no poses",

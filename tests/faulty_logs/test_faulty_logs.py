@@ -915,4 +915,4 @@ def test_the_filter_that_an_hdf5_file_needs_is_named(tmp_path: Path, monkeypatch
     result = convert(tmp_path / "log", tmp_path / "out", mapping(views__front__frames="pictures.h5#img"))
     assert result.exit_code == 1
     assert "Zstandard (32015)" in result.output
-    assert "actionimg-data[hdf5]" in result.output
+    assert "pip install 'hdf5plugin>=" in result.output

@@ -57,7 +57,7 @@ from actionimg_data.schemas import ConvertOptions
 from actionimg_data.shards import npz, open_dataset
 from actionimg_data.testing import write_rlbench_dataset
 from actionimg_data.untrusted import hdf5
-from actionimg_data.untrusted import text as _text
+from actionimg_data.untrusted.text import load_any
 from actionimg_data.video import VideoFrames, read_frames
 
 CANARY = "ran.txt"
@@ -601,7 +601,7 @@ case(
 
 
 def mapping_case(name: str, data: bytes, harmless: bool = False) -> None:
-    case("YAML and JSON", name, lambda f: _write(f / "m.yaml", data), lambda f: _text.load_any(f / "m.yaml"), harmless)
+    case("YAML and JSON", name, lambda f: _write(f / "m.yaml", data), lambda f: load_any(f / "m.yaml"), harmless)
 
 
 mapping_case("a tag that runs code", b"a: !!python/object/apply:os.system ['touch ran.txt']\n")
@@ -624,7 +624,7 @@ for text, data in {
     "JSON with a number of 10^5 digits": b"[" + b"9" * 100_000 + b"]",
     "JSON cut in a character": b'{"a": "\xe2\x82',
 }.items():
-    case("YAML and JSON", text, lambda f, d=data: _write(f / "m.json", d), lambda f: _text.load_any(f / "m.json"))
+    case("YAML and JSON", text, lambda f, d=data: _write(f / "m.json", d), lambda f: load_any(f / "m.json"))
 
 
 def cameras(folder: Path) -> None:

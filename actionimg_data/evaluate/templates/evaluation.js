@@ -1,4 +1,3 @@
-"use strict";
 // The slider of a prediction: one picture a frame, and what is said of it.
 for (const player of document.querySelectorAll(".player")) {
   const frames = [...player.querySelectorAll("img")];

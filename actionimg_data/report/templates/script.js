@@ -1,4 +1,3 @@
-"use strict";
 // Turning the scene: the same projection as plots.project, with the points that the SVG carries.
 for (const space of document.querySelectorAll(".space")) {
   const svg = space.querySelector("svg");

@@ -15,7 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, UnsupportedSourceError
+from ....errors import (
+    ActionImgError,
+    BadFileError,
+    MissingExtraError,
+    SourceNotFoundError,
+    UnsupportedSourceError,
+    install_hint,
+)
 from ....untrusted.files import read_bytes
 from ....untrusted.text import parse_json
 from . import flatbuffer
@@ -268,7 +275,7 @@ def _protobuf(channel: Channel) -> Decode:
         raise MissingExtraError(
             "mcap-protobuf-support is not installed",
             field=channel.topic,
-            hint="Install it: pip install 'actionimg-data[teleop]'.",
+            hint=f"Install it: {install_hint('teleop')}",
         ) from None
     made = DecoderFactory().decoder_for(
         "protobuf", Schema(id=1, name=channel.type, encoding=channel.schema_encoding, data=channel.schema)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError
+from ....errors import ActionImgError, BadFileError, MissingExtraError, SourceNotFoundError, install_hint
 from ....untrusted.files import open_plain
-from .. import tree as _tree
+from ..tree import file_names, subfolders
 from .channels import BagReader, Channel
 
 ACTIVE = ".bag.active"
@@ -48,10 +48,8 @@ def find_bags(root: Path, max_folders: int | None = None) -> Iterator[Path]:
         if is_bag_folder(folder):
             yield folder
             continue
-        for name, _ in _tree.files_with_sizes(folder):
-            if name.lower().endswith(SUFFIXES):
-                yield folder / name
-        pending.extend(reversed(_tree.subfolders(folder)))
+        yield from (folder / name for name in file_names(folder, SUFFIXES))
+        pending.extend(reversed(subfolders(folder)))
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def open_bag(path: Path, access: Access | None = None) -> Iterator[Bag]:
         from .rosbag_file import open_file
     except ImportError:
         raise MissingExtraError(
-            "rosbags and mcap are not installed", where=path, hint="Install them: pip install 'actionimg-data[teleop]'."
+            "rosbags and mcap are not installed", where=path, hint=f"Install them: {install_hint('teleop')}"
         ) from None
     if not path.exists():
         raise SourceNotFoundError("no such bag", where=path)

@@ -1,0 +1,168 @@
+// Several videos in step: one clock, one slider. While they run, those that drift from the first are drawn back; when
+// they stand, every one shows the frame that the slider says.
+
+import { h, s, seconds } from "./dom.js";
+
+const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
+const SHAPES = {
+  first: "M5 4v12M15 4l-7 6 7 6z", back: "M13 4l-7 6 7 6z", on: "M7 4l7 6-7 6z", play: "M6 3.5l10 6.5-10 6.5z", pause: "M6 4h2.6v12H6zM11.4 4H14v12h-2.6z",
+};
+
+function icon(shape) {
+  return s("svg", { viewBox: "0 0 20 20", "aria-hidden": "true", class: "icon" }, s("path", { d: SHAPES[shape] }));
+}
+
+export class Player {
+  // videos: elements; frames, fps: of all of them; draw(frame): after what is shown has changed.
+  constructor({ videos, frames, fps, draw, unit = "frame" }) {
+    Object.assign(this, { videos, frames, fps, draw });
+    this.frame = 0;
+    this.wanted = 0;
+    this.speed = 1;
+    this.playing = false;
+    this.slider = h("input", { type: "range", min: 0, max: frames - 1, value: 0, step: 1, class: "slider", "aria-label": "Frame" });
+    this.slider.addEventListener("input", () => this.seek(Number(this.slider.value)));
+    this.button = h("button", { type: "button", class: "play", title: "Play (space)", onclick: () => this.toggle() });
+    this.shown = h("output", { class: "at" });
+    this.rate = h("select", { "aria-label": "Speed", onchange: () => { this.speed = Number(this.rate.value); this.pace(); } },
+      SPEEDS.map((v) => h("option", { value: v, selected: v === 1 }, `${v}×`)));
+    const step = (shape, title, by) => h("button", { type: "button", class: "step", title, "aria-label": title, onclick: () => this.step(by) }, icon(shape));
+    this.node = h("div", { class: "controls", role: "group", "aria-label": "Playback" },
+      step("first", "First frame (home)", -Infinity), step("back", `One ${unit} back (←)`, -1), this.button,
+      step("on", `One ${unit} on (→)`, 1), this.slider, this.shown, this.rate);
+    for (const video of videos) {
+      video.addEventListener("seeked", () => this.arrived(video));
+      video.addEventListener("loadeddata", () => this.arrived(video));
+      video.addEventListener("ended", () => { if (video === this.videos[0] && this.playing) this.again(); });
+    }
+    this.tick = this.tick.bind(this);
+    this.label();
+  }
+
+  close() {
+    this.playing = false;
+    for (const video of this.videos) {
+      video.pause();
+      video.removeAttribute("src");
+      video.load();
+    }
+  }
+
+  clamp(frame) {
+    return Math.max(0, Math.min(this.frames - 1, frame));
+  }
+
+  step(by) {
+    this.pause();
+    this.seek(this.clamp(by === -Infinity ? 0 : by === Infinity ? this.frames - 1 : this.frame + by));
+  }
+
+  seek(frame) {
+    this.wanted = this.frame = this.clamp(frame);
+    for (const video of this.videos) this.bring(video);
+    this.label();
+    this.draw(this.frame);
+  }
+
+  // The middle of a frame's time, so that rounding leads to no other.
+  bring(video) {
+    if (video.readyState < 1) return;
+    if (video.seeking) {
+      video.late = true;
+      return;
+    }
+    const time = (this.wanted + 0.5) / this.fps;
+    if (Math.abs(video.currentTime - time) < 0.25 / this.fps) return;
+    video.currentTime = Math.min(time, Math.max(0, (video.duration || time) - 1e-3));
+  }
+
+  arrived(video) {
+    if (video.late) {
+      video.late = false;
+      if (!this.playing) this.bring(video);
+    } else if (!this.playing && video.readyState >= 1 && Math.floor(video.currentTime * this.fps + 1e-6) !== this.wanted) this.bring(video);
+    this.draw(this.frame);
+  }
+
+  toggle() {
+    if (this.playing) this.pause();
+    else this.play();
+  }
+
+  async play() {
+    if (!this.videos.length) return;
+    if (this.frame >= this.frames - 1) this.seek(0);
+    this.playing = true;
+    this.label();
+    this.pace();
+    await Promise.allSettled(this.videos.map((video) => video.play()));
+    if (this.playing) requestAnimationFrame(this.tick);
+  }
+
+  pause() {
+    if (!this.playing) return;
+    this.playing = false;
+    for (const video of this.videos) video.pause();
+    this.seek(this.now());
+  }
+
+  async again() {
+    for (const video of this.videos) video.currentTime = 0;
+    await Promise.allSettled(this.videos.map((video) => video.play()));
+  }
+
+  pace() {
+    for (const video of this.videos) video.playbackRate = this.speed;
+  }
+
+  now() {
+    return this.clamp(Math.floor(this.videos[0].currentTime * this.fps + 1e-3));
+  }
+
+  tick() {
+    if (!this.playing) return;
+    const [first, ...others] = this.videos;
+    for (const video of others) {
+      const off = video.currentTime - first.currentTime;
+      if (first.seeking || video.seeking || first.ended) continue;
+      if (Math.abs(off) * this.fps > 3) video.currentTime = first.currentTime;
+      else video.playbackRate = Math.abs(off) * this.fps > 0.3 ? this.speed * Math.max(0.5, Math.min(1.5, 1 - 2 * off)) : this.speed;
+      if (video.paused && !video.ended) video.play().catch(() => {});
+    }
+    const frame = this.now();
+    if (frame !== this.frame) {
+      this.frame = this.wanted = frame;
+      this.label();
+      this.draw(frame);
+    }
+    requestAnimationFrame(this.tick);
+  }
+
+  label() {
+    this.slider.value = this.frame;
+    this.slider.setAttribute("aria-valuetext", `frame ${this.frame} of ${this.frames}`);
+    if (this.button.dataset.playing !== String(this.playing)) this.button.replaceChildren(icon(this.playing ? "pause" : "play"));
+    this.button.dataset.playing = String(this.playing);
+    this.button.setAttribute("aria-label", this.playing ? "Pause (space)" : "Play (space)");
+    this.shown.textContent = `${this.frame} / ${this.frames - 1} · ${seconds(this.frame / this.fps)}`;
+  }
+
+  // True where the key was one of the player's.
+  key(event) {
+    const keys = {
+      " ": () => this.toggle(), k: () => this.toggle(), ArrowLeft: () => this.step(event.shiftKey ? -10 : -1),
+      ArrowRight: () => this.step(event.shiftKey ? 10 : 1), Home: () => this.step(-Infinity), End: () => this.step(Infinity),
+      ",": () => this.faster(-1), ".": () => this.faster(1),
+    };
+    if (!keys[event.key]) return false;
+    keys[event.key]();
+    return true;
+  }
+
+  faster(by) {
+    const at = Math.max(0, Math.min(SPEEDS.length - 1, SPEEDS.indexOf(this.speed) + by));
+    this.speed = SPEEDS[at];
+    this.rate.value = String(this.speed);
+    this.pace();
+  }
+}
