@@ -187,13 +187,13 @@ def guess_camera(
         (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
     )
     world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
-    figures, reason = _by_points(world, drawn, parts, middle, aspect, keep)
-    if figures and not reason:
-        return replace(cannot(figures.pop("where"), **figures), verdict="found")
+    points, reason = _by_points(world, drawn, parts, middle, aspect, keep)
+    if points and not reason:
+        return replace(cannot(points.pop("where"), **points), verdict="found")
     beginnings = [_camera(drawn, i, scale, middle, aspect) for i in range(min(len(drawn), BEGUN))]
-    if figures:
+    if points:
         # Edges may tell exactly what points tell roughly.
-        beginnings.insert(0, (figures["K"], figures["world_from_camera"]))
+        beginnings.insert(0, (points["K"], points["world_from_camera"]))
     tried = [_begin(world, K_begun, pose) for K_begun, pose in beginnings]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
@@ -235,8 +235,9 @@ def guess_camera(
         "evidence": tuple(world.gather(best.K, best.pose, FRAMES, keep=True)) if keep else (),
         "start": best.start,
     }
-    reason = _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
+    refused, reason = reason, _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
     if reason:
+        reason += f"; of points alone: {refused}"
         return cannot(reason, **figures)
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
     if K is None and errors[3] > 0.1 * best.K[0, 0]:
@@ -317,6 +318,7 @@ def _by_points(
         "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
         "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
         "start": start,
+        "model": f"none: points of the hand (sizes: {world.shape.name})",
         "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of all there",
     }
     if free and errors[3] > 0.1 * K[0, 0]:
