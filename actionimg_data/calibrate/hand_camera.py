@@ -36,7 +36,7 @@ MAX_RIVAL: Final = 1.25
 WORKING_SIDE: Final = 384
 """Pixels of the longer side of the pictures that points are followed in, at most."""
 
-MAX_OBSERVED: Final = 4000
+MAX_OBSERVED: Final = 3000
 """Sights of points that are fitted; more tell no more."""
 
 _OUTLINE_PICTURES: Final = 40
@@ -47,7 +47,9 @@ _LAG_S: Final = 0.6
 _MOVES_PX: Final = 4.0
 _TREMBLE_PX: Final = 0.5
 _STARTS: Final = 48
-_KEPT: Final = 6
+_TRIED: Final = 14
+_KEPT: Final = 4
+_FEW: Final = 70
 _REACH_M: Final = 0.3
 MAX_TURN_SD: Final = float(np.radians(2))
 MAX_SHIFT_SD_M: Final = 0.02
@@ -161,17 +163,19 @@ def find(
     )
     rng = np.random.default_rng(seed)
     world = world.at_most(rng, MAX_OBSERVED)
-    few = world.some(rng, 120)
+    few = world.some(rng, _FEW)
     starts = []
     for turn in _turns(rng):
         start = np.concatenate([turn, [0.0, 0.0, -0.08], [np.log(focal or width)]])
         starts.append((float(np.median(np.abs(few.residuals(start)))), start))
     starts.sort(key=lambda s: s[0])
-    ends = []
-    for _, start in starts[: 3 * _KEPT]:
-        ends.append(few.fitted(start, focal is None, 15, _REACH_M))
+    ends = [few.fitted(start, focal is None, 10, _REACH_M) for _, start in starts[:_TRIED]]
     ends.sort(key=lambda e: e[0])
-    final = [world.fitted(state, focal is None, 40, _REACH_M) for _, state in ends[:_KEPT]]
+    distinct: list[FloatArray] = []
+    for _, end in ends:
+        if len(distinct) < _KEPT and all(_elsewhere(end, other) for other in distinct):
+            distinct.append(end)
+    final = [world.fitted(state, focal is None, 25, _REACH_M) for state in distinct]
     final.sort(key=lambda e: e[0])
     cost, state = final[0]
     rivals = [c / max(cost, 1e-12) for c, other in final[1:] if _elsewhere(state, other)]
@@ -179,7 +183,7 @@ def find(
     # Points that moved, or were lost to something else, are left out; whether they are few is judged with them.
     kept = world.close(state)
     if len(kept) >= MIN_POINTS:
-        _, state = kept.fitted(state, focal is None, 40, _REACH_M)
+        _, state = kept.fitted(state, focal is None, 25, _REACH_M)
     else:
         kept = world
     found = HandCamera(
