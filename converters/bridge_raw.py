@@ -24,6 +24,7 @@ from ..cameras.calibrated import CalibratedCamera
 from ..cameras.files import scaled_to
 from ..cameras.published import published
 from ..errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     EmptyEpisodeError,
@@ -37,7 +38,16 @@ from ..untrusted.files import read_bytes
 from ..untrusted.pickles import load as load_pickle
 from .base import ConverterOptions, Detection, Streams
 from .kit.pictures import numbered_pictures
-from .kit.tree import file_stamp, files_with_sizes, folders_with, natural_key, plain_id, source_folder, subfolders
+from .kit.tree import (
+    file_names,
+    file_stamp,
+    files_with_sizes,
+    folders_with,
+    natural_key,
+    plain_id,
+    source_folder,
+    subfolders,
+)
 from .recording import streams
 from .recording.episode import assemble
 from .recording.recording import Arm, Recording, ViewInput
@@ -118,6 +128,7 @@ class BridgeRawConverter(RowConverter):
             yield EpisodeRef(
                 plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},
+                num_frames=self._frames(folder),
                 fingerprint=_fingerprint(stamp, folder),
             )
         if empty:
@@ -167,6 +178,14 @@ class BridgeRawConverter(RowConverter):
             task=None,
             provenance={"format": self.name, "folder": ref.location["path"], "camera_lag_steps": lag},
         )
+
+    def _frames(self, folder: Path) -> int | None:
+        """Pictures that belong to a pose; None where it is not known how late they are."""
+        try:
+            lag = self._lag(folder)
+        except ActionImgError:
+            return None  # it is refused when its turn comes
+        return max(len(file_names(folder / "images0", ".jpg")) - lag, 0) or None
 
     def _lag(self, folder: Path) -> int:
         """Steps by which pictures are late."""

@@ -147,6 +147,7 @@ class GelloConverter(RowConverter):
             yield EpisodeRef(
                 plain_id(root.name if relative == "." else relative),
                 {"source": str(root), "path": relative},
+                num_frames=len(_named(folder)),
                 fingerprint=_fingerprint(stamp, folder),
             )
         if empty:

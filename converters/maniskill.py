@@ -101,6 +101,13 @@ class ManiSkillConverter(HDF5RowConverter):
         return "ManiSkill 3" if isinstance(group.get("env_states"), h5py.Group) else None
 
     @classmethod
+    def sibling(cls, file: h5py.File) -> str | None:
+        """ManiSkill 2's files have groups of the same names."""
+        first = next(iter(_names(file)), None)
+        older = first is not None and isinstance(file[first].get("env_states"), h5py.Dataset)
+        return "which is of ManiSkill 2, whose observations are laid out in another way" if older else None
+
+    @classmethod
     def episodes(cls, file: h5py.File) -> dict[str, int | None]:
         """The groups ``traj_N``, with one picture more than actions."""
         return {

@@ -35,10 +35,12 @@ from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
 
 from ..errors import (
     ActionImgError,
+    AmbiguousSourceError,
     BadFileError,
     OutputError,
     SourceNotFoundError,
     StorageError,
+    UnsupportedSourceError,
     WrongFormatError,
 )
 from ..model import Episode, EpisodeRef
@@ -388,6 +390,10 @@ def _in_ranges(path: Path, known: Stat) -> bool:
     return known.st_size >= LARGE_BYTES and any(fnmatchcase(name, pattern) for pattern in RANGED_IF_LARGE)
 
 
+_ABOUT_FORMATS = (WrongFormatError, AmbiguousSourceError, SourceNotFoundError, UnsupportedSourceError)
+"""What a converter says of data that may be another format's."""
+
+
 class SourceReader:
     """A converter on a source that may be in an object store.
 
@@ -427,19 +433,23 @@ class SourceReader:
 
     def _siblings_named(self, source: str) -> Iterator[EpisodeRef]:
         """As `Converter.discover`; where a source is of another format, the error says of which."""
+        found = False
         try:
-            yield from self.converter.discover(source)
-        except WrongFormatError as error:
-            others = [] if error.hint or is_url(source) else [n for n in detect(source) if n != self.converter.name]
-            if not others:
+            for ref in self.converter.discover(source):
+                found = True
+                yield ref
+        except _ABOUT_FORMATS as error:
+            seen = {} if found or not os.path.exists(source) else detect(source)
+            if not seen or self.converter.name in seen:
                 raise
+            sibling = f"It looks like {' or '.join(seen)}: actionimg convert {next(iter(seen))}."
             raise type(error)(
                 error.message,
                 where=error.where,
                 field=error.field,
                 expected=error.expected,
                 found=error.found,
-                hint=f"It looks like {' or '.join(others)}: actionimg convert {others[0]}.",
+                hint=f"{sibling} {error.hint}" if error.hint else sibling,
             ) from None
 
     def _discover(self, source: str) -> Iterator[EpisodeRef]:

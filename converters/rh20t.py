@@ -20,6 +20,7 @@ from pydantic import Field
 
 from ..cameras.calibrated import CalibratedCamera
 from ..errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     FrameCountError,
@@ -48,6 +49,7 @@ from .recording.sync import ScalarSamples
 
 FloatArray = NDArray[np.float64]
 SCENE = re.compile(r"(task_\d{4})_user_\d{4}_scene_\d{4}_cfg_(\d{4})")
+TASKS = "task_description.json"
 CALIBRATED = (1280, 720)
 """Size of the pictures that intrinsics are for; the published ones are smaller."""
 
@@ -150,14 +152,14 @@ class RH20TConverter(RowConverter):
         return super().option_files() + ([] if named is None else [Path(named)])
 
     def remote_headers(self) -> tuple[str, ...]:
-        """None: names and sizes are enough."""
-        return ()
+        """What says which calibration a scene has."""
+        return ("*/metadata.json",)
 
     def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
         """The scene, the calibrations beside it, and the tasks' descriptions."""
         folder = Path(location["source"]) / location["path"]
         above = list(folder.parents)[:2]
-        return [folder, *(place / name for place in above for name in ("calib", "task_description.json"))]
+        return [folder, *(place / name for place in above for name in ("calib", TASKS))]
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each scene of a robot, in natural order."""
@@ -274,7 +276,7 @@ class RH20TConverter(RowConverter):
     def _texts(self, folder: Path, task: str) -> list[str]:
         """The task's English description in RH20T's own file, given or found above the scene."""
         named = self.options.task_descriptions
-        places = [Path(named)] if named else [above / "task_description.json" for above in list(folder.parents)[:2]]
+        places = [Path(named)] if named else [above / TASKS for above in list(folder.parents)[:2]]
         found = next((path for path in places if named or path.is_file()), None)
         told = load_json(found) if found is not None else {}
         entry = told.get(task) if isinstance(told, dict) else None
@@ -286,10 +288,10 @@ class _Calibration:
     """The cameras of a scene, in the aligned base, or in the hand."""
 
     def __init__(self, folder: Path, setup: Setup) -> None:
-        number = _metadata(folder).get("calib")
-        found = [above / "calib" / str(number) for above in (folder.parent, folder.parent.parent)]
-        self.place = next((place for place in found if place.is_dir()), found[0])
-        if number in (None, -1) or not self.place.is_dir():
+        metadata = _metadata(folder)
+        self.place = _calibration_folder(folder, metadata)
+        if not self.place.is_dir():
+            number = metadata.get("calib")
             raise MissingCalibrationError("the scene's calibration is missing", where=self.place, found=number)
         self.intrinsics = _dictionary(self.place / "intrinsics.npy")
         self.extrinsics = {k: np.asarray(v, float).reshape(-1, 4, 4)[0] for k, v in _extrinsics(self.place).items()}
@@ -427,6 +429,12 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _calibration_folder(folder: Path, metadata: Mapping[str, Any]) -> Path:
+    """Where a scene's calibration lies, if it does; scenes may lie a folder deeper than it."""
+    found = [above / "calib" / str(metadata.get("calib")) for above in (folder.parent, folder.parent.parent)]
+    return next((place for place in found if place.is_dir()), found[0])
+
+
 def _named(folder: Path) -> tuple[str, int]:
     match = SCENE.fullmatch(folder.name)
     return (match[1], int(match[2])) if match else ("", 0)
@@ -439,8 +447,13 @@ def _is_scene(folder: Path) -> bool:
 
 def _fingerprint(stamp: str, folder: Path) -> str:
     small = [folder / "metadata.json", *(folder / "transformed" / f"{n}.npy" for n in ("tcp_base", "gripper"))]
+    small += [above / TASKS for above in list(folder.parents)[:2]]
     state = [file_stamp(path) if path.is_file() else "" for path in small]
     filmed = [(f.name, files_with_sizes(f)) for f in subfolders(folder) if f.name.startswith("cam_")]
-    above = [f for f in (folder.parent / "calib", folder.parent.parent / "calib") if f.is_dir()]
-    cameras = [(place.name, files_with_sizes(place)) for calib in above for place in subfolders(calib)]
+    try:
+        place = _calibration_folder(folder, _metadata(folder))
+    except ActionImgError:
+        # It is refused when its turn comes.
+        place = folder
+    cameras = [file_stamp(place / name) for name, _ in files_with_sizes(place)] if place.is_dir() else []
     return hashlib.sha256(f"{stamp} {state} {filmed} {cameras}".encode()).hexdigest()[:16]

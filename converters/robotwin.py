@@ -148,6 +148,14 @@ class RoboTwinConverter(HDF5RowConverter):
         return None if found is None else found.word
 
     @classmethod
+    def sibling(cls, file: h5py.File) -> str | None:
+        """The layout of v1.0 is XPolicyLab's, and others write it; its next version may mean something else."""
+        maker, version = hdf5.text(file.attrs.get("source_format")), _version(file)
+        if version is None:
+            return None
+        return f"which is of XPolicyLab's layout {version}, by {maker or 'an unknown program'}"
+
+    @classmethod
     def episodes(cls, file: h5py.File) -> dict[str, int | None]:
         """The one of the file, by its poses."""
         poses = file.get(_known(file).pose.format(ARMS[0]))
@@ -285,10 +293,13 @@ def _layout(file: h5py.File) -> Layout | None:
     if isinstance(file.get("endpose"), h5py.Group) and isinstance(file.get("observation"), h5py.Group):
         return LEGACY
     maker = hdf5.text(file.attrs.get("source_format"))
-    new = (
-        "data_format_version" in file and V1.pose.format(ARMS[0]) in file and isinstance(file.get("vision"), h5py.Group)
-    )
-    return V1 if new and maker in (None, "RoboTwin") else None
+    new = all(name in file for name in (V1.pose.format(ARMS[0]), V1.cameras))
+    return V1 if new and _version(file) == "v1.0" and maker in (None, "RoboTwin") else None
+
+
+def _version(file: h5py.File) -> str | None:
+    found = file.get("data_format_version")
+    return hdf5.text(found[()]) if isinstance(found, h5py.Dataset) and found.shape == () else None
 
 
 def _known(file: h5py.File) -> Layout:

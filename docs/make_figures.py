@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import actionimg_data as aid
-from actionimg_data import codecs
+from actionimg_data import codecs, engine
+from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions
 from actionimg_data.decode import decode
 from actionimg_data.demo import scene
+from actionimg_data.demo.rlds import write_libero_demo
 from actionimg_data.geometry import crop, pinhole, rotations, transforms
 from actionimg_data.raster import held_camera, project_keypoints, wrist_spec
 from actionimg_data.raster.keypoints import gripper_keypoints
 from actionimg_data.report import pictures
+from actionimg_data.schemas import ConvertOptions
 from actionimg_data.video import open_video
 
 FloatArray = NDArray[np.float64]
@@ -41,6 +44,7 @@ PAPER, INK, GREY, FAINT = "#fafaf8", "#1f2328", "#6a737d", "#d5d8dc"
 RED, GREEN, BLUE = "#e5342b", "#2b9a3e", "#3a5cf0"
 KEYPOINTS = (("R  origin", RED), ("G  +0.1 m x, “normal”", GREEN), ("B  −0.1 m z, “up”", BLUE))
 _PAPER_RGB = (250, 250, 248)
+LIBERO_FRAMES = (2, 8, 14, 20)
 matplotlib.rcParams.update(
     {
         "font.family": "DejaVu Sans",
@@ -287,6 +291,24 @@ def camera_axes() -> Figure:
         figure.text(0.833, 0.785 - 0.305 * i, title, fontsize=9.5)
         figure.text(0.833, 0.762 - 0.305 * i, note, fontsize=8.5, color=GREY, va="top")
     figure.text(0.716, 0.93, "The same camera, by others' axes", fontsize=9.5)
+    return figure
+
+
+def published_camera() -> Figure:
+    """A LIBERO-shaped RLDS data set, converted with the camera that LIBERO publishes: pictures, and what is drawn."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_libero_demo(Path(folder), frames=24, size=256)
+        converter = RLDSConverter(RLDSOptions(cameras="published"))
+        out = Path(folder) / "out"
+        engine.convert(converter, str(source), out, ConvertOptions.parse(height=256, width=256))
+        (sample,) = aid.open_dataset(out)
+        seen, drawn = sample.rgb("image", LIBERO_FRAMES), sample.action("image", LIBERO_FRAMES)
+    figure = sheet(9.0, 4.75)
+    for column, (picture, action) in enumerate(zip(seen, drawn, strict=True)):
+        for row, shown in enumerate((picture, np.maximum((picture * 0.6).astype(np.uint8), action))):
+            box = (0.01 + 0.247 * column, 0.505 - 0.475 * row, 0.239, 0.453)
+            axes = panel(figure, box, f"frame {LIBERO_FRAMES[column]}" if row == 0 else "")
+            show(axes, shown)
     return figure
 
 
@@ -567,7 +589,8 @@ def segments() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    f.__name__: f for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, variants, segments, two_views)
+    f.__name__: f
+    for f in (hero, gripper_frame, camera_axes, blob_channels, pixels, variants, segments, two_views, published_camera)
 }
 
 

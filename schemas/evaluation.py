@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,14 @@ class PredictionRow(BaseModel):
         None, description="action video of each view; or, with canvas, the names of its views in order"
     )
     canvas: str | None = Field(None, description="one video of [video₁ | action₁ | video₂ | action₂] in time")
+    others: int = Field(
+        0, ge=0, description="with canvas, segments between a view's video and its action: depth, masks, normals"
+    )
+    held: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
+        default_factory=dict,
+        description="views of wrist cameras whose action video is drawn from a camera that is held where the window "
+        "begins, and its distance to the gripper there in metres",
+    )
     rgb: dict[str, str] = Field(default_factory=dict, description="generated camera video of each view")
     gripper: str = Field("", description="whose actions the videos show, where the sample has several grippers")
 
@@ -34,6 +42,8 @@ class PredictionRow(BaseModel):
             raise ValueError('give "views": {NAME: FILE}, or "canvas": FILE')
         if files and not self.views:
             raise ValueError("views names no file")
+        if self.others and files:
+            raise ValueError("others go with a canvas")
         if self.rgb and not files:
             raise ValueError("a canvas holds its camera pictures itself")
         return self

@@ -58,7 +58,7 @@ def source_of(name: str, samples: Path, place: Path, copies: int) -> Path:
             shutil.copy(path, place / f"episode{i}{path.suffix}")
         return place
     views = ("front", "wrist") if name == "agibot" else ("front", "overhead")
-    log = arm_lab_logs.small_log(41, 360, views=views)
+    log = arm_lab_logs.small_log(25, 216, views=views)
     write = arm_lab_logs.write_agibot if name == "agibot" else arm_lab_logs.write_rh20t
     return write([log] * copies, place)
 

@@ -52,7 +52,7 @@ def plane_depth(normal: np.ndarray, distance: float, size: int = 160) -> np.ndar
 # ---- depth ----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(near=st.floats(0.01, 1), ratio=st.floats(1.5, 300), share=st.floats(-0.02, 1.02))
 def test_a_depth_has_the_colour_of_the_slow_walk(near: float, ratio: float, share: float) -> None:
     far = min(near * ratio, 65.535)
@@ -235,7 +235,7 @@ def test_samples_carry_them_between_video_and_action(dataset: Path, pixels: Any)
 
 
 def test_the_device_draws_action_images_beside_them(dataset: Path) -> None:
-    options: dict[str, Any] = {"num_frames": 5, "size": 128, "plucker": False, "segments": ("normals", "depth")}
+    options: dict[str, Any] = {"num_frames": 3, "size": 64, "plucker": False, "segments": ("normals", "depth")}
     for arms in ("separate", "merged"):
         whole = IndexedActionImageDataset(dataset, action="rendered", arms=arms, **options)
         lean = IndexedActionImageDataset(dataset, action="none", arms=arms, pixels="uint8", **options)

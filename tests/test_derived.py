@@ -412,6 +412,16 @@ def test_training_and_verify_refuse_a_changed_member(out: Path) -> None:
     assert json.loads(repaired.stdout)["made"] == ["derived/thumb/train/000000.tar"]
 
 
+def test_inspect_shows_what_was_derived(out: Path) -> None:
+    (out / "derived" / "letters" / "derived.json").write_text("{}")
+    found = json.loads(CliRunner().invoke(main, ["inspect", str(out), "--json"]).stdout)["derived"]
+    assert [(one["name"], one["complete"]) for one in found] == [("letters", False), ("thumb", True)]
+    assert (found[1]["items"], found[1]["num_frames"], found[1]["views"]) == (18, 9, list(VIEWS))
+    shown = CliRunner().invoke(main, ["inspect", str(out)]).stdout
+    assert "letters (damaged)" in shown
+    assert f"thumb.npy by {HERE}:thumbs, 18 values of 2 samples" in shown
+
+
 def test_a_manifest_that_was_changed_is_refused_everywhere(out: Path) -> None:
     path = out / "derived" / "thumb" / "derived.json"
     path.write_text(path.read_text().replace(f"{HERE}:thumbs", "os:system"))

@@ -22,6 +22,9 @@ from docs_data import MAKERS, DocsData
 from processes import run_program
 
 from actionimg_data.cli import main
+from actionimg_data.converters.base import converter_class, detect, installed
+from actionimg_data.converters.remote import SourceReader
+from actionimg_data.errors import ActionImgError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -122,6 +125,26 @@ def test_the_commands_of_a_page_work(
             given = [word.replace("~", str(tmp_path)).replace("DEST", f"dest{number}") for word in shlex.split(command)]
             result = CliRunner().invoke(main, given)
             assert result.exit_code == 0, f"{page}:{line}: actionimg {command}\n{result.output}\n{result.exception!r}"
+
+
+RECOGNISED = {
+    "rlbench_demos": "rlbench", "tensorflow_datasets": "rlds", "lerobot": "lerobot", "bags": "rosbag", "droid": "droid",
+    "robomimic": "robomimic", "libero": "libero", "aloha": "aloha", "umi": "umi", "bridge_raw": "bridge-raw",
+    "isaaclab": "isaaclab", "task_D_D": "calvin", "gello": "gello", "published_tree": "action-images",
+    "robotwin": "robotwin", "maniskill": "maniskill", "agibot": "agibot", "rh20t": "rh20t",
+}  # fmt: skip
+
+
+def test_each_source_is_recognised_by_its_own_converter_and_no_other(docs_data: DocsData, tmp_path: Path) -> None:
+    assert set(RECOGNISED.values()) == set(installed()) - {"folder"}
+    for name, own in RECOGNISED.items():
+        docs_data.place(name, tmp_path)
+        found = {n for n, seen in detect(str(tmp_path / name)).items() if not seen.general}
+        assert found == {own}, name
+        # One that asks for options first, and one that looks for its files: both say whose data these are.
+        for other in {"droid", "lerobot"} - {own}:
+            with pytest.raises(ActionImgError, match=f"looks like {own}"):
+                list(SourceReader(converter_class(other)()).discover(str(tmp_path / name)))
 
 
 def test_code_of_the_examples_in_a_page_is_the_examples_own() -> None:

@@ -104,6 +104,23 @@ def test_every_format_is_recognised_by_its_own_converter_and_refused_by_name_els
                     next(SourceReader(make(other)).discover(str(source)))
 
 
+def test_older_and_newer_relatives_are_refused_by_name(log: TeleopLog, tmp_path: Path) -> None:
+    older = arm_lab_logs.write_maniskill([log], tmp_path / "ms2.h5")
+    edit_hdf5(older, put("traj_0/env_states", np.zeros((6, 30))))
+    newer = arm_lab_logs.write_robotwin(log, tmp_path / "data" / "episode0.hdf5", "v1.0")
+    edit_hdf5(newer, put("data_format_version", "v2.0"))
+    other = arm_lab_logs.write_robotwin(log, tmp_path / "data" / "episode1.hdf5", "v1.0")
+    edit_hdf5(other, lambda file: file.attrs.update(source_format="RealArm"))
+    for name, path, why in (
+        ("maniskill", older, "which is of ManiSkill 2"),
+        ("robotwin", newer, "layout v2.0, by RoboTwin"),
+        ("robotwin", other, "layout v1.0, by RealArm"),
+    ):
+        assert name not in base.detect(str(path))
+        with pytest.raises(WrongFormatError, match=why):
+            list(make(name).discover(str(path)))
+
+
 class _Contract(ConverterContract):
     name: str
 

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.spatial.transform import Rotation
 from test_rlds_registry import STEPS, TEXT, build, pictures, poses
 
+from actionimg_data import open_dataset
 from actionimg_data.cameras.published import published
+from actionimg_data.cli import main
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, registry
+from actionimg_data.demo import scene
+from actionimg_data.demo.rlds import LIBERO_FROM_DEMO, write_libero_demo
 from actionimg_data.errors import MissingCalibrationError
+from actionimg_data.geometry import transforms
 from actionimg_data.model import Camera, Episode
 
 
@@ -110,6 +116,34 @@ def test_a_scene_or_a_data_set_of_which_nothing_is_published_is_refused(tmp_path
         list(RLDSConverter(RLDSOptions()).discover(str(libero(tmp_path / "c", "libero_goal", "x"))))
     with pytest.raises(MissingCalibrationError, match="view 'wrist_image' is not known"):
         read(libero(tmp_path / "d", "libero_goal", "x"), only_views=("wrist_image",))
+
+
+def test_a_libero_shaped_data_set_is_drawn_between_the_fingertips(tmp_path: Path) -> None:
+    """Pictures drawn through the published camera, stored as LIBERO's copies are; nothing but --cameras is said."""
+    frames, size = 8, 128
+    folder = write_libero_demo(tmp_path / "rlds", frames=frames, size=size)
+    command = ["convert", "rlds", str(folder), str(tmp_path / "out"), "--cameras", "published", "-j", "1"]
+    result = CliRunner().invoke(main, [*command, "--size", str(size)])
+    assert result.exit_code == 0, result.output
+    (sample,) = open_dataset(tmp_path / "out")
+    assert sample.views == ("image",)
+    assert sample.meta.camera_origins["image"].kind == "published"
+    motion = scene.make_motion(frames, 0)
+    camera = sample.cameras["image"][0]
+    pose = transforms.invert(LIBERO_FROM_DEMO) @ camera.world_from_camera
+    renderer = scene.SceneRenderer(motion, size)
+    seen, drawn = sample.rgb("image"), sample.action("image")
+    assert np.allclose(sample.trajectory.openness, motion.gripper_open)
+    for t in range(frames):
+        picture = renderer.draw(Camera(camera.K, pose, size, size), t)
+        # The way the camera saw it, and not its mirror image.
+        error = [np.abs(seen[t].astype(float) - p).mean() for p in (picture.rgb, picture.rgb[:, ::-1])]
+        assert error[0] < 6 < error[1]
+        # Red is brightest between the fingertips: below the hand, and inside the gripper's own width.
+        v, u = np.unravel_index(drawn[t, ..., 0].argmax(), (size, size))
+        rows, columns = np.nonzero(picture.ids == scene.GRIPPER_ID)
+        assert columns.min() <= u <= columns.max()
+        assert abs(int(v) - int(rows.max())) <= size // 16
 
 
 @pytest.mark.realdata

@@ -498,6 +498,34 @@ def _first(value: Any) -> Any:
     return {k: _first(v) for k, v in value.items()} if isinstance(value, dict) else value[0]
 
 
+@pytest.mark.parametrize("adobe", [True, False])
+def test_a_jpeg_of_four_inks_becomes_rgb_as_tensorflow_has_it(adobe: bool) -> None:
+    """r = k c / 255 of Adobe's inverted inks, (255 - k) (255 - c) / 255 of plain ones (TensorFlow's jpeg_mem.cc)."""
+    import simplejpeg
+
+    inks = np.zeros((16, 24, 4), np.uint8)
+    inks[:, :12], inks[:, 12:] = (30, 120, 200, 180), (250, 90, 10, 60)
+    data = simplejpeg.encode_jpeg(inks, 100, "CMYK", "444")
+    if not adobe:
+        # Without Adobe's segment four channels are inks as they are, so the transform to YCCK has to go with it.
+        start = data.index(b"\xff\xee")
+        data = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+    stored = simplejpeg.decode_jpeg(data, "CMYK", fastdct=True).astype(int)
+    if not adobe:
+        stored = 255 - stored
+    wanted = [[[p[c] * p[3] // 255 for c in range(3)] for p in row] for row in stored]
+    leaf = w.image((16, 24, 3))
+    out = np.zeros((16, 24, 3), np.uint8)
+    head = images.header(data)
+    assert np.array_equal(images.decode(data, leaf, out, head), wanted)
+    assert np.array_equal(images.decode(data, leaf), out)
+    assert not images.decode_alike(data, leaf, out, data, head)
+    if adobe:
+        assert np.abs(out[0, [3, 20]].astype(int) - [[21, 84, 141], [58, 21, 2]]).max() <= 3
+    with pytest.raises(BadImageError, match="channels"):
+        images.decode(data, w.image((16, 24, 1)))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_of_16_bits_in_a_feature_of_8_keeps_its_upper_byte(channels: int) -> None:
     """As TensorFlow has libpng do it (png_set_strip_16)."""
@@ -506,6 +534,11 @@ def test_a_png_of_16_bits_in_a_feature_of_8_keeps_its_upper_byte(channels: int) 
     found = images.decode(data, w.image((7, 5, channels), "uint8", "png"))
     assert found.dtype == np.uint8
     assert np.array_equal(found, stored >> 8)
+    # TensorFlow's decode_png(channels=3) repeats grey, and leaves opacity out.
+    colour = images.decode(data, w.image((7, 5, 3), "uint8", "png"))
+    assert np.array_equal(colour, np.repeat(stored >> 8, 3, axis=2) if channels == 1 else stored >> 8)
+    clear = cv2.imencode(".png", np.concatenate([stored[..., [-1, -1, -1]], stored[..., :1]], axis=2))[1].tobytes()
+    assert images.decode(clear, w.image((7, 5, 3), "uint8", "png")).shape == (7, 5, 3)
     shallow = cv2.imencode(".png", stored.astype(np.uint8))[1].tobytes()
     with pytest.raises(BadImageError, match="another depth"):
         images.decode(shallow, w.image((7, 5, channels), "uint16", "png"))

@@ -21,6 +21,7 @@ from actionimg_data.policy import ActionChunk, Conditioning
 from actionimg_data.raster import held_camera, wrist_spec
 from actionimg_data.report.pictures import over_camera
 from actionimg_data.schemas import ActionImageSpec
+from actionimg_data.shards import Window
 from actionimg_data.shards.sample import cameras_bytes, check_drawn_K
 from actionimg_data.training import ActionImageDataset, DeviceTransform, collate
 
@@ -208,6 +209,37 @@ def test_a_policy_is_given_the_wrist_view_as_training_draws_it(published: Path) 
     assert np.linalg.norm(chunk.poses[:, :3] - truth, axis=-1).max() < 2e-3
     with pytest.raises(MissingViewError, match="hand"):
         Conditioning.from_observation(black, cameras, pose, "", size=SIZE, wrist_views=("hand",))
+
+
+def test_predictions_of_held_views_and_longer_canvases_are_scored(published: Path, tmp_path: Path) -> None:
+    sample = aid.open_dataset(published)[0]
+    window = Window.cut(sample, 2, 6, views=("front", "wrist"), held={"wrist": 0.3})
+    for view in window.views:
+        np.save(tmp_path / f"{view}.npy", window.action(view))
+    black = np.zeros((6, SIZE, SIZE, 3), np.uint8)
+    canvas = [part for view in window.views for part in (black, black, window.action(view))]
+    np.save(tmp_path / "canvas.npy", np.concatenate(canvas))
+    row = {"key": sample.key, "start": 2}
+    lines: list[dict[str, Any]] = [
+        {**row, "views": {view: f"{view}.npy" for view in window.views}, "held": {"wrist": 0.3}},
+        {**row, "canvas": "canvas.npy", "views": list(window.views), "others": 1, "held": {"wrist": 0.3}},
+        {**row, "views": {view: f"{view}.npy" for view in window.views}, "held": {"wrist": 0.25}},
+        {**row, "views": {view: f"{view}.npy" for view in window.views}},
+    ]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["evaluate", str(tmp_path), "--against", str(published), "--json", "-j", "1", "--no-baselines"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out"), "--any-rate"])
+    assert done.exit_code == 4, done.stderr
+    found = json.loads(done.stdout)
+    right, through_canvas, plain = found["by_sample"]
+    assert right["position_error_mm"]["max"] < 2
+    assert right["valid_fraction"] == through_canvas["valid_fraction"] == 1
+    assert through_canvas["position_error_mm"] == right["position_error_mm"]
+    # Taken for the wrist camera's own, the held camera's picture contradicts the other view.
+    assert plain["valid_fraction"] < 1 or plain["position_error_mm"]["median"] > 20
+    (failed,) = found["failures"]
+    assert "shorter axes" in json.dumps(failed)
+    assert (tmp_path / "out" / "evaluation.html").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

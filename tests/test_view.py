@@ -270,6 +270,7 @@ def test_calibration_and_findings_are_filtered(tmp_path: Path) -> None:
         ([("calibration", "off")], [True, False, False]),
         ([("calibration", "ok")], [True, True, False]),
         ([("calibration", "ok"), ("view", "front")], [True, False, False]),
+        ([("calibration", "ok"), ("view", "wrist")], [False, True, False]),
         ([("calibration", "cannot tell")], [False, True, False]),
         ([("finding", "frozen-pictures")], [True, False, False]),
     ):
@@ -470,7 +471,7 @@ def test_predictions_come_worst_first(small: Path, tmp_path: Path) -> None:
         assert max(value for value in one["curves"]["position_mm"] if value is not None) > 30
         status, headers, body = ask(server, "prediction/1/video")
         assert (status, headers["content-type"], body[4:8]) == (200, "video/mp4", b"ftyp")
-        assert len(read_frames(body)) == len(one["curves"]["time_s"])
+        assert len(read_frames(body)) == len(one["curves"]["trust"])
         assert ask(server, "prediction/1/picture")[1]["content-type"] == "image/webp"
         assert ask(server, "prediction/7/video")[0] == 404
         assert found(server, "api/predictions?q=nothing")["total"] == 0

@@ -385,7 +385,37 @@ def _dataset(path: Place) -> dict[str, Any]:
         from ..shards import open_dataset
 
         found |= _from_index(open_dataset(path))
+    if derived := _derived(path):
+        found["derived"] = derived
     return found
+
+
+def _derived(path: Place) -> list[dict[str, Any]]:
+    """What was derived of a data set, as far as it says so itself."""
+    from ..errors import CorruptDatasetError, SourceNotFoundError
+    from ..shards import derived
+
+    rows: list[dict[str, Any]] = []
+    for name in derived.names(path):
+        try:
+            manifest = derived.read_manifest(path, name)
+        except (CorruptDatasetError, SourceNotFoundError) as error:
+            rows.append({"name": name, "complete": False, "error": str(error)})
+            continue
+        spec, counts = manifest.spec, manifest.counts
+        own: dict[str, Any] = {"member": spec.member, "function": spec.function}
+        own["function_version"] = spec.function_version
+        own |= {"over": spec.over, "num_frames": spec.num_frames, "fps": spec.fps, "views": list(spec.views)}
+        rows.append({"name": name, "complete": manifest.complete, **own, **(counts.model_dump() if counts else {})})
+    return rows
+
+
+def _derived_line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['name']} (damaged)"
+    if not row["complete"]:
+        return f"{row['member']} by {row['function']} (not complete)"
+    return f"{row['member']} by {row['function']}, {row['items']} values of {row['samples']} samples"
 
 
 def _views(found: dict[str, Any]) -> str:
@@ -585,6 +615,7 @@ def _show_dataset(path: str, found: dict[str, Any]) -> None:
             ("converter", f"{converter['name']} {converter['options'] or ''}" if converter else None),
             ("source", " ".join(found.get("sources", []))),
             ("quarantined", quarantined),
+            ("derived", "; ".join(map(_derived_line, found.get("derived", ()))) or None),
             ("decode p95", decoded),
             ("sidecar", {None: None, True: "agrees", False: "does not agree: damaged"}[found.get("matches_sidecar")]),
         ]

@@ -11,16 +11,18 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import yaml
 
+from ..cameras.published import published
 from ..converters.rlds import features as F
 from ..converters.rlds.crc32c import masked_crc32c
 from ..errors import InvalidArrayError, UnsupportedSourceError
 from ..geometry import rotations, transforms
+from ..model import Camera
 from . import scene
 
 _CORE = "tensorflow_datasets.core.features"
@@ -420,3 +422,54 @@ def write_rlds_demo(
     config = dest / f"{name}.yaml"
     config.write_text(yaml.safe_dump({**demo_entry(cameras), "names": [name]}, sort_keys=False))
     return folder, "rlds", {"config": str(config)}
+
+
+LIBERO_FROM_DEMO: Final = np.array(
+    [[1.0, 0, 0, -0.35], [0, 1, 0, 0], [0, 0, 1, 0.9 - scene.TABLE_HEIGHT], [0, 0, 0, 1]]
+)
+"""Puts the demo's table where LIBERO's stands in its world."""
+
+
+def write_libero_demo(folder: Path, episodes: int = 1, frames: int = 24, size: int = 128, seed: int = 0) -> Path:
+    """A LIBERO-shaped data set whose pictures are drawn through the camera that LIBERO publishes for its table.
+
+    Pictures, states and actions are stored as the RLDS copies of LIBERO have them (the registry's entry ``libero``);
+    there is no calibration in it.
+
+    Args:
+        folder: Where the data set's folder will be.
+        episodes: How many.
+        frames: Of each.
+        size: Width and height of the pictures.
+        seed: Of the motions.
+
+    Returns:
+        The version's folder.
+    """
+    known = published()["libero"].cameras["tabletop"].calibrated("published")
+    pose = transforms.invert(LIBERO_FROM_DEMO) @ np.asarray(known.world_from_camera)
+    scale = size / known.width
+    camera = Camera(np.diag([scale, scale, 1.0]) @ known.K, pose, size, size)
+    images = {name: image((size, size, 3), encoding="png") for name in ("image", "wrist_image")}
+    step = {"observation": {**images, "state": tensor((8,))}, "action": tensor((7,)), "language_instruction": text()}
+    made = []
+    for number in range(episodes):
+        motion = scene.make_motion(frames, seed + number)
+        renderer = scene.SceneRenderer(motion, size)
+        reported = LIBERO_FROM_DEMO @ motion.world_from_gripper
+        turn = rotations.rotation_vector_from_matrix(reported[:, :3, :3])
+        # Two finger joints, the one of the other's sign; actions say -1 for open.
+        fingers = np.stack([motion.gripper_open, -motion.gripper_open], axis=1) * 0.04
+        # The simulator's pictures come upside down, and were turned by 180 degrees.
+        seen = [np.ascontiguousarray(renderer.draw(camera, t).rgb[:, ::-1]) for t in range(frames)]
+        observation = {
+            "image": seen,
+            "wrist_image": [np.full((size, size, 3), 90, np.uint8)] * frames,
+            "state": np.concatenate([reported[:, :3, 3], turn, fingers], axis=1),
+        }
+        action = np.concatenate([np.zeros((frames, 6)), 1 - 2 * motion.gripper_open[:, None]], axis=1)
+        words = [f"put the {motion.colour} cube on the green mat"] * frames
+        values = {"observation": observation, "action": action, "language_instruction": words, **flags(frames)}
+        made.append({"steps": values, "episode_metadata": {"file_path": f"demo/episode_{number}.hdf5"}})
+    node = episode_features(step, episode_metadata={"file_path": text()})
+    return write_rlds(folder, "libero_spatial_no_noops", node, {"train": made})

@@ -16,7 +16,7 @@ from ..schemas import ConvertOptions, PlanEpisode
 from ..shards import layout, storage
 from ..shards.layout import Place
 from ..shards.plan import Plan
-from ..shards.prepare import Recipe
+from ..shards.prepare import Recipe, reference
 from ..shards.rows import PlanRows
 from ..shards.write import measure
 
@@ -121,6 +121,28 @@ def estimate(
     )
 
 
+def _most_frames(converter: Converter, made: Plan, numbers: Sequence[int]) -> int | None:
+    """About the most frames that shards may have whose episodes say their length only when they are read.
+
+    Some are, and no picture of them: all are taken to be as long as the longest, and that to be half as long as others.
+    None where none of them can be read.
+    """
+    rows = made.rows
+    reader = SourceReader(converter)
+    lengths = []
+    for episode in _sample(rows, numbers, sum(len(rows[number].episodes) for number in numbers)):
+        try:
+            lengths.append(len(reader.read(reference(episode))))
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001
+            # Its turn will come, and then it is told why.
+            continue
+    if not lengths:
+        return None
+    return 2 * max(lengths) * sum(len(rows[number].episodes) for number in numbers) // made.manifest.options.stride
+
+
 def _strided(episode: PlanEpisode, options: ConvertOptions) -> int:
     return -(-(episode.num_frames or 0) // options.stride)
 
@@ -188,6 +210,8 @@ def refuse_what_does_not_fit(
     options = made.manifest.options
     if free is None:
         return
+    if frames is None:
+        frames = _most_frames(converter, made, numbers)
     if frames is not None:
         actions = 0 if options.action_codec == "none" else max(1, len(made.manifest.grippers))
         streams = len(made.manifest.views) * (1 + actions + 2 * len(options.planes))

@@ -68,7 +68,7 @@ def open_shown(row: PredictionRow, root: str, dataset: Dataset, options: Options
     spec = window.spec
     measured: list[BlobMeasurements] = [measure_blobs(video, spec) for video in pictures.values()]
     at = np.array(numbers)
-    cameras = {view: track[at] for view, track in window.cameras.items()}
+    cameras = {view: track[at] for view, track in window.action_cameras.items()}
     found = solve(measured, cameras, spec, times=window.grippers[row.gripper].times[at]).trajectory
     levels = {
         view: video if video.dtype == np.uint8 else np.rint(255 * np.clip(video, 0, 1)).astype(np.uint8)
@@ -102,7 +102,9 @@ def drawn(shown: Shown, gripper: str, tile: int = TILE) -> Iterator[Image]:
             both = below.copy()
             for uv, valid in (axes[view][1], axes[view][0]):
                 mark(both, uv[i], valid[i])
-            panels = [_over(below, made, window.spec), _over(below, true, window.spec), both]
+            # What a held camera sees is in no picture.
+            under = np.zeros_like(below) if view in window.held else below
+            panels = [_over(under, made, window.spec), _over(under, true, window.spec), both]
             for panel, text in zip(panels, (f"{view}: predicted", "true", "both"), strict=True):
                 label(panel, text)
             rows.append(_beside(panels, 1))

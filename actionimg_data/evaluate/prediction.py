@@ -23,6 +23,7 @@ from ..errors import (
     suggestion,
 )
 from ..objectstore import is_url
+from ..raster import WRIST_AXIS, wrist_spec
 from ..schemas import ActionImageSpec
 from ..schemas.evaluation import PredictionRow, PredictionScores
 from ..shards import Dataset, Sample, Window
@@ -140,17 +141,18 @@ def opened_parts(
             )
         check_views(names, sample, options)
         reader = opened(row.canvas)
-        segments = 2 * len(names)
+        each = 2 + row.others
+        segments = each * len(names)
         if reader.info.frames % segments:
             raise FrameCountError(
                 "the canvas does not divide into equal segments",
                 field="canvas",
-                expected=f"a multiple of {segments}: video and action of {' '.join(names)}",
+                expected=f"a multiple of {segments}: {each} segments of {' '.join(names)}",
                 found=reader.info.frames,
             )
         length = reader.info.frames // segments
         parts = [Part(reader, range(i * length, (i + 1) * length)) for i in range(segments)]
-        yield dict(zip(names, parts[1::2], strict=True)), dict(zip(names, parts[::2], strict=True))
+        yield dict(zip(names, parts[each - 1 :: each], strict=True)), dict(zip(names, parts[::each], strict=True))
 
 
 def _whole(reader: VideoReader) -> Part:
@@ -196,7 +198,20 @@ def window_of(row: PredictionRow, sample: Sample, parts: Mapping[str, Part], opt
             )
     name, part = next(iter(parts.items()))
     info = part.reader.info
-    window = Window.cut(sample, row.start, len(part.frames), row.stride, (info.height, info.width), list(parts))
+    size = (info.height, info.width)
+    window = Window.cut(sample, row.start, len(part.frames), row.stride, size, list(parts), row.held)
+    for view, distance in row.held.items():
+        if view not in parts or wrist_spec(window.spec, distance) != window.spec:
+            raise InvalidSpecError(
+                "a view that is held near the gripper has shorter axes, and is not decoded with the others"
+                if view in parts
+                else "is no view of the prediction",
+                where=sample.key,
+                field=f"held: {view}",
+                expected=f">= {window.spec.axis_length / WRIST_AXIS:.3f} m" if view in parts else " ".join(parts),
+                found=distance,
+                hint="Score the other views without it.",
+            )
     rate = sample.fps / row.stride
     if info.fps and not options.any_rate and not _same_rate(info.fps, rate, info.codec):
         raise DecodeError(
@@ -265,7 +280,7 @@ def about_window(window: Window, gripper: str, stride: int) -> dict[str, Any]:
 def score_frames(streams: Mapping[str, Frames], window: Window, gripper: str, options: Options) -> Scored:
     """Decode the action pictures ``(n, H, W, 3)`` of each view of a window, some at a time, and score them."""
     spec = window.spec
-    cameras = window.cameras
+    cameras = window.action_cameras
     truth = window.grippers[gripper]
     if window.sample.meta.merged_arms:
         return score(Estimate.decoded(_arms(streams, window)[gripper]), truth, window.indices, spec)
@@ -293,7 +308,7 @@ def _arms(streams: Mapping[str, Frames], window: Window) -> dict[str, DecodedTra
         parts = [measure_arms(check_video(chunk, spec, view), spec) for chunk in frames]
         views.append(ArmBlobs.concatenate(parts))
     first = {name: trajectory.position[0] for name, trajectory in grippers.items()}
-    cameras = window.cameras
+    cameras = window.action_cameras
     times = next(iter(grippers.values())).times
     return solve_arms(views, cameras, spec, first, times=times, names=list(cameras))
 

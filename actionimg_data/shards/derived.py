@@ -422,7 +422,7 @@ def assemble(out: Place, manifest: DerivedManifest, rows: Sequence[DerivedRow]) 
     spec, folder = manifest.spec, folder_of(out, manifest.spec.name)
     records: list[DerivedShard] = []
     failures: list[DerivedFailure] = []
-    table_rows: list[dict[str, Any]] = []
+    batches: list[pa.RecordBatch] = []
     reads: set[str] = set()
     common: dict[str, DerivedArray] | None = None
     samples: set[str] = set()
@@ -435,14 +435,8 @@ def assemble(out: Place, manifest: DerivedManifest, rows: Sequence[DerivedRow]) 
         for item in sidecar.items:
             common = _together(common, item, spec, row)
             samples.add(item.key)
-            table_rows.append(
-                {
-                    **item.model_dump(include={"key", "start", "stride", "frames", "offset", "size"}),
-                    "views": "+".join(item.views),
-                    "shard": sidecar.shard,
-                    "sha256": bytes.fromhex(item.sha256),
-                }
-            )
+        # As columns from here on: a large derivation has millions of rows.
+        batches.append(pa.RecordBatch.from_pylist(list(_index_rows(sidecar)), schema=derived_schema()))
         records.append(
             DerivedShard(
                 path=f"{row.source}.tar",
@@ -455,7 +449,7 @@ def assemble(out: Place, manifest: DerivedManifest, rows: Sequence[DerivedRow]) 
             )
         )
     files = {
-        INDEX: table_bytes(pa.Table.from_pylist(table_rows, schema=derived_schema())),
+        INDEX: table_bytes(pa.Table.from_batches(batches, schema=derived_schema())),
         QUARANTINE: b"".join(to_line(failure) for failure in failures),
     }
     for name, data in files.items():
@@ -467,7 +461,7 @@ def assemble(out: Place, manifest: DerivedManifest, rows: Sequence[DerivedRow]) 
             "arrays": common or {},
             "counts": DerivedCounts(
                 samples=len(samples),
-                items=len(table_rows),
+                items=sum(record.items for record in records),
                 quarantined=len(failures),
                 bytes=sum(record.bytes for record in records),
                 shards=len(records),
@@ -479,6 +473,16 @@ def assemble(out: Place, manifest: DerivedManifest, rows: Sequence[DerivedRow]) 
     layout.publish(folder / MANIFEST, to_bytes(done))
     remove_leftovers(out, spec.name)
     return done
+
+
+def _index_rows(sidecar: DerivedSidecar) -> Iterator[dict[str, Any]]:
+    for item in sidecar.items:
+        yield {
+            **item.model_dump(include={"key", "start", "stride", "frames", "offset", "size"}),
+            "views": "+".join(item.views),
+            "shard": sidecar.shard,
+            "sha256": bytes.fromhex(item.sha256),
+        }
 
 
 def _together(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptDatasetError, FrameCountError, InvalidSpecError, WrongFormatError, suggestion
 from ..geometry.crop import center_crop
 from ..model import Camera, CameraTrack, GripperTrajectory
-from ..raster import merge, render_view
+from ..raster import held_camera, merge, render_view, wrist_spec
 from ..schemas import ActionImageSpec
 from ..video.resize import apply
 from .read import Sample
@@ -92,6 +92,8 @@ class Window:
     height: int
     width: int
     views: tuple[str, ...]
+    held: Mapping[str, float] = field(default_factory=dict)
+    """Views whose action images are drawn from a camera held at the first frame, and its distance (`held_camera`)."""
 
     @classmethod
     def cut(
@@ -102,6 +104,7 @@ class Window:
         stride: int = 1,
         size: tuple[int, int] | None = None,
         views: Sequence[str] | None = None,
+        held: Mapping[str, float] | None = None,
     ) -> Window:
         """A window of a sample.
 
@@ -112,6 +115,8 @@ class Window:
             stride: From one frame to the next.
             size: Height and width; the data set's own by default.
             views: Which views; all by default.
+            held: Views whose action images are drawn from a camera that is held where the window begins, and its
+                distance to the gripper there in metres.
 
         Raises:
             InvalidSpecError: A number is out of range.
@@ -129,7 +134,8 @@ class Window:
                     hint=suggestion(view, sample.views),
                 )
         height, width = size or (sample.meta.height, sample.meta.width)
-        return cls(sample, window_frames(len(sample), start, stride, num_frames, sample.key), height, width, chosen)
+        frames = window_frames(len(sample), start, stride, num_frames, sample.key)
+        return cls(sample, frames, height, width, chosen, dict(held or {}))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -153,6 +159,14 @@ class Window:
         """
         tracks = self.sample.cameras
         return {view: tracks[view][self.indices].resized(self.height, self.width) for view in self.views}
+
+    @cached_property
+    def action_cameras(self) -> dict[str, CameraTrack]:
+        """The cameras of its action images, by view: those of the pictures, or held ones."""
+        return {
+            view: held_camera(camera, self.grippers, self.held[view]).track(len(self)) if view in self.held else camera
+            for view, camera in self.cameras.items()
+        }
 
     @cached_property
     def grippers(self) -> dict[str, GripperTrajectory]:
@@ -190,5 +204,6 @@ class Window:
             raise WrongFormatError(
                 "has no such gripper", where=self.sample.key, expected=" ".join(self.grippers), found=gripper or "none"
             )
-        drawn = [render_view(self.grippers[name], self.cameras[view], self.spec) for name in names]
+        spec = wrist_spec(self.spec, self.held[view]) if view in self.held else self.spec
+        drawn = [render_view(self.grippers[name], self.action_cameras[view], spec) for name in names]
         return drawn[0] if len(drawn) == 1 else merge(drawn)

@@ -211,10 +211,12 @@ def decode(
         return stored if turn is None else np.ascontiguousarray(turn(stored))
     head = picture_header(raw, where) if head is None else head
     if head.kind == "jpeg":
-        if head.channels not in (1, 3) or channels is None:
+        if head.channels not in (1, 3, 4) or channels is None or (head.channels == 4 and channels != 3):
             raise BadImageError(
                 "a JPEG with channels that cannot be converted", where=where, expected="1 | 3", found=head.channels
             )
+        if head.channels == 4:
+            return _of_inks(decode_jpeg(raw, where, 4, fast_dct=fast_dct), _is_adobe(raw), out)
         if out is None:
             out = np.empty((head.height, head.width, channels), np.uint8)
         return decode_jpeg(raw, where, channels, out=out, fast_dct=fast_dct)
@@ -237,7 +239,7 @@ def decode_jpeg(
     out: Picture | None = None,
     fast_dct: bool = False,
 ) -> Picture:
-    """A JPEG whose header has been looked at: RGB ``(H, W, 3)``, or grey ``(H, W, 1)``, uint8.
+    """A JPEG whose header has been looked at: RGB ``(H, W, 3)``, grey ``(H, W, 1)`` or CMYK ``(H, W, 4)``, uint8.
 
     libjpeg shows what it can of a damaged picture and warns; here its warnings are errors. Bits that changed into
     others which are a picture too cannot be told from one.
@@ -245,7 +247,7 @@ def decode_jpeg(
     Args:
         data: The encoded picture.
         where: What to call it in an error.
-        channels: 3 or 1.
+        channels: 3 or 1; 4 of a JPEG that has as many.
         out: Where to write it, contiguous; a picture that is larger is refused, one that is smaller leaves it partly
             as it was, and gives an array of its own size.
         fast_dct: With the fast integer transform.
@@ -254,7 +256,7 @@ def decode_jpeg(
         BadImageError: It is cut or damaged, or has more scans than a camera writes.
     """
     _check_scans(data, where)
-    colours = "RGB" if channels == 3 else "GRAY"
+    colours = {1: "GRAY", 3: "RGB", 4: "CMYK"}[channels]
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colours, fastdct=fast_dct, buffer=out))
     except ValueError as error:
@@ -268,6 +270,26 @@ def decode_jpeg(
         return np.asarray(simplejpeg.decode_jpeg(data, colours, fastdct=fast_dct, buffer=out, strict=False))
     except ValueError as error:
         raise BadImageError(f"JPEG cannot be decoded: {error}", where=where, found=f"{len(data)} bytes") from None
+
+
+def _of_inks(inks: Picture, adobe: bool, out: Picture | None) -> Picture:
+    """RGB ``(H, W, 3)`` of CMYK ``(H, W, 4)`` uint8, as TensorFlow's jpeg_mem.cc has it: Adobe stores inverted inks."""
+    inks = inks if adobe else 255 - inks
+    rgb = inks[..., :3].astype(np.uint16) * inks[..., 3:] // 255
+    if out is None:
+        return rgb.astype(np.uint8)
+    out[...] = rgb
+    return out
+
+
+def _is_adobe(data: bytes) -> bool:
+    """Whether a JPEG has Adobe's segment (APP14) before its first scan."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        if data[position + 1] == 0xEE and data[position + 4 : position + 9] == b"Adobe":
+            return True
+        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+    return False
 
 
 def _only_padded(data: bytes, reason: str) -> bool:

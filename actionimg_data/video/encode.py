@@ -234,9 +234,10 @@ def _mux(
                         dst_colorspace=_ITU601,
                         dst_color_range=_LIMITED,
                         interpolation=INTERPOLATION,
+                        threads=1,
                     )
                 elif encoding.pixels == "rgb24":
-                    frame = convert.reformat(frame, format="bgr0")
+                    frame = convert.reformat(frame, format="bgr0", threads=1)
                 frame.pts = count - 1
                 frame.time_base = 1 / rate
                 container.mux(stream.encode(frame))

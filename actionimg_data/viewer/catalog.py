@@ -32,7 +32,7 @@ _SELECTIONS: Final = 12
 _GROUPS: Final = 4
 _SHOWN: Final = (
     "key", "episode", "frames", "fps", "instruction", "task", "bytes", "decode_position_p95_mm",
-    "decode_rotation_p95_deg", "undecodable_frames", "camera_origin",
+    "decode_rotation_p95_deg", "undecodable_frames", "camera_origin", "views",
 )  # fmt: skip
 
 
@@ -237,7 +237,7 @@ class Catalog:
         import pyarrow.compute as pc
 
         options = self.manifest.options
-        found: dict[str, Any] = {"views": list(self.manifest.views)}
+        found: dict[str, Any] = {"views": list(self.manifest.views), "views_differ": bool(options.views_per_sample)}
         for name, column in (("tasks", "task"), ("origins", "camera_origin")):
             counts = self.table([column])[column].value_counts().to_pylist()
             ranked = sorted(((c["values"], c["counts"]) for c in counts), key=lambda c: (-c[1], c[0]))

@@ -23,10 +23,10 @@ from ..video import Encoding, encode_bytes
 from .document import numbers
 
 EVALUATION: Final = "evaluation.json"
-MOST_FRAMES: Final = 200
+MOST_FRAMES: Final = 1000
 """Frames of a prediction that are drawn, spread over it."""
 _TILE: Final = 288
-_CURVES: Final = ("time_s", "position_mm", "rotation_deg", "trust", "openness", "openness_true")
+_CURVES: Final = ("position_mm", "rotation_deg", "trust", "openness", "openness_true")
 _PAPER: Final = 20
 
 
@@ -87,11 +87,18 @@ class Predictions:
         one = self.one(line)
         found = self._frames
         own = found["prediction"] == line
+        # Frames whose truth is not known are in the video, and have no row.
+        place = np.rint((found["frame"][own].astype(np.float64) - one.start) / one.stride).astype(np.int64)
+        curves = {}
+        for name in _CURVES:
+            curve = np.full(int(place.max(initial=-1)) + 1, np.nan)
+            curve[place] = found[name][own].astype(np.float64)
+            curves[name] = numbers(curve, 4)
         return {
             **self._row(self.ranked.index(one), one),
             "views": list(one.views),
-            "curves": {name: numbers(found[name][own], 4) for name in _CURVES},
-            "reasons": found["reason"][own].tolist(),
+            "fps": float(self._dataset[one.key].fps) / one.stride,
+            "curves": curves,
         }
 
     def one(self, line: int) -> PredictionScores:
@@ -150,7 +157,7 @@ class Predictions:
         where = self._folder / "frames.parquet"
         try:
             table = load_parquet(layout.read_place(where))
-            names = ("prediction", "reason", *_CURVES)
+            names = ("prediction", "frame", *_CURVES)
             return {name: table[name].to_numpy(zero_copy_only=False) for name in names}
         except (OSError, ValueError, KeyError) as error:
             raise CorruptDatasetError(f"cannot be read: {error}", where=where) from None

@@ -155,14 +155,16 @@ class Query:
         return terms
 
     def _verdict(self, manifest: DatasetManifest) -> _Term:
-        count = len(manifest.views)
         # A list of fixed length: what is not there of a sample that was not checked is null then, and no error.
-        rows = _call("list_slice", _field("calibration"), 0, count, return_fixed_size_list=True)
-        places = [manifest.views.index(self.view)] if self.view else range(count)
-        return _any(
-            _compared(_call("struct_field", _call("list_element", rows, i), "verdict"), "==", self.calibration)
-            for i in places
-        )
+        rows = _call("list_slice", _field("calibration"), 0, len(manifest.views), return_fixed_size_list=True)
+        found = []
+        for i in range(len(manifest.views)):
+            row = _call("list_element", rows, i)
+            verdict = _compared(_call("struct_field", row, "verdict"), "==", self.calibration)
+            # Samples may differ in their views, so that a view has no place of its own.
+            of_view = _compared(_call("struct_field", row, "view"), "==", self.view) if self.view else None
+            found.append(verdict if of_view is None else _both(of_view, verdict))
+        return _any(found)
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,10 @@ def _call(name: str, *arguments: Any, **options: Any) -> _Term:
 
 def _compared(left: _Term, sign: str, right: float | str) -> _Term:
     return _Term(f"({left.text} {sign} {right!r})", _OPERATORS[sign](left.value, right))
+
+
+def _both(first: _Term, second: _Term) -> _Term:
+    return _Term(f"({first.text} & {second.text})", first.value & second.value)
 
 
 def _any(terms: Iterable[_Term]) -> _Term:

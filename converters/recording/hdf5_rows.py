@@ -50,6 +50,11 @@ class HDF5RowConverter(RowConverter):
     def episodes(cls, file: h5py.File) -> dict[str, int | None]:
         """The episodes of a file of this format, in order, with their pictures; ``""`` names the only one."""
 
+    @classmethod
+    def sibling(cls, file: h5py.File) -> str | None:
+        """What a file is that looks much like this format and is not, for the error."""
+        return None
+
     @abstractmethod
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the file says of an episode."""
@@ -107,8 +112,14 @@ class HDF5RowConverter(RowConverter):
                 f"no {self.name} episode found",
                 where=source,
                 expected=self.expected,
-                found=f"{paths[0].name}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
+                found=self._seen(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
             )
+
+    def _seen(self, path: Path) -> str:
+        """A file of another format, in words."""
+        with hdf5.open_hdf5(path) as file:
+            known = self.sibling(file)
+        return path.name if known is None else f"{path.name}, {known}"
 
     def _rows(self, path: Path) -> dict[str, int | None]:
         """The episodes of a file with their lengths; empty where it is of another format."""

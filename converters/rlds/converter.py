@@ -128,7 +128,7 @@ class _Location:
             ) from None
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "records": [list(r) for r in self.records]}
+        return {**self.__dict__, "records": [list(r) for r in self.records]}
 
     def place(self) -> Place:
         shard = Shard(self.split, self.shard, Path(self.folder) / self.file, None)
@@ -146,10 +146,20 @@ def _dataset_of(location: _Location) -> RLDSDataset:
     return _open(location.folder, tuple(p.stat().st_mtime_ns if p.is_file() else 0 for p in paths))
 
 
-@lru_cache(maxsize=2)
+_LAST: dict[_Location, Record] = {}
+
+
 def _record(location: _Location) -> Record:
-    """The last records that were read: the views of an episode are decoded one after the other."""
-    return _dataset_of(location).record(location.place())
+    """The record that was read last: the views of an episode are decoded one after the other.
+
+    It is forgotten before another one is read, so that there is never more than one of them in memory: episodes of
+    thousands of steps are records of hundreds of MB.
+    """
+    found = _LAST.get(location)
+    if found is None:
+        _LAST.clear()
+        found = _LAST[location] = _dataset_of(location).record(location.place())
+    return found
 
 
 @dataclass(frozen=True)

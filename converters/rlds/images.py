@@ -68,7 +68,7 @@ def decode(data: bytes, leaf: Leaf, out: Image | None = None, head: Header | Non
     if kind == "jpeg":
         if leaf.dtype != "uint8":
             raise BadImageError("a JPEG cannot hold this dtype", expected=leaf.dtype, found="uint8")
-        if wanted not in (1, 3):
+        if wanted not in (1, 3) or (channels == 4 and wanted != 3):
             raise BadImageError("a JPEG with channels that cannot be converted", expected=wanted, found=channels)
         # TensorFlow's default: the fast integer DCT with fancy upsampling.
         return pictures.decode(data, channels=wanted, out=out, head=head, fast_dct=True)
@@ -95,7 +95,7 @@ def decode_alike(data: bytes, leaf: Leaf, out: Image, first: bytes, head: Header
         Whether that was done; where not, ``out`` may hold anything, and `decode` has to say what is the matter.
     """
     if head.kind == "jpeg":
-        if data[:2] != first[:2]:
+        if data[:2] != first[:2] or head.channels == 4:
             return False
         try:
             # A larger picture does not fit into the buffer, a smaller one gives a smaller array.
@@ -120,10 +120,11 @@ def _png(data: bytes, leaf: Leaf, wanted: int, channels: int, bits: int) -> Imag
     if leaf.dtype not in ("uint8", "uint16"):
         raise BadImageError("no picture has this dtype", expected="uint8 | uint16 | float32", found=leaf.dtype)
     deep = leaf.dtype == "uint16"
-    if not deep and bits == 16 and wanted == channels:
-        # TensorFlow has libpng strip the lower byte (png_set_strip_16).
-        stored = pictures.decode(data, channels=None)
-        return np.ascontiguousarray((stored >> 8).astype(np.uint8)).reshape(*stored.shape[:2], wanted)
+    if not deep and bits == 16 and (wanted == channels or (wanted == 3 and channels in (1, 4))):
+        # TensorFlow has libpng strip the lower byte and the opacity, and repeat grey (png_set_strip_16 and others).
+        stored = (pictures.decode(data, channels=None) >> 8).astype(np.uint8)
+        stored = stored.reshape(*stored.shape[:2], channels)
+        return np.ascontiguousarray(np.repeat(stored, wanted, axis=2) if channels == 1 else stored[..., :wanted])
     if deep != (bits == 16):
         raise BadImageError(
             "a PNG of another depth than features.json states", expected=leaf.dtype, found=f"{bits} bit"

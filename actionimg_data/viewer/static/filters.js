@@ -87,9 +87,9 @@ export function form(facets, expression) {
     if (facets.decode_position_p95_mm) parts.push(range("Decode error", "mm", facets.decode_position_p95_mm, "mm, p95", "any"));
     if (facets.decode_rotation_p95_deg) parts.push(range("Rotation error", "deg", facets.decode_rotation_p95_deg, "°, p95", "any"));
     if (facets.undecodable_frames && facets.undecodable_frames[1] > 0) parts.push(range("Undecodable", "undecodable", facets.undecodable_frames, "frames", 1));
-    if (facets.calibration.length) {
-      parts.push(choices("Calibration", "calibration", facets.calibration, { single: true }));
-      if (facets.views.length > 1) parts.push(choices("of the view", "view", facets.views.map((v) => [v]), { single: true }));
+    if (facets.calibration.length) parts.push(choices("Calibration", "calibration", facets.calibration, { single: true }));
+    if (facets.views.length > 1 && (facets.views_differ || facets.calibration.length)) {
+      parts.push(choices(facets.views_differ ? "Has view" : "Calibration of", "view", facets.views.map((v) => [v]), { single: true }));
     }
     if (facets.findings.length) parts.push(choices("Findings", "finding", facets.findings));
     if (facets.origins.length > 1) parts.push(choices("Cameras", "origin", facets.origins, { titles: { "": "the source's own" } }));

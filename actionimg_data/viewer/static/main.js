@@ -114,7 +114,7 @@ class SamplesPage {
       clearTimeout(waiting);
       waiting = setTimeout(() => {
         if (!tile.row || video || !tile.isConnected) return;
-        video = h("video", { muted: true, loop: true, playsInline: true, src: `member/${tile.row.number}/${this.view}.rgb.mp4`, "aria-hidden": "true" });
+        video = h("video", { muted: true, loop: true, playsInline: true, src: `member/${tile.row.number}/${this.shown(tile.row)}.rgb.mp4`, "aria-hidden": "true" });
         box.append(video);
         video.play().catch(() => {});
       }, 180);
@@ -130,11 +130,16 @@ class SamplesPage {
     return tile;
   }
 
+  // The chosen view, or the first of a sample that has it not.
+  shown(row) {
+    return row.views.includes(this.view) ? this.view : row.views[0];
+  }
+
   fill(tile, row) {
     const { picture, box, words, about } = tile.parts;
     box.style.aspectRatio = `${data.width} / ${Math.min(data.height, data.width)}`;
     box.classList.remove("broken", "here");
-    picture.src = `thumb/${row.number}/${this.view}`;
+    picture.src = `thumb/${row.number}/${this.shown(row)}`;
     words.textContent = row.instruction;
     tile.href = `#/sample/${row.number}?at=${tile.index}`;
     tile.title = `${row.instruction}\n${row.key}`;

@@ -79,8 +79,7 @@ export class PredictionPage {
     }
     document.title = `Prediction ${line} · actionimg view`;
     const { curves } = one;
-    const frames = curves.time_s.length;
-    const lasts = frames > 1 ? (curves.time_s[frames - 1] - curves.time_s[0]) / (frames - 1) : 0.1;
+    const frames = Math.max(1, curves.trust.length);
     const video = h("video", { muted: true, playsInline: true, preload: "auto", src: `prediction/${line}/video`, class: "prediction" });
     video.setAttribute("aria-label", "Prediction over the picture, truth over it, and the axes of both");
     const box = h("div", { class: "predicted" }, video);
@@ -89,7 +88,7 @@ export class PredictionPage {
       box.replaceChildren(problem(said instanceof Error ? said : new Error("The video cannot be played.")));
     });
     this.curves = new Curves(frames, (frame) => { this.player.pause(); this.player.seek(frame); });
-    this.player = new Player({ videos: [video], frames, fps: 1 / lasts, draw: (frame) => this.curves.draw(frame) });
+    this.player = new Player({ videos: [video], frames, fps: one.fps, draw: (frame) => this.curves.draw(frame) });
     const add = (title, unit, series, more) => this.curves.add({ title, unit, series, ...more });
     add("position error", "mm", [{ name: "", colour: "red", values: curves.position_mm }]);
     add("rotation error", "°", [{ name: "", colour: "green", values: curves.rotation_deg }]);

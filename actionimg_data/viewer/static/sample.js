@@ -239,6 +239,10 @@ export class SamplePage {
   }
 
   three(sample, box) {
+    if (!sample.cameras.length && sample.grippers.every((gripper) => gripper.position.every((p) => p[0] === null))) {
+      box.append(h("p", { class: "note" }, "No pose and no camera is known."));
+      return;
+    }
     import("./space.js").then(({ Space }) => {
       if (!this.player) return;
       this.space = new Space(sample);
