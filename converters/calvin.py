@@ -132,9 +132,11 @@ class CalvinConverter(RowConverter):
         return ("*.npy", "*.yaml")
 
     def remote_files(self, location: Mapping[str, Any]) -> list[Path]:
-        """The steps of the span."""
+        """The steps of the span, and the folder of the configuration."""
         folder = Path(str(location["source"])) / str(location["path"])
-        return [_step(folder, i) for i in range(int(location["first"]), int(location["last"]) + 1)]
+        return [(folder / cameras.CONFIG).parent] + [
+            _step(folder, i) for i in range(int(location["first"]), int(location["last"]) + 1)
+        ]
 
     def discover(self, source: str) -> Iterator[EpisodeRef]:
         """One reference for each span, in the order of the tables; no step is opened but a span's first and last."""

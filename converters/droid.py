@@ -281,10 +281,18 @@ class DroidConverter(Converter):
         notes: dict[str, Any] = {}
         findings: list[Finding] = []
         views = {}
+        refused: MissingCalibrationError | None = None
         for name in self.options.only_views:
             serial = serials[name]
             notes[name] = {"serial": serial}
-            camera, poses = self._camera(folder, name, serial, log, times, episode, notes[name])
+            try:
+                camera, poses = self._camera(folder, name, serial, log, times, episode, notes[name])
+            except MissingCalibrationError as error:
+                if not self.calibrated_views:
+                    raise
+                refused = error
+                notes[name]["calibration"] = "none"
+                continue
             frames = _open_video(folder, serial, camera, notes[name])
             if len(frames) != len(log):
                 raise FrameCountError(
@@ -306,6 +314,8 @@ class DroidConverter(Converter):
                 scaled=True,
                 wanted=~log.skip if self.options.skipped == "drop" else None,
             )
+        if refused is not None and not views:
+            raise refused
         chosen, gripper = log.pose, log.gripper
         if self.options.trajectory == "command":
             if log.command is None or log.gripper_command is None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from lab_logs import renamed_cameras, write_bridge_raw
 
 from actionimg_data.cameras.published import published
+from actionimg_data.cli import main
 from actionimg_data.converters import base
 from actionimg_data.converters.bridge_raw import TOOL_FROM_GRIPPER, BridgeRawConverter, BridgeRawOptions
 from actionimg_data.demo.recordings import TeleopLog, make_log
@@ -27,6 +29,7 @@ from actionimg_data.errors import (
     WrongFormatError,
 )
 from actionimg_data.model import Camera, Episode
+from actionimg_data.shards import open_dataset
 from actionimg_data.testing import ConverterContract
 
 VIEWS = {"front": "image_0", "overhead": "image_1"}
@@ -192,6 +195,29 @@ def test_what_is_wrong_is_named_and_the_others_are_read(
     with pytest.raises(kind, match=named):
         found.read(wrong)
     assert len(found.read(right)) == 5
+
+
+def test_bytes_behind_a_jpeg_do_no_harm(log: TeleopLog, place: Path, tmp_path: Path) -> None:
+    folder = write_bridge_raw(log, tmp_path / "src")
+    for path in (folder / "images0").iterdir():
+        path.write_bytes(path.read_bytes() + bytes(100))
+    shown = next(iter(first(converter(place), tmp_path / "src").views["image_0"].frames.frames([3])))
+    assert np.abs(shown.astype(int) - log.views["front"].pictures[3]).mean() < 6
+
+
+def test_a_damaged_episode_goes_to_quarantine_and_the_others_are_converted(
+    log: TeleopLog, place: Path, tmp_path: Path
+) -> None:
+    for number in range(3):
+        write_bridge_raw(log, tmp_path / "src", number)
+    lost_picture(next((tmp_path / "src").rglob("traj1")))
+    words = ["convert", "bridge-raw", str(tmp_path / "src"), str(tmp_path / "out"), "--size", "48", "-j", "1"]
+    result = CliRunner().invoke(main, [*words, "--camera-file", str(place / "cameras.json")])
+    assert result.exit_code == 4, result.output
+    (row,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
+    assert "traj1" in json.dumps(row)
+    assert "images0" in json.dumps(row)
+    assert len(open_dataset(tmp_path / "out")) == 2
 
 
 def test_without_stamps_the_rate_is_asked_for(log: TeleopLog, place: Path, tmp_path: Path) -> None:

@@ -55,8 +55,9 @@ def converter(tmp_path: Path, log: TeleopLog, **options: Any) -> DroidConverter:
     return DroidConverter(DroidOptions(**{**values, **options}))
 
 
-def read(tmp_path: Path, log: TeleopLog, **options: Any) -> Episode:
+def read(tmp_path: Path, log: TeleopLog, *, calibrated: bool = False, **options: Any) -> Episode:
     chosen = converter(tmp_path, log, **options)
+    chosen.tell((), (), calibrated)
     (ref,) = chosen.discover(str(tmp_path / "droid"))
     return chosen.read(ref)
 
@@ -177,6 +178,11 @@ def test_published_calibration_is_preferred_and_its_quality_kept(log: TeleopLog,
     np.testing.assert_allclose(camera.world_from_camera, cut.views["front"].world_from_camera, atol=1e-6)
     with pytest.raises(MissingCalibrationError, match="no published extrinsics"):
         read(tmp_path, cut, camera_file=None, droid_calibration=str(side), extrinsics="published")
+    # --views calibrated: of each episode those that have one.
+    known = read(tmp_path, cut, calibrated=True, camera_file=None, droid_calibration=str(side), extrinsics="published")
+    assert "exterior_1" in known.views
+    assert "exterior_2" not in known.views
+    assert known.provenance["views"]["exterior_2"]["calibration"] == "none"
 
 
 def test_without_metadata_the_episode_is_found_by_its_path(log: TeleopLog, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import arm_lab_logs
 import fsspec
+import lab_logs
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -157,6 +158,30 @@ def rh20t(folder: Path, log: TeleopLog) -> Made:
     return made("rh20t", source, tool_from_gripper=arm_lab_logs.RH20T_TOOL)
 
 
+def bridge_raw(folder: Path, log: TeleopLog) -> Made:
+    for number in range(2):
+        lab_logs.write_bridge_raw(log, folder / "bridge", number)
+    names = {name: f"image_{i}" for i, name in enumerate(log.views)}
+    cameras = folder / "bridge.json"
+    cameras.write_text(json.dumps(lab_logs.renamed_cameras(log, names)))
+    return made("bridge-raw", folder / "bridge", camera_file=str(cameras), only_views=("image_0", "image_1"))
+
+
+def calvin(folder: Path, log: TeleopLog) -> Made:
+    names = {"front": "static", "overhead": "overhead"}
+    return made("calvin", lab_logs.write_calvin([log, log], folder / "task" / "training", names).parent)
+
+
+def gello(folder: Path, log: TeleopLog) -> Made:
+    for number in range(2):
+        lab_logs.write_gello(log, folder / "gello" / f"0131_12000{number}")
+    (folder / "gello.json").write_text(json.dumps(camera_file(log)))
+    options = {"gripper": "1 0", "quaternion": "xyzw", "instruction": "x", "only_views": ("front", "overhead")}
+    tool = json.dumps(log.tool_from_gripper)
+    given = {"tool_from_gripper": tool, "camera_file": str(folder / "gello.json")}
+    return made("gello", folder / "gello", **options, **given)
+
+
 SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
     f.__name__: f
     for f in (
@@ -172,6 +197,9 @@ SOURCES: dict[str, Callable[[Path, TeleopLog], Made]] = {
         robotwin,
         agibot,
         rh20t,
+        bridge_raw,
+        calvin,
+        gello,
     )
 }
 

@@ -46,7 +46,8 @@ def playhead(picture: np.ndarray) -> int:
 
 def test_the_line_moves_with_the_time() -> None:
     drawn = [playhead(strip(openness=0.0).draw(frame)) for frame in range(10)]
-    assert drawn[0] < 20
+    # Right of the lanes' names.
+    assert drawn[0] < 60
     assert drawn[-1] > 220
     assert np.ptp(np.diff(drawn)) <= 2
 

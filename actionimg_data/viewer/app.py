@@ -261,7 +261,10 @@ class Viewer:
 
         def make() -> bytes:
             # Not held against its checksum, like the videos that are read by range: a sidecar for each would be read.
-            return media.thumbnail(self.catalog.sample(number, verify=False), view)
+            sample = self.catalog.sample(number, verify=False)
+            # Where samples differ in their views, one that has another is shown by its first.
+            differ = self.catalog.manifest.options.views_per_sample and view in self.catalog.manifest.views
+            return media.thumbnail(sample, sample.views[0] if differ and view not in sample.views else view)
 
         return _ranged(request, self._thumbnails.get((number, view), make), "image/webp")
 

@@ -335,7 +335,7 @@ def gripper_in_words(entry: RldsEntry) -> str:
 def asked(entry: RldsEntry) -> tuple[str, ...]:
     """The options that the entry leaves to the user, cameras aside."""
     if entry.video_only:
-        return ()
+        return ("--videos-only",)
     out = [f"--choose {s}={'/'.join(d.options)}" for s, d in entry.disagreements.items()]
     if entry.pose is None and "pose" not in entry.disagreements:
         out.append("--robot FILE --tip NAME")

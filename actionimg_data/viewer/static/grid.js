@@ -1,11 +1,20 @@
 // A grid of any number of samples, of which those in sight are elements. Browsers end a page's height at some ten
-// million pixels; above that the scrollbar stands for a part of the way, and small steps are still small.
+// million pixels, or before; of a taller one the scrollbar stands for a part of the way, and small steps are still small.
 
 import { h } from "./dom.js";
 
 const PAGE = 120;
 const PAGES = 60;
-const TALLEST = 6_000_000;
+const TALLEST = 500_000;
+
+// A place on one way as the place on a longer or shorter one: the same near both ends, so that small steps there are no
+// leaps, and in proportion between.
+function along(at, from, to) {
+  const edge = Math.min(from, to) / 4;
+  if (from === to || at <= edge) return Math.min(at, to);
+  if (at >= from - edge) return to - (from - at);
+  return edge + ((at - edge) / (from - 2 * edge)) * (to - 2 * edge);
+}
 
 export class Grid {
   // load(start, count) → {total, rows}; fill(tile, row, index): puts a row into an element made by make().
@@ -78,21 +87,24 @@ export class Grid {
 
   // Put the view at a place of the whole, and the scrollbar where it belongs.
   go(top) {
-    const room = this.shown - this.node.clientHeight;
-    const way = this.height - this.node.clientHeight;
+    const [room, way] = this.ways();
     const at = Math.max(0, Math.min(top, way));
-    this.last = way > 0 ? Math.round((at / way) * room) : 0;
-    this.node.scrollTop = this.last;
+    this.node.scrollTop = Math.round(along(at, way, room));
     this.last = this.node.scrollTop;
     this.offset = at - this.last;
+  }
+
+  // How far can be scrolled, and how far that leads in the whole.
+  ways() {
+    return [Math.max(0, this.shown - this.node.clientHeight), Math.max(0, this.height - this.node.clientHeight)];
   }
 
   scrolled() {
     const at = this.node.scrollTop;
     if (this.height > this.shown && at !== this.last) {
-      const room = this.shown - this.node.clientHeight;
+      const [room, way] = this.ways();
       if (Math.abs(at - this.last) > 3 * this.node.clientHeight || at <= 0 || at >= room) {
-        this.offset = (at / room) * (this.height - this.node.clientHeight) - at;
+        this.offset = along(at, room, way) - at;
         for (const [index, tile] of this.tiles) this.place(tile, index);
       } else {
         clearTimeout(this.settle);
