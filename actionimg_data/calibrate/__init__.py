@@ -7,7 +7,8 @@ it, is held against the edges of the pictures. See docs/calibration.md for the m
 from __future__ import annotations
 
 from .check import CameraCheck, check_episode, check_view
-from .guess import CameraGuess, Mark, guess_camera
+from .guess import guess_camera
+from .guessed import CameraGuess, Mark
 from .mixups import Polarity, polarity, swapped_cameras
 from .refine import CameraFit, Recorded, refine_camera
 from .shape import GripperShape

@@ -11,7 +11,7 @@ from typing import Any
 from ..cameras.files import CalibratedCamera, UserCameras, scaled_to
 from ..errors import InvalidCameraError
 from ..model import Episode
-from .guess import CameraGuess
+from .guessed import CameraGuess
 from .refine import CameraFit, Recorded
 
 

@@ -1,26 +1,28 @@
 """A camera from nothing: from the gripper's known motion and its seen one.
 
-Candidates come from optical flow (`flow_search`); edges of the gripper model decide between them, with the gripper's
-sizes and its mounting as unknowns of stated deviations; several distinct candidates are carried to the end, and a
-camera is only given where none of them comes near the best. See docs/calibration.md for the figures.
+Candidates come from optical flow (`flow_search`). Points of the hand that keep their place in it decide between them
+(`hand_points`); where too few can be followed, edges of the gripper model do, with the gripper's sizes and its mounting
+as unknowns of stated deviations. Several distinct candidates are carried to the end, and a camera is only given where
+none of them comes near the best. See docs/calibration.md for the figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ..errors import InvalidSpecError, WrongFormatError
-from ..geometry import exact, pinhole, rotations, transforms
+from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
-from . import flow_search, hand_camera
+from . import flow_search, hand_camera, hand_points, speeds
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
+from .guessed import CameraGuess, Mark
 from .outline import Hand
 from .refine import Recorded, split_sights
 from .shape import GripperShape
@@ -28,7 +30,6 @@ from .shift import best_shift
 from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
 
 FloatArray = NDArray[np.float64]
-Verdict = Literal["found", "cannot tell"]
 
 PRIORS: Final = Priors(
     camera_m=0.15,
@@ -50,6 +51,17 @@ FRAMES: Final = 36
 """Of all episodes together."""
 
 QUICK_FRAMES: Final = 14
+POINT_PICTURES: Final = 240
+MIN_FITTING: Final = 0.6
+"""Share of the points near the hand that must keep their place in it."""
+
+STARTS: Final = 10
+"""After so many beginnings no more are tried where three of them end at the best camera."""
+
+MAX_POINT_RIVAL: Final = 0.85
+POINT_INFLATION: Final = 1.2
+"""Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
+
 BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
@@ -59,8 +71,11 @@ MIN_FLOW_SHARE: Final = 0.6
 half kept 0.7 or more of the best."""
 
 MAX_RIVAL: Final = 0.9
-MAX_STRAIN: Final = 4.0
-"""A size or mounting this many of its standard deviations from the model is not believed."""
+MAX_STRAIN: Final = 2.4
+"""A size or mounting this many of its standard deviations from the model is not believed: edges then are others'."""
+
+HOPELESS: Final = 0.6
+"""Beginnings that fit less than this share of the best one's fit are not carried on: they would be no rivals."""
 
 SAME_SHARE: Final = 0.02
 """Beginnings whose gripper lies within this share of the picture's width are one."""
@@ -68,155 +83,21 @@ SAME_SHARE: Final = 0.02
 NEAR_SHARE: Final = 0.05
 """Ends that lie within this share are one solution, known no better than they lie apart."""
 
+MAX_OVERLAY_SHARE: Final = 0.03
+KNOWN: Final = replace(PRIORS, camera_m=0.005, camera_rad=0.004, log_focal=0.01)
+"""Priors where the camera is known from points already."""
+
+_UNTOLD: Final = "; focal length and distance cannot be told apart: trust the overlay, not the pose"
 _WORTH: Final = 0.004
 """Edge score that one squared standard deviation of a size or of the mounting costs."""
 
 _MOVING_PX: Final = 0.5
 _MOVING_SHARE: Final = 0.6
 _DRAWS: Final = 400
+_CLEARLY: Final = 1.15
 _MARK_WEIGHT: Final = 0.5
 _NUDGES: Final = 6
 _QUICK_SEARCH: Final = (8.0, 5.0, 3.0)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place that somebody pointed at: the point between the fingertips in one frame.
-
-    Args:
-        frame: Number of the frame.
-        u: Pixels from the left.
-        v: Pixels from the top.
-        episode: Of the frame; of the first one where empty.
-    """
-
-    frame: int
-    u: float
-    v: float
-    episode: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Mark:
-        """``FRAME:X,Y`` or ``EPISODE@FRAME:X,Y``.
-
-        Raises:
-            InvalidSpecError: Not of that form.
-        """
-        episode, _, rest = text.rpartition("@")
-        frame, _, place = rest.partition(":")
-        try:
-            u, v = (float(n) for n in place.split(","))
-            return cls(int(frame), u, v, episode)
-        except ValueError:
-            raise InvalidSpecError(
-                "is not a mark", field="--mark", expected="FRAME:X,Y or EPISODE@FRAME:X,Y", found=text
-            ) from None
-
-
-@dataclass(frozen=True, eq=False)
-class CameraGuess:
-    """What was found out about a camera that nobody calibrated.
-
-    Args:
-        view: Name of the camera.
-        episodes: Whose pictures were used.
-        verdict: ``found`` or ``cannot tell``.
-        reason: Why, in words.
-        model: Which gripper model was looked for.
-        width: Of the pictures.
-        height: Of the pictures.
-        K: ``(3, 3)``; None where nothing fits at all.
-        world_from_camera: ``(4, 4)``; of the best candidate, also where the verdict is ``cannot tell``.
-        focal_known: Whether the focal length was given.
-        overlay_px: 90 of 100 times the drawn gripper is off by less, in the mean over the frames used.
-        focal_px: Focal length along x.
-        focal_interval_px: Half width of its 90 % interval; 0 where it was given.
-        position_mm: 90 of 100 times the camera's position is off by less.
-        rotation_deg: 90 of 100 times its rotation is off by less.
-        edges: Fit of the gripper's outline in frames that were not fitted, in [0, 1].
-        flow: Agreement of the hand's motion with the pictures', at most 1.
-        rivals: The other candidates: their fit, and how many pixels away they see the gripper.
-        gripper: How the gripper seems to differ from the model, in words.
-        gripper_from_camera: ``(4, 4)`` of a camera that is fixed to the hand; ``world_from_camera`` is None then.
-        evidence: Pictures, where they were asked for.
-        start: The camera that the flow gave, before the edges.
-    """
-
-    view: str
-    episodes: tuple[str, ...]
-    verdict: Verdict
-    reason: str
-    model: str
-    width: int
-    height: int
-    K: FloatArray | None = None
-    world_from_camera: FloatArray | None = None
-    focal_known: bool = False
-    overlay_px: float | None = None
-    focal_px: float | None = None
-    focal_interval_px: float | None = None
-    position_mm: float | None = None
-    rotation_deg: float | None = None
-    edges: float | None = None
-    flow: float | None = None
-    rivals: tuple[tuple[float, float], ...] = ()
-    gripper: tuple[str, ...] = ()
-    gripper_from_camera: FloatArray | None = None
-    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
-    start: FloatArray | None = field(default=None, repr=False)
-
-    @property
-    def found(self) -> bool:
-        """Whether the camera may be used."""
-        return self.verdict == "found"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-
-        def number(value: float | None, digits: int) -> float | None:
-            return None if value is None else round(float(value), digits)
-
-        return {
-            "view": self.view,
-            "episodes": list(self.episodes),
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "model": self.model,
-            "overlay_px": number(self.overlay_px, 2),
-            "focal_px": number(self.focal_px, 2),
-            "focal_known": self.focal_known,
-            "focal_interval_px": number(self.focal_interval_px, 2),
-            "position_interval_mm": number(self.position_mm, 1),
-            "rotation_interval_deg": number(self.rotation_deg, 2),
-            "edges": number(self.edges, 3),
-            "flow": number(self.flow, 3),
-            "rivals": [{"edges": round(e, 3), "away_px": round(a, 1)} for e, a in self.rivals],
-            "gripper": list(self.gripper),
-            "gripper_from_camera": None if self.gripper_from_camera is None else self.gripper_from_camera.tolist(),
-        }
-
-    def entry(self, trajectory: GripperTrajectory | None = None) -> dict[str, Any]:
-        """The camera as an entry of a camera file.
-
-        Args:
-            trajectory: Of the episode, for a camera fixed to the hand: it has a pose a picture.
-
-        Raises:
-            ValueError: There is no camera, or it is fixed to the hand and there is no trajectory.
-        """
-        pose = self.world_from_camera
-        if pose is None and self.gripper_from_camera is not None and trajectory is not None:
-            pose = exact.matmul(trajectory.world_from_gripper, self.gripper_from_camera)
-        if self.K is None or pose is None:
-            raise ValueError("no camera was found")
-        return {
-            "K": self.K.tolist(),
-            "width": self.width,
-            "height": self.height,
-            "world_from_camera": pose.tolist(),
-            "pixel_centre": 0.5,
-            "origin": {"kind": "guessed", "overlay_px": self.overlay_px, "position_mm": self.position_mm},
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,6 +163,14 @@ def guess_camera(
     parts = [p for p in parts if len(p)]
     if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
         return cannot("the gripper hardly moves, as its poses have it")
+    measured = [speeds.speeds(r.view.frames, arm) for r in used for arm in _arms(r)]
+    off = speeds.offset_of([m for m in measured if m is not None])
+    if off is not None:
+        base["time_offset_s"] = off[0]
+        return cannot(
+            f"poses come {abs(off[0]):.2f} s too {'early' if off[0] > 0 else 'late'} (± {off[1]:.2f} s):"
+            f" add {off[0]:+.2f} s to the poses' stamps (raw logs: -O time_offset={off[0]:.2f})"
+        )
     if _moves_as_a_whole(parts):
         return _in_the_hand(used, K, width, height, cannot)
     if max(float(p.moved.max()) for p in parts) < 0.1:
@@ -298,12 +187,19 @@ def guess_camera(
         (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
     )
     world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
-    tried = [_begin(world, *_camera(drawn, i, scale, middle, aspect)) for i in range(min(len(drawn), BEGUN))]
+    points, reason = _by_points(world, drawn, parts, middle, aspect, keep)
+    if points and not reason:
+        return replace(cannot(points.pop("where"), **points), verdict="found")
+    beginnings = [_camera(drawn, i, scale, middle, aspect) for i in range(min(len(drawn), BEGUN))]
+    if points:
+        # Edges may tell exactly what points tell roughly.
+        beginnings.insert(0, (points["K"], points["world_from_camera"]))
+    tried = [_begin(world, K_begun, pose) for K_begun, pose in beginnings]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
         return cannot("no camera that fits the motion shows the gripper in enough frames")
     carried: list[_Candidate] = []
-    for candidate in _distinct(begun, world):
+    for candidate in _distinct([c for c in begun if c.worth > HOPELESS * begun[0].worth], world):
         refined = _refine(world, _nudged(world, candidate, seed))
         if refined is not None:
             carried.append(refined)
@@ -313,7 +209,7 @@ def guess_camera(
         return cannot("no camera that fits the motion shows the gripper in enough frames")
     carried.sort(key=lambda c: -c.worth)
     best = carried[0]
-    flow = float(flow_search.score(_cameras(best, scale), parts, middle * scale, aspect)[0])
+    flow = float(flow_search.score(_as_cameras(best.K, best.pose, scale), parts, middle * scale, aspect)[0])
     away = [world.apart(best, other) for other in carried[1:]]
     rivals = tuple((other.edges, a) for other, a in zip(carried[1:], away, strict=True) if a > NEAR_SHARE * width)
     errors = _errors(best, world)
@@ -339,13 +235,130 @@ def guess_camera(
         "evidence": tuple(world.gather(best.K, best.pose, FRAMES, keep=True)) if keep else (),
         "start": best.start,
     }
-    reason = _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
+    refused, reason = reason, _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
     if reason:
+        reason += f"; of points alone: {refused}"
         return cannot(reason, **figures)
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
     if K is None and errors[3] > 0.1 * best.K[0, 0]:
-        where += "; focal length and distance cannot be told apart: trust the overlay, not the pose"
+        where += _UNTOLD
     return replace(cannot(where, **figures), verdict="found")
+
+
+def _by_points(
+    world: _World,
+    drawn: flow_search.Cameras,
+    parts: Sequence[flow_search.Moves],
+    middle: FloatArray,
+    aspect: float,
+    keep: bool,
+) -> tuple[dict[str, Any], str]:
+    """The camera through which points of the hand keep their place, and why it must not be believed (empty if it may).
+
+    The figures are empty where too few points can be followed.
+    """
+    scale, free = parts[0].scale, world.free_focal
+    each = max(25, POINT_PICTURES // len(world.recorded))
+    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
+    tracks = [t for t in tracks if len(t.uv)]
+    if not tracks:
+        return {}, "no points can be followed"
+    tried: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
+    for i in range(len(drawn)):
+        K, pose = _camera(drawn, i, scale, middle, aspect)
+        found = hand_points.fit(tracks, K, pose, free)
+        if found is None:
+            continue
+        tried.append((found.support * world.agreement(_zoomed(K, found), found.world_from_camera), K, found, pose))
+        if len(tried) >= STARTS:
+            first, *others = ((_zoomed(k, f), f.world_from_camera) for _, k, f, _ in sorted(tried, key=lambda t: -t[0]))
+            if sum(world.distance(first, other) < SAME_SHARE * world.width for other in others) >= 2:
+                break
+    if not tried:
+        return {}, "too few points of the hand can be followed"
+    tried.sort(key=lambda t: -t[0])
+    ends: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
+    kept: list[tuple[FloatArray, FloatArray]] = []
+    for value, K, found, pose in tried:
+        K = _zoomed(K, found)
+        new = all(world.distance((K, found.world_from_camera), k) > SAME_SHARE * world.width for k in kept)
+        if value < HOPELESS * tried[0][0] or len(ends) == CARRIED or not new:
+            continue
+        kept.append((K, found.world_from_camera))
+        final = hand_points.fit(tracks, K, found.world_from_camera, free, final=True)
+        if final is not None:
+            K = _zoomed(K, final)
+            ends.append((final.support * world.agreement(K, final.world_from_camera), K, final, pose))
+    if not ends:
+        return {}, "too few points of the hand can be followed"
+    ends.sort(key=lambda t: -t[0])
+    value, K, best, start = ends[0]
+    here = (K, best.world_from_camera)
+    away = [world.distance(here, (k, f.world_from_camera)) for _, k, f, _ in ends[1:]]
+    rivals = tuple(
+        (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
+    )
+    covariance = best.bundle.spread(best.state, free) * POINT_INFLATION**2
+    errors = _radii(covariance, K, best.world_from_camera, world)
+    near = [a for (v, *_), a in zip(ends[1:], away, strict=True) if a <= NEAR_SHARE * world.width and v > 0.95 * value]
+    errors = (max([errors[0], *near]), *errors[1:])
+    model = _outlined(world, K, best.world_from_camera)
+    flow = float(flow_search.score(_as_cameras(K, best.world_from_camera, scale), parts, middle * scale, aspect)[0])
+    figures: dict[str, Any] = {
+        "K": K,
+        "world_from_camera": best.world_from_camera,
+        "edges": None if model is None else model.edges,
+        "flow": flow,
+        "rivals": tuple((e, a) for e, a, _ in rivals),
+        "overlay_px": errors[0],
+        "position_mm": errors[1],
+        "rotation_deg": errors[2],
+        "focal_px": float(K[0, 0]),
+        "focal_interval_px": errors[3],
+        "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
+        "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
+        "start": start,
+        "model": f"none: points of the hand (sizes: {world.shape.name})",
+        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of all there",
+    }
+    if free and errors[3] > 0.1 * K[0, 0]:
+        figures["where"] += _UNTOLD
+    reason = ""
+    if best.fitting < MIN_FITTING:
+        reason = f"points seen near the hand do not move with it ({100 * best.fitting:.0f} % do)"
+    elif flow < MIN_FLOW:
+        reason = f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
+    elif any(v > MAX_POINT_RIVAL * value for *_, v in rivals):
+        reason = (
+            f"another camera, which sees the gripper {max(rivals, key=lambda r: r[2])[1]:.0f} px away, fits as well"
+        )
+    elif errors[0] > MAX_OVERLAY_SHARE * world.width:
+        reason = f"the gripper could be up to {errors[0]:.1f} px away"
+    return figures, reason
+
+
+def _zoomed(K: FloatArray, found: hand_points.PointFit) -> FloatArray:
+    zoom = float(np.exp(found.state[6])) / K[0, 0]
+    return K @ np.diag([zoom, zoom, 1.0])
+
+
+def _outlined(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
+    """The gripper's sizes and mounting with which its outline fits through a camera that is known already."""
+    gathered = world.gather(K, pose, FRAMES)
+    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
+        return None
+    fitted, judged = split_sights(gathered)
+    return _fit(
+        replace(world, free_focal=False),
+        [e for e in fitted if e.sights],
+        K,
+        pose,
+        pose,
+        SEARCH_PX[3:],
+        None,
+        judged,
+        KNOWN,
+    )
 
 
 def _in_the_hand(
@@ -414,10 +427,23 @@ class _World:
         poses = np.concatenate([arm.world_from_gripper[::5] for r in self.recorded for arm in _arms(r)])
         return np.concatenate([poses[:, :3, 3], poses[:, :3, 3] - 0.1 * poses[:, :3, 2]])
 
+    def agreement(self, K: FloatArray, pose: FloatArray) -> float:
+        """Whether marked points are seen where they were marked: 1 for yes or where none are, down to 0."""
+        left = 1.0
+        for point, at in self.marked:
+            uv, _, ahead = (np.asarray(a) for a in pinhole.project(point[None], K, pose))
+            away = float(np.linalg.norm(uv[0] - at)) / self.width if ahead[0] else 1.0
+            left -= min(1.0, away / flow_search.MARK_SHARE) / len(self.marked)
+        return max(left, 0.0)
+
     def apart(self, a: _Candidate, b: _Candidate) -> float:
         """Mean distance in pixels of the gripper seen through two candidates."""
+        return self.distance((a.K, a.pose), (b.K, b.pose))
+
+    def distance(self, a: tuple[FloatArray, FloatArray], b: tuple[FloatArray, FloatArray]) -> float:
+        """Mean distance in pixels of the gripper seen through two cameras, each its matrix and its pose."""
         points = self.points()
-        first, second = (np.asarray(pinhole.project(points, c.K, c.pose)[0]) for c in (a, b))
+        first, second = (np.asarray(pinhole.project(points, K, pose)[0]) for K, pose in (a, b))
         return float(np.median(np.linalg.norm(first - second, axis=-1)))
 
 
@@ -440,28 +466,27 @@ def _camera(
     return K, np.asarray(transforms.make_transform(turn.T, drawn.centre[i].astype(np.float64)))
 
 
-def _cameras(candidate: _Candidate, scale: float) -> flow_search.Cameras:
+def _as_cameras(K: FloatArray, pose: FloatArray, scale: float) -> flow_search.Cameras:
     return flow_search.Cameras(
-        candidate.pose[None, :3, :3].transpose(0, 2, 1).astype(np.float32),
-        candidate.pose[None, :3, 3].astype(np.float32),
-        np.array([candidate.K[0, 0] * scale], np.float32),
+        pose[None, :3, :3].transpose(0, 2, 1).astype(np.float32),
+        pose[None, :3, 3].astype(np.float32),
+        np.array([K[0, 0] * scale], np.float32),
         np.zeros(1, np.float32),
     )
 
 
 def _begin(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
-    """The best of a few quick fits that start where the outline fits well near a camera that the flow gave."""
+    """A quick fit that starts where the outline fits best near a camera that the flow gave."""
     gathered = world.gather(K, pose, QUICK_FRAMES)
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return None
     shift = best_shift(max(gathered, key=lambda e: len(e.sights)), pose)
-    starts = [pose]
-    if shift is not None:
-        for u, v in shift.peaks[:1]:
-            turn = np.array([-v / gathered[0].K[1, 1], u / gathered[0].K[0, 0], 0, 0, 0, 0])
-            starts.append(pose @ np.asarray(transforms.invert(motion(turn))))
-    fits = [_fit(world, gathered, K, pose, start, _QUICK_SEARCH) for start in starts]
-    return max(fits, key=lambda c: c.worth)
+    start = pose
+    if shift is not None and shift.score > _CLEARLY * shift.score_here:
+        u, v = shift.peaks[0]
+        turn = np.array([-v / gathered[0].K[1, 1], u / gathered[0].K[0, 0], 0, 0, 0, 0])
+        start = pose @ np.asarray(transforms.invert(motion(turn)))
+    return _fit(world, gathered, K, pose, start, _QUICK_SEARCH)
 
 
 def _fit(
@@ -473,17 +498,15 @@ def _fit(
     search: Sequence[float],
     begin: Solution | None = None,
     judged: Sequence[Evidence] | None = None,
+    priors: Priors = PRIORS,
 ) -> _Candidate:
     """A candidate after one fit of everything that is unknown."""
-    found = solve([gathered], [given], PRIORS, [start], search, fit_sizes=True, fit_focal=world.free_focal, begin=begin)
+    found = solve([gathered], [given], priors, [start], search, fit_sizes=True, fit_focal=world.free_focal, begin=begin)
     edges = float(score([[as_found(e, found) for e in judged or gathered]], found.poses).mean())
     zoom = float(np.exp(found.log_focal[0]))
     K = K @ np.diag([zoom, zoom, 1.0])
     worth = edges - _WORTH * float((_strain(found, world.shape.hand) ** 2).sum())
-    for point, at in world.marked:
-        uv, _, ahead = (np.asarray(a) for a in pinhole.project(point[None], K, found.poses[0]))
-        away = float(np.linalg.norm(uv[0] - at)) / world.width if ahead[0] else 1.0
-        worth -= _MARK_WEIGHT * min(1.0, away / flow_search.MARK_SHARE) / len(world.marked)
+    worth -= _MARK_WEIGHT * (1 - world.agreement(K, found.poses[0]))
     return _Candidate(K, given, found.poses[0], replace(found, log_focal=np.zeros(1)), edges, worth)
 
 
@@ -554,34 +577,40 @@ def _doubt(
     strain = np.abs(_strain(best.found, world.shape.hand))
     if strain.max() > MAX_STRAIN:
         return "it only fits a gripper that is very unlike the model: " + _differences(best.found, world.shape.hand)[0]
-    if overlay > 0.03 * world.width:
+    if overlay > MAX_OVERLAY_SHARE * world.width:
         return f"the gripper could be up to {overlay:.1f} px away"
     return ""
 
 
 def _errors(best: _Candidate, world: _World) -> tuple[float, float, float, float]:
-    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels)."""
+    picked = np.r_[0:6, -1] if world.free_focal else np.r_[0:6]
     covariance = best.found.covariance * INFLATION**2
-    free = world.free_focal
-    picked = np.r_[0:6, -1] if free else np.r_[0:6]
+    return _radii(covariance[np.ix_(picked, picked)], best.K, best.pose, world)
+
+
+def _radii(covariance: FloatArray, K: FloatArray, pose: FloatArray, world: _World) -> tuple[float, float, float, float]:
+    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels).
+
+    Args:
+        covariance: ``(6, 6)``, or ``(7, 7)`` with the log focal length, of the camera's motion in its own frame.
+        K: ``(3, 3)``.
+        pose: ``world_from_camera (4, 4)``.
+        world: Where the gripper goes.
+    """
     rng = np.random.default_rng(0)
-    draws = rng.multivariate_normal(np.zeros(len(picked)), covariance[np.ix_(picked, picked)], _DRAWS, method="eigh")
-    inverse = np.asarray(transforms.invert(best.pose))
+    draws = rng.multivariate_normal(np.zeros(len(covariance)), covariance, _DRAWS, method="eigh")
+    inverse = np.asarray(transforms.invert(pose))
     others = np.asarray(transforms.invert(np.stack([motion(d[:6]) @ inverse for d in draws])))
-    zoom = np.exp(draws[:, 6]) if free else np.ones(_DRAWS)
+    zoom = np.exp(draws[:, 6]) if len(covariance) > 6 else np.ones(_DRAWS)
     points = world.points()[::3]
-    here = np.asarray(pinhole.project(points, best.K, best.pose)[0])
+    here = np.asarray(pinhole.project(points, K, pose)[0])
     away = [
-        float(
-            np.linalg.norm(
-                np.asarray(pinhole.project(points, best.K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1
-            ).mean()
-        )
+        float(np.linalg.norm(np.asarray(pinhole.project(points, K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1).mean())
         for z, p in zip(zoom, others, strict=True)
     ]
-    position = 1e3 * np.linalg.norm(others[:, :3, 3] - best.pose[:3, 3], axis=1)
-    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], best.pose[:3, :3])))
-    focal = np.abs(zoom - 1) * best.K[0, 0]
+    position = 1e3 * np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], pose[:3, :3])))
+    focal = np.abs(zoom - 1) * K[0, 0]
     return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle, focal))  # type: ignore[return-value]
 
 

@@ -1,12 +1,7 @@
-"""A camera fixed to the hand, from the scene's own texture: structure from motion whose motion is known but for one
-constant transform.
+"""A camera fixed to the hand, from the scene's own texture.
 
-Points of the scene are followed through pictures. Given ``gripper_from_camera``, the gripper's poses say where the
-camera was at each; a point that stands still is then where its rays meet (Hartley and Zisserman, *Multiple View
-Geometry*, 12.2), and is seen again where it was followed to, or the transform is wrong. Scale comes from the poses.
-What does not move in the picture while the hand does is the hand itself. Other things that move, and points that slide
-along edges, err alike for many pictures, so that uncertainty is found by leaving parts of the time out (the
-delete-a-group jackknife: Wolter, *Introduction to Variance Estimation*, 4).
+Points of the scene are followed through pictures, and the transform is the one with which they stand still
+(`point_tracks`). What does not move in the picture while the hand does is the hand itself, or what it holds.
 """
 
 from __future__ import annotations
@@ -18,12 +13,12 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from ..geometry import rotations, transforms
 from ..model import FrameSource, GripperTrajectory
 from .flow_search import choose_pairs
+from .point_tracks import Bundle, Tracks, follow_points, goes_by
 from .solve import motion, vector_of
 
 FloatArray = NDArray[np.float64]
@@ -38,32 +33,26 @@ MIN_INLIERS: Final = 0.5
 MAX_RIVAL: Final = 1.25
 """Another camera whose residual is less than this times the best one's fits as well."""
 
+WORKING_SIDE: Final = 384
+"""Pixels of the longer side of the pictures that points are followed in, at most."""
+
+MAX_OBSERVED: Final = 3000
+"""Sights of points that are fitted; more tell no more."""
+
+_OUTLINE_PICTURES: Final = 40
+_STAYS: Final = 0.5
+_EDGE_LEVELS: Final = 2.5
+_MOVED_OPENNESS: Final = 0.05
+_LAG_S: Final = 0.6
 _MOVES_PX: Final = 4.0
-_BACK_PX: Final = 0.5
-_LOSS_PX: Final = 0.5
+_TREMBLE_PX: Final = 0.5
 _STARTS: Final = 48
-_KEPT: Final = 6
+_TRIED: Final = 14
+_KEPT: Final = 4
+_FEW: Final = 70
 _REACH_M: Final = 0.3
-GROUPS: Final = 5
 MAX_TURN_SD: Final = float(np.radians(2))
 MAX_SHIFT_SD_M: Final = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class Tracks:
-    """Points of the scene, followed through pictures.
-
-    Args:
-        uv: ``(N, 2)`` pixels.
-        track: ``(N,)`` which point.
-        picture: ``(N,)`` which picture.
-        poses: ``(P, 4, 4)`` world_from_gripper of the pictures.
-    """
-
-    uv: FloatArray
-    track: NDArray[np.intp]
-    picture: NDArray[np.intp]
-    poses: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,45 +80,64 @@ class HandCamera:
 
 
 def follow(frames: FrameSource, trajectory: GripperTrajectory, pictures: int) -> Tracks:
-    """Follow points of the scene through one episode, whose pictures are read once and in order."""
+    """Follow points of the scene through one episode, whose pictures are read once and in order.
+
+    Not followed are points on the hand and beside its outline, which stays where it is in the picture; and no point is
+    followed on while the fingers move, for what they take along afterwards stands still no more.
+    """
     chosen = np.unique(choose_pairs(trajectory, pictures, STEP_M)[:, 0]).tolist()
-    live = np.empty((0, 2), np.float32)
-    names = np.empty(0, np.intp)
-    seen: list[tuple[NDArray[np.float32], NDArray[np.intp], int]] = []
-    count, before = 0, None
-    for k, picture in enumerate(frames.frames(chosen)):
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        if before is not None and len(live):
-            there, ok, _ = cv2.calcOpticalFlowPyrLK(before, grey, live[:, None], None)
-            back, ok_back, _ = cv2.calcOpticalFlowPyrLK(grey, before, there, None)
-            good = (ok.ravel() == 1) & (ok_back.ravel() == 1)
-            good &= np.linalg.norm(back[:, 0] - live, axis=1) < _BACK_PX
-            live, names = there[good, 0], names[good]
-        free = np.full(grey.shape, 255, np.uint8)
-        apart = max(3, min(grey.shape) // 40)
-        for x, y in live.tolist():
-            cv2.circle(free, (round(x), round(y)), apart, 0, -1)
-        if len(live) < POINTS:
-            found = cv2.goodFeaturesToTrack(grey, POINTS - len(live), 0.01, apart, mask=free)
-            if found is not None:
-                live = np.concatenate([live, found[:, 0]])
-                names = np.concatenate([names, count + np.arange(len(found))])
-                count += len(found)
-        seen.append((live.copy(), names.copy(), k))
-        before = grey
-    if not seen:
+    if not chosen:
         return Tracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), np.empty((0, 4, 4)))
-    # Pixel (0, 0) spans [0, 1].
-    uv = np.concatenate([s[0] for s in seen]).astype(np.float64) + 0.5
-    track = np.concatenate([s[1] for s in seen])
-    picture_of = np.concatenate([np.full(len(s[0]), s[2]) for s in seen])
-    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
-    np.minimum.at(low, track, uv)
-    np.maximum.at(high, track, uv)
-    good = (np.bincount(track, minlength=count) >= MIN_SEEN) & (np.linalg.norm(high - low, axis=1) > _MOVES_PX)
-    keep = good[track]
+    scale = min(1.0, WORKING_SIDE / max(frames.width, frames.height))
+    size = (max(1, round(frames.width * scale)), max(1, round(frames.height * scale)))
+    greys = [
+        cv2.resize(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for p in frames.frames(chosen)
+    ]
+    allowed = np.where(hand_outline(greys), 0, 255).astype(np.uint8)
+    cut = fingers_move(trajectory, np.array(chosen))
+    uv, track, picture = follow_points(greys, [allowed] * len(greys), cut, POINTS, max(3, min(size) // 40))
+    # What is held in the hand trembles in the picture, while the scene goes by.
+    keep = goes_by(uv, track, MIN_SEEN, _MOVES_PX * scale, _TREMBLE_PX)
     _, track = np.unique(track[keep], return_inverse=True)
-    return Tracks(uv[keep], track, picture_of[keep], trajectory.world_from_gripper[chosen])
+    return Tracks(uv[keep] / scale, track, picture[keep], trajectory.world_from_gripper[chosen])
+
+
+def hand_outline(greys: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+    """Pixels ``(H, W)`` at and about edges that stay in the picture while the hand moves: those of the hand itself."""
+
+    def gradient(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 1.0)
+        both = (cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125))
+        return np.stack(both, -1)
+
+    every = greys[:: max(1, len(greys) // _OUTLINE_PICTURES)]
+    usual = gradient(np.median(np.stack(every), 0).astype(np.uint8))
+    strength = (usual**2).sum(-1)
+    alike = np.zeros(strength.shape, np.float32)
+    for grey in every:
+        here = gradient(grey)
+        alike += (here * usual).sum(-1) / (np.maximum((here**2).sum(-1), strength) + 1.0)
+    stays = (alike > _STAYS * len(every)) & (strength > _EDGE_LEVELS**2)
+    reach = max(3, min(strength.shape) // 24)
+    return np.asarray(cv2.dilate(stays.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1))) > 0)
+
+
+def fingers_move(trajectory: GripperTrajectory, chosen: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of the chosen frames ``(P,)`` the fingers have moved before, since the frame chosen before it.
+
+    Openness of 0 and 1 alone is a command, which fingers follow within `_LAG_S`.
+    """
+    openness = np.nan_to_num(trajectory.openness, nan=0.0)
+    lag = 0
+    if np.isin(openness, (0.0, 1.0)).all():
+        step = float(np.median(np.diff(trajectory.times))) if len(trajectory.times) > 1 else 1.0
+        lag = int(np.ceil(_LAG_S / max(step, 1e-3)))
+    out = np.zeros(len(chosen), np.bool_)
+    for k in range(1, len(chosen)):
+        since = openness[max(0, chosen[k - 1] - lag) : chosen[k] + 1]
+        out[k] = np.ptp(since) > _MOVED_OPENNESS
+    return out
 
 
 def find(
@@ -145,7 +153,7 @@ def find(
         aspect: Focal length along y over that along x.
         seed: Of the starts and of the points taken for the first look.
     """
-    world = _Bundle(parts, middle, aspect)
+    world = Bundle(parts, middle, aspect)
     if len(world) < MIN_POINTS:
         return f"too few points of the scene can be followed ({len(world)})"
     turned = max(
@@ -154,25 +162,34 @@ def find(
         if len(p.poses)
     )
     rng = np.random.default_rng(seed)
-    few = world.some(rng, 120)
+    world = world.at_most(rng, MAX_OBSERVED)
+    few = world.some(rng, _FEW)
     starts = []
     for turn in _turns(rng):
         start = np.concatenate([turn, [0.0, 0.0, -0.08], [np.log(focal or width)]])
         starts.append((float(np.median(np.abs(few.residuals(start)))), start))
     starts.sort(key=lambda s: s[0])
-    ends = []
-    for _, start in starts[: 3 * _KEPT]:
-        ends.append(few.fitted(start, focal is None, 15))
+    ends = [few.fitted(start, focal is None, 10, _REACH_M) for _, start in starts[:_TRIED]]
     ends.sort(key=lambda e: e[0])
-    final = [world.fitted(state, focal is None, 40) for _, state in ends[:_KEPT]]
+    distinct: list[FloatArray] = []
+    for _, end in ends:
+        if len(distinct) < _KEPT and all(_elsewhere(end, other) for other in distinct):
+            distinct.append(end)
+    final = [world.fitted(state, focal is None, 25, _REACH_M) for state in distinct]
     final.sort(key=lambda e: e[0])
     cost, state = final[0]
     rivals = [c / max(cost, 1e-12) for c, other in final[1:] if _elsewhere(state, other)]
     residual = np.linalg.norm(world.residuals(state).reshape(-1, 2), axis=1)
+    # Points that moved, or were lost to something else, are left out; whether they are few is judged with them.
+    kept = world.close(state)
+    if len(kept) >= MIN_POINTS:
+        _, state = kept.fitted(state, focal is None, 25, _REACH_M)
+    else:
+        kept = world
     found = HandCamera(
         gripper_from_camera=motion(state[:6]),
         focal=float(np.exp(state[6])),
-        covariance=world.spread(state, focal is None),
+        covariance=kept.spread(state, focal is None),
         residual_px=float(np.median(residual)),
         inliers=float((residual < 2).mean()),
         rival=min(rivals, default=float("inf")),
@@ -198,99 +215,6 @@ def _doubt(found: HandCamera, turned: float) -> str:
     if found.rival < MAX_RIVAL:
         return "a camera mounted elsewhere fits as well"
     return ""
-
-
-class _Bundle:
-    """All points of some episodes; unknowns are a rotation vector, a shift and the log focal length."""
-
-    def __init__(self, parts: Sequence[Tracks], middle: FloatArray, aspect: float) -> None:
-        self.uv = np.concatenate([p.uv for p in parts]) - middle
-        self.uv[:, 1] /= aspect
-        tracks = np.cumsum([0, *(int(p.track.max(initial=-1)) + 1 for p in parts)])
-        pictures = np.cumsum([0, *(len(p.poses) for p in parts)])
-        self.track = np.concatenate([p.track + o for p, o in zip(parts, tracks, strict=False)])
-        self.picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
-        self.poses = np.concatenate([p.poses for p in parts])
-        self.count = int(tracks[-1])
-
-    def __len__(self) -> int:
-        return len(self.track)
-
-    def some(self, rng: np.random.Generator, count: int) -> _Bundle:
-        """The same with at most so many points."""
-        out = object.__new__(_Bundle)
-        number = np.full(self.count, -1)
-        picked = rng.permutation(self.count)[:count]
-        number[picked] = np.arange(len(picked))
-        keep = number[self.track] >= 0
-        out.uv, out.picture, out.poses = self.uv[keep], self.picture[keep], self.poses
-        out.track, out.count = number[self.track[keep]], len(picked)
-        return out
-
-    def residuals(self, state: FloatArray) -> FloatArray:
-        """Distances ``(2 N,)`` in pixels of where points were followed to from where they then are."""
-        focal = np.exp(state[6])
-        cameras = self.poses @ motion(state[:6])
-        R, c = cameras[self.picture, :3, :3], cameras[self.picture, :3, 3]
-        ray = np.concatenate([self.uv / focal, np.ones((len(self), 1))], 1)
-        ray = np.einsum("nij,nj->ni", R, ray / np.linalg.norm(ray, axis=1, keepdims=True))
-        across = np.eye(3) - ray[:, :, None] * ray[:, None, :]
-        normal, right = np.zeros((self.count, 3, 3)), np.zeros((self.count, 3))
-        np.add.at(normal, self.track, across)
-        np.add.at(right, self.track, np.einsum("nij,nj->ni", across, c))
-        # Rays that are nearly parallel meet far away, and say nothing of where.
-        points = np.linalg.solve(normal + 1e-6 * np.eye(3), right[..., None])[..., 0]
-        local = np.einsum("nij,ni->nj", R, points[self.track] - c)
-        ahead = local[:, 2] > 0.01
-        uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
-        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
-
-    def fitted(self, start: FloatArray, free_focal: bool, evaluations: int) -> tuple[float, FloatArray]:
-        """Mean robust loss and state after a fit from ``start``."""
-        free = np.arange(7 if free_focal else 6)
-        # A camera on the hand is within a hand's reach of the fingertips.
-        reach = np.array([np.inf] * 3 + [_REACH_M] * 3 + [1.0])[free]
-        begin = np.array([0, 0, 0, 0, 0, 0, start[6]])[free]
-
-        def equations(values: FloatArray) -> FloatArray:
-            state = start.copy()
-            state[free] = values
-            return self.residuals(state)
-
-        found = least_squares(
-            equations,
-            np.clip(start[free], begin - 0.99 * reach, begin + 0.99 * reach),
-            bounds=(begin - reach, begin + reach),
-            loss="cauchy",
-            f_scale=_LOSS_PX,
-            max_nfev=evaluations,
-        )
-        state = start.copy()
-        state[free] = found.x
-        return float(found.cost) / len(self), state
-
-    def spread(self, state: FloatArray, free_focal: bool) -> FloatArray:
-        """Covariance of the camera's motion in its own frame (and of the log focal length), from parts left out."""
-        count = 7 if free_focal else 6
-        inverse = np.asarray(transforms.invert(motion(state[:6])))
-        away = []
-        for part in range(GROUPS):
-            left = self._without(part)
-            _, other = left.fitted(state, free_focal, 15)
-            moved = np.append(vector_of(inverse @ motion(other[:6])), other[6] - state[6])
-            away.append(moved[:count])
-        apart = np.stack(away) - np.mean(away, axis=0)
-        return np.asarray((GROUPS - 1) / GROUPS * apart.T @ apart + 1e-8 * np.eye(count))
-
-    def _without(self, part: int) -> _Bundle:
-        """The same without the pictures of one of `GROUPS` stretches of time."""
-        group = np.arange(len(self.poses)) * GROUPS // len(self.poses)
-        keep = group[self.picture] != part
-        out = object.__new__(_Bundle)
-        out.uv, out.picture, out.poses = self.uv[keep], self.picture[keep], self.poses
-        names, out.track = np.unique(self.track[keep], return_inverse=True)
-        out.count = len(names)
-        return out
 
 
 def _turns(rng: np.random.Generator) -> Iterator[FloatArray]:

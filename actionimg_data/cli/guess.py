@@ -259,6 +259,9 @@ def _print(guesses: Sequence[CameraGuess]) -> None:
     output().print(table)
     output().print("overlay: how far the drawn gripper may be off; pose: how far the camera (both 90 %)")
     for g in guesses:
+        if g.rivals:
+            others = "; ".join(f"fit {edges:.2f}, {away:.0f} px away" for edges, away in g.rivals)
+            output().print(f"{g.view}: other candidates at the end: {others}", soft_wrap=True)
         if g.found and g.gripper:
             text = f"{g.view}: your gripper seems to differ from the model: {'; '.join(g.gripper)}"
             output().print(text, soft_wrap=True)

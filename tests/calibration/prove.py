@@ -75,7 +75,9 @@ class Recording:
         return self.id in JUDGED
 
 
-def load(data: Path, only: tuple[str, ...] = ()) -> list[Recording]:
+def load(data: Path, only: tuple[str, ...] = (), hand: bool = False) -> list[Recording]:
+    """The recordings with their fixed cameras, or with those on the hand."""
+    sim_views = ("robot0_eye_in_hand",) if hand else SIM_VIEWS
     transform: dict[str, Any] = {
         "version": 1,
         "format": "folder",
@@ -94,7 +96,7 @@ def load(data: Path, only: tuple[str, ...] = ()) -> list[Recording]:
                 "time": {"file": "frame_times.csv", "column": "time_s", "unit": "s"},
                 "camera": {"file": "calibration.json"},
             }
-            for name in SIM_VIEWS
+            for name in sim_views
         },
     }
     import tempfile
@@ -108,13 +110,13 @@ def load(data: Path, only: tuple[str, ...] = ()) -> list[Recording]:
         shape = GripperShape.parametric(**SIM_SIZES)
         for ref in converter.discover(str(data / "teleop")):
             if ref.id in (only or ("episode_1", "episode_2")):
-                found.append(Recording(converter.read(ref), shape, SIM_VIEWS))
+                found.append(Recording(converter.read(ref), shape, sim_views))
     converter = converter_class("rlbench")()
     for ref in converter.discover(str(data / "rlbench")):
         if only and ref.id not in only:
             continue
         episode = converter.read(ref)
-        views = tuple(n for n in episode.views if n != "wrist")
+        views = tuple(n for n in episode.views if (n == "wrist") == hand)
         found.append(Recording(episode, GripperShape.parametric(), views))
     return found
 

@@ -3,7 +3,8 @@
     python tests/calibration/prove_guess.py --out guesses.jsonl            # a run goes on where it was
     python tests/calibration/prove_guess.py --out guesses.jsonl --summary
     python tests/calibration/prove_guess.py --drawn 100 --out drawn.jsonl  # cameras about our own drawn scene
-    python tests/calibration/prove_guess.py --scenes FOLDER …              # other scenes of the same layout
+    python tests/calibration/prove_guess.py --scenes FOLDER …              # scenes of `make_scenes.py`, or others
+    python tests/calibration/prove_guess.py --hand [--scenes FOLDER …]     # cameras on the hand
 
 A scene is a folder of episodes (``poses.csv``, ``frame_times.csv``, ``camN.mp4``, ``truth.npz``), all with the same
 fixed cameras; nothing that estimates reads ``truth.npz``. Constants were chosen on scene_2, scene_3, episode_1 and
@@ -106,6 +107,39 @@ def drawn(count: int, size: int = 192, frames: int = 80) -> Iterator[Unit]:
         yield Unit(f"drawn{k}|camera|{recorded[0].episode}", recorded[:1], camera)
 
 
+def on_the_hand(data: Path, scenes: list[Path]) -> Iterator[tuple[str, Recorded, np.ndarray, np.ndarray]]:
+    """Cameras on the hand: name, what was recorded, ``K`` and ``gripper_from_camera``."""
+    for r in prove.load(data, hand=True):
+        for view, camera in r.cameras.items():
+            true = np.linalg.inv(r.trajectory.world_from_gripper[0]) @ camera.world_from_camera
+            name = f"{r.id.rsplit('/', 1)[-1]}|{view}"
+            yield name, Recorded(r.id, View(None, r.frames[view]), {"": r.trajectory}), camera.K, true
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    for folder in scenes:
+        first = folder / "episode_0"
+        if not (first / "wrist.mp4").exists():
+            continue
+        truth = np.load(first / "truth.npz")
+        one = next(u for u in scene(folder) if u.name.endswith("|episode_0")).recorded[0]
+        seen = Recorded(folder.name, View(None, ArrayFrames(read_frames(first / "wrist.mp4"))), one.arms)
+        yield f"{folder.name}|wrist", seen, truth["wrist_K"], np.linalg.inv(turned) @ truth["gripper_from_wrist"]
+
+
+def judge_on_the_hand(data: Path, scenes: list[Path]) -> None:
+    """A line for each camera on the hand, its focal length known."""
+    for name, recorded, K, true in on_the_hand(data, scenes):
+        begin = time.process_time()
+        found = guess_camera("hand", [recorded], GripperShape.parametric(0.003), K=K)
+        line = f"{name}: {found.verdict}, {time.process_time() - begin:.0f} s; {found.reason}"
+        if found.gripper_from_camera is not None:
+            off = np.linalg.inv(true) @ found.gripper_from_camera
+            angle = np.degrees(np.arccos(np.clip((np.trace(off[:3, :3]) - 1) / 2, -1, 1)))
+            line += f"; off by {angle:.2f} deg (told {found.rotation_deg:.2f}), "
+            line += f"{1e3 * np.linalg.norm(off[:3, 3]):.1f} mm (told {found.position_mm:.1f})"
+        print(line, flush=True)
+
+
 def units_of(options: argparse.Namespace) -> Iterator[Unit]:
     """The cameras that the command asks for."""
     if options.drawn:
@@ -180,7 +214,11 @@ def main() -> None:
     parser.add_argument("--focal", choices=("known", "free", "both"), default="both")
     parser.add_argument("--only", default="", help="part of the names of the cameras")
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--hand", action="store_true", help="cameras on the hand, of the samples and of --scenes")
     options = parser.parse_args()
+    if options.hand:
+        judge_on_the_hand(options.data, options.scenes or [])
+        return
     rows: dict[str, dict[str, Any]] = {}
     if options.out.exists():
         for line in options.out.read_text().splitlines():
