@@ -10,7 +10,7 @@ from decoder_bench import judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actionimg_data.decode import DecodedTrajectory, Reason, decode, evidence, lighting, measure_blobs, trust
+from actionimg_data.decode import DecodedTrajectory, Reason, decode, evidence, lighting, measure_blobs, solve, trust
 from actionimg_data.decode.openness import openness_of_clip
 from actionimg_data.errors import DecodeError
 from actionimg_data.schemas import ActionImageSpec
@@ -168,6 +168,23 @@ def test_floats_of_another_scale_are_refused_by_name_and_what_is_not_finite_is_s
     video[1, 2, 5:9] = np.nan
     decoded = decode(video, scene.cameras, scene.spec)
     assert decoded.diagnosis.findings[-1].text.startswith("view 1: 1 frames hold values that are not finite")
+
+
+def test_memory_hardly_grows_with_the_length_of_a_video() -> None:
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    spec = ActionImageSpec()
+    cameras, truth = scenes.ring_cameras(rng), scenes.random_trajectory(rng, frames=3000)
+    measured = scenes.perfect_measurements(truth, cameras, spec, rng, 0.05)
+    tracemalloc.start()
+    try:
+        assert solve(measured, cameras, spec, fps=20).valid.all()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Keypoints, covariances and residuals are 3 kB a frame; a picture of 512 x 512 is 786.
+    assert peak < 3000 * 12e3
 
 
 @given(seed=st.integers(0, 1000), position=st.floats(1e-4, 2e-2), rotation=st.floats(1e-3, 0.2))

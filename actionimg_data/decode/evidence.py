@@ -154,7 +154,7 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
     typical = quantile(xp, squares, use > 0, 0.5)
     use = use * xp.astype(squares <= 30 * typical, use.dtype)
     some = _runs(xp, at)
-    numbers = sum(_equations(xp, _frames(at, i), residual[i, ...], use[i]) for i in some)
+    numbers = np.sum([_equations(xp, _frames(at, i), residual[i, ...], use[i]) for i in some], axis=0)
     freedom = float(xp.sum(use * left_over))
     variances = _non_negative(numbers[:, :3], numbers[:, 3], freedom)
     parts = [_carried(xp, _frames(at, i), variances, None if extra is None else extra[i, ...], extra) for i in some]
