@@ -12,7 +12,7 @@ FOLDERS = {
     "converters": "actionimg_data/converters",
     "schemas": "actionimg_data/schemas",
 }
-DATA = {".yaml", ".json", ".html", ".typed", ".css", ".js"}
+DATA = {".yaml", ".json", ".html", ".typed", ".css", ".js", ".svg", ".LICENSE"}
 
 
 def expected() -> set[str]:

@@ -341,6 +341,21 @@ def vignette(depth):
     return apply
 
 
+def lit(depth):
+    """Light from one side, another one in each view."""
+
+    def apply(video, scene):
+        h, w = video.shape[2:4]
+        y, x = np.mgrid[:h, :w].astype(np.float32)
+        for v in range(len(video)):
+            angle = scene.rng.uniform(0, 2 * np.pi)
+            across = np.cos(angle) * (x / w - 0.5) + np.sin(angle) * (y / h - 0.5)
+            video[v] = video[v] * (1 - depth * (0.5 + across))[..., None]
+        return video
+
+    return apply
+
+
 def salt(share):
     def apply(video, scene):
         hit = scene.rng.random(video.shape[:-1]) < share
@@ -581,6 +596,7 @@ TUNING: dict[str, Kind] = {
     "blur 8 px": _shown(blur(8)),
     "8x resampled": _shown(down_up(8)),
     "16x resampled": _shown(down_up(16)),
+    "lit from one side": _shown(lit(0.4)),
     "flicker .1": _shown(flicker(0.1)),
     "gamma .7": _shown(gamma(0.7)),
     "gamma 1.5": _shown(gamma(1.5)),

@@ -69,8 +69,8 @@ class TestCalvinKeepsTheContract(ConverterContract):
     @pytest.fixture
     def large_source(self, tmp_path: Path) -> Path:
         (tmp_path / "lang_annotations").mkdir()
-        spans = [(i * 64, i * 64 + 63) for i in range(10_000)]
-        np.save(tmp_path / "ep_start_end_ids.npy", np.array([[0, 640_000]]))
+        spans = [(i * 64, i * 64 + 63) for i in range(1_500)]
+        np.save(tmp_path / "ep_start_end_ids.npy", np.array([[0, 96_000]]))
         told = {"ann": ["push"] * len(spans), "task": ["push"] * len(spans)}
         np.save(tmp_path / "lang_annotations" / "auto_lang_ann.npy", {"language": told, "info": {"indx": spans}})
         return tmp_path

@@ -24,7 +24,8 @@ def test_demo_converts_verifies_and_leaves_pictures(tmp_path: Path) -> None:
         assert (folder / f"{name}-shards" / "dataset.json").is_file()
     assert len(report["pictures"]) == 3
     picture = cv2.imread(str(folder / "demo.png"))
-    assert picture.shape == (3 * 256 + 2 * 4, 6 * 256 + 5 * 4, 3)
+    # Three rows of six pictures below a line of names.
+    assert picture.shape == (22 + 3 * 256 + 2 * 4, 6 * 256 + 5 * 4, 3)
     assert cv2.imread(str(folder / "contact_sheet.png")).std() > 20
 
     again = CliRunner().invoke(main, command)

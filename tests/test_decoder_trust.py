@@ -10,7 +10,7 @@ from decoder_bench import judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actionimg_data.decode import DecodedTrajectory, Reason, decode, evidence, measure_blobs, trust
+from actionimg_data.decode import DecodedTrajectory, Reason, decode, evidence, lighting, measure_blobs, solve, trust
 from actionimg_data.decode.openness import openness_of_clip
 from actionimg_data.errors import DecodeError
 from actionimg_data.schemas import ActionImageSpec
@@ -48,7 +48,7 @@ def test_the_bench_in_short_is_honest_and_no_worse_than_the_yardstick() -> None:
     assert (between == 0).sum() <= max(1, 0.1 * len(between))
     assert all(r.valid == 0 for r in by_group[bench.NOTHING])
     inside = np.concatenate([r.inside for r in by_group[bench.SHOWN]])
-    # The aim is 80 to 97 %; of undone mixings the ellipsoids are known to be too large (docs/decoding.md).
+    # The aim is 80 to 97 %; some kinds hold more (docs/decoding.md).
     assert 0.8 <= inside.mean() <= 0.985
     for name, r in found.items():
         if r.group == bench.SHOWN and r.mm:
@@ -170,6 +170,23 @@ def test_floats_of_another_scale_are_refused_by_name_and_what_is_not_finite_is_s
     assert decoded.diagnosis.findings[-1].text.startswith("view 1: 1 frames hold values that are not finite")
 
 
+def test_memory_hardly_grows_with_the_length_of_a_video() -> None:
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    spec = ActionImageSpec()
+    cameras, truth = scenes.ring_cameras(rng), scenes.random_trajectory(rng, frames=3000)
+    measured = scenes.perfect_measurements(truth, cameras, spec, rng, 0.05)
+    tracemalloc.start()
+    try:
+        assert solve(measured, cameras, spec, fps=20).valid.all()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Keypoints, covariances and residuals are 3 kB a frame; a picture of 512 x 512 is 786.
+    assert peak < 3000 * 12e3
+
+
 @given(seed=st.integers(0, 1000), position=st.floats(1e-4, 2e-2), rotation=st.floats(1e-3, 0.2))
 @settings(deadline=None, max_examples=20)
 def test_the_probability_of_being_right_is_that_of_draws(seed: int, position: float, rotation: float) -> None:
@@ -219,16 +236,71 @@ def test_openness_is_read_on_any_ground(ground: float, height: float) -> None:
         level = ground + 0.25 * height * truth + 0.01 * rng.standard_normal((2, 40))
         ones, uv = np.ones((2, 40, 3), bool), np.zeros((2, 40, 3, 2))
         opened = openness_of_clip(
-            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, height), uv, ones, spec
+            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, 0.25 * height), uv, ones, spec
         )
         np.testing.assert_array_equal(opened.openness, truth)
         assert (np.abs(opened.probability - truth) < 0.05).all()
         assert np.isfinite(opened.levels).tolist() == [bool((~truth).any()), bool(truth.any())]
     # Half a pedestal all along: neither open nor closed, and it says so.
     half = openness_of_clip(
-        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.ones(1), uv[:1, :9], ones[:1, :9], spec
+        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.full(1, 0.25), uv[:1, :9], ones[:1, :9], spec
     )
     assert (np.abs(half.probability - 0.5) < 0.1).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.2])
+@pytest.mark.parametrize("ground", [0.0, 0.15])
+def test_openness_is_read_through_any_curve_of_grey_levels(gamma: float, ground: float) -> None:
+    """A step at the blob's edge tells a closed gripper from one whose pedestal the curve has made low."""
+    for opened in (0.0, 1.0):
+        scene = bench.make_scene(0, 128, 9)
+        scene.openness[:] = opened
+        kind = bench.Kind(bench.SHOWN, (bench.gamma(gamma), bench.ground(ground)))
+        decoded = decode(kind.make(scene), scene.cameras, scene.spec, fps=20)
+        np.testing.assert_array_equal(decoded.trajectory.openness, np.full(9, opened))
+        assert (np.abs(decoded.openness_probability - opened) < 0.05).all()
+
+
+@given(seed=st.integers(0, 1000), depth=st.floats(0.1, 0.5))
+@settings(deadline=None, max_examples=20)
+def test_light_that_is_not_even_is_found_by_the_blobs_heights(seed: int, depth: float) -> None:
+    """A factor ``exp(quadratic)`` moves a Gaussian by its covariance times the exponent's gradient."""
+    rng = np.random.default_rng(seed)
+    uv = rng.uniform(30, 226, (41, 3, 2))
+    slope, bend = depth * rng.uniform(-1, 1, 2), -depth * rng.uniform(0, 1, 2)
+    shape = 100.0 * np.array([[[1.3, 0.2], [0.2, 0.8]]] * 3)
+    place = (uv - 128) / 128
+    exponent = (place * slope + place**2 * bend).sum(axis=-1)
+    brightness = np.array([0.0, 0.05, -0.1]) + rng.normal(0, 0.2, (41, 1))
+    lit = 0.25 * (rng.random(41) < 0.5)
+    brightness[:, 2] += 0.2 * lit
+    height = np.exp(exponent + brightness + 1e-4 * rng.standard_normal((41, 3)))
+    shown = rng.random((41, 3)) < 0.9
+    shift, spread = lighting.moved(uv, height, lit, shape, shown, (256, 256))
+    expected = np.einsum("ij,tcj->tci", shape[0], (slope + 2 * place * bend) / 128)
+    np.testing.assert_allclose(shift[shown], expected[shown], atol=0.03)
+    assert (shift[~shown] == 0).all()
+    assert np.isfinite(spread).all()
+    # How bright a whole frame is moves nothing.
+    even, _ = lighting.moved(uv, np.exp(brightness + 0 * uv[..., 0]), lit, shape, shown, (256, 256))
+    assert (even == 0).all()
+    # Nor do a few blobs that are higher at the border.
+    border = np.where(uv[..., 0] > 210, 0.3, 0.0) + 1e-3 * rng.standard_normal((41, 3))
+    odd, _ = lighting.moved(uv, np.exp(border), lit, shape, shown, (256, 256))
+    assert (odd == 0).all()
+
+
+def test_residuals_that_repeat_count_once_and_widen_the_ellipsoid() -> None:
+    from scipy import stats
+
+    for freedom in (6, 12, 30, 200):
+        ratio = stats.f.ppf(0.9, 6, freedom) / (stats.chi2.ppf(0.9, 6) / 6)
+        assert evidence.wider(float(freedom)) == pytest.approx(ratio, rel=0.01)
+    rng = np.random.default_rng(0)
+    ones = np.ones(200)
+    fresh, same = rng.standard_normal((200, 12)), np.repeat(rng.standard_normal((1, 12)), 200, 0)
+    assert evidence._independent(np, fresh, ones, 6 * ones) > 1000
+    assert evidence._independent(np, same, ones, 6 * ones) == pytest.approx(6)
 
 
 def test_poses_less_certain_than_wanted_can_be_refused() -> None:

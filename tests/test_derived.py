@@ -417,7 +417,7 @@ def test_inspect_shows_what_was_derived(out: Path) -> None:
     found = json.loads(CliRunner().invoke(main, ["inspect", str(out), "--json"]).stdout)["derived"]
     assert [(one["name"], one["complete"]) for one in found] == [("letters", False), ("thumb", True)]
     assert (found[1]["items"], found[1]["num_frames"], found[1]["views"]) == (18, 9, list(VIEWS))
-    shown = CliRunner().invoke(main, ["inspect", str(out)]).stdout
+    shown = " ".join(CliRunner().invoke(main, ["inspect", str(out)]).stdout.split())
     assert "letters (damaged)" in shown
     assert f"thumb.npy by {HERE}:thumbs, 18 values of 2 samples" in shown
 

@@ -255,8 +255,9 @@ def test_gaps_are_drawn_red(tmp_path: Path) -> None:
     plot_streams(regular, tmp_path / "a.png")
     plot_streams({**regular, "stamps": {"a": times.tolist()}}, tmp_path / "b.png")
     red = [(cv2.imread(str(tmp_path / n))[..., ::-1] == [214, 40, 40]).all(-1).sum() for n in ("a.png", "b.png")]
-    assert red[0] == 0
-    assert red[1] > 20
+    # The legend has its mark in both.
+    assert 0 < red[0] < 40
+    assert red[1] > red[0] + 20
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ LEAST_BLOBS = 0.4
 """Least share of a view's bright spots that are blobs, or none is one."""
 BACKGROUND_PULL = 1.4
 """Sigmas by which a background that changes by a blob's height over a sigma moves the fit (RADIUS 1.1)."""
+EDGE_REACH = (1.2, 3.2)
+"""Radii, in the ellipse's standard deviations, between which the edge of blue's pedestal lies under any curve from
+gamma 0.5 to 3,"""
+EDGE_RINGS = 16
+"""and rings of bins between them."""
 LEAST_SHARE = 0.003
 """Shares of a channel in another under this are none: 8 bits and codecs make as much."""
 
@@ -270,6 +275,40 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         xp.reshape(amplitude, whole),
         xp.reshape(valid, whole),
     )
+
+
+def pedestal_height(found: Appearance, start: Start, blobs: Candidates, layout: Layout) -> float:
+    """Height of blue's pedestal when open, by its blobs in open and closed frames alike; NaN where none shows it.
+
+    The blob is drawn where it is higher than the pedestal. Closed, there is a step at its edge, as high as the pedestal
+    would be; open, there is none, and the pedestal is seen. Their sum is the height in either case, whatever the curve
+    between intensities and grey levels has made of it. The step is the largest lack of brightness, against the fitted
+    Gaussian, over rings around the centre.
+    """
+    xp = array_namespace(start.pictures)
+    t, _, h, w = start.pictures.shape
+    some = xp.arange(0, t, max(1, t // SURVEYED), device=start.pictures.device)
+    some = some[blobs.valid[some, 2, 0]]
+    if some.shape[0] == 0:
+        return math.nan
+    ground = found.ground[some, :]
+    lit = at_least(xp, ground[:, 2] - 0.5 * (ground[:, 0] + ground[:, 1]), 0.0)
+    plane = start.pictures[some, 2, ...] + lit[:, None, None]
+    uv, amplitude = blobs.uv[some, 2, 0, :], blobs.amplitude[some, 2, 0]
+    x, y = ((xp.astype(xp.arange(n, device=uv.device), uv.dtype) + 0.5) * layout.bin - 0.5 for n in (w, h))
+    dx, dy = ((x - uv[:, :1]) / layout.sigma)[:, None, :], ((y - uv[:, 1:]) / layout.sigma)[:, :, None]
+    e = found.ellipse[2, ...]
+    q = (e[1, 1] * dx * dx - 2 * e[0, 1] * dx * dy + e[0, 0] * dy * dy) / (e[0, 0] * e[1, 1] - e[0, 1] ** 2)
+    lack = amplitude[:, None, None] * xp.exp(-0.5 * q) - plane
+    step = xp.zeros_like(lit)
+    for i in range(EDGE_RINGS):
+        low, high = (EDGE_REACH[0] + (EDGE_REACH[1] - EDGE_REACH[0]) * (i + j) / EDGE_RINGS for j in (0, 1))
+        ring = xp.astype((q >= low * low) & (q < high * high), uv.dtype)
+        count = xp.sum(ring, axis=(-2, -1))
+        mean = xp.sum(lack * ring, axis=(-2, -1)) / at_least(xp, count, 1.0)
+        step = xp.where((count >= 8) & (mean > step), mean, step)
+    height = xp.sort(lit + step)
+    return float(height[height.shape[0] // 2])
 
 
 def _median(xp: Any, values: Array, mask: Array) -> tuple[Array, Array]:

@@ -404,7 +404,8 @@ def converge(
             mask = _mask(xp, origin, now, blue, layout, ground)
             masks[active, ...] = mask
         after = _newton(xp, _equations(xp, binned, origin, now, mask, layout), now, layout, ground)
-        moved = xp.max(xp.abs(after[:, :2] - now[:, :2]), axis=-1) / layout.sigma
+        step_by = xp.abs(after[:, :3] - now[:, :3])
+        moved = xp.max(step_by[:, :2], axis=-1) / layout.sigma + 0.03 * step_by[:, 2]
         state[active, :] = after
         now = after
         going = moved > _CONVERGED

@@ -39,11 +39,7 @@ POLISH = 4
 LEAP = 0.5
 """Radians, and four times what the clip usually turns, by which a pose of few blobs may differ from its neighbours."""
 HIDDEN_STRUCTURE = 2.5
-"""Share of the variance that is hidden, per `BlobMeasurements.structure` over 1."""
-HIDDEN_FREE = 1.2
-"""Factor on the variance of poses from free blobs,"""
-HIDDEN_MIXED = 4.0
-"""and what is added to it for a channel that would be all of another."""
+"""Share of the variance that is hidden, per `BlobMeasurements.structure` over 1, where residuals move the blobs."""
 
 
 class Free(NamedTuple):
@@ -53,8 +49,6 @@ class Free(NamedTuple):
     covariance: Array
     valid: Array
     odd: Array
-    mixed: Array
-    """``(V,)`` the largest share of a channel in another that was undone."""
 
 
 class Settled(NamedTuple):
@@ -72,21 +66,21 @@ class Settled(NamedTuple):
     floor: float
     """Square pixels added for the weights."""
     hidden: float
-    """Factor on the variance for what views get wrong alike, and so do not contradict each other in."""
+    """Variance that views get wrong alike, and so do not contradict each other in, over that which they show; where
+    what the blobs leave unexplained moves them."""
 
 
-def _hidden(xp: Any, source: Array, structure: Array, free: Free) -> float:
-    """How much more variance there is than the views' contradictions show.
+def _hidden(xp: Any, source: Array, structure: Array) -> float:
+    """How much variance there may be besides what the views' contradictions show.
 
     Codecs move blobs along with their motion, in all views alike: the more of a residual that is not noise, the more.
-    What is left of a mixing after it was undone is of that kind as well. The constants are those that make 90 %
-    ellipsoids hold nine tenths of the tuning set.
+    The constant is that which makes 90 % ellipsoids hold nine tenths of the tuning set.
     """
     if int(xp.sum(xp.astype(source > 0, xp.int64))) * 2 > source.shape[0] * source.shape[1] * 3:
-        return HIDDEN_FREE + HIDDEN_MIXED * float(xp.max(free.mixed))
+        return 0.0
     known = xp.isfinite(structure)
     middle = evidence.quantile(xp, structure[known], known[known], 0.5)
-    return 1 + HIDDEN_STRUCTURE * max(middle - 1, 0.0)
+    return HIDDEN_STRUCTURE * max(middle - 1, 0.0)
 
 
 def settle(
@@ -130,7 +124,7 @@ def settle(
     bad = (found.misfit > pose.GATE) & (found.worst > 0.04 * sigma)
     found, _ = pose.leave_wrong_out(weighed, found, bad, axis_length, FAR * sigma)
     doubtful = another & xp.any(xp.any(first.mask & ~found.mask, axis=-1), axis=-1)
-    return Settled(first, source, weights, found, several | doubtful, floor, _hidden(xp, source, structure, free))
+    return Settled(first, source, weights, found, several | doubtful, floor, _hidden(xp, source, structure))
 
 
 def _floored(xp: Any, covariance: Array, floor: float) -> Array:
@@ -322,7 +316,10 @@ def judge(
         extra = xp.reshape(xp.where(view, -lag[1] * speed, 0 * speed), (t, 6 * views))
     spread = evidence.uncertainty(at, found & at.determined, extra)
     others, elsewhere = pose.alternatives(candidates, choice)
-    own = settled.hidden * spread.covariance
+    # Residuals that make no view contradict another (a shape that is not the spec's) hide nothing either.
+    stated = _typical_variance(xp, rests_on) if bool(xp.any(used)) else 0.0
+    moves = min(1.0, spread.factor + (spread.single + spread.common) / max(stated, 1e-12))
+    own = (1 + settled.hidden * moves) * spread.covariance
     covariance = own + others
     measured_here = measured.mask & found[:, None, None]
     left = xp.reshape(at.residual, (t, views, 3, 2))

@@ -37,9 +37,15 @@ HARDLY_SHOWN = 0.2
 """or, where the residuals show less than this share of it, so that a little of anything else would look like much,"""
 EXPLAINED_HARDLY_SHOWN = 0.6
 """this share."""
+ROUNDING_PX = 0.0005
+"""Pixels that are always allowed for: half of what 8 bits move a blob by at any size (the Cramer-Rao bound of noise of
+1 / sqrt(12) grey levels is 0.0009), as rounding repeats where a blob does and the residuals may not show it."""
 COMPRESSED_PX = 0.1
 """Pixels by which a compressed video moves keypoints at any size, alike from frame to frame (0.05-0.2, the table of
 codecs in docs/performance.md): what shows no more than this in the residuals is no evidence."""
+
+
+_FRAMES_AT_ONCE = 512
 
 
 class Linear(NamedTuple):
@@ -129,11 +135,6 @@ class Spread(NamedTuple):
     """Square pixels added to all keypoints of a view together."""
 
 
-def _trace(xp: Any, a: Array, b: Array) -> Array:
-    """``tr(a b)`` of symmetric matrices ``(..., M, M)``."""
-    return xp.sum(a * b, axis=(-2, -1))
-
-
 def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Spread:
     """Covariance of the poses of a clip from what its measurements leave over.
 
@@ -144,42 +145,103 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
             counts as their variance besides.
     """
     xp = array_namespace(at.residual)
+    eye = xp.eye(at.mask.shape[-1], dtype=at.mask.dtype, device=at.mask.device)
+    left_over = xp.sum(at.left * eye, axis=(-2, -1))
+    use = xp.astype(counted & (left_over > 0.5), at.mask.dtype)
+    residual = at.residual if extra is None else at.residual - (at.left @ extra[..., None])[..., 0]
+    # Frames that contradict themselves far more than the others are judged by themselves below.
+    squares = xp.sum(residual**2, axis=-1)
+    typical = quantile(xp, squares, use > 0, 0.5)
+    use = use * xp.astype(squares <= 30 * typical, use.dtype)
+    some = _runs(xp, at)
+    numbers = np.sum([_equations(xp, _frames(at, i), residual[i, ...], use[i]) for i in some], axis=0)
+    freedom = float(xp.sum(use * left_over))
+    variances = _non_negative(numbers[:, :3], numbers[:, 3], freedom)
+    parts = [_carried(xp, _frames(at, i), variances, None if extra is None else extra[i, ...], extra) for i in some]
+    covariance, expected = (xp.concat([part[j] for part in parts]) for j in (0, 1))
+    own = xp.where(expected > 0, squares / xp.where(expected > 0, expected, xp.ones_like(expected)), 0 * expected)
+    weight = _prior_freedom(xp, own[use > 0], left_over[use > 0])
+    grown = (weight + left_over * own) / (weight + left_over)
+    grown = xp.where(left_over > 0.5, at_least(xp, grown, 0.7), xp.ones_like(grown))
+    # The growth scatters as a variance does that is known with (weight + left over)^2 / left over degrees of freedom.
+    scatter = (weight + left_over) ** 2 / at_least(xp, left_over, 0.5)
+    grown = grown * wider(scatter) * wider(_independent(xp, residual, use, left_over))
+    return Spread(covariance * grown[:, None, None], *variances)
+
+
+def wider(freedom: Any) -> Any:
+    """Factor on a variance that is known with so many degrees of freedom only, for a 90 % ellipsoid of a pose.
+
+    The ratio of the 90 % quantiles of F with (6, freedom) and with (6, infinity) degrees, within 1 % from 6 on.
+    """
+    return 1 + 3.2 / freedom + 6.7 / freedom**2
+
+
+def _independent(xp: Any, residual: Array, use: Array, left_over: Array) -> float:
+    """Degrees of freedom of a clip's residuals ``(T, M)``: frames that repeat each other's count once.
+
+    Of a first-order autoregression ``(1 - r) / (1 + r)`` of them are independent; at least those of one frame.
+    """
+    whole, count = float(xp.sum(use * left_over)), float(xp.sum(use))
+    if whole < 1:
+        return CLIP_FREEDOM
+    both = use[1:] * use[:-1]
+    alike = float(xp.sum(both * xp.sum(residual[1:, ...] * residual[:-1, ...], axis=-1)))
+    size = float(xp.sum(0.5 * both * xp.sum(residual[1:, ...] ** 2 + residual[:-1, ...] ** 2, axis=-1)))
+    r = min(max(alike / size, 0.0), 1.0) if size > 0 else 0.0
+    return max(whole * (1 - r) / (1 + r), whole / count)
+
+
+def _runs(xp: Any, at: Linear) -> list[Array]:
+    """Indices of the frames in runs, so that memory does not grow with a clip's length."""
+    every = xp.arange(at.mask.shape[0], device=at.mask.device)
+    return [every[i : i + _FRAMES_AT_ONCE] for i in range(0, every.shape[0], _FRAMES_AT_ONCE)]
+
+
+def _frames(at: Linear, index: Array) -> Linear:
+    return Linear(*(a[index, ...] for a in at))
+
+
+def _parts(xp: Any, at: Linear) -> list[Array]:
+    """The three parts ``(T, M, M)`` of the pixels' covariance, each of variance 1."""
     m = at.mask.shape[-1]
     eye = xp.eye(m, dtype=at.mask.dtype, device=at.mask.device)
     place = xp.arange(m, device=at.mask.device)
     same = (place[:, None] // 6 == place[None, :] // 6) & (place[:, None] % 2 == place[None, :] % 2)
     both = at.mask[:, :, None] * at.mask[:, None, :]
-    parts = [at.stated, eye * both, xp.astype(same, at.mask.dtype) * both]
+    return [at.stated, eye * both, xp.astype(same, at.mask.dtype) * both]
+
+
+def _equations(xp: Any, at: Linear, residual: Array, use: Array) -> np.ndarray:
+    """``(3, 4)`` what each test of the residuals expects of the three parts, and what it finds.
+
+    Weighed by the inverse of the statement, by plain pixels, and by the views' means.
+    """
+    eye = xp.eye(at.mask.shape[-1], dtype=at.mask.dtype, device=at.mask.device)
+    parts = _parts(xp, at)
     moved = [at.left @ p @ xp.matrix_transpose(at.left) for p in parts]
-    left_over = xp.sum(at.left * eye, axis=(-2, -1))
-    use = xp.astype(counted & (left_over > 0.5), at.mask.dtype)
-    residual = at.residual if extra is None else at.residual - (at.left @ extra[..., None])[..., 0]
     outer = residual[:, :, None] * residual[:, None, :]
-    # Frames that contradict themselves far more than the others are judged by themselves below.
-    squares = xp.sum(residual**2, axis=-1)
-    typical = quantile(xp, squares, use > 0, 0.5)
-    use = use * xp.astype(squares <= 30 * typical, use.dtype)
-    # Weighed by the inverse of the statement, and by plain pixels, and by the views' means.
     precision = 1 / at_least(xp, xp.sum(at.stated * eye, axis=-1), 1e-12)
     tests = [eye * (precision * at.mask)[:, :, None], parts[1], parts[2]]
     weighed = xp.stack([xp.reshape(test * use[:, None, None], (-1,)) for test in tests])
     columns = xp.stack([xp.reshape(part, (-1,)) for part in (*moved, outer)], axis=-1)
-    numbers = np.asarray((weighed @ columns).tolist())
-    table, found = numbers[:, :3], numbers[:, 3]
-    freedom = float(xp.sum(use * left_over))
-    factor, single, common = _non_negative(table, found, freedom)
-    total = factor * parts[0] + single * parts[1] + common * parts[2]
-    if extra is not None:
+    return np.asarray((weighed @ columns).tolist())
+
+
+def _carried(
+    xp: Any, at: Linear, variances: tuple[float, float, float], extra: Array | None, whole: Array | None
+) -> tuple[Array, Array]:
+    """Covariances ``(T, 6, 6)`` of the poses, and the squared residuals ``(T,)`` that are expected."""
+    parts = _parts(xp, at)
+    total = sum(v * p for v, p in zip(variances, parts, strict=True))
+    if extra is not None and whole is not None:
         total = total + extra[:, :, None] * extra[:, None, :]
         # Linear in the move, and what else the views got wrong then, this is known to a fifth or so.
-        total = total + INEXACT**2 * xp.mean(extra**2) * parts[1]
+        total = total + INEXACT**2 * xp.mean(whole**2) * parts[1]
     covariance = at.estimator @ total @ xp.matrix_transpose(at.estimator)
-    expected = _trace(xp, eye + xp.zeros_like(total), at.left @ total @ xp.matrix_transpose(at.left))
-    own = xp.where(expected > 0, squares / xp.where(expected > 0, expected, xp.ones_like(expected)), 0 * expected)
-    weight = _prior_freedom(xp, own[use > 0], left_over[use > 0])
-    grown = (weight + left_over * own) / (weight + left_over)
-    grown = xp.where(left_over > 0.5, at_least(xp, grown, 0.7), xp.ones_like(grown))
-    return Spread(covariance * grown[:, None, None], factor, single, common)
+    eye = xp.eye(at.mask.shape[-1], dtype=at.mask.dtype, device=at.mask.device)
+    left = at.left @ total @ xp.matrix_transpose(at.left)
+    return covariance, xp.sum(left * eye, axis=(-2, -1))
 
 
 def _prior_freedom(xp: Any, own: Array, freedom: Array) -> float:
@@ -209,7 +271,7 @@ def quantile(xp: Any, values: Array, mask: Array, share: float) -> float:
 def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple[float, float, float]:
     """Least squares of ``table x = found`` for three variances that are not negative, the first about 1 a priori."""
     if freedom < 0.5:
-        return 1.0, 0.0, 0.0
+        return 1.0, ROUNDING_PX**2, 0.0
     rows = table / np.maximum(found, 1e-300)[:, None]
     # What each part alone would have to be, so that the three compare.
     scale = 1 / np.maximum(rows.max(axis=0), 1e-300)
@@ -230,7 +292,7 @@ def _non_negative(table: np.ndarray, found: np.ndarray, freedom: float) -> tuple
             if len(chosen) == 3:
                 break
     factor, single, common = best * scale
-    return float(factor), float(single), float(common)
+    return float(factor), float(single) + ROUNDING_PX**2, float(common)
 
 
 class Systematic(NamedTuple):

@@ -49,6 +49,8 @@ class FreeBlobs:
     """``(T, 3, 2, 2)`` covariance of the blobs of these frames over sigma squared."""
     ground: FloatArray
     """``(T, 3)`` median of each channel."""
+    pedestal: FloatArray
+    """``(T,)`` height of blue's pedestal when open."""
     mixing: FloatArray
     """``(T, 3, 3)`` share of each channel (last axis) in each channel of the picture."""
 
@@ -68,7 +70,7 @@ class FreeBlobs:
         return replace(self, valid=self.valid & keep[..., None])
 
 
-_FREE_SHAPES = ((3, 2, 2), (3, 2, 2, 2), (3, 2), (3,), (3, 2, 2), (3,), (3, 3))
+_FREE_SHAPES = ((3, 2, 2), (3, 2, 2, 2), (3, 2), (3,), (3, 2, 2), (3,), (), (3, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,6 +302,7 @@ def _measure_free(video: NDArray[Any], layout: blobs.Layout) -> FreeBlobs:
         amplitude=np.where(found.valid[..., 0], found.amplitude[..., 0], nan),
         ellipse=np.broadcast_to(look.ellipse, (frames, 3, 2, 2)),
         ground=look.ground,
+        pedestal=np.full(frames, appearance.pedestal_height(look, start, found, layout)),
         mixing=np.broadcast_to(look.mixing, (frames, 3, 3)),
     )
 

@@ -15,6 +15,10 @@ Array = Any
 LEAST_SAMPLES = 8
 SNAP_PEAK = 0.1
 """Blobs this near to the spec's height count as of the spec's."""
+SNAP_PEDESTAL = 0.3
+"""Pedestals whose height is seen within this share of the expected count as of that height."""
+LEAST_PEDESTAL = 0.08
+"""Least share of the expected height that a curve between intensities and grey levels may leave of it."""
 SNAP_GROUND = 0.02
 """Grounds under this are codecs' and noise's, and count as black."""
 LEAST_GAP = 0.4
@@ -36,12 +40,26 @@ class Openness(NamedTuple):
     """Found for closed and open; NaN where the clip shows no such frame."""
 
 
+def height_when_open(peak: float, seen: float | None, spec: ActionImageSpec) -> float:
+    """Height of the pedestal when open, intensity.
+
+    Args:
+        peak: Height of the blue blobs.
+        seen: The same as the pictures show it (`appearance.pedestal_height`); None where they were not asked.
+        spec: Whose pedestal it is.
+    """
+    expected = spec.pedestal * (1.0 if abs(peak - 1) <= SNAP_PEAK else peak)
+    if seen is None or abs(seen / expected - 1) <= SNAP_PEDESTAL:
+        return expected
+    return min(max(seen, LEAST_PEDESTAL * expected), expected / LEAST_PEDESTAL)
+
+
 def openness_of_clip(
-    level: Array, samples: Array, ground: Array, peak: Array, uv: Array, shown: Array, spec: ActionImageSpec
+    level: Array, samples: Array, ground: Array, height: Array, uv: Array, shown: Array, spec: ActionImageSpec
 ) -> Openness:
     """Openness from the pedestals of all views.
 
-    The height of the pedestal goes with the blue blob's, and what lies under red and green as well is light that falls
+    What lies under red and green as well is light that falls
     on all channels. Over a clip two levels far apart are closed and open wherever they lie; of one alone it is asked
     which it is nearer to.
 
@@ -49,15 +67,14 @@ def openness_of_clip(
         level: ``(V, T)`` intensity of blue away from its blob.
         samples: ``(V, T)`` number of samples behind each.
         ground: ``(V, T)`` the same of red and green.
-        peak: ``(V,)`` height of blue blobs; 1 where unknown.
+        height: ``(V,)`` of the pedestals when open, intensity; see `height_when_open`.
         uv: ``(V, T, 3, 2)`` pixels of the blobs.
         shown: ``(V, T, 3)`` bool, whether the view shows the blob.
         spec: Whose pedestal and kind of openness these are.
     """
     xp = array_namespace(level)
     under = xp.where(ground > SNAP_GROUND, ground, xp.zeros_like(ground))
-    height = xp.where(xp.abs(peak - 1) <= SNAP_PEAK, xp.ones_like(peak), peak)
-    relative = (level - under) / (spec.pedestal * height[:, None])
+    relative = (level - under) / height[:, None]
     blue = shown[..., 2]
     if spec.ground == "in_view":
         # Elsewhere nothing is drawn of the openness, and black says nothing.

@@ -26,8 +26,8 @@ MENDED = 0.25
 """Share of the misfit that may be left where one or two blobs are taken for wrong."""
 _LAST_STEP = 1e-5
 """Metres and radians: convergence is quadratic, so what is left after such a step is under 1e-8."""
-_FRAMES_AT_ONCE = 4096
-_TRIALS_AT_ONCE = 4096
+_FRAMES_AT_ONCE = 512
+_TRIALS_AT_ONCE = 2048
 _AMBIGUITY = 25.0
 """Candidates whose cost exceeds the best by more are not explanations of the pictures."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from ..geometry import rotations
 from ..geometry.drawing import action_K
 from ..model import Camera, CameraTrack, GripperTrajectory
 from ..schemas import ActionImageSpec
-from . import consensus, openness, pose
+from . import consensus, lighting, openness, pose
 from .diagnosis import diagnose
 from .measure import BlobMeasurements
 from .result import DecodedTrajectory, Reason
@@ -47,9 +48,10 @@ def solve(
     listed = camera_list(cameras)
     check_cameras(listed, len(views), frames, spec)
     seconds = frame_times(times, fps, frames)
+    even = [_in_even_light(m, spec) for m in views]
     measured = pose.Measured(
-        uv=np.stack([m.uv for m in views], axis=1),
-        covariance=np.stack([m.covariance for m in views], axis=1),
+        uv=np.stack([m.uv for m in even], axis=1),
+        covariance=np.stack([m.covariance for m in even], axis=1),
         mask=np.stack([m.valid for m in views], axis=1),
         K=np.stack([np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)) for c in listed], axis=1),
         world_from_camera=np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1),
@@ -59,7 +61,6 @@ def solve(
         covariance=np.stack([m.free.covariance for m in views], axis=1),
         valid=np.stack([m.free.valid for m in views], axis=1),
         odd=np.array([m.odd.any() for m in views]),
-        mixed=np.array([_mixed(m) for m in views]),
     )
     another = np.stack([m.another for m in views]).sum(axis=(0, -1)) > 1
     structure = np.stack([m.structure for m in views], axis=1)
@@ -78,7 +79,7 @@ def solve(
         np.stack([m.pedestal for m in views]),
         np.stack([m.pedestal_samples for m in views]),
         np.stack([m.ground for m in views]),
-        np.array([_blue_height(m) for m in views]),
+        np.array([_pedestal_height(m, spec) for m in views]),
         np.moveaxis(settled.measured.uv, 1, 0),
         valid,
         spec,
@@ -110,16 +111,25 @@ def solve(
     )
 
 
-def _mixed(view: BlobMeasurements) -> float:
-    """Largest share of a channel in another; 0 of a view that was not asked for it."""
-    return float(np.nan_to_num(np.abs(view.free.mixing - np.eye(3))).max())
+def _in_even_light(view: BlobMeasurements, spec: ActionImageSpec) -> BlobMeasurements:
+    """The view's blobs where they would be if it were equally bright everywhere; see `lighting`.
+
+    Not where pictures are unlike the spec's in other ways: what shines through makes heights differ by place as well.
+    """
+    if view.odd.any():
+        return view
+    shape = np.broadcast_to(spec.sigma_px**2 * np.eye(2), (3, 2, 2))
+    shift, spread = lighting.moved(view.uv, view.amplitude, view.pedestal, shape, view.valid, (spec.height, spec.width))
+    return replace(view, uv=view.uv - shift, covariance=view.covariance + spread)
 
 
-def _blue_height(view: BlobMeasurements) -> float:
-    """Median height of a view's blue blobs; 1 of none."""
+def _pedestal_height(view: BlobMeasurements, spec: ActionImageSpec) -> float:
+    """Height of a view's pedestal when open: as its blue blobs show it, or in proportion to their median height."""
+    shown = view.free.pedestal[np.isfinite(view.free.pedestal)]
     heights = view.free.amplitude[:, 2] if view.odd.any() else view.amplitude[:, 2]
     known = heights[np.isfinite(heights)]
-    return float(np.median(known)) if len(known) else 1.0
+    seen = float(np.median(shown)) if view.odd.any() and len(shown) else None
+    return openness.height_when_open(float(np.median(known)) if len(known) else 1.0, seen, spec)
 
 
 def camera_list(cameras: Camera | CameraTrack | Cameras) -> list[Camera | CameraTrack]:

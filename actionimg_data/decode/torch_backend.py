@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +24,9 @@ from ..conventions import ROTATION_TOLERANCE
 from ..errors import DecodeError, FrameCountError, InvalidArrayError, InvalidCameraError
 from ..geometry import rotations
 from ..geometry.drawing import action_K
-from . import appearance, blobs, consensus, pose
+from . import appearance, blobs, consensus, lighting, pose
 from .measure import MIN_SIDE, unlike_spec
-from .openness import openness_of_clip
+from .openness import height_when_open, openness_of_clip
 
 _BLOB_STEPS = 2
 _POSE_STEPS = 2
@@ -143,7 +144,7 @@ def _decode_clip(
         chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
     )
     shown, where = mask.movedim(1, 0), uv.detach().movedim(1, 0)
-    opened = openness_of_clip(seen.pedestal, seen.samples, seen.ground.detach(), seen.peak.detach(), where, shown, spec)
+    opened = openness_of_clip(seen.pedestal, seen.samples, seen.ground.detach(), seen.height, where, shown, spec)
     nan = torch.nan
     by_view = [
         torch.where(mask[..., None], uv, nan),
@@ -180,7 +181,7 @@ class _Seen(NamedTuple):
     pedestal: Tensor
     samples: Tensor
     ground: Tensor
-    peak: Tensor
+    height: Tensor
 
 
 def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
@@ -230,21 +231,26 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     level, samples = blobs.pedestal_level(coarse[2::3].double(), uv[2::3].detach(), valid[2::3], layout)
     by_plane = valid.unflatten(0, by_view)
     present = near.present.unflatten(0, by_view)
-    found, odd, mixed, peak = [], [], [], []
+    found, odd, height, light = [], [], [], []
+    lit = level.detach().unflatten(0, (views, frames))
+    shape = spec.sigma_px**2 * torch.eye(2).to(start).expand(3, 2, 2)
     for v in range(views):
         strange = unlike_spec(*(a[v].cpu().numpy() for a in (structure, residual, by_plane, present)))
         odd.append(strange)
-        free, share = None, 0.0
+        free, seen = None, None
         if strange or bool((present[v] & ~by_plane[v]).any()) or bool(another[v].any()):
-            free, share = _measure_free(video[v], layout)
-        mixed.append(share)
+            free, seen = _measure_free(video[v], layout)
         found.append(free if free is not None else _no_candidates(frames, start))
         heights = found[-1].amplitude[:, 2, 0] if strange else amplitude[v, :, 2]
-        known = heights[heights.isfinite() & (~found[-1].valid[:, 2, 0].logical_not() if strange else True)]
-        peak.append(known.detach().quantile(0.5) if len(known) else start.new_ones(()))
+        known = heights[heights.isfinite() & (found[-1].valid[:, 2, 0] if strange else True)].detach()
+        peak = float(known.quantile(0.5)) if len(known) else 1.0
+        place = uv.detach().unflatten(0, by_view)[v]
+        even = by_plane[v] & (not strange)
+        light.append(lighting.moved(place, amplitude[v], lit[v], shape, even, (spec.height, spec.width)))
+        height.append(height_when_open(peak, seen if strange else None, spec))
     return _Seen(
-        uv=uv.unflatten(0, by_view).movedim(0, 1),
-        covariance=covariance.unflatten(0, by_view).movedim(0, 1),
+        uv=(uv.unflatten(0, by_view) - torch.stack([shift for shift, _ in light])).movedim(0, 1),
+        covariance=(covariance.unflatten(0, by_view) + torch.stack([wide for _, wide in light])).movedim(0, 1),
         valid=by_plane.movedim(0, 1),
         structure=structure.movedim(0, 1),
         another=another.sum((0, 2)) > 1,
@@ -253,17 +259,16 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
             torch.stack([f.covariance for f in found], dim=1),
             torch.stack([f.valid for f in found], dim=1),
             torch.tensor(odd, device=planes.device),
-            torch.tensor(mixed, dtype=torch.float64, device=planes.device),
         ),
         pedestal=level.unflatten(0, (views, frames)),
         samples=samples.unflatten(0, (views, frames)),
         ground=ground,
-        peak=torch.stack(peak),
+        height=start.new_tensor(height),
     )
 
 
-def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candidates, float]:
-    """`appearance.candidates` of a view ``(T, 3, H, W)``, and how much of a channel shows in another.
+def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candidates, float | None]:
+    """`appearance.candidates` of a view ``(T, 3, H, W)``, and how high the pedestal is when open.
 
     How the view is drawn has no gradient, where its blobs are has.
     """
@@ -276,8 +281,10 @@ def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candi
     pictures = torch.linalg.solve(look.mixing, (binned - look.ground[..., None, None]).flatten(2))
     start = start._replace(pictures=pictures.unflatten(-1, (h, w)))
     found = appearance.candidates(look, start, layout)
-    share = float((look.mixing - torch.eye(3).to(look.mixing)).abs().max())
-    return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0)), share
+    with torch.no_grad():
+        height = appearance.pedestal_height(look, start, found, layout)
+    known = None if math.isnan(height) else height
+    return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0)), known
 
 
 def _no_candidates(frames: int, like: Tensor) -> appearance.Candidates:

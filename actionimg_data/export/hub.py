@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..errors import MissingExtraError, OutputError, install_hint
 from ..shards import layout
+from ..untrusted.files import open_plain
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _is(path: Path, there: tuple[str, str]) -> bool:
     head = b"" if kind == "sha256" else b"blob %d\0" % path.stat().st_size
     computed = hashlib.sha256() if kind == "sha256" else hashlib.sha1(usedforsecurity=False)
     computed.update(head)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(_CHUNK):
             computed.update(chunk)
     return computed.hexdigest() == digest

@@ -82,7 +82,7 @@ def export(
 def _written(source: layout.Place, dest: Path) -> bool:
     """Whether ``dest`` is what an earlier run made of the same data set: the manifest is copied last."""
     there = dest / layout.MANIFEST
-    return there.is_file() and there.read_bytes() == layout.read_place(source / layout.MANIFEST)
+    return there.is_file() and layout.read_place(layout.place(there)) == layout.read_place(source / layout.MANIFEST)
 
 
 def _write(

@@ -16,11 +16,24 @@ if TYPE_CHECKING:
     from .kinematics import Chain
     from .pictures import PngFrames, numbered_pictures
     from .tables import Table, open_table
-    from .tree import file_stamp, files_with_sizes, natural_key, plain_id, some_files, source_folder, subfolders
+    from .tree import (
+        file_names,
+        file_stamp,
+        files_with_sizes,
+        folders_with,
+        natural_key,
+        plain_id,
+        some_files,
+        source_folder,
+        subfolders,
+    )
 
 _EXPORTS = {
     **dict.fromkeys(
-        ("file_stamp", "files_with_sizes", "natural_key", "plain_id", "some_files", "source_folder", "subfolders"),
+        (
+            *("file_names", "file_stamp", "files_with_sizes", "folders_with", "natural_key", "plain_id", "some_files"),
+            *("source_folder", "subfolders"),
+        ),
         "tree",
     ),
     **dict.fromkeys(("detect_file", "detect_hdf5"), "detection"),
@@ -46,8 +59,10 @@ __all__ = [
     "ZarrFrames",
     "detect_file",
     "detect_hdf5",
+    "file_names",
     "file_stamp",
     "files_with_sizes",
+    "folders_with",
     "natural_key",
     "numbered_pictures",
     "open_table",

@@ -1,9 +1,12 @@
-// Several videos in step: one clock, one slider. While they run, those that drift from the first are drawn back; when
-// they stand, every one shows the frame that the slider says.
+// Several videos in step: one clock, one slider. While they run, those ahead of the first wait and the first waits for
+// those that cannot follow: nothing is sought, which would cost more than it wins. When they stand, every one shows the
+// frame that the slider says.
 
 import { h, s, seconds } from "./dom.js";
 
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
+// Frames by which a video may be ahead before it waits, and behind before the first slows down, or waits.
+const [AHEAD, BEHIND, LOST] = [1.5, 3, 10];
 const SHAPES = {
   first: "M5 4v12M15 4l-7 6 7 6z", back: "M13 4l-7 6 7 6z", on: "M7 4l7 6-7 6z", play: "M6 3.5l10 6.5-10 6.5z", pause: "M6 4h2.6v12H6zM11.4 4H14v12h-2.6z",
 };
@@ -35,6 +38,7 @@ export class Player {
       video.addEventListener("loadeddata", () => this.arrived(video));
       video.addEventListener("ended", () => { if (video === this.videos[0] && this.playing) this.again(); });
     }
+    this.due = 0;
     this.tick = this.tick.bind(this);
     this.label();
   }
@@ -81,7 +85,11 @@ export class Player {
       video.late = false;
       if (!this.playing) this.bring(video);
     } else if (!this.playing && video.readyState >= 1 && Math.floor(video.currentTime * this.fps + 1e-6) !== this.wanted) this.bring(video);
-    this.draw(this.frame);
+    // Of several that arrive together, one drawing.
+    this.due ||= requestAnimationFrame(() => {
+      this.due = 0;
+      if (!this.playing) this.draw(this.frame);
+    });
   }
 
   toggle() {
@@ -91,11 +99,14 @@ export class Player {
 
   async play() {
     if (!this.videos.length) return;
-    if (this.frame >= this.frames - 1) this.seek(0);
     this.playing = true;
     this.label();
-    this.pace();
-    await Promise.allSettled(this.videos.map((video) => video.play()));
+    if (this.frame >= this.frames - 1) {
+      await this.again();
+    } else {
+      this.pace();
+      await Promise.allSettled(this.videos.map((video) => video.play()));
+    }
     if (this.playing) requestAnimationFrame(this.tick);
   }
 
@@ -106,8 +117,23 @@ export class Player {
     this.seek(this.now());
   }
 
+  // From the first frame, all together.
   async again() {
-    for (const video of this.videos) video.currentTime = 0;
+    if (this.turning) return;
+    this.turning = true;
+    await Promise.all(this.videos.map((video) => new Promise((resolve) => {
+      video.pause();
+      if (video.currentTime === 0 && !video.seeking) {
+        resolve();
+        return;
+      }
+      video.addEventListener("seeked", resolve, { once: true });
+      video.addEventListener("error", resolve, { once: true });
+      video.currentTime = 0;
+    })));
+    this.turning = false;
+    if (!this.playing) return;
+    this.pace();
     await Promise.allSettled(this.videos.map((video) => video.play()));
   }
 
@@ -121,14 +147,7 @@ export class Player {
 
   tick() {
     if (!this.playing) return;
-    const [first, ...others] = this.videos;
-    for (const video of others) {
-      const off = video.currentTime - first.currentTime;
-      if (first.seeking || video.seeking || first.ended) continue;
-      if (Math.abs(off) * this.fps > 3) video.currentTime = first.currentTime;
-      else video.playbackRate = Math.abs(off) * this.fps > 0.3 ? this.speed * Math.max(0.5, Math.min(1.5, 1 - 2 * off)) : this.speed;
-      if (video.paused && !video.ended) video.play().catch(() => {});
-    }
+    if (!this.turning) this.together();
     const frame = this.now();
     if (frame !== this.frame) {
       this.frame = this.wanted = frame;
@@ -136,6 +155,29 @@ export class Player {
       this.draw(frame);
     }
     requestAnimationFrame(this.tick);
+  }
+
+  together() {
+    const [first, ...others] = this.videos;
+    if (first.ended || first.seeking) return;
+    let behind = 0;
+    for (const video of others) {
+      const off = (video.currentTime - first.currentTime) * this.fps;
+      if (video.error || video.seeking) continue;
+      if (video.ended) {
+        if (off > LOST) video.currentTime = first.currentTime;
+        continue;
+      }
+      behind = Math.max(behind, -off);
+      if (off > AHEAD && !video.paused) video.pause();
+      else if (off < 0.5 * AHEAD && video.paused) video.play().catch(() => {});
+      const rate = this.speed * (off < -0.3 ? 1.5 : off > 0.3 ? 0.8 : 1);
+      if (video.playbackRate !== rate) video.playbackRate = rate;
+    }
+    const rate = this.speed * (behind > BEHIND ? 0.5 : 1);
+    if (first.playbackRate !== rate) first.playbackRate = rate;
+    if (behind > LOST && !first.paused) first.pause();
+    else if (behind < BEHIND && first.paused) first.play().catch(() => {});
   }
 
   label() {
