@@ -57,26 +57,30 @@ def keys_of(batches: Any) -> list[str]:
     return [key for batch in batches for key in batch["key"]]
 
 
-def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
-    """What ``work(rank, count, *given)`` returns in processes that are forked from this one."""
-    context = multiprocessing.get_context("fork")
+def _in_one(rank: int, count: int, pipe: Any, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    try:
+        pipe.send(work(rank, count, *given))
+    except BaseException:
+        pipe.send(RuntimeError(traceback.format_exc()))
+        raise
+    finally:
+        pipe.close()
 
-    def run(rank: int, pipe: Any) -> None:
-        torch.set_num_threads(1)
-        try:
-            pipe.send(work(rank, count, *given))
-        except BaseException:
-            pipe.send(RuntimeError(traceback.format_exc()))
-            raise
-        finally:
-            pipe.close()
-            # Not what pytest has open.
-            os._exit(0)
+
+def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
+    """What ``work(rank, count, *given)`` returns in processes of its own.
+
+    They are forked from a server that has imported torch and done nothing with it: one that had computed may hang in
+    its children, whose OpenMP has no threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "actionimg_data.training"])
 
     pipes, processes = [], []
     for rank in range(count):
         here, there = context.Pipe()
-        processes.append(context.Process(target=run, args=(rank, there)))
+        processes.append(context.Process(target=_in_one, args=(rank, count, there, work, given)))
         processes[-1].start()
         there.close()
         pipes.append(here)
