@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers with two threads each wait for one another on two cores, some of them spinning.
+    for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_threads, "1")
+
 
 def _sample_data_root() -> Path | None:
     named = os.environ.get("ACTIONIMG_TEST_DATA")

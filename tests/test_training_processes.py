@@ -66,6 +66,8 @@ def _in_one(rank: int, count: int, pipe: Any, work: Callable[..., Any], given: t
         raise
     finally:
         pipe.close()
+        # The group's own threads may wait for each other.
+        os._exit(0)
 
 
 def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
@@ -75,7 +77,7 @@ def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]
     its children, whose OpenMP has no threads.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "actionimg_data.training"])
+    context.set_forkserver_preload(["torch", "pytest", "actionimg_data.training", "training_data"])
 
     pipes, processes = [], []
     for rank in range(count):

@@ -45,6 +45,8 @@ export class Player {
 
   close() {
     this.playing = false;
+    // What was asked for before comes afterwards, to a page that is gone.
+    this.draw = () => {};
     for (const video of this.videos) {
       video.pause();
       video.removeAttribute("src");
