@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from .. import __version__
-from ..errors import ActionImgError, SourceNotFoundError, WorkerError, WrongFormatError
+from ..errors import ActionImgError, SourceNotFoundError, WrongFormatError
 from ..objectstore import is_url
 from ..schemas.evaluation import BaselineRow, CoverageRow, Evaluation, FailureRow, PredictionRow, PredictionScores
 from ..shards import Dataset, layout, open_dataset
+from ..shards.processes import spread
 from ..untrusted import text
 from ..untrusted.files import open_plain
 from . import figures
@@ -38,7 +35,6 @@ FLOOR_PREDICTIONS: Final = 8
 """Of those, the ones for which the truth is drawn, encoded and decoded: each takes as long as a prediction."""
 USABLE_TRUST: Final = 0.5
 _MAX_LINES: Final = 1_000_000
-_AHEAD: Final = 3
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,8 @@ def evaluate_run(
             on_done()
     setup = (against, root, options)
     with _Journal(journal) as keep:
-        for task, entry in _results(list(wanted.values()), setup, num_workers):
+        left, kept = list(wanted.values()), "what was scored is kept"
+        for task, entry in spread(_Scorer, setup, left, num_workers, where="evaluate", kept=kept):
             if "failure" not in entry:
                 keep({"stamp": task.stamp, **entry})
             _take(found, task, entry)
@@ -239,57 +236,6 @@ class _Scorer:
             "scores": prediction_scores(scored).model_dump(),
             "baselines": {name: one.to_json() for name, one in other.items()},
         }
-
-
-_scorer: _Scorer | None = None
-
-
-def _start(against: str, root: str, options: Options) -> None:
-    global _scorer
-    import signal
-
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    _scorer = _Scorer(against, root, options)
-
-
-def _work(task: _Task) -> dict[str, Any]:
-    assert _scorer is not None
-    return _scorer(task)
-
-
-def _results(tasks: Sequence[_Task], setup: _Setup, num_workers: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
-    """Each task and what came of it, as they are done."""
-    if not tasks:
-        return
-    if num_workers <= 1 or len(tasks) == 1:
-        scorer = _Scorer(*setup)
-        for task in tasks:
-            yield task, scorer(task)
-        return
-    workers = min(num_workers, len(tasks))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=setup)
-    waiting: dict[Future[dict[str, Any]], _Task] = {}
-    remaining = iter(tasks)
-    try:
-        while True:
-            for following in itertools.islice(remaining, _AHEAD * workers - len(waiting)):
-                waiting[pool.submit(_work, following)] = following
-            if not waiting:
-                break
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), future.result()
-    except BrokenProcessPool:
-        raise WorkerError(
-            "a worker process died",
-            where="evaluate",
-            hint="Memory? Give fewer --num-workers; what was scored is kept, and the same command goes on.",
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ---- the journal ---------------------------------------------------------------------------------------------------

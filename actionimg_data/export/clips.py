@@ -8,18 +8,13 @@ of which sample it shows.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import (
-    ActionImgError,
     BadFileError,
     EmptyEpisodeError,
     InvalidSpecError,
@@ -35,7 +29,6 @@ from ..errors import (
     OutputExistsError,
     SourceNotFoundError,
     UnsafeFileError,
-    WorkerError,
     WrongFormatError,
     suggestion,
 )
@@ -44,6 +37,7 @@ from ..raster import render_merged
 from ..schemas import DatasetManifest
 from ..shards import Dataset, Sample, layout, open_dataset
 from ..shards.plan import tool_versions
+from ..shards.processes import spread
 from ..shards.window import Window
 from ..shards.windows import Cut, Short, WindowId, unusual_window, view_groups
 from ..shards.write import CHUNK
@@ -58,7 +52,6 @@ Canvas = Literal["none", "views", "joint"]
 
 RECORD: Final = "export.json"
 WINDOWS: Final = "windows.jsonl"
-_AHEAD: Final = 3
 
 
 @dataclass(frozen=True)
@@ -242,7 +235,8 @@ def write_clips(
     setup = (str(path), str(root), options, naming, links)
     on_start(len(dataset))
     found: dict[int, list[Made | tuple[str, str]]] = {}
-    for number, made in _spread(list(range(len(dataset))), setup, num_workers):
+    numbers = list(range(len(dataset)))
+    for number, made in spread(_Maker, setup, numbers, num_workers, where="export", kept="what was written stays"):
         found[number] = made
         on_done()
     windows: list[Made] = []
@@ -572,53 +566,3 @@ def _link(source: Path, target: Path) -> None:
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------
-
-_maker: _Maker | None = None
-
-
-def _start(*setup: Any) -> None:
-    global _maker
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(1)
-    _maker = _Maker(*setup)
-
-
-def _work(number: int) -> list[Made | tuple[str, str]]:
-    assert _maker is not None
-    return _maker(number)
-
-
-def _spread(
-    numbers: Sequence[int], setup: _Setup, num_workers: int
-) -> Iterator[tuple[int, list[Made | tuple[str, str]]]]:
-    """Each sample's number and its windows, as they are done."""
-    if num_workers <= 1 or len(numbers) <= 1:
-        maker = _Maker(*setup)
-        for number in numbers:
-            yield number, maker(number)
-        return
-    workers = min(num_workers, len(numbers))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=setup)
-    waiting: dict[Future[list[Made | tuple[str, str]]], int] = {}
-    remaining = iter(numbers)
-    try:
-        while True:
-            for number in itertools.islice(remaining, _AHEAD * workers - len(waiting)):
-                waiting[pool.submit(_work, number)] = number
-            if not waiting:
-                break
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), future.result()
-    except BrokenProcessPool:
-        raise WorkerError(
-            "a worker process died",
-            where="export",
-            hint="Memory? Give fewer --num-workers; what was written stays, and the same command goes on.",
-        ) from None
-    finally:
-        with contextlib.suppress(ActionImgError):
-            pool.shutdown(wait=True, cancel_futures=True)
