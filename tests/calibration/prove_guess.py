@@ -46,21 +46,21 @@ class Unit(NamedTuple):
     truth: Camera
 
 
-def scene(folder: Path) -> Iterator[Unit]:
-    """The cameras of a scene: pooled, and of each episode alone."""
+def scene(folder: Path, late: float = 0.0) -> Iterator[Unit]:
+    """The cameras of a scene: pooled, and of each episode alone; its poses' stamps so many seconds too late."""
     cameras: dict[str, list[tuple[Recorded, Camera]]] = {}
     for episode in sorted(p for p in folder.iterdir() if (p / "poses.csv").is_file()):
         rows = np.genfromtxt(episode / "poses.csv", delimiter=",", names=True)
         at = np.genfromtxt(episode / "frame_times.csv", delimiter=",", names=True)["time_s"]
         t = rows["time_s"]
-        at = np.clip(at, t[0], t[-1])
+        stamps, at = at, np.clip(at - late, t[0], t[-1])
         position = interp1d(t, np.stack([rows[k] for k in ("x_m", "y_m", "z_m")], 1), axis=0)(at)
         turn = Slerp(t, Rotation.from_quat(np.stack([rows[k] for k in ("qx", "qy", "qz", "qw")], 1)))(at)
         opening = interp1d(t, rows["gripper"])(at)
         # Openness of a gripper whose range is not stated: between the ends that were reached.
         openness = np.clip((opening - rows["gripper"].min()) / max(np.ptp(rows["gripper"]), 1e-6), 0, 1)
         quaternion = (turn * Rotation.from_euler("z", 90, degrees=True)).as_quat()
-        trajectory = GripperTrajectory(position, quaternion, openness, at)
+        trajectory = GripperTrajectory(position, quaternion, openness, stamps)
         truth = np.load(episode / "truth.npz")
         for k, pose in enumerate(truth["world_from_camera"]):
             frames = read_frames(episode / f"cam{k}.mp4")
@@ -146,8 +146,8 @@ def units_of(options: argparse.Namespace) -> Iterator[Unit]:
         yield from drawn(options.drawn)
         return
     for folder in options.scenes or sorted((options.data / "uncalibrated").glob("scene_*")):
-        yield from scene(folder)
-    if not options.scenes:
+        yield from scene(folder, options.late)
+    if not options.scenes and not options.late:
         yield from samples(options.data)
 
 
@@ -200,6 +200,21 @@ def summary(rows: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def off_in_time(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each offset that poses were given: how many cameras said so, and how exactly."""
+    lines = []
+    for late in sorted({float(n.split("|")[4]) for n in rows if n.count("|") == 4}):
+        found = [r for n, r in rows.items() if n.count("|") == 4 and float(n.split("|")[4]) == late]
+        told = [r for r in found if r["verdict"] == "cannot tell" and r["time_offset_s"] is not None]
+        line = f"poses {late:+g} s late: said by {len(told)} of {len(found)}, "
+        line += f"called found {sum(r['verdict'] == 'found' for r in found)}"
+        if told:
+            off = 1e3 * np.abs([r["time_offset_s"] + late for r in told])
+            line += f"; off by {np.median(off):.0f} ms median, {off.max():.0f} at most"
+        lines.append(line)
+    return lines
+
+
 def _kind(text: str) -> str:
     return text if text in ("pooled", "rlbench") else "alone"
 
@@ -212,6 +227,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=0, help="so many cameras about the drawn scene instead")
     parser.add_argument("--out", type=Path, default=Path("guesses.jsonl"))
     parser.add_argument("--focal", choices=("known", "free", "both"), default="both")
+    parser.add_argument("--late", type=float, default=0.0, help="seconds by which the poses of scenes come too late")
     parser.add_argument("--only", default="", help="part of the names of the cameras")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--hand", action="store_true", help="cameras on the hand, of the samples and of --scenes")
@@ -228,12 +244,12 @@ def main() -> None:
         with options.out.open("a") as file:
             for unit in units_of(options):
                 for focal in ("known", "free") if options.focal == "both" else (options.focal,):
-                    name = f"{unit.name}|{focal}"
+                    name = f"{unit.name}|{focal}" + (f"|{options.late:+g}" if options.late else "")
                     if name not in rows and options.only in name:
                         rows[name] = judged(unit, focal == "known")
                         file.write(json.dumps({"name": name, **rows[name]}) + "\n")
                         file.flush()
-    for line in summary(rows):
+    for line in [*summary({n: r for n, r in rows.items() if n.count("|") == 3}), *off_in_time(rows)]:
         print(line)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB (the pictures included)")
 
