@@ -61,6 +61,9 @@ STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
 MAX_POINT_RIVAL: Final = 0.85
+MAX_DRIFT_SHARE: Final = 0.004
+"""Of the picture's width: what stands still may be seen so far from where it was."""
+
 CLEARLY_OFF: Final = 3.0
 MIN_OFF_S: Final = 0.01
 """Offsets in time of so many deviations, and of so many seconds, are said."""
@@ -173,6 +176,9 @@ def guess_camera(
         return _in_the_hand(task)
     if max(float(p.moved.max()) for p in parts) < 0.1:
         return task.cannot("nothing moves in the pictures")
+    gone = max(max(p.drift) / p.scale for p in parts)
+    if gone > MAX_DRIFT_SHARE * width:
+        return task.cannot(f"the camera moves: what stands still is seen {gone:.1f} px elsewhere later")
     if off is None:
         return _standing(task, parts)[0]
     return _off_in_time(task, parts, off)
@@ -189,7 +195,7 @@ def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Of
             if abs(total) > speeds.MIN_OFF_FRAMES * _frame_s(task.used):
                 said = _late(total, 1.645 * clock[1])
                 return replace(tried, verdict="cannot tell", reason=said, time_offset_s=total)
-    found, _ = _standing(task, parts)
+    found, _ = _standing(task, parts, points_only=off.clear)
     if found.found or not off.clear or found.time_offset_s is not None:
         return found
     return replace(found, reason=_late(off.seconds, off.interval_s), time_offset_s=off.seconds)

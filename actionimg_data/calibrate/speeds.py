@@ -85,7 +85,7 @@ def speeds(frames: FrameSource, trajectory: GripperTrajectory, on_hand: bool = F
         trajectory: Of the gripper.
         on_hand: The camera is fixed to the hand: velocities are along the hand's axes, turns beside them.
     """
-    if len(frames) < MIN_FRAMES or not trajectory.known.all():
+    if min(len(frames), len(trajectory)) < MIN_FRAMES or not trajectory.known.all():
         return None
     first = max(0, (len(frames) - MAX_FRAMES) // 2)
     order = list(range(first, min(len(frames), first + MAX_FRAMES)))
