@@ -359,8 +359,8 @@ def _scatter(fit: blobs.BlobFit, index: NDArray[np.intp], total: int) -> blobs.B
 def _kept(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """An array that is not filled, of at least `_KEPT_BYTES` of address space.
 
-    Once such a block was freed, glibc keeps as much for the arrays that follow. Small clips would else give their memory
-    back with every array and fault it in with the next, which takes a quarter of their time.
+    Once such a block was freed, glibc keeps as much for the arrays that follow. Small clips would else give their
+    memory back with every array and fault it in with the next, which takes a quarter of their time.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     return np.empty(max(size, _KEPT_BYTES), np.uint8)[:size].view(dtype).reshape(shape)
