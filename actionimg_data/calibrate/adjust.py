@@ -172,7 +172,8 @@ class _Blocks:
         gained = np.linalg.solve(own, self.between.transpose(0, 2, 1))
         matrix = self.shared + damping * np.diag(np.diag(self.shared))
         matrix = matrix - np.einsum("pai,pib->ab", self.between, gained)
-        return np.asarray(matrix), self.shared_right - np.einsum("pib,pi->b", gained, self.own_right), own
+        right = self.shared_right - np.einsum("pib,pi->b", gained, self.own_right)
+        return np.asarray(matrix, np.float64), np.asarray(right), np.asarray(own)
 
     def step(self, damping: float, hold: FloatArray, held: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Moves of what is shared and of the points ``(P, 3)``."""
