@@ -1,8 +1,9 @@
 """A camera from nothing: from the gripper's known motion and its seen one.
 
 Candidates come from optical flow (`flow_search`). Points of the hand that keep their place in it decide between them
-(`hand_points`); where too few can be followed, edges of the gripper model do, with the gripper's sizes and its mounting
-as unknowns of stated deviations. Several distinct candidates are carried to the end, and a camera is only given where
+(`hand_points`), and tell the camera and the poses' clock (`adjust`), together with edges of the gripper model
+(`sharpen`); where too few can be followed, edges alone do. The gripper's sizes and its mounting are unknowns of stated
+deviations. Several distinct candidates are carried to the end, and a camera is only given where
 none of them comes near the best. See docs/calibration.md for the figures.
 """
 
