@@ -173,11 +173,11 @@ class _Blocks:
         matrix = self.shared + damping * np.diag(np.diag(self.shared))
         matrix = matrix - np.einsum("pai,pib->ab", self.between, gained)
         right = self.shared_right - np.einsum("pib,pi->b", gained, self.own_right)
-        return np.asarray(matrix, np.float64), np.asarray(right), np.asarray(own)
+        return np.asarray(matrix), np.asarray(right), np.asarray(own)
 
     def step(self, damping: float, hold: FloatArray, held: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Moves of what is shared and of the points ``(P, 3)``."""
         matrix, right, own = self.reduced(damping)
         move = -np.linalg.solve(matrix + np.diag(hold), right + held)
         back = self.own_right + np.einsum("pai,a->pi", self.between, move)
-        return move, -np.linalg.solve(own, back[..., None])[..., 0]
+        return np.asarray(move, np.float64), np.asarray(-np.linalg.solve(own, back[..., None])[..., 0])
