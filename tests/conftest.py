@@ -12,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_threads, "1")
 
+# A command that is not told how many processes to use starts none: each would import everything anew.
+os.environ["PYTHON_CPU_COUNT"] = "1"
+
 
 def _sample_data_root() -> Path | None:
     named = os.environ.get("ACTIONIMG_TEST_DATA")
