@@ -321,11 +321,11 @@ def _digest_elsewhere(cls: type[Converter], options: Any, ref: EpisodeRef) -> st
     """`_digest` in a process that was spawned for the first such question; one that fails is ended."""
     if not _others:
         context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_send_digests, args=(there,), daemon=True)
-        process.start()
-        there.close()
-        _others.append((process, here))
+        ours, theirs = context.Pipe()
+        spawned = context.Process(target=_send_digests, args=(theirs,), daemon=True)
+        spawned.start()
+        theirs.close()
+        _others.append((spawned, ours))
     process, here = _others[0]
     try:
         here.send((cls, options, ref))
