@@ -39,6 +39,14 @@ def sample_data() -> Path:
     return root
 
 
+LONG = ("test_ray.py", "test_training_processes.py", "test_docs_site.py", "test_guess.py", "test_examples.py")
+"""Files with tests of many seconds; they come first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Modules and tests live as long as the process: the garbage collector is not to look through them each time.
