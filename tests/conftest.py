@@ -60,3 +60,10 @@ def pytest_collection() -> Iterator[None]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="module")
+def settled_heap() -> None:
+    """What earlier tests have imported is left alone too, for tests that collect garbage many times."""
+    gc.collect()
+    gc.freeze()
