@@ -557,7 +557,8 @@ def mixing_matrix(pictures: Array, raw: Array, fit: _Quadratic, ellipse: Array, 
         others = [r for r in range(3) if r != c]
         state = uv[:, c, :], ellipse[c, ...], fit.amplitude[:, c, 0]
         black = raw[:, c, ...] < BLACK
-        shares, error, expected, count = xp.zeros_like(uv[0, 0, :]), None, None, xp.ones_like(uv[:, 0, 0])
+        shares, count = xp.zeros_like(uv[0, 0, :]), xp.ones_like(uv[:, 0, 0])
+        error, expected = shares, None
         for _ in range(MIXING_STEPS):
             usable = near & ~white
             if expected is not None:

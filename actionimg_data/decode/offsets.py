@@ -79,7 +79,9 @@ def _constants(xp: Any, at: evidence.Linear, before: Array, counted: Array) -> t
     eye = np.eye(m)
     freedom = max(float(xp.sum(left * xp.eye(m, dtype=use.dtype, device=use.device))), 1.0)
     noise = prior = max(total / freedom, 1e-12)
-    value, spread, rest = np.zeros(m), eye, total
+    value: Array = np.zeros(m)
+    spread: Array = eye
+    rest = total
     for _ in range(_ITERATIONS):
         inverse = np.linalg.inv(normal + (noise / prior) * eye)
         value, spread = inverse @ target, noise * inverse
