@@ -44,6 +44,10 @@ CLIPPED = 0.95
 """Bins of blue as bright as this are left out where another pedestal lies under the blob."""
 WHITE = 0.985
 """Bins as bright as this are left out of any channel where pictures are not drawn as the spec says."""
+ODD_HEIGHT = 0.25
+"""Share by which a blob may differ in height from the clip's own, where that was found; two on each other are higher,"""
+ODD_RESIDUAL = 0.06
+"""and leave more than this of their height, root mean square, unexplained."""
 _ROUNDS = 4
 _STEPS = 3
 """Last steps, in each of which every blob is fitted to what the others' last ones leave of the picture."""
@@ -228,7 +232,10 @@ def _measure(
     state, mask, own = _together(pictures, binned, corner, spots.uv, index, count, blue, layout, ground)
     fit = blobs.polish(own, corner, state, mask, blue, layout, steps=0, ground=ground)
     crowded, apart = _apart(xp, fit.uv, index, t, count, layout)
-    valid = _whole(xp, fit.valid & apart, index, (t, 3, count), False)
+    real = fit.valid & _in_window(xp, fit.uv, spots.uv, layout)
+    if drawn is not None:
+        real = real & (xp.abs(fit.amplitude - 1) < ODD_HEIGHT) & (fit.residual < ODD_RESIDUAL)
+    valid = _whole(xp, real & apart, index, (t, 3, count), False)
     height = xp.ones_like(level[0, :]) if drawn is None else drawn.peak
 
     def whole(values: Array) -> Array:
@@ -282,6 +289,13 @@ def _spots(
     under = (level - base) if drawn is None else (level - base) / drawn.peak
     uv = origin + _centroid(xp, over - xp.reshape(under, (-1,))[plane][:, None, None], layout)
     return _Spots(present, index, uv, blobs.window_origins(uv, layout))
+
+
+def _in_window(xp: Any, uv: Array, start: Array, layout: blobs.Layout) -> Array:
+    """Whether blobs ``(N,)`` are where they were seen, or outside the picture: not a tail, fitted as a blob's flank."""
+    moved = xp.sum((uv - start) ** 2, axis=-1) < (blobs.WINDOW_RADIUS * layout.sigma) ** 2
+    outside = (uv[:, 0] < 0) | (uv[:, 1] < 0) | (uv[:, 0] > layout.width - 1) | (uv[:, 1] > layout.height - 1)
+    return moved | outside
 
 
 def _together(

@@ -24,6 +24,10 @@ REACH = 4.5
 """Sigmas within which an own blob's tail is allowed for where another channel's share is looked for."""
 FLANK = 0.05
 """Height of an own blob's tail above which a bin tells nothing of other channels' shares."""
+LEAST_CLEAR = 0.25
+"""Share of a window that must lie further out to count,"""
+LEAST_WINDOWS = 12
+"""and how many such windows tell the shares of a channel."""
 LARGEST_SHARE = 0.45
 
 
@@ -73,21 +77,27 @@ def first_guess(binned: Array, layout: blobs.Layout) -> Drawn:
 
 
 def _told(xp: Any, mixing: Array, ellipse: Array, peak: Array) -> Drawn:
-    """Width and height are asked of red and green: under blue there may be one pedestal, or two, and white."""
+    """Of ellipses of red and green, and of heights of these or of all three.
+
+    Width is asked of these two: under blue there may be one pedestal, or two, and white.
+    """
     e = xp.mean(ellipse, axis=0)
     area = float(e[0, 0] * e[1, 1] - e[0, 1] ** 2)
     low, high = appearance.WIDTHS
     width = min(max(max(area, 0.0) ** 0.25, low), high)
     peak = blobs.within(xp, peak, appearance.LEAST_CONTRAST, 2.0)
-    third = xp.zeros_like(peak[:1]) + xp.mean(peak)
-    return Drawn(mixing, xp.stack([ellipse[0, ...], ellipse[1, ...], e]), xp.concat([peak, third]), width)
+    third = xp.zeros_like(peak[:1]) + xp.mean(peak[:2])
+    peak = peak if peak.shape[0] > 2 else xp.concat([peak, third])
+    return Drawn(mixing, xp.stack([ellipse[0, ...], ellipse[1, ...], e]), peak, width)
 
 
 def redrawn(fitted: Fitted, drawn: Drawn, layout: blobs.Layout) -> Drawn:
     """``drawn`` as blobs say that were fitted with it, in a layout whose sigma is that of the blobs."""
     xp = array_namespace(fitted.own)
     ellipse, peak = zip(*(_shape(xp, fitted, c, drawn, layout) for c in (0, 1)), strict=True)
-    return _told(xp, _mixing(xp, fitted, layout), xp.stack(ellipse), xp.stack(peak))
+    blue = xp.nonzero((fitted.plane % 3 == 2) & fitted.good)[0]
+    change = _middle(xp, fitted.state[blue, 2]) if blue.shape[0] >= LEAST_TOLD else xp.ones_like(peak[0])
+    return _told(xp, _mixing(xp, fitted, layout), xp.stack(ellipse), xp.stack([*peak, drawn.peak[2] * change]))
 
 
 def _middle(xp: Any, values: Array) -> Array:
@@ -141,8 +151,9 @@ def _mixing(xp: Any, fitted: Fitted, layout: blobs.Layout) -> Array:
         chosen = xp.nonzero((channel != c) & fitted.good & _apart(xp, fitted, c)[frame])[0]
         own, clear = _own_tails(xp, fitted, c, chosen, layout)
         shares = xp.zeros_like(shown[:1, 0, 0, 0]) + xp.zeros_like(fitted.level[0, :2])
-        if chosen.shape[0] >= LEAST_TOLD:
-            n = chosen.shape[0]
+        n = chosen.shape[0]
+        free = xp.sum(xp.astype(clear, xp.float64), axis=(-2, -1)) > LEAST_CLEAR * layout.bins**2
+        if int(xp.sum(xp.astype(free, xp.int64))) >= LEAST_WINDOWS:
             weight = xp.reshape(xp.astype(clear, shown.dtype), (n, -1, 1))
             nuisance = xp.reshape(xp.concat([own, xp.ones_like(own[..., :1])], axis=-1), (n, -1, own.shape[-1] + 1))
             basis = xp.stack([xp.reshape(shown[chosen, r, ...], (n, -1)) for r in (*others, c)], axis=-1)
@@ -198,7 +209,7 @@ def _own_tails(xp: Any, fitted: Fitted, channel: int, chosen: Array, layout: blo
         near = dx[:, None, :] ** 2 + dy[:, :, None] ** 2 < REACH**2
         g = xp.where(near, g, xp.zeros_like(g))
         slopes = xp.stack([g, g * dx[:, None, :], g * dy[:, :, None]], axis=-1)
-        clear[some, ...] = clear[some, ...] & (g < (0.6 * layout.pedestal if channel == 2 else FLANK))
+        clear[some, ...] = clear[some, ...] & (g < (0.3 * layout.pedestal if channel == 2 else FLANK))
         if channel != 2:
             out[some, ...] = out[some, ...] + slopes
     return out, clear
