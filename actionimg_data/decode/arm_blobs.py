@@ -45,7 +45,7 @@ CLIPPED = 0.95
 WHITE = 0.985
 """Bins as bright as this are left out of any channel where pictures are not drawn as the spec says."""
 ODD_HEIGHT = 0.25
-"""Share by which a blob may differ in height from the clip's own, where that was found; two on each other are higher,"""
+"""Share by which a blob may differ in height from its clip's, where that was found: two on each other are higher,"""
 ODD_RESIDUAL = 0.06
 """and leave more than this of their height, root mean square, unexplained."""
 _ROUNDS = 4
