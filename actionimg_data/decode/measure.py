@@ -363,8 +363,8 @@ def _kept(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     memory back with every array and fault it in with the next, which takes a quarter of their time.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    block: NDArray[Any] = np.empty(max(size, _KEPT_BYTES), np.uint8)
-    return block[:size].view(dtype).reshape(shape)
+    kept: NDArray[Any] = np.empty(max(size, _KEPT_BYTES), np.uint8)[:size].view(dtype).reshape(shape)
+    return kept
 
 
 def bin_windows(
