@@ -571,7 +571,8 @@ def test_gradients_reach_the_picture_through_each_arm() -> None:
     direction = torch.randn(video.shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         slope = (loss(video + step * direction) - loss(video - step * direction)) / (2 * step)
-    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=5e-3, atol=1e-6)
+    # Against its length, which is what it is along a random direction.
+    assert float(((gradient * direction).sum() - slope).abs()) < 0.02 * float(gradient.norm())
 
 
 # Exports.

@@ -69,13 +69,14 @@ class _Planes:
         return bin_pictures(self.video, layout)
 
     def still(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.no_grad()
+        quiet: contextlib.AbstractContextManager[Any] = torch.no_grad()
+        return quiet
 
 
 def _decode_clip(clip: Clip, known: NDArray[np.float64], spec: ActionImageSpec) -> list[TorchDecoded]:
     views = [arm_blobs.measure(_Planes(view), spec, len(known)) for view in clip.pictures]
-    cameras = (m.detach().cpu().numpy() for m in (clip.K, clip.world_from_camera))
-    handed = hand_out([_numpy(view) for view in views], known, *cameras, spec)
+    K, world = (m.detach().cpu().numpy() for m in (clip.K, clip.world_from_camera))
+    handed = hand_out([_numpy(view) for view in views], known, K, world, spec)
     device = clip.pictures.device
     keep = torch.as_tensor(~(handed.several | handed.lost), device=device)
     owner = torch.as_tensor(handed.blobs, device=device)
@@ -93,13 +94,16 @@ def _seen(own: list[OwnBlobs], views: list[ArmBlobs], spec: ActionImageSpec) -> 
     """What `solve` makes of the measurements of one gripper before it looks for poses."""
     eye = torch.eye(2).to(own[0].uv)
     odd = [bool(view.odd.any()) for view in views]
-    uv, covariance, height, free = [], [], [], []
+    uv: list[Tensor] = []
+    covariance: list[Tensor] = []
+    free: list[tuple[Tensor, ...]] = []
+    height: list[float] = []
     for one, strange in zip(own, odd, strict=True):
         place = torch.where(one.valid[..., None], one.uv, 0.0)
         spread = torch.where(one.valid[..., None, None], one.covariance, eye)
-        repeated = [v.unsqueeze(2).repeat_interleave(CANDIDATES, 2) for v in (place, spread)]
         first = torch.arange(CANDIDATES, device=place.device) == 0
-        free.append((*repeated, one.valid[..., None] & first & strange))
+        twice = (v.unsqueeze(2).repeat_interleave(CANDIDATES, 2) for v in (place, spread))
+        free.append((*twice, one.valid[..., None] & first & strange))
         if not strange:
             shape = (spec.sigma_px**2 * eye).expand(3, 2, 2)
             with torch.no_grad():
@@ -120,7 +124,10 @@ def _seen(own: list[OwnBlobs], views: list[ArmBlobs], spec: ActionImageSpec) -> 
         structure=torch.stack([one.structure.detach() for one in own], dim=1),
         another=torch.zeros(len(valid), dtype=torch.bool, device=valid.device),
         free=consensus.Free(
-            *(torch.stack(parts, dim=1) for parts in zip(*free, strict=True)), torch.tensor(odd, device=valid.device)
+            torch.stack([place for place, _, _ in free], dim=1),
+            torch.stack([spread for _, spread, _ in free], dim=1),
+            torch.stack([shown for _, _, shown in free], dim=1),
+            torch.tensor(odd, device=valid.device),
         ),
         pedestal=torch.stack([one.pedestal for one in own]),
         samples=torch.stack([one.samples for one in own]),
