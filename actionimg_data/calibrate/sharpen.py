@@ -14,7 +14,7 @@ from .adjust import Adjusted
 from .check import MIN_FRAMES
 from .evidence import Evidence
 from .refine import split_sights
-from .solve import SEARCH_PX, Priors, Solution, as_found, motion, score, solve, vector_of
+from .solve import SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
 
 FloatArray = NDArray[np.float64]
 
@@ -74,9 +74,8 @@ def sharpen(
         return alone
     fitted, judged = split_sights(gathered)
     fitted = [e for e in fitted if e.sights]
-    found = solve(
-        [fitted], [pose], priors, [pose], _SEARCH_PX, fit_sizes=True, fit_focal=free_focal, known=told.information
-    )
+    known = Known(told.information, np.zeros(len(told.information)))
+    found = solve([fitted], [pose], priors, [pose], _SEARCH_PX, fit_sizes=True, fit_focal=free_focal, known=known)
     edges = float(score([[as_found(e, found) for e in judged]], found.poses).mean())
     picked, away = np.r_[0:6], vector_of(np.asarray(transforms.invert(found.poses[0])) @ pose)
     if free_focal:
