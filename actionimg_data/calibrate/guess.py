@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from ..errors import InvalidSpecError, WrongFormatError
 from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
-from . import flow_search, hand_camera, hand_points, speeds
+from . import arm_points, flow_search, hand_camera, hand_points, speeds
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
 from .guessed import CameraGuess, Mark
@@ -149,7 +149,7 @@ def guess_camera(
             )
     used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, MAX_EPISODES).round().astype(int))]
     marked = _marked(recorded, marks)
-    base: dict[str, Any] = {"focal_known": K is not None, "model": shape.name}
+    base: dict[str, Any] = {"focal_known": K is not None, "model": shape.name, "arm": recorded[0].arm}
     ids = tuple(r.episode for r in recorded)
 
     def cannot(reason: str, **found: Any) -> CameraGuess:
@@ -158,7 +158,9 @@ def guess_camera(
     if any(len(r.arms) != 1 for r in recorded):
         return cannot("several grippers are recorded: which one is seen where cannot be told")
     parts = [
-        flow_search.moves(r.view.frames, arm, max(MIN_FRAMES, PAIRS // len(used))) for r in used for arm in _arms(r)
+        flow_search.moves(r.view.frames, arm, max(MIN_FRAMES, PAIRS // len(used)), arm_points.joints(r.bodies))
+        for r in used
+        for arm in _arms(r)
     ]
     parts = [p for p in parts if len(p)]
     if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
@@ -258,15 +260,13 @@ def _by_points(
     The figures are empty where too few points can be followed.
     """
     scale, free = parts[0].scale, world.free_focal
-    each = max(25, POINT_PICTURES // len(world.recorded))
-    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
-    tracks = [t for t in tracks if len(t.uv)]
-    if not tracks:
+    fit = _point_fit(world)
+    if fit is None:
         return {}, "no points can be followed"
     tried: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     for i in range(len(drawn)):
         K, pose = _camera(drawn, i, scale, middle, aspect)
-        found = hand_points.fit(tracks, K, pose, free)
+        found = fit(K, pose, False)
         if found is None:
             continue
         tried.append((found.support * world.agreement(_zoomed(K, found), found.world_from_camera), K, found, pose))
@@ -275,7 +275,7 @@ def _by_points(
             if sum(world.distance(first, other) < SAME_SHARE * world.width for other in others) >= 2:
                 break
     if not tried:
-        return {}, "too few points of the hand can be followed"
+        return {}, f"too few points of the {world.what} can be followed"
     tried.sort(key=lambda t: -t[0])
     ends: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     kept: list[tuple[FloatArray, FloatArray]] = []
@@ -285,12 +285,12 @@ def _by_points(
         if value < HOPELESS * tried[0][0] or len(ends) == CARRIED or not new:
             continue
         kept.append((K, found.world_from_camera))
-        final = hand_points.fit(tracks, K, found.world_from_camera, free, final=True)
+        final = fit(K, found.world_from_camera, True)
         if final is not None:
             K = _zoomed(K, final)
             ends.append((final.support * world.agreement(K, final.world_from_camera), K, final, pose))
     if not ends:
-        return {}, "too few points of the hand can be followed"
+        return {}, f"too few points of the {world.what} can be followed"
     ends.sort(key=lambda t: -t[0])
     value, K, best, start = ends[0]
     here = (K, best.world_from_camera)
@@ -318,14 +318,15 @@ def _by_points(
         "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
         "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
         "start": start,
-        "model": f"none: points of the hand (sizes: {world.shape.name})",
-        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of all there",
+        "model": f"none: points of the {world.what} (sizes: {world.shape.name})",
+        "where": f"{best.bundle.count} points of the {world.what} keep their place, "
+        f"{100 * best.fitting:.0f} % of all there",
     }
     if free and errors[3] > 0.1 * K[0, 0]:
         figures["where"] += _UNTOLD
     reason = ""
     if best.fitting < MIN_FITTING:
-        reason = f"points seen near the hand do not move with it ({100 * best.fitting:.0f} % do)"
+        reason = f"points seen near the {world.what} do not move with it ({100 * best.fitting:.0f} % do)"
     elif flow < MIN_FLOW:
         reason = f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
     elif any(v > MAX_POINT_RIVAL * value for *_, v in rivals):
@@ -335,6 +336,23 @@ def _by_points(
     elif errors[0] > MAX_OVERLAY_SHARE * world.width:
         reason = f"the gripper could be up to {errors[0]:.1f} px away"
     return figures, reason
+
+
+def _point_fit(world: _World) -> Callable[[FloatArray, FloatArray, bool], hand_points.PointFit | None] | None:
+    """What fits a camera, given its matrix and its pose, to points: of the whole arm where it is known, or the hand."""
+    each = max(25, POINT_PICTURES // len(world.recorded))
+    if world.whole_arm:
+        found = [
+            arm_points.follow(r.view.frames, arm, r.bodies, each)
+            for r in world.recorded
+            if r.bodies
+            for arm in _arms(r)
+        ]
+        found = [t for t in found if len(t.uv)]
+        return (lambda K, pose, final: arm_points.fit(found, K, pose, world.free_focal, final)) if found else None
+    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
+    tracks = [t for t in tracks if len(t.uv)]
+    return (lambda K, pose, final: hand_points.fit(tracks, K, pose, world.free_focal, final)) if tracks else None
 
 
 def _zoomed(K: FloatArray, found: hand_points.PointFit) -> FloatArray:
@@ -413,6 +431,16 @@ class _World:
     free_focal: bool
     marked: Sequence[tuple[FloatArray, FloatArray]]
     backgrounds: Sequence[dict[object, NDArray[np.float32]]]
+
+    @property
+    def whole_arm(self) -> bool:
+        """Whether more of the arm than the hand is known to move."""
+        return any(len(r.bodies) > 1 for r in self.recorded)
+
+    @property
+    def what(self) -> str:
+        """What points are followed on."""
+        return "arm" if self.whole_arm else "hand"
 
     def gather(self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False) -> list[Evidence]:
         camera = Camera(K, pose, self.width, self.height)
