@@ -21,7 +21,13 @@ from pydantic import Field
 
 from ..cameras import files as calibration
 from ..cameras.files import CalibratedCamera, DroidSideFiles
-from ..cameras.transforms import TRANSFORM_FORMS, parse_transform, transform_file, transform_from_xyz_euler
+from ..cameras.transforms import (
+    TRANSFORM_FORMS,
+    parse_transform,
+    transform_file,
+    transform_from_xyz_euler,
+    transform_matrix,
+)
 from ..errors import (
     ActionImgError,
     AmbiguousSourceError,
@@ -40,6 +46,7 @@ from ..untrusted import hdf5
 from ..untrusted.files import read_bytes
 from ..untrusted.text import load_json
 from .base import Converter, ConverterOptions, Detection, Streams
+from .kit.entries import shipped
 from .kit.frames import CroppedFrames
 from .kit.tree import file_stamp, files_with_sizes, folders_with, plain_id, source_folder
 from .recording.episode import assemble
@@ -51,6 +58,8 @@ from .recording.sync import JointSamples, PoseSamples, ScalarSamples, statistics
 FloatArray = NDArray[np.float64]
 TRAJECTORY = "trajectory.h5"
 ANNOTATIONS = "droid_language_annotations.json"
+PUBLISHED = "published"
+"""Stands for the gripper's place that the registry's entry of DROID as RLDS has, with its sources."""
 RATE_HZ = 15.0
 ROLES = {"exterior_1": "ext1_cam_serial", "exterior_2": "ext2_cam_serial", "wrist": "wrist_cam_serial"}
 _STATE = "observation/robot_state"
@@ -64,7 +73,8 @@ class DroidOptions(StampedOptions):
     tool_from_gripper: str | None = Field(
         None,
         description="required: the gripper (origin between the fingertips, +z approach, fingers open along +-y) in "
-        f"the wrist frame that DROID reports, which its log does not say: {TRANSFORM_FORMS}",
+        f"the wrist frame that DROID reports, which its log does not say: {TRANSFORM_FORMS}; published: as others draw "
+        "a Robotiq 2F-85 onto DROID's pictures, off by up to some centimetres",
     )
     droid_calibration: str | None = Field(
         None,
@@ -267,9 +277,14 @@ class DroidConverter(Converter):
             raise AmbiguousSourceError(
                 "DROID reports the pose of the arm's wrist and does not say where the gripper is on it",
                 field="tool_from_gripper",
-                expected="--tool-from-gripper FILE.yaml or '{translation: [...], euler_xyz_deg: [...]}'",
-                hint="Check it by looking: actionimg render SOURCE --format droid -O tool_from_gripper=...",
+                expected="--tool-from-gripper published (an estimate), FILE.yaml or '{translation: [...], "
+                "euler_xyz_deg: [...]}'",
+                hint="Check it by looking: actionimg render SOURCE --format droid -O tool_from_gripper=published",
             )
+        if self.options.tool_from_gripper == PUBLISHED:
+            known = shipped()["droid"].tool_from_gripper
+            if known is not None:
+                return transform_matrix(known)
         return parse_transform(self.options.tool_from_gripper, "tool_from_gripper")
 
     def recording(self, ref: EpisodeRef, tool_from_gripper: FloatArray) -> Recording:
@@ -349,6 +364,8 @@ class DroidConverter(Converter):
             provenance={
                 "format": "droid",
                 "path": ref.location["path"],
+                "tool_from_gripper": tool_from_gripper.tolist(),
+                **({"tool": "an estimate"} if self.options.tool_from_gripper == PUBLISHED else {}),
                 "episode_id": episode,
                 "trajectory": self.options.trajectory,
                 "views": notes,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE
 
 CHROMIUM = Path("/usr/bin/chromium")
 _KEYS = {" ": ("Space", 32), "ArrowRight": ("ArrowRight", 39), "ArrowLeft": ("ArrowLeft", 37), "Enter": ("Enter", 13)}
@@ -36,7 +37,7 @@ class Page:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=PATIENCE))
             if message.get("id") == self._number:
                 assert "error" not in message, (method, message)
                 return message["result"]
@@ -67,7 +68,7 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 60) -> None:
+    def wait(self, script: str, seconds: float = PATIENCE) -> None:
         """Until the expression is true."""
         end = time.monotonic() + seconds
         while True:
@@ -120,9 +121,9 @@ def open_browser(folder: Path, space: bool = True) -> Iterator[Page]:
     with subprocess.Popen(command, stdout=silent, stderr=silent, start_new_session=True) as process:
         try:
             port = _port(process, profile / "DevToolsActivePort")
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE) as answer:
                 tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-            with connect(tabs[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=30) as socket:
+            with connect(tabs[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=PATIENCE) as socket:
                 yield Page(socket)
         finally:
             # With what it started itself; its profile goes with the test's folder.
@@ -131,7 +132,7 @@ def open_browser(folder: Path, space: bool = True) -> Iterator[Page]:
 
 
 def _port(process: subprocess.Popen[bytes], file: Path) -> int:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             return int(file.read_text().split()[0])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,18 @@ def sample_data() -> Path:
     if root is None:
         pytest.skip("sample data not found: set ACTIONIMG_TEST_DATA or put it at ../shared/data")
     return root
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules and tests live as long as the process: the garbage collector is not to look through them each time.
+
+    It took a fourth of the time of collecting, and half a second of every `gc.collect()` of a test.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()

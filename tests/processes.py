@@ -7,14 +7,40 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
+
+import psutil
+
+PATIENCE: Final = 240.0
+"""Seconds that a test waits for what ought to come: only what hangs takes as long, on a slow and busy machine too."""
+
+
+def wait_for_group(group: int) -> None:
+    """Until no process of a group is left, but those that nobody has taken leave of.
+
+    Raises:
+        AssertionError: One of them still lives after `PATIENCE`.
+    """
+    end = time.monotonic() + PATIENCE
+    while living := [process for process in psutil.process_iter() if _is_of(process, group)]:
+        assert time.monotonic() < end, living
+        time.sleep(0.01)
+
+
+def _is_of(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
 def run_program(
     command: Sequence[str | os.PathLike[str]],
     *,
-    timeout: float = 120,
+    timeout: float = PATIENCE,
     check: bool = True,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
@@ -42,7 +68,7 @@ def run_program(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+            process.wait(PATIENCE)
         texts = []
         for file in (out, err):
             file.seek(0)

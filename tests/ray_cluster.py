@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from processes import PATIENCE
+
 from actionimg_data.engine.executor import Job
 from actionimg_data.schemas import ShardSidecar
 
@@ -40,7 +42,7 @@ def ray_cluster() -> Iterator[Any]:
     )
     try:
         add_node(cluster)
-        cluster.wait_for_nodes(timeout=60)
+        cluster.wait_for_nodes(timeout=PATIENCE)
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         for number, handler in before.items():

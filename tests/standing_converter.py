@@ -19,5 +19,5 @@ class Standing(SyntheticConverter):
         if ref.id.endswith("1") and (not mark.exists() or os.environ.get("EVERY")):
             mark.with_suffix(".part").write_text(str(os.getpid()))
             mark.with_suffix(".part").rename(mark)
-            time.sleep(60)
+            time.sleep(600)
         return super().read(ref)

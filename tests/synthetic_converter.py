@@ -68,6 +68,9 @@ def misbehave(bad: str | None) -> None:
             time.sleep(60)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
+    if bad and bad.startswith("while:"):
+        while Path(bad.partition(":")[2]).exists():
+            time.sleep(0.01)
     if bad == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if bad and bad.startswith("kill-once:"):
@@ -159,6 +162,17 @@ def write_source(folder: Path, **config: Any) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "synthetic.json").write_text(json.dumps(config))
     return str(folder)
+
+
+def environment_with_converter(folder: Path) -> dict[str, str]:
+    """The environment of a process in which the converter is installed, by way of ``folder``."""
+    info = folder / "synthetic-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: synthetic\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[actionimg.converters]\nsynthetic = synthetic_converter:SyntheticConverter\n"
+    )
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(Path(__file__).parent)))}
 
 
 def deaf_worker(pipe: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -74,25 +75,64 @@ def test_a_gopro_as_umi_calibrates_it(tmp_path: Path) -> None:
     assert (camera.distortion.model, camera.K[1, 1], camera.width) == ("fisheye", 796.8, 2704)
 
 
-def test_colmap(tmp_path: Path) -> None:
-    wrote(
-        tmp_path / "cameras.txt",
-        "# Camera list\n1 OPENCV 640 480 600 601 320 240 0.1 0.2 0 0\n2 SIMPLE_PINHOLE 64 48 50 32 24\n",
-    )
+MODELS = {"SIMPLE_PINHOLE": 0, "OPENCV": 4, "FOV": 7}
+
+
+def colmap_model(folder: Path, ending: str, cameras: list[Any], images: list[Any]) -> Path:
+    """As ``colmap model_converter`` writes one: (number, model, width, height, *parameters), (pose, camera, name)."""
+    folder.mkdir(exist_ok=True)
+    if ending == ".txt":
+        wrote(folder / "cameras.txt", "# one\n" + "".join(" ".join(map(str, c)) + "\n" for c in cameras))
+        # The points of the second picture are none, which is an empty line.
+        lines = [f"{i + 1} {' '.join(map(str, p))} {c} {n}\n{'' if i else '0 0 -1'}\n" for i, (p, c, n) in images]
+        wrote(folder / "images.txt", "# two\n" + "".join(lines))
+    else:
+        data = struct.pack("<Q", len(cameras))
+        for number, model, width, height, *parameters in cameras:
+            data += struct.pack(f"<iiQQ{len(parameters)}d", number, MODELS[model], width, height, *parameters)
+        (folder / "cameras.bin").write_bytes(data)
+        data = struct.pack("<Q", len(images))
+        for i, (pose, camera, name) in images:
+            data += struct.pack("<I7dI", i + 1, *pose, camera) + name.encode() + b"\0"
+            data += struct.pack("<QddQ", 1, 0, 0, 2**64 - 1) if i == 0 else struct.pack("<Q", 0)
+        (folder / "images.bin").write_bytes(data)
+    return folder / f"images{ending}"
+
+
+@pytest.mark.parametrize("ending", [".txt", ".bin"])
+def test_colmap(tmp_path: Path, ending: str) -> None:
     pose = Rotation.from_euler("xyz", [0.3, -0.2, 0.1])
-    x, y, z, w = pose.as_quat()
-    lines = f"# Image list\n1 {w} {x} {y} {z} 0.1 0.2 0.3 1 front.png\n0 0 -1\n2 1 0 0 0 0 0 0 2 side.png\n\n"
-    cameras = load_cameras(wrote(tmp_path / "images.txt", lines))
-    assert set(cameras) == {"front", "side"}
-    front = cameras["front"]
+    x, y, z, w = map(float, pose.as_quat())
+    cameras = [[1, "OPENCV", 640, 480, 600, 601, 320, 240, 0.1, 0.2, 0, 0], [2, "SIMPLE_PINHOLE", 64, 48, 50, 32, 24]]
+    images = [((w, x, y, z, 0.1, 0.2, 0.3), 1, "front.png"), ((1, 0, 0, 0, 0, 0, 0), 2, "a b/side.png")]
+    path = colmap_model(tmp_path / "model", ending, cameras, list(enumerate(images)))
+    found = load_cameras(path)
+    assert set(found) == {"front", "side"}
+    front = found["front"]
     assert front.world_from_camera is not None
+    assert front.distortion is not None
     np.testing.assert_allclose(front.world_from_camera[:3, :3], pose.as_matrix().T, atol=1e-12)
     np.testing.assert_allclose(front.world_from_camera[:3, 3], -pose.as_matrix().T @ [0.1, 0.2, 0.3], atol=1e-12)
-    assert (front.pixel_centre, cameras["side"].K[0, 0]) == (0.5, 50)
-    assert set(load_cameras(tmp_path / "cameras.txt")) == {"1", "2"}
-    wrote(tmp_path / "cameras.txt", "1 FOV 64 48 1 2 3 4 5\n")
-    with pytest.raises(InvalidCameraError, match="FOV"):
-        load_cameras(tmp_path / "cameras.txt")
+    assert (front.pixel_centre, front.K[1, 1], front.distortion.coefficients) == (0.5, 601, (0.1, 0.2, 0, 0))
+    assert (found["side"].pixel_centre, found["side"].K[0, 0], found["side"].width) == (0.5, 50, 64)
+    assert set(load_cameras(path.with_name(f"cameras{ending}"))) == {"1", "2"}
+    colmap_model(tmp_path / "fov", ending, [[1, "FOV", 64, 48, 1, 2, 3, 4, 5]], [])
+    with pytest.raises(InvalidCameraError, match=r"FOV.*image_undistorter"):
+        load_cameras(tmp_path / "fov" / f"cameras{ending}")
+    with pytest.raises(WrongFormatError, match="a camera that is not beside it"):
+        load_cameras(colmap_model(tmp_path / "other", ending, cameras[:1], list(enumerate(images))))
+
+
+@pytest.mark.parametrize("name", ["cameras.bin", "images.bin"])
+def test_a_binary_model_that_was_cut_or_went_on_is_refused(tmp_path: Path, name: str) -> None:
+    images = [(0, ((1, 0, 0, 0, 0, 0, 0), 1, "front.png"))]
+    colmap_model(tmp_path / "model", ".bin", [[1, "SIMPLE_PINHOLE", 64, 48, 50, 32, 24]], images)
+    path = tmp_path / "model" / name
+    whole = path.read_bytes()
+    for data in (*(whole[:end] for end in range(len(whole))), whole + b"\0", struct.pack("<Q", 2**63) + whole[8:]):
+        path.write_bytes(data)
+        with pytest.raises(WrongFormatError, match=f"is not COLMAP's {name}"):
+            load_cameras(path)
 
 
 def test_kalibr_behind_opencvs_first_line(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +121,54 @@ def test_files_that_vanish_without_a_twin_are_an_error(
     monkeypatch.setattr(storage, "file_sha256", lambda path: (path.unlink(), real(path))[1])
     with pytest.raises(OutputError, match="No such file"):
         shard(tmp_path / "out", source, 10)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".json"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_worker_that_is_told_to_end_within_a_commit_ends_with_a_whole_shard(
+    tmp_path: Path, source: str, ending: str, after: bool
+) -> None:
+    out = tmp_path / "out"
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of forking a process that has threads; the child only writes files.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            patch = pytest.MonkeyPatch()
+            at(patch, "link", f"000000{ending}", lambda: signal.raise_signal(signal.SIGTERM), after)
+            shard(out, source, 10)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM
+    # As the run does whose worker it was.
+    storage.remove_parts(out, SHARD, 4_000_010)
+    assert whole(out)
+
+
+def test_a_temporary_file_that_other_runs_take_away_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = os.replace, []
+
+    def late(part: Path, target: Path) -> None:
+        if len(taken) < 5:
+            # A run that has just ended clears the folder of what killed ones leave.
+            taken.append(part)
+            part.unlink()
+        real(part, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    layout.publish(tmp_path / "index.parquet", b"whole")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"whole"]
+    names: list[Path] = []
+    threads = [threading.Thread(target=lambda: names.append(layout.temporary(tmp_path / "a"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layout.temporary(tmp_path / "a") not in names
 
 
 def killed(*_: Any) -> None:

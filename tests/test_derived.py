@@ -27,9 +27,10 @@ from actionimg_data.errors import (
     TooManyBadEpisodesError,
     WrongFormatError,
 )
+from actionimg_data.export import export, huggingface
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.schemas.derived import DerivedSpec, json_schemas
-from actionimg_data.shards import derived, open_dataset
+from actionimg_data.shards import derived, layout, open_dataset
 from actionimg_data.shards.inputs import WindowInput
 from actionimg_data.training import ActionImageDataset, DeviceTransform, IndexedActionImageDataset, collate
 
@@ -341,6 +342,23 @@ def test_other_members_of_a_name_are_not_written_over(out: Path) -> None:
     done = derive(out, "thumb.npy", "thumbs", None, {"overwrite": True}, num_frames=5)
     assert done.manifest.arrays[""].shape[0] == 5
     assert sorted(p.name for p in (out / "derived").iterdir()) == ["letters", "thumb"]
+
+
+# ---- brought along -------------------------------------------------------------------------------------------------
+
+
+def test_an_export_for_the_hub_brings_along_what_was_derived(whole: Path, out: Path, tmp_path: Path) -> None:
+    export("huggingface", whole, tmp_path / "hub")
+    assert tree(tmp_path / "hub" / "derived") == tree(whole / "derived")
+    assert engine.verify(tmp_path / "hub", quick=True).ok
+    assert len(IndexedActionImageDataset(tmp_path / "hub", members="thumb", **WINDOW)) > 0
+    # Made anew since, and one that was cut short: the folder of an earlier export that is pushed gets what is new.
+    derive(out, "thumb.npy", "thumbs", {"factor": 4}, {"overwrite": True}, num_frames=9)
+    derive(out, "cut.npy", "letters", None, {"num_shards": 2, "shard_index": 0}, over="sample")
+    left = huggingface._write_derived(layout.place(out), tmp_path / "hub", "copy")
+    assert left == ["derived cut is not complete and stays behind: give its actionimg derive command again"]
+    shutil.rmtree(out / "derived" / "cut")
+    assert tree(tmp_path / "hub" / "derived") == tree(out / "derived")
 
 
 # ---- another state of the data set ---------------------------------------------------------------------------------

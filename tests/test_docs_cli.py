@@ -169,7 +169,7 @@ def test_a_shell_completes_commands_formats_and_options(shell: str, tmp_path: Pa
     script = tmp_path / "script"
     script.write_text(SCRIPTS[shell])
     arguments = {"bash": ["--norc"], "fish": ["--no-config"], "zsh": ["-f"]}[shell]
-    done = run_program([program, *arguments, str(script)], env=environment(), timeout=60, cwd=tmp_path)
+    done = run_program([program, *arguments, str(script)], env=environment(), cwd=tmp_path)
     assert done.stdout.splitlines() == ["convert converters", "rlbench", "--quick --quiet"], done.stderr
 
 
@@ -180,11 +180,11 @@ def test_the_documented_line_gives_a_completion_script(shell: str) -> None:
     if shell == "bash" and shutil.which("bash") is None:
         pytest.skip("click asks bash for its version")
     env = {**environment(), "_ACTIONIMG_COMPLETE": f"{shell}_source"}
-    done = run_program(["actionimg"], env=env, timeout=60, check=False)
+    done = run_program(["actionimg"], env=env, check=False)
     assert f"_ACTIONIMG_COMPLETE={shell}_complete" in done.stdout
 
 
 def test_the_reference_is_printed_where_no_file_is_named() -> None:
     command = [sys.executable, "-m", "actionimg_data.cli.reference"]
-    done = run_program(command, timeout=60)
+    done = run_program(command)
     assert done.stdout == reference()

@@ -58,7 +58,7 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
     }
-    run_program(command, cwd=ROOT, env=env, timeout=200)
+    run_program(command, cwd=ROOT, env=env)
     site = tmp_path / "site"
     pages = {
         path.relative_to(site).with_suffix("").as_posix(): path.read_text(encoding="utf-8")

@@ -103,6 +103,11 @@ def test_commands_are_where_the_arm_was_told_to_go_and_the_hand_camera_stays_tru
 def test_the_tools_frame_has_to_be_stated(log: TeleopLog, tmp_path: Path, folder: Path) -> None:
     with pytest.raises(AmbiguousSourceError, match="does not say where the gripper is"):
         list(converter(tmp_path, log, tool_from_gripper=None).discover(str(tmp_path / "droid")))
+    # The RLDS copy of the same data has it from the same place.
+    own, published = (read(tmp_path, log, tool_from_gripper=tool) for tool in ("identity", "published"))
+    ahead = np.linalg.norm(published.trajectory.position - own.trajectory.position, axis=1)
+    np.testing.assert_allclose(ahead, 0.1488, atol=1e-9)
+    assert (published.provenance["tool"], own.provenance.get("tool")) == ("an estimate", None)
 
 
 # Side files.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import PATIENCE
+
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 WINDOWS = """
@@ -45,6 +47,6 @@ def test_reading_rendering_and_decoding_need_nothing_of_unix(tmp_path: Path) -> 
     program = tmp_path / "windows.py"
     program.write_text(WINDOWS + WORK, encoding="utf-8")
     words = [sys.executable, "-W", "ignore", str(program), str(GOLDEN / "png")]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "done\n"

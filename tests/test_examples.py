@@ -151,7 +151,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     # Without a build environment of its own pip needs no network, but a setuptools that makes wheels.
     if tuple(map(int, importlib.metadata.version("setuptools").split(".")[:1])) >= (77,):
         install.append("--no-build-isolation")
-    run_program([*install, "--target", str(site), str(source)], timeout=150)
+    run_program([*install, "--target", str(site), str(source)])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(source)]), "OMP_NUM_THREADS": "1"}
 
 
@@ -197,7 +197,7 @@ def test_07_the_plug_in_keeps_the_contract_of_converters(plugin: dict[str, str],
         "--rootdir",
         str(tmp_path),
     ]
-    done = run_program([*command, str(PLUGIN / "test_jsonarm.py")], env=plugin, cwd=tmp_path, timeout=150)
+    done = run_program([*command, str(PLUGIN / "test_jsonarm.py")], env=plugin, cwd=tmp_path)
     assert re.search(r"\b19 passed", done.stdout)
 
 
@@ -261,4 +261,4 @@ def test_14_the_reader_of_one_npz_a_step_keeps_the_contract(tmp_path: Path) -> N
     words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *words, str(folder / "test_npzsteps.py")]
-    assert re.search(r"\b19 passed", run_program(command, env=env, cwd=tmp_path, timeout=150).stdout)
+    assert re.search(r"\b19 passed", run_program(command, env=env, cwd=tmp_path).stdout)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from faulty_store import BUCKET, FaultyStore, running_store, storage_options
+from processes import PATIENCE
 from synthetic_converter import SyntheticConverter, SyntheticOptions, write_source
 
 import actionimg_data as aid
@@ -247,7 +248,7 @@ def test_a_server_that_dies_in_an_upload_and_comes_back_loses_nothing(
         convert(source, url)
     finally:
         stop.set()
-        helper.join(10)
+        helper.join(PATIENCE)
     assert store.faults["kill"] == 3
     assert tree(RemotePath(url)) == local
     assert store.broken == []
@@ -293,7 +294,7 @@ def test_slow_answers_are_waited_for_or_asked_for_again(
 def test_of_two_runners_of_every_shard_one_wins_each(
     store: FaultyStore, url: str, source: str, local: dict[str, bytes]
 ) -> None:
-    start = threading.Barrier(2, timeout=30)
+    start = threading.Barrier(2, timeout=PATIENCE)
     results: list[engine.Result | BaseException] = []
 
     def runner() -> None:
@@ -307,7 +308,7 @@ def test_of_two_runners_of_every_shard_one_wins_each(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(100)
+        thread.join(PATIENCE)
     assert [type(r) for r in results] == [engine.Result] * 2, results
     assert tree(RemotePath(url)) == local
     assert store.broken == []
@@ -378,7 +379,7 @@ def test_a_tar_that_arrives_damaged_is_sent_again(store: FaultyStore, url: str, 
 
 def test_runners_whose_bytes_differ_leave_one_shard_that_is_whole(store: FaultyStore, url: str, source: str) -> None:
     results: list[Any] = []
-    start = threading.Barrier(3, timeout=30)
+    start = threading.Barrier(3, timeout=PATIENCE)
 
     def runner(brightness: int) -> None:
         start.wait()
@@ -388,7 +389,7 @@ def test_runners_whose_bytes_differ_leave_one_shard_that_is_whole(store: FaultyS
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert len(results) == 3
     assert results[0] == results[1] == results[2]
     assert storage.place_sha256(RemotePath(url) / "train/000000.tar") == (results[0].sha256, results[0].bytes)
@@ -460,7 +461,7 @@ def test_scratch_of_a_killed_process_is_removed_by_the_next(store: FaultyStore, 
             print("there", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    result = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True)
+    result = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, check=False, capture_output=True)
     assert (result.returncode, result.stdout) == (-9, b"there\n")
     assert list((tmp_path / "scratch").glob("*/*.tar"))
     with storage.workspace(RemotePath("memory://x"), "train/000000") as part:

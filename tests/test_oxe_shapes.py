@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actionimg_data.converters.kit.entries import shipped
 from actionimg_data.converters.rlds import features as F
 from actionimg_data.converters.rlds import open_rlds, registry
 from actionimg_data.demo import rlds as w
@@ -83,13 +84,13 @@ def test_a_data_set_of_this_shape_is_read(tmp_path: Path, name: str) -> None:
     [
         (name, entry)
         for name in sorted(SHAPES)
-        for entry in registry.shipped()
-        if any(fnmatch.fnmatchcase(name, p) for p in registry.shipped()[entry].names) and entry != "bridge_dataset"
+        for entry in shipped()
+        if any(fnmatch.fnmatchcase(name, p) for p in shipped()[entry].names) and entry != "bridge_dataset"
     ],
 )
 def test_an_entry_names_features_that_the_published_data_set_has(name: str, entry: str) -> None:
     """Written from other sources than the table, so that each holds the other."""
-    facts, found = SHAPES[name], registry.shipped()[entry]
+    facts, found = SHAPES[name], shipped()[entry]
     step = {*facts["step"], *(f"observation/{k}" for k in facts["observation"])}
     action = facts["action"]
     widths = {f"action/{k}": v for k, v in action.items()} if isinstance(action, dict) else {"action": action}

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from processes import PATIENCE
 
 from actionimg_data.cameras.files import load_cameras, load_user_cameras
 from actionimg_data.cli import main
@@ -37,7 +37,6 @@ from actionimg_data.untrusted.hdf5 import open_hdf5
 from actionimg_data.video import VideoFrames, read_frames
 
 GOLDEN = Path(__file__).parent / "golden" / "h264"
-SECONDS = 15
 Read = Callable[[Path], object]
 
 
@@ -51,7 +50,7 @@ def promptly() -> Iterator[None]:
         raise Waited
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
         yield
     finally:
@@ -228,10 +227,8 @@ def test_convert_and_inspect_do_not_wait(tmp_path: Path, name: str) -> None:
         ("inspect", tmp_path / "rec", "--mapping", path),
         ("render", tmp_path / "rec", "--mapping", path, "--out", tmp_path / "look"),
     ):
-        begin = time.monotonic()
         result = run(*command)
         assert result.exit_code != 0 or command[0] == "inspect", (command[0], result.output)
-        assert time.monotonic() - begin < SECONDS
 
 
 @pytest.mark.parametrize("option", ["--spec", "--cameras", "VIDEO"])

@@ -14,7 +14,8 @@ from test_rlds_registry import STEPS, TEXT, build, pictures, poses
 from actionimg_data import open_dataset
 from actionimg_data.cameras.published import published
 from actionimg_data.cli import main
-from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, registry
+from actionimg_data.converters.kit.entries import shipped
+from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions
 from actionimg_data.demo import scene
 from actionimg_data.demo.rlds import LIBERO_FROM_DEMO, write_libero_demo
 from actionimg_data.errors import MissingCalibrationError
@@ -48,7 +49,7 @@ def read(folder: Path, **options: Any) -> Episode:
 
 def test_every_published_camera_is_of_views_that_the_registry_knows() -> None:
     for name, found in published().items():
-        assert set(found.views) <= set(registry.shipped()[name].views)
+        assert set(found.views) <= set(shipped()[name].views)
         used = {c for rows in found.views.values() for r in rows for c in (r.camera, *r.scenes.values()) if c}
         assert used == set(found.cameras), "a camera that no view has"
 

@@ -433,7 +433,7 @@ def browse(page: Path, folder: Path, *arguments: str) -> subprocess.CompletedPro
     ]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += [f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", *arguments, page.as_uri()]
-    return run_program(command, timeout=90)
+    return run_program(command)
 
 
 PROBE = """

@@ -396,7 +396,7 @@ def test_any_episode_is_read_by_its_place_in_another_process(made: dict[str, Pat
         read = "print(dataset.record(place).read('episode_metadata/file_path'))"
         code = f"import pickle, sys; dataset, place = pickle.load(sys.stdin.buffer); {read}"
         sent = pickle.dumps((dataset, places[3]))
-        there = run_program([sys.executable, "-c", code], stdin=sent, timeout=60)
+        there = run_program([sys.executable, "-c", code], stdin=sent)
         assert there.stdout.strip() == "/raw/3"
 
 

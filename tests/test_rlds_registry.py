@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from actionimg_data.converters.kit.entries import shipped
 from actionimg_data.converters.kit.kinematics import Chain
 from actionimg_data.converters.rlds import RLDSConverter, RLDSOptions, motion, registry
 from actionimg_data.converters.rlds import features as F
@@ -30,7 +31,7 @@ from actionimg_data.model import Camera, CameraTrack, Episode
 from actionimg_data.schemas.rlds_registry import RldsCameraFile, RldsEntry
 
 STEPS = 6
-SHIPPED = registry.shipped()
+SHIPPED = shipped()
 EXPECTED = {
     "austin_buds", "austin_sailor", "austin_sirius", "bc_z", "berkeley_autolab_ur5", "berkeley_cable_routing",
     "berkeley_fanuc", "berkeley_mvp", "bridge", "bridge_dataset", "cmu_stretch", "dlr_edan", "dlr_sara_grid_clamp",

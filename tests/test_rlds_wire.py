@@ -113,11 +113,11 @@ def test_a_bomb_of_nested_messages_is_one_unknown_field() -> None:
     body = b""
     for _ in range(2000):
         body = w.field(1, body)
-    started = time.perf_counter()
+    started = time.process_time()
     for record in (body, w.field(1, w.field(1, w.field(1, b"k") + w.field(2, body))), b"\x0b" * 100_000):
         with suppress(BadFileError):
             values(record, wire.parse_example(record))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_bomb_of_nested_messages_is_one_unknown_field() -> None:
 def test_hostile_lists_take_time_and_memory_in_proportion(body: bytes, kind: int) -> None:
     record = w.example({"k": w.field(kind, body)})
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with suppress(BadFileError):
         values(record, wire.parse_example(record))
-    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 10
     assert peak < 400 * len(record)

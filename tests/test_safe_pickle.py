@@ -295,10 +295,10 @@ def test_claims_beyond_the_file_are_refused_before_memory_is_taken(name: str) ->
     data = BOMBS[name]
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises((UnsafeFileError, BadFileError)):
             load(data)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
         assert tracemalloc.get_traced_memory()[1] < 8 * len(data) + (4 << 20)
     finally:
         tracemalloc.stop()

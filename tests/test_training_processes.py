@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import PATIENCE
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from training_data import make_dataset
@@ -87,7 +88,7 @@ def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]
         there.close()
         pipes.append(here)
     try:
-        assert all(pipe.poll(120) for pipe in pipes)
+        assert all(pipe.poll(PATIENCE) for pipe in pipes)
         found = [pipe.recv() for pipe in pipes]
     finally:
         for process in processes:
@@ -185,7 +186,7 @@ def test_torchrun(dataset: Path, tmp_path: Path) -> None:
     )
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert each_once(line.split()[1] for line in done.stdout.splitlines() if line.startswith("key "))
 

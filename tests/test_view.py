@@ -24,6 +24,7 @@ from faulty_store import BUCKET, running_store, storage_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from large_index import write_large_index
+from processes import PATIENCE
 from synthetic_converter import SyntheticConverter, write_source
 
 from actionimg_data import engine
@@ -97,7 +98,7 @@ def server(large: Path) -> Iterator[Server]:
 
 def ask(server: Server, path: str, method: str = "GET", token: str | None = None, **headers: str) -> Any:
     """Status, headers and body of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     try:
         target = f"/{server.token if token is None else token}/{path}"
         connection.request(method, target, headers={name.replace("_", "-"): value for name, value in headers.items()})

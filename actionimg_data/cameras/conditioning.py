@@ -28,7 +28,7 @@ from ..model import CameraTrack, Episode
 from ..untrusted.arrays import load_npy, load_npz
 from ..untrusted.files import read_bytes
 from .calibrated import CalibratedCamera
-from .kinds import colmap
+from .colmap import CAMERAS, IMAGES, MAX_BYTES, colmap
 from .tracks import CAMERA_FIELDS, tracks_from
 
 FloatArray = NDArray[np.float64]
@@ -60,8 +60,8 @@ def with_conditioning(episode: Episode, place: str) -> Episode:
     Args:
         episode: As its source has it, all views.
         place: Where the cameras are; ``{episode}`` in it stands for the episode's id. A folder with VGGT's or DUSt3R's
-            ``.npy`` files or with COLMAP's ``cameras.txt`` and ``images.txt`` (also below ``sparse/0``), or an
-            ``.npz``. Rows of arrays are the views in the source's order, unless ``views`` names them.
+            ``.npy`` files or with COLMAP's ``cameras`` and ``images`` (``.txt`` or ``.bin``, also below ``sparse/0``),
+            or an ``.npz``. Rows of arrays are the views in the source's order, unless ``views`` names them.
 
     Raises:
         SourceNotFoundError: Nothing is there.
@@ -71,7 +71,7 @@ def with_conditioning(episode: Episode, place: str) -> Episode:
     """
     path = Path(place.replace(EPISODE, episode.id))
     sizes = {name: (view.frames.width, view.frames.height) for name, view in episode.views.items()}
-    kind, found = _read(path, sizes, len(episode))
+    kind, found, files = _read(path, sizes, len(episode))
     views = {}
     for name, view in episode.views.items():
         if name not in found:
@@ -87,34 +87,36 @@ def with_conditioning(episode: Episode, place: str) -> Episode:
             raise FrameCountError(
                 "is of another number of pictures", where=path, field=name, expected=len(episode), found=len(track)
             )
-    record = {"kind": kind, "file": path.name, "sha256": _digest(path)}
+    record = {"kind": kind, "file": path.name, "sha256": _digest(files)}
     return replace(episode, views=views, provenance={**episode.provenance, "conditioning": record})
 
 
-def _read(path: Path, views: Sizes, frames: int) -> tuple[str, dict[str, CameraTrack]]:
-    """What kind of estimate it is, and the cameras by view: of one picture, or of every picture."""
+def _read(path: Path, views: Sizes, frames: int) -> tuple[str, dict[str, CameraTrack], list[Path]]:
+    """What kind of estimate it is; the cameras by view: of one picture, or of every picture; and the files read."""
+    files = [path]
     if path.is_file() and path.suffix == ".npz":
         arrays: dict[str, NDArray[Any]] = load_npz(path, path, MAX_FILE)
-    elif path.is_file() and path.name == "images.txt":
-        return "colmap", _colmap(path, views)
+    elif path.is_file() and path.name in IMAGES:
+        return "colmap", _colmap(path, views), [path.with_name(CAMERAS[IMAGES.index(path.name)]), path]
     elif path.is_dir():
-        for images in (path / "images.txt", path / "sparse" / "0" / "images.txt"):
-            if images.is_file():
-                return "colmap", _colmap(images, views)
+        for folder in (path, path / "sparse" / "0"):
+            for images in (folder / name for name in IMAGES):
+                if images.is_file():
+                    return _read(images, views, frames)
         files = [f for f in sorted(path.glob("*.npy")) if f.stem in _NAMES]
         arrays = {f.stem: load_npy(read_bytes(f, MAX_FILE), f) for f in files}
         if not arrays:
             raise WrongFormatError(
                 "holds no estimated cameras",
                 where=path,
-                expected="extrinsic.npy and intrinsic.npy, poses.npy and focals.npy, or cameras.txt and images.txt",
+                expected="extrinsic.npy and intrinsic.npy, poses.npy and focals.npy, or COLMAP's cameras and images",
             )
     else:
-        raise SourceNotFoundError("no estimated cameras", where=path, expected="a folder, an .npz or an images.txt")
+        raise SourceNotFoundError("no estimated cameras", where=path, expected="a folder, an .npz or COLMAP's images")
     if set(CAMERA_FIELDS) <= set(arrays):
-        return "cameras.npz", tracks_from(arrays, path)
+        return "cameras.npz", tracks_from(arrays, path), files
     try:
-        return _of_arrays(arrays, path, views, frames)
+        return (*_of_arrays(arrays, path, views, frames), files)
     except InvalidCameraError as error:
         raise error.at(path) from None
 
@@ -275,10 +277,8 @@ def _fitted(track: CameraTrack, width: int, height: int, where: str) -> CameraTr
     return CameraTrack(K, track.world_from_camera, width, height, track.pixel_centre)
 
 
-def _digest(path: Path) -> str:
-    """Of the files that were read, in the order of their names."""
+def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    below = (*path.glob("*.npy"), *path.glob("*.txt"), *path.glob("sparse/0/*.txt"))
-    for file in [path] if path.is_file() else sorted(f for f in below if f.stem in (*_NAMES, "cameras", "images")):
-        digest.update(read_bytes(file, MAX_FILE))
+    for file in files:
+        digest.update(read_bytes(file, MAX_BYTES))
     return digest.hexdigest()

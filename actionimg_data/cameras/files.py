@@ -27,6 +27,7 @@ from ..untrusted.files import plain, read_bytes, read_head
 from ..untrusted.text import load_any, load_json, parse, parse_yaml
 from . import kinds
 from .calibrated import CalibratedCamera, Distortion
+from .colmap import CAMERAS, IMAGES, colmap
 from .tracks import is_cameras_npz, read_cameras_npz
 from .transforms import transform_from_xyz_euler, transform_matrix
 
@@ -69,8 +70,8 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
 
     Kinds are told apart by what is in them: the project's camera file (JSON or YAML), a sample's ``.cameras.npz``, an
     OpenCV ``FileStorage`` file, a ROS ``camera_info`` file, a Kalibr camera chain, RealSense's and a GoPro's (UMI's)
-    intrinsics, a ZED's ``.conf``, and COLMAP's ``cameras.txt`` or ``images.txt``. Only the first two and the last have
-    the camera's pose.
+    intrinsics, a ZED's ``.conf``, and COLMAP's ``cameras`` or ``images``, ``.txt`` or ``.bin``. Only the first two and
+    the last have the camera's pose.
 
     Raises:
         SourceNotFoundError: No such file.
@@ -83,8 +84,8 @@ def load_cameras(path: Path) -> dict[str, CalibratedCamera]:
         return {name: _of_track(track, f"{path}: {name}") for name, track in read_cameras_npz(path).items()}
     if path.suffix.lower() == ".conf":
         return kinds.zed(path)
-    if path.name in ("cameras.txt", "images.txt"):
-        return kinds.colmap(path)
+    if path.name in (*CAMERAS, *IMAGES):
+        return colmap(path)
     head = read_head(path, 64).lstrip()
     if head.startswith((b"<?xml", b"<opencv_storage")):
         return {path.stem: _opencv(path)}

@@ -1,4 +1,4 @@
-"""Camera files of other programs: RealSense, ZED, GoPro (UMI), COLMAP; hand-eye calibrations and DROID's poses.
+"""Camera files of other programs: RealSense, ZED, GoPro (UMI); hand-eye calibrations and DROID's poses.
 
 Each reader gives cameras (`CalibratedCamera`) by name, or the pose of one. Facts of each format are cited where they
 are used.
@@ -7,8 +7,7 @@ are used.
 from __future__ import annotations
 
 import configparser
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,66 +142,6 @@ def gopro(value: Mapping[str, Any], path: Path) -> CalibratedCamera:
             raise
         raise WrongFormatError("is not UMI's intrinsics file", where=path, found=repr(error)) from None
     return CalibratedCamera(K, width, height, distortion=Distortion("fisheye", coefficients))
-
-
-# COLMAP's camera models (src/colmap/sensor/models.h) that are one of OpenCV's: indices of fx fy cx cy, and the model.
-_COLMAP: dict[str, tuple[tuple[int, int, int, int], str, tuple[int, ...]]] = {
-    "SIMPLE_PINHOLE": ((0, 0, 1, 2), "", ()),
-    "PINHOLE": ((0, 1, 2, 3), "", ()),
-    "SIMPLE_RADIAL": ((0, 0, 1, 2), "pinhole", (3, -1, -1, -1)),
-    "RADIAL": ((0, 0, 1, 2), "pinhole", (3, 4, -1, -1)),
-    "OPENCV": ((0, 1, 2, 3), "pinhole", (4, 5, 6, 7)),
-    "FULL_OPENCV": ((0, 1, 2, 3), "pinhole", (4, 5, 6, 7, 8, 9, 10, 11)),
-    "OPENCV_FISHEYE": ((0, 1, 2, 3), "fisheye", (4, 5, 6, 7)),
-}
-
-
-def colmap(path: Path, keyed: Callable[[Path], str] = lambda name: name.stem) -> dict[str, CalibratedCamera]:
-    """COLMAP's ``cameras.txt``, by the camera's number, or ``images.txt`` beside one, by ``keyed`` of a picture's name.
-
-    COLMAP has the centre of the first pixel at 0.5; its poses are world-to-camera in a world, and a scale, of its own.
-
-    Raises:
-        WrongFormatError: A line that is none of COLMAP's.
-        InvalidCameraError: A camera model that is not one of OpenCV's.
-    """
-    cameras: dict[str, CalibratedCamera] = {}
-    for line in _lines(path.parent / "cameras.txt"):
-        number, model, *numbers = line.split()
-        if model not in _COLMAP:
-            raise InvalidCameraError(
-                "this camera model is not supported", where=path, expected=" | ".join(_COLMAP), found=model
-            )
-        (fx, fy, cx, cy), kind, places = _COLMAP[model]
-        try:
-            width, height, p = int(numbers[0]), int(numbers[1]), [float(n) for n in numbers[2:]]
-            K = np.array([[p[fx], 0, p[cx]], [0, p[fy], p[cy]], [0, 0, 1.0]])
-            coefficients = tuple(p[i] if i >= 0 else 0.0 for i in places)
-        except (IndexError, ValueError):
-            raise WrongFormatError("is not COLMAP's cameras.txt", where=path, found=line) from None
-        distortion = Distortion(kind, coefficients) if kind else None
-        cameras[number] = CalibratedCamera(K, width, height, distortion=distortion, pixel_centre=0.5)
-    if path.name != "images.txt":
-        return cameras
-    found = {}
-    # Every second line lists points.
-    for line in _lines(path)[::2]:
-        parts = line.split()
-        try:
-            qw, qx, qy, qz, x, y, z = (float(n) for n in parts[1:8])
-            camera = cameras[parts[8]]
-            name = keyed(Path(parts[9]))
-        except (IndexError, ValueError, KeyError):
-            raise WrongFormatError("is not COLMAP's images.txt", where=path, found=line) from None
-        rotation = rotations.matrix_from_quaternion(rotations.normalize(np.array([qx, qy, qz, qw])))
-        world = np.asarray(transforms.invert(transforms.make_transform(rotation, np.array([x, y, z]))))
-        found[name] = replace(camera, world_from_camera=world)
-    return found
-
-
-def _lines(path: Path) -> list[str]:
-    lines = read_bytes(path, _MAX_TEXT).decode("utf-8", "replace").splitlines()
-    return [line for line in lines if not line.startswith("#")]
 
 
 def pose_in_file(path: Path, name: str | None, axes: str | None) -> tuple[FloatArray, str]:

@@ -344,18 +344,15 @@ def judge(
 
 def significant(cause: evidence.Systematic, sigma: float) -> bool:
     """Whether something systematic is believed: clear, and more than a pixel at 512."""
+    hardly = cause.shown < evidence.HARDLY_SHOWN
+    least = evidence.EXPLAINED_HARDLY_SHOWN if hardly else evidence.EXPLAINED
+    if cause.statistic <= evidence.SIGNIFICANT or cause.explained <= least:
+        return False
     xp = array_namespace(cause.move)
     shown = xp.sqrt(xp.max(xp.sum(xp.reshape(cause.move, (-1, 2)) ** 2, axis=-1)))
     pixels = xp.sum(xp.astype(cause.move != 0, cause.move.dtype))
     residual = cause.shown * float(xp.sqrt(xp.sum(cause.move**2) / at_least(xp, pixels, 1.0)))
-    hardly = cause.shown < evidence.HARDLY_SHOWN
-    least = evidence.EXPLAINED_HARDLY_SHOWN if hardly else evidence.EXPLAINED
-    return (
-        cause.statistic > evidence.SIGNIFICANT
-        and cause.explained > least
-        and residual > evidence.COMPRESSED_PX
-        and float(shown) > 2 * CONTRADICTION * sigma
-    )
+    return residual > evidence.COMPRESSED_PX and float(shown) > 2 * CONTRADICTION * sigma
 
 
 def _flips(xp: Any, rotation: Array, good: Array, count: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import InvalidSpecError, UnsupportedSourceError
 from ..report import pictures
 from ..schemas import ActionImageSpec, DatasetManifest
-from ..shards import Dataset, Sample, layout
+from ..shards import Dataset, Sample, derived, layout
 from . import hub
 from .common import Link, Result, new_folder, opened, place, shard_paths
 
@@ -62,6 +62,7 @@ def export(
         with new_folder(dest) as root:
             _write(source, root, dataset, manifest, link, license)
     result = Result("huggingface", str(dest), samples=len(dataset))
+    result.notes += _write_derived(source, Path(dest), link)
     if license == "other":
         result.notes.append("The card says licence 'other'; look up your source's.")
     if push is None:
@@ -98,6 +99,28 @@ def _write(
     (root / "README.md").write_text(card(dataset, manifest, license), encoding="utf-8")
     for name in (layout.INDEX, layout.PLAN, layout.QUARANTINE, layout.MANIFEST):
         place(source / name, root / name, "copy")
+
+
+def _write_derived(source: layout.Place, root: Path, link: Link) -> list[str]:
+    """Bring along what was derived and is not there yet, each manifest last; returns what is left behind."""
+    left = []
+    for name in derived.names(source):
+        manifest = derived.read_manifest(source, name)
+        if not manifest.complete:
+            left.append(f"derived {name} is not complete and stays behind: give its actionimg derive command again")
+            continue
+        mark = derived.folder_of(layout.place(root), name) / derived.MANIFEST
+        if mark.is_file():
+            if layout.read_place(mark) == layout.read_place(derived.folder_of(source, name) / derived.MANIFEST):
+                continue
+            derived.remove(layout.place(root), name)
+        for file in derived.files(manifest):
+            target = root / file
+            with layout.output_errors(target):
+                # What an interrupted run has left.
+                target.unlink(missing_ok=True)
+                place(source / file, target, link if file.endswith(".tar") else "copy")
+    return left
 
 
 def _picture(sample: Sample) -> bytes | None:

@@ -129,14 +129,17 @@ def refine_pose(
         new = pose_equations(new_rotation, new_translation, points, uv, whiten, K, camera_from_world)
         # Rounding must not keep an element that has converged from being told so.
         better = (new.cost <= at.cost * (1 + 1e-12) + 1e-18) & (new.in_front | ~at.in_front)
-        rotation = xp.where(better[..., None, None], new_rotation, rotation)
-        translation = xp.where(better[..., None], new_translation, translation)
-        at = PoseEquations(
-            *(
-                xp.where(xp.reshape(better, (*better.shape, *([1] * (b.ndim - better.ndim)))), b, a)
-                for a, b in zip(at, new, strict=True)
+        if bool(xp.all(better)):
+            rotation, translation, at = new_rotation, new_translation, new
+        else:
+            rotation = xp.where(better[..., None, None], new_rotation, rotation)
+            translation = xp.where(better[..., None], new_translation, translation)
+            at = PoseEquations(
+                *(
+                    xp.where(xp.reshape(better, (*better.shape, *([1] * (b.ndim - better.ndim)))), b, a)
+                    for a, b in zip(at, new, strict=True)
+                )
             )
-        )
         damping = xp.where(better, damping * 0.1 + 1e-10, damping * 30 + 1e-4)
         moved = xp.max(xp.abs(step), axis=-1)
         if bool(xp.all((moved < tolerance) | (damping > 1e6))):

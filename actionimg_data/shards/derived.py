@@ -104,6 +104,14 @@ def names(out: Place) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
+def files(manifest: DerivedManifest) -> list[str]:
+    """Paths within the data set of all files of a derivation that is complete, its manifest last."""
+    folder = f"{FOLDER}/{manifest.spec.name}"
+    names = [f"{folder}/{record.path.removesuffix('.tar')}.json" for record in manifest.shards]
+    names += [f"{folder}/{record.path}" for record in manifest.shards if record.sha256 is not None]
+    return [*names, *(f"{folder}/{name}" for name in (*sorted(manifest.files), MANIFEST))]
+
+
 def rows_of(dataset: Dataset, manifest: DatasetManifest, name: str) -> list[DerivedRow]:
     """The shards of a derivation: one for each of the data set's that holds samples."""
     keys: dict[str, list[Unit]] = {}

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeAlias
@@ -27,6 +28,8 @@ PLAN: Final = "plan.jsonl"
 INDEX: Final = "index.parquet"
 QUARANTINE: Final = "quarantine.jsonl"
 TEMPORARY: Final = ".tmp"
+PUBLISHES: Final = 32
+"""Times a file is written when it is taken away before it has its name: once for each run that ends meanwhile."""
 
 META: Final = "json"
 TRAJECTORY: Final = "trajectory.npz"
@@ -108,8 +111,12 @@ def shard_name(split: str, number: int) -> str:
 
 
 def temporary(target: Path) -> Path:
-    """A name beside ``target`` that no other process uses and no reader looks at."""
-    return target.with_name(f"{target.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
+    """A name beside ``target`` that no other thread of any process uses and no reader looks at.
+
+    Its process stands last, for whoever removes what that one has left.
+    """
+    whose = f"{socket.gethostname()}-{threading.get_native_id()}-{os.getpid()}"
+    return target.with_name(f"{target.name}.{whose}{TEMPORARY}")
 
 
 @contextlib.contextmanager
@@ -239,7 +246,7 @@ class LocalPath(_Native):
         return self._published(data, lambda part: link_if_absent(part, self))
 
     def _published(self, data: bytes, name: Callable[[Path], bool]) -> bool:
-        for tries_left in (1, 0):
+        for tries_left in reversed(range(PUBLISHES)):
             with self._part(data) as part:
                 try:
                     if not name(part):

@@ -22,7 +22,9 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -171,11 +173,33 @@ def commit_shard(out: Place, shard: str, part: Path | None, sha256: str, size: i
 
 
 def _commit_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
+    if part is not None:
+        _check(file_sha256(part), sha256, size, part)
+    with _terminated_afterwards():
+        return _link_local(mark, part, sha256, size, sidecar)
+
+
+@contextlib.contextmanager
+def _terminated_afterwards() -> Iterator[None]:
+    """Keep SIGTERM, with which a run ends its workers, back until a commit is whole: nothing staged stays then."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if waiting:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _link_local(mark: Path, part: Path | None, sha256: str, size: int, sidecar: bytes) -> bytes:
     target = mark.with_name(f"{mark.stem}.tar")
     if part is None:
         other = _clear(mark, target, sidecar)
     else:
-        _check(file_sha256(part), sha256, size, part)
         layout.publish(mark.with_name(_staged(mark, sha256)), sidecar)
         other = None
         while other is None and not layout.link_if_absent(part, target):

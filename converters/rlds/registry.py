@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,34 +18,11 @@ from ...schemas import rlds_registry as models
 from ...schemas.camera_file import CameraEntry, PoseParts
 from ...schemas.mapping import PoseMatrix, Position, Rotation
 from ...schemas.rlds_registry import CHOOSABLE, RldsEntry
-from ...untrusted.text import load_any, parse
+from ..kit.entries import load, shipped
 from .reader import STEPS, RLDSDataset
 
 FloatArray = NDArray[np.float64]
 _COLUMN = re.compile(r"(?P<key>.*?)(?:\[(?P<start>\d+)(?::(?P<stop>\d+))?\])?\Z", re.S)
-
-
-@cache
-def shipped() -> dict[str, RldsEntry]:
-    """The registry that is part of the package, by file name."""
-    folder = resources.files("actionimg_data.schemas") / "registry" / "rlds"
-    out = {}
-    for item in sorted(folder.iterdir(), key=lambda p: p.name):
-        if item.name.endswith(".yaml"):
-            with resources.as_file(item) as path:
-                out[item.name.removesuffix(".yaml")] = load(path)
-    return out
-
-
-def load(path: Path) -> RldsEntry:
-    """An entry from a YAML file.
-
-    Raises:
-        SourceNotFoundError: No such file.
-        UnsafeFileError: YAML with tags, anchors or aliases.
-        WrongFormatError: A field is missing or wrong; every such field is named.
-    """
-    return parse(RldsEntry, load_any(path), path)
 
 
 def feature_key(key: str) -> str:

@@ -26,8 +26,8 @@ def clip():
     return cameras, truth, scenes.dense_render(truth, cameras)
 
 
-def ray_march(video, cameras, channels=(0, 1), near=0.5, far=1.5):
-    """Two points a frame as the paper describes it: the first view's centroid, then the best depth along its ray.
+def ray_march(video, cameras, channels=(0, 1, 2), near=0.5, far=1.5):
+    """Points as the paper describes it: the first view's centroid, then the best depth along its ray.
 
     Heat maps in [0, 1], centroid of the whole channel in the first view, `SAMPLES` depths along the ray through it,
     and of these the one where the product of both views' intensities (sampled with cv2.remap) is largest:
@@ -58,35 +58,38 @@ def ray_march(video, cameras, channels=(0, 1), near=0.5, far=1.5):
 
 
 def fastest(function, rounds):
+    """Processor seconds: the clock's are another program's as well."""
     seconds = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return min(seconds)
 
 
 def test_decoding_is_three_times_faster_than_a_ray_march(benchmark, clip):
+    """Of the same three keypoints; the published march takes two, and what it leaves out (the roll) has no pose."""
     cameras, truth, video = clip
     spec = ActionImageSpec()
     found = ray_march(video, cameras)
     # The baseline works: within what its depth step and its biased centroid allow.
     assert np.median(np.linalg.norm(found[:, 0] - truth.position, axis=-1)) < 0.05
-    march, one_pass = np.inf, np.inf
-    ours = np.inf
+    march, published, ours, one_pass = (np.inf,) * 4
     # In turn, so that a busy machine slows all of them alike.
     for _ in range(12):
         march = min(march, fastest(lambda: ray_march(video, cameras), 1))
+        published = min(published, fastest(lambda: ray_march(video, cameras, (0, 1)), 1))
         ours = min(ours, fastest(lambda: decode(video, cameras, spec), 2))
         one_pass = min(one_pass, fastest(video.max, 2))
     decoded = benchmark(decode, video, cameras, spec)
     assert decoded.valid.all()
     benchmark.extra_info.update(
-        ray_march_ms=march * 1e3, ours_ms=ours * 1e3, one_pass_ms=one_pass * 1e3, faster_than_ray_march=march / ours,
-        passes_over_the_bytes=ours / one_pass,
+        ray_march_ms=march * 1e3, ray_march_of_two_ms=published * 1e3, ours_ms=ours * 1e3, one_pass_ms=one_pass * 1e3,
+        faster_than_ray_march=march / ours, faster_than_two=published / ours, passes_over_the_bytes=ours / one_pass,
     )  # fmt: skip
     print(
-        f"\nray march {march * 1e3:.1f} ms, decode {ours * 1e3:.1f} ms ({march / ours:.1f} times faster), "
+        f"\nray march of three keypoints {march * 1e3:.1f} ms, of two {published * 1e3:.1f} ms, decode "
+        f"{ours * 1e3:.1f} ms ({march / ours:.1f} and {published / ours:.1f} times faster), "
         f"one pass over the bytes {one_pass * 1e3:.1f} ms (decode takes {ours / one_pass:.1f} of these)"
     )
     assert march / ours >= 3
