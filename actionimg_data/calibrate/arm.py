@@ -273,7 +273,7 @@ def moving_bodies(
     origins, above = world_from_link[:, :, :3, 3], np.array(parents)
     groups = np.array(_rigid_groups(world_from_link))
     bodies = []
-    for first in dict.fromkeys([groups[tip], *groups[::-1]]):
+    for first in dict.fromkeys([int(groups[tip]), *groups[::-1].tolist()]):
         members = np.flatnonzero(groups == first)
         hand = tip in members
         ends = [
@@ -291,7 +291,7 @@ def moving_bodies(
         local = transforms.apply(transforms.invert(pose[0]), bones[0].reshape(-1, 3))
         moves = np.ptp(np.asarray(transforms.apply(pose, local)), axis=0).max() > MIN_MOVED_M
         if hand or (moves and (told is None or told[members].all())):
-            bodies.append(Body(names[first], pose, bones, tuple(names[k] for k in members)))
+            bodies.append(Body(names[first], pose, bones, tuple(names[k] for k in members.tolist())))
     return tuple(bodies)
 
 
