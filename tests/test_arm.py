@@ -162,6 +162,7 @@ def test_points_of_all_links_find_the_camera(robot: Robot) -> None:
         np.repeat(np.arange(len(uv)), 80),
         np.tile(np.arange(80), len(uv)),
         inverse,
+        np.zeros((80, len(moves.bodies), 3, 4)),
         tuple(b.bones for b in moves.bodies),
     )
     start = motion(np.array([0.03, -0.02, 0.02, 0.02, -0.03, 0.03])) @ truth.world_from_camera

@@ -23,11 +23,14 @@ from actionimg_data.calibrate import (
     point_tracks,
     speeds,
 )
+from actionimg_data.calibrate import adjust as adjust_module
+from actionimg_data.calibrate.adjust import Adjusted, adjust
 from actionimg_data.calibrate.evidence import gather
 from actionimg_data.calibrate.files import guess_file
 from actionimg_data.calibrate.pictures import mark_sheet
 from actionimg_data.calibrate.pool import alike, background_edges, same_camera
-from actionimg_data.calibrate.solve import Priors, as_found, motion, solve
+from actionimg_data.calibrate.sharpen import sharpen
+from actionimg_data.calibrate.solve import Priors, as_found, motion, solve, vector_of
 from actionimg_data.cameras.calibrated import CalibratedCamera, Distortion
 from actionimg_data.cameras.files import load_cameras
 from actionimg_data.cli import main
@@ -132,6 +135,10 @@ def test_what_cannot_be_told_is_said_with_the_reason(recorded: Recorded) -> None
     assert "hardly moves" in guess_camera("v", [with_poses(recorded, still)], SHAPE).reason
     frozen = Recorded("x", View(None, ArrayFrames(np.repeat(recorded.view.frames.array[:1], FRAMES, 0))), recorded.arms)  # type: ignore[attr-defined]
     assert "nothing moves" in guess_camera("v", [frozen], SHAPE).reason
+    pictures = recorded.view.frames.array  # type: ignore[attr-defined]
+    drifting = np.stack([np.roll(p, k // 8, 1) for k, p in enumerate(pictures)])
+    gone = guess_camera("v", [Recorded("x", View(None, ArrayFrames(drifting)), recorded.arms)], SHAPE, K=TRUTH.K)
+    assert "the camera moves" in gone.reason
     two = Recorded("x", recorded.view, {"left": t, "right": t})
     assert "several grippers" in guess_camera("v", [two], SHAPE).reason
     reverse = GripperTrajectory(t.position[::-1], t.quaternion_xyzw[::-1], t.openness[::-1], t.times)
@@ -198,28 +205,133 @@ def test_rays_that_meet_are_those_of_a_slow_readable_bundle() -> None:
     np.testing.assert_allclose(bundle.residuals(state).reshape(-1, 2), at, atol=1e-6)
 
 
-def test_poses_off_in_time_are_said_with_what_cures_it(recorded: Recorded) -> None:
-    """Speeds alone tell: the fingertips stand while the pictures move."""
+def test_poses_off_in_time_are_told_from_the_pictures_motion(recorded: Recorded) -> None:
+    """The mean flow is linear in the hand's velocity, at the true offset best."""
     rng = np.random.default_rng(1)
     times = np.arange(140) / 20
-    speed = np.abs(np.convolve(rng.normal(size=140), np.hanning(9), "same"))
+    velocity = np.stack([np.convolve(rng.normal(size=140), np.hanning(9), "same") for _ in range(3)], 1)
+    seen = velocity @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(140, 2))
     for late in (0.0, 0.2, -0.25):
-        told = np.interp(times - late, times, speed)
-        part = speeds.Speeds(times, 0.3 * speed + 0.02 * rng.random(140), told)
-        found = speeds.offset_of([part])
+        told = np.stack([np.interp(times - late, times, column) for column in velocity.T], 1)
+        found = speeds.offset_of([speeds.Speeds(times, seen, told)])
         if late == 0:
             assert found is None
         else:
             assert found is not None
-            assert found[0] == pytest.approx(-late, abs=0.03)
-    noise = speeds.Speeds(times, rng.random(140), speed)
+            assert found.clear
+            assert found.seconds == pytest.approx(-late, abs=0.03)
+    noise = speeds.Speeds(times, rng.normal(size=(140, 2)), velocity)
     assert speeds.offset_of([noise]) is None
     assert speeds.speeds(recorded.view.frames, recorded.arms[""][: speeds.MIN_FRAMES - 1]) is None
-    with mock.patch.object(speeds, "offset_of", return_value=(-0.2, 0.03)):
-        said = guess_camera("v", [recorded], SHAPE)
-    assert said.time_offset_s == -0.2
-    assert "0.20 s too late" in said.reason
-    assert "time_offset=-0.20" in said.reason
+    poses = recorded.arms[""]
+    moved = speeds.moved(poses, 0.1)
+    assert moved.known.tolist() == [False] * 2 + [True] * (len(poses) - 2)
+    np.testing.assert_allclose(moved.position[5:], poses.position[3:-2], atol=1e-9)
+    np.testing.assert_allclose(moved.rotation[5:], poses.rotation[3:-2], atol=1e-9)
+
+
+def test_poses_off_in_time_are_said_with_what_cures_it(recorded: Recorded) -> None:
+    late = speeds.moved(recorded.arms[""], 0.2)
+    known = Recorded(
+        "late",
+        View(None, ArrayFrames(recorded.view.frames.array[late.known])),  # type: ignore[attr-defined]
+        {"": late[np.flatnonzero(late.known)]},
+    )
+    said = guess_camera("v", [known], SHAPE, K=TRUTH.K)
+    assert said.verdict == "cannot tell"
+    assert said.time_offset_s == pytest.approx(-0.2, abs=0.02)
+    assert "too late" in said.reason
+    assert "time_offset=-0.2" in said.reason
+
+
+def drifting_points(offset: float) -> tuple[point_tracks.Bundle, np.ndarray, np.ndarray]:
+    """Points of a hand that turns and goes about, followed with slips that add up; and the true camera's state."""
+    rng = np.random.default_rng(4)
+    times = np.arange(60) / 20
+    waves = [np.sin(rng.uniform(0.5, 2.5) * times + rng.uniform(0, 6)) for _ in range(6)]
+    vectors = np.stack(waves, 1) * np.array([0.25, 0.25, 0.25, 0.08, 0.08, 0.08])
+    truth = np.r_[0.3, -0.2, 0.1, 0.05, 0.02, -1.0, np.log(260.0)]
+    world_from_gripper = np.stack([motion(v) for v in vectors])
+    told = np.stack([motion(np.array([np.interp(t - offset, times, c) for c in vectors.T])) for t in times])
+    rates = np.gradient(told[:, :3], times, axis=0)
+    camera_from_world = transforms.invert(motion(truth[:6]))
+    points = rng.uniform(-0.05, 0.05, (40, 3))
+    uv, track, picture = [], [], []
+    for k, point in enumerate(points):
+        first = int(rng.integers(3, 40))
+        seen = np.arange(first, first + 14)
+        local = transforms.apply(camera_from_world @ world_from_gripper[seen], point[None])[:, 0]
+        slips = np.cumsum(np.r_[[[0, 0]], 0.1 * rng.normal(size=(13, 2))], 0)
+        uv.append(260 * local[:, :2] / local[:, 2:] + slips)
+        track.append(np.full(14, k))
+        picture.append(seen)
+    tracks = point_tracks.Tracks(
+        np.concatenate(uv),
+        np.concatenate(track),
+        np.concatenate(picture),
+        np.asarray(transforms.invert(told)),
+        rates,
+    )
+    return point_tracks.Bundle([tracks], np.zeros(2), 1.0), truth, points
+
+
+def test_points_that_drift_tell_camera_and_clock_together() -> None:
+    bundle, truth, _ = drifting_points(0.03)
+    start = truth + np.r_[0.02, -0.02, 0.01, 0.02, 0.01, -0.03, 0]
+    found = adjust(bundle, start, False, True)
+    assert found.offset_s == pytest.approx(-0.03, abs=0.015)
+    assert found.offset_sd_s < 0.02
+    off = vector_of(np.asarray(transforms.invert(motion(found.state[:6]))) @ motion(truth[:6]))
+    assert off @ found.information @ off < 6 * 3**2
+    assert np.linalg.norm(off[3:]) < 0.05
+    fixed = adjust(bundle, start, False, False)
+    assert np.linalg.norm(bundle.steps(bundle.residuals(fixed.state).reshape(-1, 2))) > 0
+    assert fixed.offset_s == 0
+    free = adjust(bundle, start, True, True)
+    assert free.information.shape == (7, 7)
+    assert abs(free.state[6] - truth[6]) < 3 * np.linalg.inv(free.information)[6, 6] ** 0.5 + 0.02
+
+
+def test_points_are_eliminated_as_from_the_whole_equations() -> None:
+    """Reduced normal equations against those of camera, clock and all points at once, differenced numerically."""
+    bundle, truth, points = drifting_points(0.0)
+    columns, damping = list(range(8)), 0.0
+    here = adjust_module._at(bundle, truth, 0.0, points)
+    reduced, right, _ = adjust_module._Blocks.of(bundle, here, columns).reduced(damping)
+
+    def left(x: np.ndarray) -> np.ndarray:
+        pose = vector_of(motion(truth[:6]) @ np.asarray(transforms.invert(motion(x[:6]))))
+        at = adjust_module._at(bundle, np.append(pose, truth[6] + x[6]), x[7], points + x[8:].reshape(-1, 3))
+        return at.left.ravel()
+
+    count, step = 8 + points.size, 1e-6
+    jacobian = np.stack([(left(step * e) - left(-step * e)) / (2 * step) for e in np.eye(count)], 1)
+    weight = np.repeat(1 / (1 + (here.left**2).sum(1) / adjust_module._LOSS_PX**2), 2)
+    normal = jacobian.T @ (weight[:, None] * jacobian) + np.diag(np.r_[np.zeros(8), np.full(points.size, 1e-6)])
+    gradient = jacobian.T @ (weight * here.left.ravel())
+    inner = np.linalg.solve(normal[8:, 8:], np.c_[normal[8:, :8], gradient[8:]])
+    np.testing.assert_allclose(reduced, normal[:8, :8] - normal[:8, 8:] @ inner[:, :8], rtol=1e-4, atol=1)
+    np.testing.assert_allclose(right, gradient[:8] - normal[:8, 8:] @ inner[:, 8], rtol=1e-3, atol=1)
+
+
+def test_edges_sharpen_what_points_tell_and_are_left_out_where_they_disagree(recorded: Recorded) -> None:
+    turned = TRUTH.world_from_camera @ motion(np.array([0.004, -0.012, 0, 0, 0, 0]))
+    before = away_px(TRUTH.K, turned, recorded)
+    assert before > 1.5
+    gathered = [gather(recorded.view.frames, recorded.arms, TRUTH, turned, SHAPE.hand, 20)]
+    state = np.append(vector_of(turned), np.log(TRUTH.K[0, 0]))
+    rough = Adjusted(state, 0.0, 0.0, np.diag(np.repeat([0.01, 0.02], 3) ** -2.0), 0.2)
+    both = sharpen(gathered, TRUTH.K, rough, Priors(tool_m=0.006, reach_m=0.015), False, SIZE)
+    assert both.found is not None
+    assert away_px(both.K, both.pose, recorded) < 0.6 * before
+    alone = sharpen([], TRUTH.K, rough, Priors(), False, SIZE)
+    assert (np.linalg.eigvalsh(alone.covariance - both.covariance) > 0).all()
+    # What edges ask for is one deviation of these points or so: more than is allowed here.
+    with mock.patch("actionimg_data.calibrate.sharpen.MAX_PULL", 0.05):
+        refused = sharpen(gathered, TRUTH.K, rough, Priors(tool_m=0.006, reach_m=0.015), False, SIZE)
+    assert refused.edges is not None
+    assert refused.found is None
+    np.testing.assert_array_equal(refused.pose, motion(state[:6]))
 
 
 def test_points_on_the_hand_and_what_it_holds_are_not_the_scene() -> None:

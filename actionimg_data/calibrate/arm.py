@@ -9,13 +9,14 @@ estimate). ``X``, ``Y`` and ``o`` are found from the poses alone, and a link is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import interp1d
 from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from ..geometry import transforms
 from ..model import GripperTrajectory, JointTrack
@@ -93,6 +94,18 @@ class Body:
     world_from_body: FloatArray
     bones: FloatArray
     links: tuple[str, ...]
+
+    def moved(self, times: FloatArray, seconds: float) -> Body:
+        """The body with ``seconds`` added to its stamps, at the same times; at the ends it stands still."""
+        if seconds == 0 or len(times) < 2:
+            return self
+        at = np.clip(times - seconds, times[0], times[-1])
+        known = np.isfinite(self.world_from_body).all((1, 2))
+        turn = Slerp(times[known], Rotation.from_matrix(self.world_from_body[known, :3, :3]))
+        inside = np.clip(at, times[known][0], times[known][-1])
+        place = interp1d(times[known], self.world_from_body[known, :3, 3], axis=0)(inside)
+        pose = np.asarray(transforms.make_transform(turn(inside).as_matrix(), place))
+        return replace(self, world_from_body=pose, bones=interp1d(times, self.bones, axis=0)(at))
 
 
 @dataclass(frozen=True, eq=False)

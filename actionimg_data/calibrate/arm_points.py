@@ -56,6 +56,7 @@ class ArmTracks:
         track: ``(N,)`` which point.
         picture: ``(N,)`` which picture.
         body_from_world: ``(P, B, 4, 4)``.
+        rates: ``(P, B, 3, 4)`` how fast ``world_from_body`` changes, a second.
         bones: For each body ``(P, S, 2, 3)`` metres, world.
     """
 
@@ -63,6 +64,7 @@ class ArmTracks:
     track: NDArray[np.intp]
     picture: NDArray[np.intp]
     body_from_world: FloatArray
+    rates: FloatArray
     bones: tuple[FloatArray, ...]
 
     @property
@@ -77,7 +79,8 @@ class ArmTracks:
         bodies = self.body_from_world.shape[1]
         # A pose for each picture and body, picture by picture, so that stretches of time stay stretches.
         picture = self.picture[chosen] * bodies + body[self.track[chosen]]
-        return Tracks(self.uv[chosen], track, picture, self.body_from_world.reshape(-1, 4, 4))
+        poses, rates = self.body_from_world.reshape(-1, 4, 4), self.rates.reshape(-1, 3, 4)
+        return Tracks(self.uv[chosen], track, picture, poses, rates)
 
 
 def with_arm(recorded: Sequence[Recorded], robot: Kinematics, joints: Mapping[str, JointTrack]) -> list[Recorded]:
@@ -113,9 +116,11 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, bodies: Sequence[
     """Follow what moves through one episode, whose pictures are read once and in order."""
     chosen = np.unique(choose_pairs(trajectory, pictures, STEP_M)[:, 0]).tolist()
     poses = np.stack([np.asarray(transforms.invert(b.world_from_body[chosen])) for b in bodies], 1)
+    changes = [np.gradient(b.world_from_body[:, :3], trajectory.times, axis=0)[chosen] for b in bodies]
+    rates = np.nan_to_num(np.stack(changes, 1))
     bones = tuple(b.bones[chosen] for b in bodies)
     if not chosen:
-        return ArmTracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), poses, bones)
+        return ArmTracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), poses, rates, bones)
     evenly = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int)).tolist()
     longer = max(frames.width, frames.height)
     scale = min(WORKING_SIDE / longer, 1.0) if longer >= MIN_SIDE else MIN_SIDE / longer
@@ -137,7 +142,7 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, bodies: Sequence[
     uv, track, picture = follow_points(greys, allowed, cut, POINTS, max(3, min(size) // 64), _WINDOW)
     keep = goes_by(uv, track, MIN_SEEN, _MOVES_PX * max(scale, 1.0), _TREMBLE_PX)
     _, track = np.unique(track[keep], return_inverse=True)
-    return ArmTracks(uv[keep] / scale, track, picture[keep], poses, bones)
+    return ArmTracks(uv[keep] / scale, track, picture[keep], poses, rates, bones)
 
 
 def joints(bodies: Sequence[Body]) -> FloatArray | None:

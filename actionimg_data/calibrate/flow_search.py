@@ -74,6 +74,8 @@ class Moves:
         moved: ``(M, h, w)`` in [0, 1]: the first picture differs from the background.
         scale: Working pixels a pixel of the source.
         pairs: ``(M, 2)`` the frames.
+        drift: ``(2,)`` flow in the middle and at the end against the beginning: its first tenth, that of what
+            stands still.
     """
 
     hand: Floats
@@ -82,6 +84,7 @@ class Moves:
     moved: Floats
     scale: float
     pairs: NDArray[np.intp]
+    drift: tuple[float, float] = (0.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -154,6 +157,8 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int, arm: F
     grey = {i: cv2.cvtColor(small[i], cv2.COLOR_RGB2GRAY) for i in {*pairs.ravel().tolist()}}
     dense: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dense.setFinestScale(0)
+    begin, *later = (cv2.cvtColor(small[evenly[k]], cv2.COLOR_RGB2GRAY) for k in (0, len(evenly) // 2, -1))
+    gone = [float(np.percentile(np.linalg.norm(dense.calc(begin, g, None), axis=-1), 10)) for g in later]
     flow = np.zeros((len(pairs), height, width, 2), np.float32)
     moved = np.zeros((len(pairs), height, width), np.float32)
     for k, (i, j) in enumerate(pairs.tolist()):
@@ -170,7 +175,7 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int, arm: F
     hand = points(_HAND)
     if arm is not None:
         hand = np.concatenate([hand, np.asarray(arm[pairs.T], np.float32)], axis=2)
-    return Moves(hand, points(_FREE), flow, moved, scale, pairs)
+    return Moves(hand, points(_FREE), flow, moved, scale, pairs, (gone[0], gone[1]))
 
 
 def search(

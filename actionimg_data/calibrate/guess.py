@@ -1,8 +1,9 @@
 """A camera from nothing: from the gripper's known motion and its seen one.
 
 Candidates come from optical flow (`flow_search`). Points of the hand that keep their place in it decide between them
-(`hand_points`); where too few can be followed, edges of the gripper model do, with the gripper's sizes and its mounting
-as unknowns of stated deviations. Several distinct candidates are carried to the end, and a camera is only given where
+(`hand_points`), and tell the camera and the poses' clock (`adjust`), together with edges of the gripper model
+(`sharpen`); where too few can be followed, edges alone do. The gripper's sizes and its mounting are unknowns of stated
+deviations. Several distinct candidates are carried to the end, and a camera is only given where
 none of them comes near the best. See docs/calibration.md for the figures.
 """
 
@@ -20,12 +21,14 @@ from ..errors import InvalidSpecError, WrongFormatError
 from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
 from . import arm_points, flow_search, hand_camera, hand_points, speeds
+from .adjust import adjust
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
 from .guessed import CameraGuess, Mark
 from .outline import Hand
 from .refine import Recorded, split_sights
 from .shape import GripperShape
+from .sharpen import sharpen
 from .shift import best_shift
 from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
 
@@ -59,8 +62,12 @@ STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
 MAX_POINT_RIVAL: Final = 0.85
-POINT_INFLATION: Final = 1.2
-"""Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
+MAX_DRIFT_SHARE: Final = 0.004
+"""Of the picture's width: what stands still may be seen so far from where it was."""
+
+CLEARLY_OFF: Final = 3.0
+MIN_OFF_S: Final = 0.01
+"""Offsets in time of so many deviations, and of so many seconds, are said."""
 
 BEGUN: Final = 12
 CARRIED: Final = 3
@@ -84,9 +91,6 @@ NEAR_SHARE: Final = 0.05
 """Ends that lie within this share are one solution, known no better than they lie apart."""
 
 MAX_OVERLAY_SHARE: Final = 0.03
-KNOWN: Final = replace(PRIORS, camera_m=0.005, camera_rad=0.004, log_focal=0.01)
-"""Priors where the camera is known from points already."""
-
 _UNTOLD: Final = "; focal length and distance cannot be told apart: trust the overlay, not the pose"
 _WORTH: Final = 0.004
 """Edge score that one squared standard deviation of a size or of the mounting costs."""
@@ -148,35 +152,114 @@ def guess_camera(
                 found=f"{r.view.frames.width}x{r.view.frames.height}",
             )
     used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, MAX_EPISODES).round().astype(int))]
-    marked = _marked(recorded, marks)
-    base: dict[str, Any] = {"focal_known": K is not None, "model": shape.name, "arm": recorded[0].arm}
-    ids = tuple(r.episode for r in recorded)
-
-    def cannot(reason: str, **found: Any) -> CameraGuess:
-        return CameraGuess(name, ids, "cannot tell", reason, width=width, height=height, **{**base, **found})
-
+    task = _Task(
+        name,
+        tuple(r.episode for r in recorded),
+        used,
+        shape,
+        K,
+        _marked(recorded, marks),
+        keep,
+        seed,
+        {
+            "focal_known": K is not None,
+            "model": shape.name,
+            "arm": recorded[0].arm,
+            "width": width,
+            "height": height,
+        },
+    )
     if any(len(r.arms) != 1 for r in recorded):
-        return cannot("several grippers are recorded: which one is seen where cannot be told")
-    parts = [
-        flow_search.moves(r.view.frames, arm, max(MIN_FRAMES, PAIRS // len(used)), arm_points.joints(r.bodies))
+        return task.cannot("several grippers are recorded: which one is seen where cannot be told")
+    parts = _moves_of(used)
+    if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
+        return task.cannot("the gripper hardly moves, as its poses have it")
+    on_hand = _moves_as_a_whole(parts)
+    measured = [speeds.speeds(r.view.frames, arm, on_hand) for r in used for arm in _arms(r)]
+    off = speeds.offset_of([m for m in measured if m is not None])
+    if on_hand:
+        if off is not None and off.clear:
+            return task.cannot(_late(off.seconds, off.interval_s), time_offset_s=off.seconds)
+        return _in_the_hand(task)
+    if max(float(p.moved.max()) for p in parts) < 0.1:
+        return task.cannot("nothing moves in the pictures")
+    gone = max(max(p.drift) / p.scale for p in parts)
+    if gone > MAX_DRIFT_SHARE * width:
+        return task.cannot(f"the camera moves: what stands still is seen {gone:.1f} px elsewhere later")
+    if off is None:
+        return _standing(task, parts)[0]
+    return _off_in_time(task, parts, off)
+
+
+def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Offset) -> CameraGuess:
+    """Tried as if poses were off in time; if points do not confirm that, as they are."""
+    there = [
+        replace(
+            r,
+            arms={n: speeds.moved(t, off.seconds) for n, t in r.arms.items()},
+            bodies=tuple(b.moved(next(_arms(r)).times, off.seconds) for b in r.bodies),
+        )
+        for r in task.used
+    ]
+    moved = _moves_of(there)
+    if sum(len(p) for p in moved) >= flow_search.MIN_PAIRS:
+        tried, clock = _standing(replace(task, used=there), moved, points_only=True)
+        if clock is not None and (tried.found or tried.time_offset_s is not None):
+            total = off.seconds + clock[0]
+            if abs(total) > speeds.MIN_OFF_FRAMES * _frame_s(task.used):
+                said = _late(total, 1.645 * clock[1])
+                return replace(tried, verdict="cannot tell", reason=said, time_offset_s=total)
+    found, _ = _standing(task, parts, points_only=off.clear)
+    if found.found or not off.clear or found.time_offset_s is not None:
+        return found
+    return replace(found, reason=_late(off.seconds, off.interval_s), time_offset_s=off.seconds)
+
+
+def _late(seconds: float, interval_s: float) -> str:
+    return (
+        f"poses come {abs(seconds):.3f} s too {'early' if seconds > 0 else 'late'} (± {interval_s:.3f} s):"
+        f" add {seconds:+.3f} s to the poses' stamps (raw logs: -O time_offset={seconds:.3f})"
+    )
+
+
+def _frame_s(recorded: Sequence[Recorded]) -> float:
+    return float(np.median(np.concatenate([np.diff(arm.times) for r in recorded for arm in _arms(r)])))
+
+
+def _moves_of(used: Sequence[Recorded]) -> list[flow_search.Moves]:
+    each = max(MIN_FRAMES, PAIRS // len(used))
+    return [
+        p
         for r in used
         for arm in _arms(r)
+        if len(p := flow_search.moves(r.view.frames, arm, each, arm_points.joints(r.bodies)))
     ]
-    parts = [p for p in parts if len(p)]
-    if sum(len(p) for p in parts) < flow_search.MIN_PAIRS:
-        return cannot("the gripper hardly moves, as its poses have it")
-    measured = [speeds.speeds(r.view.frames, arm) for r in used for arm in _arms(r)]
-    off = speeds.offset_of([m for m in measured if m is not None])
-    if off is not None:
-        base["time_offset_s"] = off[0]
-        return cannot(
-            f"poses come {abs(off[0]):.2f} s too {'early' if off[0] > 0 else 'late'} (± {off[1]:.2f} s):"
-            f" add {off[0]:+.2f} s to the poses' stamps (raw logs: -O time_offset={off[0]:.2f})"
-        )
-    if _moves_as_a_whole(parts):
-        return _in_the_hand(used, K, width, height, cannot)
-    if max(float(p.moved.max()) for p in parts) < 0.1:
-        return cannot("nothing moves in the pictures")
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is asked for."""
+
+    name: str
+    episodes: tuple[str, ...]
+    used: Sequence[Recorded]
+    shape: GripperShape
+    K: FloatArray | None
+    marked: list[tuple[FloatArray, FloatArray]]
+    keep: bool
+    seed: int
+    base: dict[str, Any]
+
+    def cannot(self, reason: str, **found: Any) -> CameraGuess:
+        return CameraGuess(self.name, self.episodes, "cannot tell", reason, **{**self.base, **found})
+
+
+def _standing(
+    task: _Task, parts: Sequence[flow_search.Moves], points_only: bool = False
+) -> tuple[CameraGuess, tuple[float, float] | None]:
+    """The camera as one that stands still; and, where points tell, the poses' offset in time and its deviation."""
+    used, shape, K, marked, keep, seed = task.used, task.shape, task.K, task.marked, task.keep, task.seed
+    cannot, width, height = task.cannot, task.base["width"], task.base["height"]
     scale = parts[0].scale
     middle = np.array([width / 2, height / 2]) if K is None else np.asarray(K[:2, 2])
     aspect = 1.0 if K is None else float(K[1, 1] / K[0, 0])
@@ -189,9 +272,14 @@ def guess_camera(
         (np.stack([p for p, _ in marked]), np.stack([at for _, at in marked]) * scale) if marked else None,
     )
     world = _World(used, shape, width, height, K is None, marked, [{} for _ in used])
-    points, reason = _by_points(world, drawn, parts, middle, aspect, keep)
+    points, reason, clock = _by_points(world, drawn, parts, middle, aspect, keep)
     if points and not reason:
-        return replace(cannot(points.pop("where"), **points), verdict="found")
+        return replace(cannot(points.pop("where"), **points), verdict="found"), clock
+    if points and points["time_offset_s"] is not None:
+        points.pop("where")
+        return cannot(reason, **points), clock
+    if points_only:
+        return cannot(reason), None
     beginnings = [_camera(drawn, i, scale, middle, aspect) for i in range(min(len(drawn), BEGUN))]
     if points:
         # Edges may tell exactly what points tell roughly.
@@ -199,7 +287,7 @@ def guess_camera(
     tried = [_begin(world, K_begun, pose) for K_begun, pose in beginnings]
     begun = sorted((c for c in tried if c is not None), key=lambda c: -c.worth)
     if not begun:
-        return cannot("no camera that fits the motion shows the gripper in enough frames")
+        return cannot("no camera that fits the motion shows the gripper in enough frames"), None
     carried: list[_Candidate] = []
     for candidate in _distinct([c for c in begun if c.worth > HOPELESS * begun[0].worth], world):
         refined = _refine(world, _nudged(world, candidate, seed))
@@ -208,7 +296,7 @@ def guess_camera(
         if len(carried) == CARRIED:
             break
     if not carried:
-        return cannot("no camera that fits the motion shows the gripper in enough frames")
+        return cannot("no camera that fits the motion shows the gripper in enough frames"), None
     carried.sort(key=lambda c: -c.worth)
     best = carried[0]
     flow = float(flow_search.score(_as_cameras(best.K, best.pose, scale), parts, middle * scale, aspect)[0])
@@ -240,11 +328,11 @@ def guess_camera(
     refused, reason = reason, _doubt(best, flow, float(drawn.score.max()), rivals, errors[0], world)
     if reason:
         reason += f"; of points alone: {refused}"
-        return cannot(reason, **figures)
+        return cannot(reason, **figures), None
     where = f"the outline fits {100 * best.edges:.0f} %, the motion {100 * flow:.0f} %"
     if K is None and errors[3] > 0.1 * best.K[0, 0]:
         where += _UNTOLD
-    return replace(cannot(where, **figures), verdict="found")
+    return replace(cannot(where, **figures), verdict="found"), None
 
 
 def _by_points(
@@ -254,15 +342,15 @@ def _by_points(
     middle: FloatArray,
     aspect: float,
     keep: bool,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], str, tuple[float, float] | None]:
     """The camera through which points of the hand keep their place, and why it must not be believed (empty if it may).
 
-    The figures are empty where too few points can be followed.
+    The figures are empty where too few points can be followed. The last is the poses' offset in time and its deviation.
     """
     scale, free = parts[0].scale, world.free_focal
     fit = _point_fit(world)
     if fit is None:
-        return {}, "no points can be followed"
+        return {}, "no points can be followed", None
     tried: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     for i in range(len(drawn)):
         K, pose = _camera(drawn, i, scale, middle, aspect)
@@ -275,7 +363,7 @@ def _by_points(
             if sum(world.distance(first, other) < SAME_SHARE * world.width for other in others) >= 2:
                 break
     if not tried:
-        return {}, f"too few points of the {world.what} can be followed"
+        return {}, f"too few points of the {world.what} can be followed", None
     tried.sort(key=lambda t: -t[0])
     ends: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     kept: list[tuple[FloatArray, FloatArray]] = []
@@ -290,7 +378,7 @@ def _by_points(
             K = _zoomed(K, final)
             ends.append((final.support * world.agreement(K, final.world_from_camera), K, final, pose))
     if not ends:
-        return {}, f"too few points of the {world.what} can be followed"
+        return {}, f"too few points of the {world.what} can be followed", None
     ends.sort(key=lambda t: -t[0])
     value, K, best, start = ends[0]
     here = (K, best.world_from_camera)
@@ -298,16 +386,20 @@ def _by_points(
     rivals = tuple(
         (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
     )
-    covariance = best.bundle.spread(best.state, free) * POINT_INFLATION**2
-    errors = _radii(covariance, K, best.world_from_camera, world)
+    told = adjust(best.bundle, best.state, free, free_offset=True)
+    K = _at_focal(K, told.state[6])
+    gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep)
+    sharp = sharpen(gathered, K, told, PRIORS, free, world.width)
+    K, pose = sharp.K, sharp.pose
+    errors = _radii(sharp.covariance, K, pose, world)
     near = [a for (v, *_), a in zip(ends[1:], away, strict=True) if a <= NEAR_SHARE * world.width and v > 0.95 * value]
     errors = (max([errors[0], *near]), *errors[1:])
-    model = _outlined(world, K, best.world_from_camera)
-    flow = float(flow_search.score(_as_cameras(K, best.world_from_camera, scale), parts, middle * scale, aspect)[0])
+    flow = float(flow_search.score(_as_cameras(K, pose, scale), parts, middle * scale, aspect)[0])
+    late = abs(told.offset_s) > CLEARLY_OFF * told.offset_sd_s and abs(told.offset_s) > MIN_OFF_S
     figures: dict[str, Any] = {
         "K": K,
-        "world_from_camera": best.world_from_camera,
-        "edges": None if model is None else model.edges,
+        "world_from_camera": pose,
+        "edges": sharp.edges,
         "flow": flow,
         "rivals": tuple((e, a) for e, a, _ in rivals),
         "overlay_px": errors[0],
@@ -315,13 +407,18 @@ def _by_points(
         "rotation_deg": errors[2],
         "focal_px": float(K[0, 0]),
         "focal_interval_px": errors[3],
-        "gripper": () if model is None or model.edges < MIN_EDGES else _differences(model.found, world.shape.hand),
-        "evidence": tuple(world.gather(K, best.world_from_camera, FRAMES, keep=True)) if keep else (),
+        "gripper": _differences(sharp.found, world.shape.hand)
+        if sharp.found and (sharp.edges or 0) > MIN_EDGES
+        else (),
+        "evidence": tuple(gathered) if keep else (),
         "start": start,
-        "model": f"none: points of the {world.what} (sizes: {world.shape.name})",
+        "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: {world.shape.name}",
         "where": f"{best.bundle.count} points of the {world.what} keep their place, "
         f"{100 * best.fitting:.0f} % of all there",
+        "time_offset_s": told.offset_s if late else None,
     }
+    if late:
+        figures["where"] += f"; poses seem {1e3 * told.offset_s:+.0f} ms off in time"
     if free and errors[3] > 0.1 * K[0, 0]:
         figures["where"] += _UNTOLD
     reason = ""
@@ -335,7 +432,11 @@ def _by_points(
         )
     elif errors[0] > MAX_OVERLAY_SHARE * world.width:
         reason = f"the gripper could be up to {errors[0]:.1f} px away"
-    return figures, reason
+    elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
+        reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
+    if reason and not reason.startswith("poses come"):
+        figures["time_offset_s"] = None
+    return figures, reason, (told.offset_s, told.offset_sd_s)
 
 
 def _point_fit(world: _World) -> Callable[[FloatArray, FloatArray, bool], hand_points.PointFit | None] | None:
@@ -356,33 +457,17 @@ def _point_fit(world: _World) -> Callable[[FloatArray, FloatArray, bool], hand_p
 
 
 def _zoomed(K: FloatArray, found: hand_points.PointFit) -> FloatArray:
-    zoom = float(np.exp(found.state[6])) / K[0, 0]
+    return _at_focal(K, found.state[6])
+
+
+def _at_focal(K: FloatArray, log_focal: float) -> FloatArray:
+    zoom = float(np.exp(log_focal)) / K[0, 0]
     return K @ np.diag([zoom, zoom, 1.0])
 
 
-def _outlined(world: _World, K: FloatArray, pose: FloatArray) -> _Candidate | None:
-    """The gripper's sizes and mounting with which its outline fits through a camera that is known already."""
-    gathered = world.gather(K, pose, FRAMES)
-    if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
-        return None
-    fitted, judged = split_sights(gathered)
-    return _fit(
-        replace(world, free_focal=False),
-        [e for e in fitted if e.sights],
-        K,
-        pose,
-        pose,
-        SEARCH_PX[3:],
-        None,
-        judged,
-        KNOWN,
-    )
-
-
-def _in_the_hand(
-    used: Sequence[Recorded], K: FloatArray | None, width: int, height: int, cannot: Callable[..., CameraGuess]
-) -> CameraGuess:
+def _in_the_hand(task: _Task) -> CameraGuess:
     """The camera as one that is fixed to the hand: the whole picture moves."""
+    used, K, cannot, width, height = task.used, task.K, task.cannot, task.base["width"], task.base["height"]
     middle = np.array([width / 2, height / 2]) if K is None else np.asarray(K[:2, 2])
     aspect = 1.0 if K is None else float(K[1, 1] / K[0, 0])
     pictures = max(20, HAND_PICTURES // len(used))
@@ -452,7 +537,7 @@ class _World:
         return [e for e in found if e.sights]
 
     def points(self) -> FloatArray:
-        poses = np.concatenate([arm.world_from_gripper[::5] for r in self.recorded for arm in _arms(r)])
+        poses = np.concatenate([arm.world_from_gripper[arm.known][::5] for r in self.recorded for arm in _arms(r)])
         return np.concatenate([poses[:, :3, 3], poses[:, :3, 3] - 0.1 * poses[:, :3, 2]])
 
     def agreement(self, K: FloatArray, pose: FloatArray) -> float:

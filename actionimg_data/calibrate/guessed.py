@@ -76,7 +76,7 @@ class CameraGuess:
         rivals: The other candidates: their fit, and how many pixels away they see the gripper.
         gripper: How the gripper seems to differ from the model, in words.
         gripper_from_camera: ``(4, 4)`` of a camera that is fixed to the hand; ``world_from_camera`` is None then.
-        time_offset_s: Seconds to add to the poses' stamps, where that is why nothing can be told.
+        time_offset_s: Seconds to add to the poses' stamps, where they are clearly off.
         arm: What of the arm was used besides the hand, or why nothing was, in words; empty without a robot file.
         evidence: Pictures, where they were asked for.
         start: The camera that the flow gave, before the edges.

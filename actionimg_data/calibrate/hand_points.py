@@ -95,8 +95,10 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, pictures: int) ->
     uv, track, picture = follow_points(greys, allowed, cut, POINTS, max(3, min(size) // 64), _WINDOW)
     keep = goes_by(uv, track, MIN_SEEN, _MOVES_PX, _TREMBLE_PX)
     _, track = np.unique(track[keep], return_inverse=True)
-    gripper_from_world = np.asarray(transforms.invert(trajectory.world_from_gripper[chosen]))
-    return Tracks(uv[keep] / scale, track, picture[keep], gripper_from_world)
+    world_from_gripper = trajectory.world_from_gripper
+    rates = np.nan_to_num(np.gradient(world_from_gripper[:, :3], trajectory.times, axis=0)[chosen])
+    poses = np.asarray(transforms.invert(world_from_gripper[chosen]))
+    return Tracks(uv[keep] / scale, track, picture[keep], poses, rates)
 
 
 def near_the_hand(part: Tracks, K: FloatArray, world_from_camera: FloatArray, radius_m: float) -> Tracks:
@@ -109,7 +111,7 @@ def near_the_hand(part: Tracks, K: FloatArray, world_from_camera: FloatArray, ra
     count = np.maximum(np.bincount(part.track), 1)
     keep = (np.bincount(part.track, inside) > _INSIDE * count)[part.track]
     _, track = np.unique(part.track[keep], return_inverse=True)
-    return Tracks(part.uv[keep], track, part.picture[keep], part.poses)
+    return Tracks(part.uv[keep], track, part.picture[keep], part.poses, part.rates)
 
 
 def fit(

@@ -42,12 +42,14 @@ class Tracks:
         track: ``(N,)`` which point.
         picture: ``(N,)`` which picture.
         poses: ``(P, 4, 4)`` of the camera's body in the body that the points are rigid with, at each picture.
+        rates: ``(P, 3, 4)`` how fast the inverse of the poses changes, a second; None where nobody asks for it.
     """
 
     uv: FloatArray
     track: NDArray[np.intp]
     picture: NDArray[np.intp]
     poses: FloatArray
+    rates: FloatArray | None = None
 
 
 def follow_points(
@@ -127,6 +129,7 @@ class Bundle:
         track = np.concatenate([p.track + o for p, o in zip(parts, tracks, strict=False)])
         picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
         self.poses = np.concatenate([p.poses for p in parts])
+        self.rates = np.concatenate([np.zeros((len(p.poses), 3, 4)) if p.rates is None else p.rates for p in parts])
         self._take(uv, track, picture)
 
     def _take(self, uv: FloatArray, track: NDArray[np.intp], picture: NDArray[np.intp]) -> None:
@@ -138,7 +141,7 @@ class Bundle:
 
     def _only(self, keep: NDArray[np.bool_]) -> Bundle:
         out = object.__new__(Bundle)
-        out.poses = self.poses
+        out.poses, out.rates = self.poses, self.rates
         out._take(self.uv[keep], self.track[keep], self.picture[keep])
         return out
 
@@ -160,8 +163,29 @@ class Bundle:
             return self
         return self.some(rng, max(20, self.count * observed // len(self)))
 
+    def steps(self, values: FloatArray) -> FloatArray:
+        """Differences ``(N, …)`` of values of sights from those of the sight before; of first sights the values."""
+        out = values.copy()
+        later = np.ones(len(self), np.bool_)
+        later[self.first] = False
+        out[later] -= values[np.flatnonzero(later) - 1]
+        return out
+
+    def meeting(self, state: FloatArray) -> FloatArray:
+        """Where ``(points, 3)`` the rays of each point meet, as nearly as they do."""
+        return self._meeting(state)[0]
+
     def residuals(self, state: FloatArray) -> FloatArray:
         """Distances ``(2 N,)`` in pixels of where points were followed to from where they then are."""
+        focal = np.exp(state[6])
+        points, R, c = self._meeting(state)
+        local = ((points[self.track] - c)[:, None] @ R)[:, 0]
+        ahead = local[:, 2] > 0.01
+        uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
+        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
+
+    def _meeting(self, state: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Points, and of each sight the camera's rotation and its place."""
         focal = np.exp(state[6])
         cameras = self.poses @ motion(state[:6])
         R, c = cameras[self.picture, :3, :3], cameras[self.picture, :3, 3]
@@ -172,10 +196,7 @@ class Bundle:
         right = np.add.reduceat((across @ c[..., None])[..., 0], self.first)
         # Rays that are nearly parallel meet far away, and say nothing of where.
         points = np.linalg.solve(normal + 1e-6 * np.eye(3), right[..., None])[..., 0]
-        local = ((points[self.track] - c)[:, None] @ R)[:, 0]
-        ahead = local[:, 2] > 0.01
-        uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
-        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
+        return np.asarray(points), R, c
 
     def fitted(
         self, start: FloatArray, free_focal: bool, evaluations: int, reach_m: float = np.inf

@@ -171,6 +171,7 @@ def solve(
     fit_sizes: bool = False,
     fit_focal: bool = False,
     begin: Solution | None = None,
+    known: FloatArray | None = None,
 ) -> Solution:
     """Fit all cameras, and what else is unknown, to the pictures.
 
@@ -185,6 +186,8 @@ def solve(
         fit_sizes: Fit the mounting, the surface's distance and the sizes of the gripper too.
         fit_focal: Fit each camera's focal length too.
         begin: Where the mounting, the sizes and the focal lengths begin.
+        known: Of one camera, what else is known of its motion from ``given``, in place of the camera's priors: the
+            inverse covariance ``(6, 6)``, or ``(7, 7)`` with the log focal length where that is fitted.
     """
     count, sizes = len(groups), len(groups[0][0].hand.sizes) if fit_sizes else 0
     at = _Layout(count, sizes, fit_focal)
@@ -202,8 +205,11 @@ def solve(
         state[at.size] = begin.size_m
         state[at.sizes] = begin.sizes if sizes else 0
         state[at.focal :] = begin.log_focal if fit_focal else 0
-    precision = at.deviations(priors, groups[0][0]) ** -2.0
-    normal, sigma, used = np.diag(precision), 1.0, 0.0
+    precision = np.diag(at.deviations(priors, groups[0][0]) ** -2.0)
+    if known is not None:
+        own = at.own(0)
+        precision[np.ix_(own, own)] = known
+    normal, sigma, used = precision, 1.0, 0.0
     for reach in search:
         tool = motion(state[at.tool])
         shaped = [[_as_found(e, state[at.sizes], at.zoom(state, k)) for e in group] for k, group in enumerate(groups)]
@@ -223,7 +229,7 @@ def solve(
         used = len(residual) / max(1, sum(r.points for _, r in rows))
         step = np.zeros(at.length)
         for _ in range(3):
-            normal, gradient = np.diag(precision), -precision * state
+            normal, gradient = precision.copy(), -precision @ state
             for k, r in rows:
                 columns = at.columns(k)
                 jacobian = np.concatenate(
@@ -285,6 +291,10 @@ class _Layout:
     def camera(self, k: int) -> slice:
         return slice(6 * k, 6 * k + 6)
 
+    def own(self, k: int) -> NDArray[np.intp]:
+        """The unknowns of camera ``k`` alone."""
+        return np.array([*range(6 * k, 6 * k + 6), *([self.focal + k] if self.with_focal else [])], np.intp)
+
     def columns(self, k: int) -> NDArray[np.intp]:
         """The unknowns that the pictures of camera ``k`` depend on."""
         own = [self.focal + k] if self.with_focal else []
@@ -317,11 +327,12 @@ def as_found(evidence: Evidence, found: Solution, camera: int = 0) -> Evidence:
 def _covariance(normal: FloatArray, precision: FloatArray, free: NDArray[np.intp]) -> FloatArray:
     """Covariance of all unknowns, of which only ``free`` ones were fitted and the others kept at their prior."""
     held = np.setdiff1d(np.arange(len(normal)), free)
-    out = np.diag(1 / precision)
+    out, spread = np.zeros_like(normal), np.diag(1 / np.diag(precision)[held])
+    out[np.ix_(held, held)] = spread
     inverse = np.linalg.inv(normal[np.ix_(free, free)])
     effect = inverse @ normal[np.ix_(free, held)]
-    out[np.ix_(free, free)] = inverse + effect @ np.diag(1 / precision[held]) @ effect.T
-    out[np.ix_(free, held)] = -effect @ np.diag(1 / precision[held])
+    out[np.ix_(free, free)] = inverse + effect @ spread @ effect.T
+    out[np.ix_(free, held)] = -effect @ spread
     out[np.ix_(held, free)] = out[np.ix_(free, held)].T
     return out
 

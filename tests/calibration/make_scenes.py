@@ -289,6 +289,9 @@ def make(folder: Path, seed: int, arms: tuple[tuple[str, str], ...], options: ar
     times = np.arange(options.frames) / HZ
     seen_at = [(q(t), float(w[round(t * POSES_HZ)])) for q, w in motions for t in times[::12]]
     views = cameras(scene, options.cameras, seen_at)
+    if not views:
+        print(f"{folder}: no camera sees the hand often enough", flush=True)
+        return
     movers = wander(scene, int(scene.rng.integers(0, 4)))
     begin = {j: data.qpos[model.jnt_qposadr[j] : model.jnt_qposadr[j] + 3].copy() for j, *_ in movers}
     renderer = mujoco.Renderer(model, scene.size, scene.size)

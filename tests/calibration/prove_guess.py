@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import prove
 from scipy.interpolate import interp1d
@@ -46,21 +47,21 @@ class Unit(NamedTuple):
     truth: Camera
 
 
-def scene(folder: Path) -> Iterator[Unit]:
-    """The cameras of a scene: pooled, and of each episode alone."""
+def scene(folder: Path, late: float = 0.0) -> Iterator[Unit]:
+    """The cameras of a scene: pooled, and of each episode alone; its poses' stamps so many seconds too late."""
     cameras: dict[str, list[tuple[Recorded, Camera]]] = {}
     for episode in sorted(p for p in folder.iterdir() if (p / "poses.csv").is_file()):
         rows = np.genfromtxt(episode / "poses.csv", delimiter=",", names=True)
         at = np.genfromtxt(episode / "frame_times.csv", delimiter=",", names=True)["time_s"]
         t = rows["time_s"]
-        at = np.clip(at, t[0], t[-1])
+        stamps, at = at, np.clip(at - late, t[0], t[-1])
         position = interp1d(t, np.stack([rows[k] for k in ("x_m", "y_m", "z_m")], 1), axis=0)(at)
         turn = Slerp(t, Rotation.from_quat(np.stack([rows[k] for k in ("qx", "qy", "qz", "qw")], 1)))(at)
         opening = interp1d(t, rows["gripper"])(at)
         # Openness of a gripper whose range is not stated: between the ends that were reached.
         openness = np.clip((opening - rows["gripper"].min()) / max(np.ptp(rows["gripper"]), 1e-6), 0, 1)
         quaternion = (turn * Rotation.from_euler("z", 90, degrees=True)).as_quat()
-        trajectory = GripperTrajectory(position, quaternion, openness, at)
+        trajectory = GripperTrajectory(position, quaternion, openness, stamps)
         truth = np.load(episode / "truth.npz")
         for k, pose in enumerate(truth["world_from_camera"]):
             frames = read_frames(episode / f"cam{k}.mp4")
@@ -107,6 +108,64 @@ def drawn(count: int, size: int = 192, frames: int = 80) -> Iterator[Unit]:
         yield Unit(f"drawn{k}|camera|{recorded[0].episode}", recorded[:1], camera)
 
 
+def spoiled(units: Iterator[Unit]) -> Iterator[Unit]:
+    """Cameras whose input is bad, each in several ways; the truth is that of the pictures where they have one."""
+    for unit in units:
+        one = unit.recorded[0]
+        arm = one.arms[""]
+        frames = np.stack(list(one.view.frames.frames(range(len(arm)))))
+        count, side = len(frames), frames.shape[1]
+        usual = np.median(frames[::4], 0)
+        t = np.arange(count)
+
+        def made(kind: str, pictures: Any, arms: Any, unit: Unit = unit) -> Unit:
+            name = unit.name.rsplit("|", 1)[0]
+            return Unit(f"{name}|{kind}", [Recorded(kind, View(None, ArrayFrames(pictures)), arms)], unit.truth)
+
+        def shifted(way: Any, frames: Any = frames) -> Any:
+            moves = [np.float32([[1, 0, x], [0, 1, 0.6 * x]]) for x in way]
+            size = frames.shape[2], frames.shape[1]
+            return np.stack(
+                [cv2.warpAffine(p, m, size, borderMode=cv2.BORDER_REFLECT) for p, m in zip(frames, moves, strict=True)]
+            )
+
+        yield made("camera drifts", shifted(0.12 * t), one.arms)
+        yield made("camera sways", shifted(6 * np.sin(t / 5)), one.arms)
+        yield made("two seconds", frames[:40], {"": arm[:40]})
+        still = np.minimum(t, 1)
+        frozen = GripperTrajectory(arm.position[still], arm.quaternion_xyzw[still], arm.openness, arm.times)
+        yield made("poses frozen", frames, {"": frozen})
+        still = np.minimum(t, count // 2)
+        frozen = GripperTrajectory(arm.position[still], arm.quaternion_xyzw[still], arm.openness, arm.times)
+        yield made("poses frozen halfway", frames, {"": frozen})
+        yield made("two arms", frames, {"left": arm, "right": arm})
+        # Another arm, whose poses nobody recorded: this one's, mirrored, some time later.
+        other = np.roll(frames[:, :, ::-1], count // 3, 0)
+        moved = (np.abs(other - usual[:, ::-1]).max(-1) > 18)[..., None]
+        yield made("another arm", np.where(moved, other, frames), one.arms)
+        rng = np.random.default_rng(0)
+        skin = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
+        skin = np.clip(np.array([205, 150, 120]) + 180 * skin[..., None], 0, 255).astype(np.uint8)
+        person = frames.copy()
+        for k in range(count):
+            at = 0.5 * side + 0.3 * side * np.array([np.sin(k / 9), np.cos(k / 13)])
+            mask = cv2.ellipse(
+                np.zeros((side, side), np.uint8), at.astype(int).tolist(), (side // 6, side // 11), 4 * k, 0, 360, 1, -1
+            )
+            turn = cv2.getRotationMatrix2D((side / 2, side / 2), -4 * k, 1) + np.array([[0, 0, 1.0]] * 2) * (
+                at[:, None] - side / 2
+            )
+            person[k][mask > 0] = cv2.warpAffine(skin, turn, (side, side), borderMode=cv2.BORDER_REFLECT)[mask > 0]
+        yield made("a person's hand", person, one.arms)
+        # A board before the place where the gripper mostly is.
+        uv = unit.truth.project(arm.position)[0]
+        low, high = np.quantile(uv, 0.02, 0) - 0.12 * side, np.quantile(uv, 0.85, 0) + 0.12 * side
+        (x0, y0), (x1, y1) = np.clip(low, 0, side).astype(int), np.clip(high, 0, side).astype(int)
+        hidden = frames.copy()
+        hidden[:, y0:y1, x0:x1] = (120, 110, 100)
+        yield made("gripper hardly seen", hidden, one.arms)
+
+
 def on_the_hand(data: Path, scenes: list[Path]) -> Iterator[tuple[str, Recorded, np.ndarray, np.ndarray]]:
     """Cameras on the hand: name, what was recorded, ``K`` and ``gripper_from_camera``."""
     for r in prove.load(data, hand=True):
@@ -146,9 +205,19 @@ def units_of(options: argparse.Namespace) -> Iterator[Unit]:
         yield from drawn(options.drawn)
         return
     for folder in options.scenes or sorted((options.data / "uncalibrated").glob("scene_*")):
-        yield from scene(folder)
-    if not options.scenes:
+        yield from scene(folder, options.late)
+    if not options.scenes and not options.late and not options.bad:
         yield from samples(options.data)
+
+
+def first_of(options: argparse.Namespace) -> Iterator[Unit]:
+    """The first episode of each camera."""
+    seen = set()
+    for unit in units_of(options):
+        scene_and_camera = unit.name.rsplit("|", 1)[0]
+        if not unit.name.endswith("pooled") and scene_and_camera not in seen and options.only in unit.name:
+            seen.add(scene_and_camera)
+            yield unit
 
 
 def judged(unit: Unit, known: bool) -> dict[str, Any]:
@@ -200,6 +269,21 @@ def summary(rows: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def off_in_time(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each offset that poses were given: how many cameras said so, and how exactly."""
+    lines = []
+    for late in sorted({float(n.split("|")[4]) for n in rows if n.count("|") == 4}):
+        found = [r for n, r in rows.items() if n.count("|") == 4 and float(n.split("|")[4]) == late]
+        told = [r for r in found if r["verdict"] == "cannot tell" and r["time_offset_s"] is not None]
+        line = f"poses {late:+g} s late: said by {len(told)} of {len(found)}, "
+        line += f"called found {sum(r['verdict'] == 'found' for r in found)}"
+        if told:
+            off = 1e3 * np.abs([r["time_offset_s"] + late for r in told])
+            line += f"; off by {np.median(off):.0f} ms median, {off.max():.0f} at most"
+        lines.append(line)
+    return lines
+
+
 def _kind(text: str) -> str:
     return text if text in ("pooled", "rlbench") else "alone"
 
@@ -212,6 +296,8 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=0, help="so many cameras about the drawn scene instead")
     parser.add_argument("--out", type=Path, default=Path("guesses.jsonl"))
     parser.add_argument("--focal", choices=("known", "free", "both"), default="both")
+    parser.add_argument("--bad", action="store_true", help="the first episode of each camera, spoiled in many ways")
+    parser.add_argument("--late", type=float, default=0.0, help="seconds by which the poses of scenes come too late")
     parser.add_argument("--only", default="", help="part of the names of the cameras")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--hand", action="store_true", help="cameras on the hand, of the samples and of --scenes")
@@ -226,14 +312,14 @@ def main() -> None:
             rows[row.pop("name")] = row
     if not options.summary:
         with options.out.open("a") as file:
-            for unit in units_of(options):
+            for unit in spoiled(first_of(options)) if options.bad else units_of(options):
                 for focal in ("known", "free") if options.focal == "both" else (options.focal,):
-                    name = f"{unit.name}|{focal}"
-                    if name not in rows and options.only in name:
+                    name = f"{unit.name}|{focal}" + (f"|{options.late:+g}" if options.late else "")
+                    if name not in rows and (options.bad or options.only in name):
                         rows[name] = judged(unit, focal == "known")
                         file.write(json.dumps({"name": name, **rows[name]}) + "\n")
                         file.flush()
-    for line in summary(rows):
+    for line in [*summary({n: r for n, r in rows.items() if n.count("|") == 3}), *off_in_time(rows)]:
         print(line)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB (the pictures included)")
 
