@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .decode.torch_arms import decode_arms
 from .decode.torch_backend import decode
 from .raster.torch_backend import render
 
-__all__ = ["decode", "render"]
+__all__ = ["decode", "decode_arms", "render"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import decoder_scenes as scenes
 import numpy as np
+import prove_arms
 import pytest
 import torch
 from arms_data import arm, camera, make_dataset
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 import actionimg_data as aid
 from actionimg_data import open_dataset
 from actionimg_data.cli import main
+from actionimg_data.decode.torch_arms import decode_arms
 from actionimg_data.engine.verification import record, verify
 from actionimg_data.errors import DecodeError, InvalidSpecError, UnsupportedSourceError, WrongFormatError
 from actionimg_data.model.files import read_trajectory
@@ -497,6 +499,80 @@ def test_arms_of_one_view_or_at_one_place_are_refused_by_name() -> None:
     for wrong in (1, 3, ("a", "a"), {"a": [0, 0, 0], "b": [0, 0]}):
         with pytest.raises(DecodeError, match=r"arms"):
             aid.decode(video, cameras, spec, arms=wrong)
+
+
+# Merged pictures that are not drawn as the spec says, and on tensors.
+
+
+def degraded(kind: str, frames: int = 12, size: int = 128) -> tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
+    """Two arms, what a degradation makes of their pictures, and where they are at first."""
+    arms_ = prove_arms.merged_scene(501, size, frames)
+    video = prove_arms.merged_video(arms_, prove_arms.KINDS[kind])
+    return arms_, video, {name: scene.truth.position[0] for name, scene in arms_.items()}
+
+
+@pytest.mark.parametrize("kind", ["clean", "width .6", "peak .5", "bleed .05, width 1.3"])
+def test_merged_pictures_are_measured_as_they_are_drawn(kind: str) -> None:
+    arms_, video, starts = degraded(kind, frames=21)
+    first = arms_["left"]
+    found = aid.decode(video, first.cameras, first.spec, arms=starts, fps=20)
+    for name, decoded in found.items():
+        truth = arms_[name].truth
+        position, rotation = scenes.pose_errors(decoded, truth)
+        assert decoded.valid.mean() > 0.6
+        assert np.median(position) < 0.05
+        assert np.median(rotation) < 0.05
+        assert position.max() < 1
+        known = np.isfinite(decoded.trajectory.openness)
+        np.testing.assert_array_equal(decoded.trajectory.openness[known], truth.openness[known])
+        says = decoded.diagnosis.channels[0].width if kind != "clean" else 1.0
+        assert says == pytest.approx({"width .6": 0.6}.get(kind, 1.3 if "1.3" in kind else 1.0), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["noise 5", "bleed .05, width 1.3"])
+def test_tensors_of_merged_pictures_decode_as_arrays(kind: str) -> None:
+    arms_, video, starts = degraded(kind)
+    first = arms_["left"]
+    ours = aid.decode(video, first.cameras, first.spec, arms=starts)
+    K, poses = (torch.as_tensor(m) for m in scenes.camera_transforms(first.cameras))
+    tensor = torch.as_tensor(np.ascontiguousarray(np.moveaxis(video / 255.0, -1, 2)))
+    theirs = decode_arms(tensor[None], K, poses, first.spec, arms=starts)
+    assert list(theirs) == list(ours)
+    for name, a in ours.items():
+        b = theirs[name]
+        assert a.valid.any()
+        np.testing.assert_array_equal(b.valid[0].numpy(), a.valid)
+        # 1e-9 m is 1e-6 mm.
+        np.testing.assert_allclose(b.position[0].numpy(), a.trajectory.position, atol=1e-9)
+        np.testing.assert_allclose(b.rotation[0].numpy(), a.trajectory.rotation, atol=1e-8)
+        np.testing.assert_allclose(b.keypoints[0].numpy(), a.keypoints, atol=1e-9)
+        np.testing.assert_array_equal(b.keypoint_used[0].numpy(), a.keypoint_used)
+        np.testing.assert_allclose(b.trust[0].numpy(), a.trust, atol=1e-9)
+        np.testing.assert_array_equal(b.openness[0].numpy(), a.trajectory.openness)
+        np.testing.assert_allclose(b.openness_level[0].numpy(), a.openness_level, atol=1e-6)
+
+
+def test_gradients_reach_the_picture_through_each_arm() -> None:
+    arms_, shown, starts = degraded("clean", frames=1, size=96)
+    first = arms_["left"]
+    K, poses = (torch.as_tensor(m) for m in scenes.camera_transforms(first.cameras))
+    generator = torch.Generator().manual_seed(0)
+    video = torch.as_tensor(np.ascontiguousarray(np.moveaxis(shown / 255.0, -1, 2))) * 0.9 + 0.004
+    video = video + 0.002 * torch.rand(video.shape, generator=generator, dtype=torch.float64)
+
+    def loss(pictures: torch.Tensor) -> torch.Tensor:
+        found = decode_arms(pictures, K, poses, first.spec, arms=starts)
+        assert all(one.valid.all() for one in found.values())
+        return sum((i + 1) * one.position.sum() + one.rotation[..., 0, 1].sum() for i, one in enumerate(found.values()))
+
+    video.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(video), video)
+    step = 1e-5
+    direction = torch.randn(video.shape, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        slope = (loss(video + step * direction) - loss(video - step * direction)) / (2 * step)
+    # Against its length, which is what it is along a random direction.
+    assert float(((gradient * direction).sum() - slope).abs()) < 0.02 * float(gradient.norm())
 
 
 # Exports.

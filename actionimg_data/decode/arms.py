@@ -11,12 +11,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DecodeError, FrameCountError
 from ..geometry import pinhole, triangulation
+from ..geometry.arrays import array_namespace
 from ..geometry.drawing import action_K
 from ..schemas import ActionImageSpec
 from . import pose
@@ -70,26 +72,57 @@ def solve_arms(
     listed = camera_list(cameras)
     check_cameras(listed, len(measurements), frames, spec)
     labels, known = named_arms(arms, frames)
+    K = np.stack([np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)) for c in listed], axis=1)
+    world = np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1)
+    handed = hand_out(measurements, known, K, world, spec)
+    decoded = {}
+    for k, label in enumerate(labels):
+        own = [_measurements(m, handed.blobs[:, k, v]) for v, m in enumerate(measurements)]
+        one = solve(own, listed, spec, times=times, fps=fps, names=names, fix_lag=fix_lag)
+        decoded[label] = _refused(one, handed)
+    return decoded
+
+
+class HandedOut(NamedTuple):
+    """Whose the blobs of a clip are; see `hand_out`."""
+
+    blobs: NDArray[np.int64]
+    """``(T, K, V, 3)`` the blob of each gripper, by name; -1 for none."""
+    several: NDArray[np.bool_]
+    """``(T,)`` where more than one way to hand them out makes two grippers, or nothing tells them."""
+    lost: NDArray[np.bool_]
+    """``(T,)`` where the grippers are known, but not which is which."""
+    missing: NDArray[np.bool_]
+    """``(T,)`` where blobs of a gripper are missing, or may be two in one."""
+
+
+def hand_out(
+    measurements: Sequence[ArmBlobs], known: FloatArray, K: FloatArray, world: FloatArray, spec: ActionImageSpec
+) -> HandedOut:
+    """Which blob is whose, over a clip.
+
+    Args:
+        measurements: Of each view, as numpy.
+        known: ``(K, T, 3)`` where each gripper is known to be, metres; NaN where it is not.
+        K: ``(T, V, 3, 3)``.
+        world: ``(T, V, 4, 4)`` world from camera.
+        spec: How each gripper was drawn.
+    """
     uv = np.stack([m.uv for m in measurements], axis=1)
     covariance = np.stack([m.covariance for m in measurements], axis=1)
     valid = np.stack([m.valid for m in measurements], axis=1)
-    K = np.stack([np.broadcast_to(action_K(c.K, spec, c.pixel_centre), (frames, 3, 3)) for c in listed], axis=1)
-    world = np.stack([np.broadcast_to(c.world_from_camera, (frames, 4, 4)) for c in listed], axis=1)
     found = _Ways(uv, covariance, valid, K, world, spec).best()
     owner, lost, unknown = _follow(found, known, uv, _started(known[:, 0], uv[0, :, 0], K[0], world[0], spec))
     taken = np.take_along_axis(found.owner, owner[:, :, None, None], axis=1)
     points = np.take_along_axis(found.keypoints, owner[:, :, None, None], axis=1)
-    hidden = _hidden(points, valid, np.stack([m.crowded for m in measurements], axis=1), K, world, spec)
+    crowded = np.stack([m.crowded for m in measurements], axis=1)
+    width = np.stack([m.width for m in measurements], axis=1)
+    hidden = _hidden(points, valid, crowded, width, K, world, spec)
     # What is not known to be a gripper's own says nothing about its clip either.
     several = found.several | unknown
     taken = np.where((several | lost)[:, None, None, None] | hidden, -1, taken)
     missing = np.any(~valid, axis=(1, 2, 3)) | np.any(hidden, axis=(1, 2, 3))
-    decoded = {}
-    for k, label in enumerate(labels):
-        own = [_measurements(m, taken[:, k, v]) for v, m in enumerate(measurements)]
-        one = solve(own, listed, spec, times=times, fps=fps, names=names, fix_lag=fix_lag)
-        decoded[label] = _refused(one, several, lost, missing)
-    return decoded
+    return HandedOut(taken, several, lost, missing)
 
 
 def named_arms(arms: Arms, frames: int) -> tuple[list[str], FloatArray]:
@@ -437,32 +470,68 @@ def _named(
     return np.arange(count)
 
 
-def _measurements(blobs: ArmBlobs, owner: NDArray[np.int64]) -> BlobMeasurements:
-    """What a view shows of one gripper, whose blobs are ``owner (T, 3)``."""
-    frames = len(blobs)
-    blob = np.maximum(owner, 0)
-    row, channel = np.arange(frames)[:, None], np.arange(3)[None]
+class OwnBlobs(NamedTuple):
+    """What a view shows of one gripper, as in `BlobMeasurements`; numpy or torch."""
+
+    uv: Any
+    covariance: Any
+    valid: Any
+    amplitude: Any
+    residual: Any
+    structure: Any
+    pedestal: Any
+    samples: Any
+
+
+def own_blobs(blobs: ArmBlobs, owner: Any) -> OwnBlobs:
+    """What a view shows of the gripper whose blobs are ``owner (T, 3)``."""
+    xp = array_namespace(blobs.uv)
+    blob = xp.where(owner >= 0, owner, xp.zeros_like(owner))
+    row, channel = xp.arange(len(blobs), device=blob.device)[:, None], xp.arange(3, device=blob.device)[None, :]
     valid = (owner >= 0) & blobs.valid[row, channel, blob]
 
-    def own(values: FloatArray) -> FloatArray:
+    def own(values: Any) -> Any:
         taken = values[row, channel, blob]
-        return np.where(valid.reshape(*valid.shape, *(1,) * (taken.ndim - 2)), taken, np.nan)
+        shown = xp.reshape(valid, (*valid.shape, *(1,) * (taken.ndim - 2)))
+        return xp.where(shown, taken, xp.full_like(taken, xp.nan))
 
-    beneath = blobs.beneath[np.arange(frames), blob[:, 2]]
-    return BlobMeasurements(
+    beneath = blobs.beneath[row[:, 0], blob[:, 2]]
+    blue = valid[:, 2]
+    return OwnBlobs(
         uv=own(blobs.uv),
         covariance=own(blobs.covariance),
         valid=valid,
         amplitude=own(blobs.amplitude),
         residual=own(blobs.residual),
+        structure=own(blobs.structure),
         # Of all pedestals together, what is not under the gripper's own blob is its own.
-        pedestal=np.where(valid[:, 2], blobs.pedestal - beneath, 0.0),
-        pedestal_samples=np.where(valid[:, 2], blobs.samples, 0),
+        pedestal=xp.where(blue, blobs.pedestal - beneath, xp.zeros_like(beneath)),
+        samples=xp.where(blue, blobs.samples, xp.zeros_like(blobs.samples)),
+    )
+
+
+def _measurements(blobs: ArmBlobs, owner: NDArray[np.int64]) -> BlobMeasurements:
+    """`own_blobs` for `solve`."""
+    frames = len(blobs)
+    own = own_blobs(blobs, owner)
+    free = FreeBlobs.nothing(frames)
+    if blobs.odd.any():
+        # Which blob it is was decided, so that this is all that was measured without the spec's width.
+        free.uv[:, :, 0], free.covariance[:, :, 0], free.valid[:, :, 0] = own.uv, own.covariance, own.valid
+        free = replace(free, amplitude=own.amplitude, ellipse=blobs.ellipse, ground=blobs.light, mixing=blobs.mixing)
+    return BlobMeasurements(
+        uv=own.uv,
+        covariance=own.covariance,
+        valid=own.valid,
+        amplitude=own.amplitude,
+        residual=own.residual,
+        pedestal=own.pedestal,
+        pedestal_samples=own.samples,
         ground=blobs.ground,
         another=np.zeros((frames, 2), bool),
-        structure=own(blobs.structure),
-        odd=np.zeros(frames, bool),
-        free=FreeBlobs.nothing(frames),
+        structure=own.structure,
+        odd=blobs.odd,
+        free=free,
     )
 
 
@@ -470,6 +539,7 @@ def _hidden(
     points: FloatArray,
     valid: NDArray[np.bool_],
     crowded: NDArray[np.bool_],
+    width: FloatArray,
     K: FloatArray,
     world: FloatArray,
     spec: ActionImageSpec,
@@ -483,6 +553,7 @@ def _hidden(
         points: ``(T, G, 3, 3)`` keypoints in the world, NaN where unknown.
         valid: ``(T, V, 3, G)`` blobs.
         crowded: ``(T, V, 3)``.
+        width: ``(T, V)`` of the blobs over sigma.
         K: ``(T, V, 3, 3)``.
         world: ``(T, V, 4, 4)`` world from camera.
         spec: Whose near plane and sigma count.
@@ -495,7 +566,7 @@ def _hidden(
     window = np.ones(2 * AROUND + 1)
     around = np.apply_along_axis(lambda seen: np.convolve(seen, window, "same")[:frames] > 0, 0, full.astype(float))
     alone = ~full & (around if frames > 2 * AROUND else full.any(axis=0))
-    limit = np.array(SEPARATE) * spec.sigma_px
+    limit = np.array(SEPARATE) * spec.sigma_px * width[..., None]
     hidden: NDArray[np.bool_] = np.zeros((frames, count, *valid.shape[1:3]), bool)
     for k, other in itertools.permutations(range(count), 2):
         near = np.linalg.norm(uv[:, k] - uv[:, other], axis=-1) < limit
@@ -503,10 +574,9 @@ def _hidden(
     return hidden
 
 
-def _refused(
-    decoded: DecodedTrajectory, several: NDArray[np.bool_], lost: NDArray[np.bool_], missing: NDArray[np.bool_]
-) -> DecodedTrajectory:
+def _refused(decoded: DecodedTrajectory, handed: HandedOut) -> DecodedTrajectory:
     """Without the frames in which it is not known which blobs, or which gripper, are the gripper's."""
+    _, several, lost, missing = handed
     # Of one view alone it is not known either which of its blobs belong together.
     found = decoded.restricted(~(several | lost) & (decoded.views_used > 1))
     reason = np.where(decoded.valid, Reason.TOO_FEW_KEYPOINTS.value, decoded.reason).astype("<U24")

@@ -377,6 +377,14 @@ def _newton(xp: Any, at: _Equations, state: Array, layout: Layout, ground: Groun
     return xp.concat([moved, amplitude, state[:, 3:] + step[:, 3:]], axis=-1)
 
 
+def newton(
+    binned: Array, origin: Array, state: Array, mask: Array, layout: Layout, ground: Ground | None = None
+) -> Array:
+    """One Gauss-Newton step of the states ``(N, 4)`` that `converge` returns; arguments as for it."""
+    xp = array_namespace(binned)
+    return _newton(xp, _equations(xp, binned, origin, state, mask, layout), state, layout, ground)
+
+
 def converge(
     binned: Array, origin: Array, uv: Array, blue: Array, layout: Layout, ground: Ground | None = None
 ) -> tuple[Array, Array]:
@@ -440,7 +448,7 @@ def polish(
     """
     xp = array_namespace(binned)
     for _ in range(steps):
-        state = _newton(xp, _equations(xp, binned, origin, state, mask, layout), state, layout, ground)
+        state = newton(binned, origin, state, mask, layout, ground)
     at = _equations(xp, binned, origin, state, mask, layout)
     amplitude = state[:, 2]
     template = at.gy[:, :, None] * at.gx[:, None, :] * mask

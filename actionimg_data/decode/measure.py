@@ -292,7 +292,7 @@ def unlike_spec(structure: Any, residual: Any, valid: Any, present: Any) -> bool
 
 
 def _measure_free(video: NDArray[Any], layout: blobs.Layout) -> FreeBlobs:
-    look, start = appearance.survey(_bin_pictures(video, layout), layout)
+    look, start = appearance.survey(bin_pictures(video, layout), layout)
     found = appearance.candidates(look, start, layout)
     frames = len(video)
     nan = np.nan
@@ -308,7 +308,7 @@ def _measure_free(video: NDArray[Any], layout: blobs.Layout) -> FreeBlobs:
     )
 
 
-def _bin_pictures(video: NDArray[Any], layout: blobs.Layout) -> FloatArray:
+def bin_pictures(video: NDArray[Any], layout: blobs.Layout) -> FloatArray:
     """Mean intensities ``(T, 3, h, w)`` of bins of the whole pictures; a rest at the right and below is left out."""
     width = layout.bin
     h, w = layout.height // width, layout.width // width

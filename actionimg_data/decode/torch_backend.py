@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,38 +101,77 @@ def decode(
         DecodeError: Shapes or a spec that do not fit.
         FrameCountError: Cameras or times with another number of frames than the video.
     """
-    spec = _check(video, K, world_from_camera, spec, times)
+    spec = check(video, K, world_from_camera, spec, times)
+    found = [
+        solve_clip(_measure(clip.pictures, spec), clip, spec)
+        for clip in clips(video, K, world_from_camera, spec, times, pixel_centre)
+    ]
+    return stacked(found, video.shape[:-5])
+
+
+class Clip(NamedTuple):
+    """One clip of a batch."""
+
+    pictures: Tensor
+    """``(V, T, 3, H, W)``."""
+    K: Tensor
+    """``(T, V, 3, 3)`` of the action images."""
+    world_from_camera: Tensor
+    """``(T, V, 4, 4)``."""
+    times: NDArray[np.float64]
+    """``(T,)`` seconds."""
+
+
+def clips(
+    video: Tensor,
+    K: Tensor,
+    world_from_camera: Tensor,
+    spec: ActionImageSpec,
+    times: Tensor | None,
+    pixel_centre: float,
+) -> Iterator[Clip]:
+    """The clips of a batch that `check` has passed, one after the other, where autocast is off."""
     *leading, views, frames = video.shape[:-3]
-    clips = int(np.prod(leading, dtype=np.int64))
+    count = int(np.prod(leading, dtype=np.int64))
     # Autocast would round the geometry to half precision.
     with torch.autocast(video.device.type, enabled=False):
         cameras = [_camera_batch(m, leading, views, frames) for m in (K, world_from_camera)]
-        pictures = video.reshape(clips, views, frames, 3, *video.shape[-2:])
-        K_, poses = (m.unflatten(0, (clips, frames)) for m in cameras)
+        pictures = video.reshape(count, views, frames, 3, *video.shape[-2:])
+        K_, poses = (m.unflatten(0, (count, frames)) for m in cameras)
         K_ = action_K(K_, spec, pixel_centre)
         seconds = np.arange(frames, dtype=np.float64) if times is None else times.detach().double().cpu().numpy()
-        found = [_decode_clip(*clip, spec, seconds) for clip in zip(pictures, K_, poses, strict=True)]
+        for of_clip in zip(pictures, K_, poses, strict=True):
+            yield Clip(*of_clip, seconds)
+
+
+def stacked(found: list[TorchDecoded], leading: Sequence[int]) -> TorchDecoded:
+    """Clips as the batch they are of."""
     fields = {f.name: torch.stack([getattr(clip, f.name) for clip in found]) for f in dataclasses.fields(TorchDecoded)}
     return TorchDecoded(**{name: values.reshape(*leading, *values.shape[1:]) for name, values in fields.items()})
 
 
-def _decode_clip(
-    video: Tensor, K: Tensor, world_from_camera: Tensor, spec: ActionImageSpec, times: NDArray[np.float64]
-) -> TorchDecoded:
-    """One clip: ``(V, T, 3, H, W)``, cameras ``(T, V, 3, 3)`` and ``(T, V, 4, 4)``."""
-    frames = video.shape[1]
-    seen = _measure(video, spec)
+def solve_clip(seen: Seen, clip: Clip, spec: ActionImageSpec, keep: Tensor | None = None) -> TorchDecoded:
+    """Poses of one clip from what its views show.
+
+    With ``keep (T,)``, only those of these frames that rest on two views or more.
+    """
+    frames = len(clip.times)
+    K, world_from_camera, times = clip.K, clip.world_from_camera, clip.times
     plain = pose.Measured(*(m.detach() for m in (seen.uv, seen.covariance, seen.valid, K, world_from_camera)))
     with torch.no_grad():
         free = consensus.Free(*(f.detach() for f in seen.free))
         verdict = consensus.verdict(plain, free, seen.another, seen.structure, times, spec, fix_lag=False)
     settled, found = verdict.settled, verdict.judged
     ok = found.consistent & ~settled.several
+    if keep is not None:
+        ok = ok & keep & ((found.used & ok[:, None, None]).any(-1).sum(-1) > 1)
     good = ok.nonzero()[:, 0]
     # The measurements that were chosen, with their gradients.
     free_uv = torch.cat([seen.uv[..., None, :], seen.free.uv], dim=-2)
     uv = free_uv.gather(-2, settled.source[..., None, None].expand(*settled.source.shape, 1, 2))[..., 0, :]
     mask = settled.measured.mask
+    if verdict.aside is not None:
+        uv = uv - verdict.aside
     uv = torch.where(mask[..., None], uv, 0.0)
     # The weights' own derivative is that of the blobs' covariances; what the clip adds to these is taken as constant.
     spread = torch.cat([seen.covariance[..., None, :, :], seen.free.covariance], dim=-3)
@@ -144,7 +184,10 @@ def _decode_clip(
         chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
     )
     shown, where = mask.movedim(1, 0), uv.detach().movedim(1, 0)
-    opened = openness_of_clip(seen.pedestal, seen.samples, seen.ground.detach(), seen.height, where, shown, spec)
+    expected = consensus.blue_in_picture(verdict, spec)
+    opened = openness_of_clip(
+        seen.pedestal, seen.samples, seen.ground.detach(), seen.height, where, shown, expected, spec
+    )
     nan = torch.nan
     by_view = [
         torch.where(mask[..., None], uv, nan),
@@ -169,7 +212,7 @@ def _decode_clip(
     )
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """`BlobMeasurements` of all views, frames first."""
 
     uv: Tensor
@@ -184,7 +227,7 @@ class _Seen(NamedTuple):
     height: Tensor
 
 
-def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
+def _measure(video: Tensor, spec: ActionImageSpec) -> Seen:
     """`measure_blobs` of the views of a clip ``(V, T, 3, H, W)``."""
     layout = blobs.Layout.of(spec)
     views, frames = video.shape[:2]
@@ -192,18 +235,18 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
     n = len(planes)
     blue = torch.arange(n, device=planes.device) % 3 == 2
     stride = layout.stride
-    coarse = _clean(planes[:, ::stride, ::stride])
+    coarse = clean(planes[:, ::stride, ::stride])
     with torch.no_grad():
         boxed = blobs.boxes(coarse.float())
         spots = blobs.find(boxed, layout)
         columns, rows = blobs.patch_pixels(spots, layout)
         every = torch.arange(n, device=planes.device)[:, None, None]
-        patch = _clean(planes[every, rows[:, :, None], columns[:, None, :]])
+        patch = clean(planes[every, rows[:, :, None], columns[:, None, :]])
         near = blobs.locate(patch.float(), columns, rows, spots, blue, layout)
         index = near.present.nonzero()[:, 0]
         start = near.uv[index].double()
         origin = blobs.window_origins(start, layout)
-    binned = _bin_windows(planes, index, origin, layout)
+    binned = bin_windows(planes, index, origin, layout, alone=True)
     corner, kind = origin.double(), blue[index]
     with torch.no_grad():
         state, fitted = blobs.converge(binned.detach(), corner, start, kind, layout)
@@ -248,7 +291,7 @@ def _measure(video: Tensor, spec: ActionImageSpec) -> _Seen:
         even = by_plane[v] & (not strange)
         light.append(lighting.moved(place, amplitude[v], lit[v], shape, even, (spec.height, spec.width)))
         height.append(height_when_open(peak, seen if strange else None, spec))
-    return _Seen(
+    return Seen(
         uv=(uv.unflatten(0, by_view) - torch.stack([shift for shift, _ in light])).movedim(0, 1),
         covariance=(covariance.unflatten(0, by_view) + torch.stack([wide for _, wide in light])).movedim(0, 1),
         valid=by_plane.movedim(0, 1),
@@ -272,10 +315,8 @@ def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candi
 
     How the view is drawn has no gradient, where its blobs are has.
     """
-    width = layout.bin
-    h, w = layout.height // width, layout.width // width
-    clean = _clean(video[..., : h * width, : w * width])
-    binned = clean.unflatten(-1, (w, width)).sum(-1, dtype=torch.float64).unflatten(-2, (h, width)).sum(-2) / width**2
+    binned = bin_pictures(video, layout)
+    h, w = binned.shape[-2:]
     with torch.no_grad():
         look, start = appearance.survey(binned.detach(), layout)
     pictures = torch.linalg.solve(look.mixing, (binned - look.ground[..., None, None]).flatten(2))
@@ -285,6 +326,14 @@ def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candi
         height = appearance.pedestal_height(look, start, found, layout)
     known = None if math.isnan(height) else height
     return found._replace(uv=torch.where(found.valid[..., None], found.uv, 0.0)), known
+
+
+def bin_pictures(video: Tensor, layout: blobs.Layout) -> Tensor:
+    """Mean intensities ``(T, 3, h, w)``, float64, of bins of whole pictures; a rest is left out."""
+    width = layout.bin
+    h, w = layout.height // width, layout.width // width
+    shown = clean(video[..., : h * width, : w * width])
+    return shown.unflatten(-1, (w, width)).sum(-1, dtype=torch.float64).unflatten(-2, (h, width)).sum(-2) / width**2
 
 
 def _no_candidates(frames: int, like: Tensor) -> appearance.Candidates:
@@ -297,32 +346,33 @@ def _no_candidates(frames: int, like: Tensor) -> appearance.Candidates:
     )
 
 
-def _clean(values: Tensor) -> Tensor:
+def clean(values: Tensor) -> Tensor:
     """Values in [0, 1]; what is not finite counts as black."""
     wide = values if values.dtype == torch.float64 else values.float()
     return torch.where(torch.isfinite(wide), wide, 0.0).clamp(0.0, 1.0)
 
 
 class _Windows(torch.autograd.Function):  # type: ignore[misc]
-    """Square windows ``(M, size, size)`` of planes ``(N, H, W)``, at most one of each plane."""
+    """Square windows ``(M, size, size)`` of planes ``(N, H, W)``; ``alone`` if there is at most one of each plane."""
 
     @staticmethod
-    def forward(ctx: Any, planes: Tensor, index: Tensor, origin: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, planes: Tensor, index: Tensor, origin: Tensor, size: int, alone: bool) -> Tensor:
         steps = torch.arange(size, device=planes.device)
         place = index[:, None, None], (origin[:, 1:] + steps)[:, :, None], (origin[:, :1] + steps)[:, None, :]
-        ctx.shape, ctx.place = planes.shape, place
+        ctx.shape, ctx.place, ctx.alone = planes.shape, place, alone
         return planes[place]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # No pixel is in two windows, so nothing has to be accumulated: much faster on a GPU than indexing's own.
+        # Where no pixel is in two windows nothing has to be accumulated: much faster on a GPU than indexing's own.
         (gradient,) = gradients
-        return gradient.new_zeros(ctx.shape).index_put(ctx.place, gradient), None, None, None
+        whole = gradient.new_zeros(ctx.shape).index_put(ctx.place, gradient, accumulate=not ctx.alone)
+        return whole, None, None, None, None
 
 
-def _bin_windows(planes: Tensor, index: Tensor, origin: Tensor, layout: blobs.Layout) -> Tensor:
-    """Mean intensities ``(M, bins, bins)``, float64, of the fine windows."""
-    windows = _clean(_Windows.apply(planes, index, origin, layout.window))
+def bin_windows(planes: Tensor, index: Tensor, origin: Tensor, layout: blobs.Layout, alone: bool) -> Tensor:
+    """Mean intensities ``(M, bins, bins)``, float64, of the fine windows; ``alone`` if of each plane at most one."""
+    windows = clean(_Windows.apply(planes, index, origin, layout.window, alone))
     across = windows.reshape(len(index), layout.window, layout.bins, layout.bin).sum(dim=-1, dtype=torch.float64)
     down = across.reshape(len(index), layout.bins, layout.bin, layout.bins).sum(dim=2)
     return down / layout.bin**2
@@ -341,7 +391,7 @@ def _camera_batch(matrices: Tensor, leading: list[int], views: int, frames: int)
     return whole.reshape(-1, views, frames, size, size).movedim(1, 2).flatten(0, 1)
 
 
-def _check(
+def check(
     video: Tensor, K: Tensor, world_from_camera: Tensor, spec: ActionImageSpec | None, times: Tensor | None
 ) -> ActionImageSpec:
     """Refuse what does not fit; the spec, filled in."""
