@@ -7,11 +7,9 @@ polarity, and whose clock stamped it. Nothing of that has a default where a wron
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -502,15 +500,5 @@ class Mapping(_Model):
         return self
 
 
-def json_schemas() -> dict[str, str]:
-    """JSON schema texts, by file name, of the files that users write: editors complete and check YAML by them."""
-    models: dict[str, type[BaseModel]] = {"mapping": Mapping, "camera-file": CameraFile}
-    return {
-        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
-        for name, model in models.items()
-    }
-
-
-if __name__ == "__main__":
-    for file_name, text in json_schemas().items():
-        (Path(__file__).resolve().parent / file_name).write_text(text)
+EXPORTED: Final[dict[str, type[BaseModel]]] = {"mapping": Mapping, "camera-file": CameraFile}
+"""Files that users write, by the name of their schema file: editors complete and check YAML by them."""
