@@ -10,7 +10,19 @@ from decoder_bench import judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actionimg_data.decode import DecodedTrajectory, Reason, decode, evidence, lighting, measure_blobs, solve, trust
+from actionimg_data.decode import (
+    DecodedTrajectory,
+    Reason,
+    appearance,
+    background,
+    blobs,
+    decode,
+    evidence,
+    lighting,
+    measure_blobs,
+    solve,
+    trust,
+)
 from actionimg_data.decode.openness import openness_of_clip
 from actionimg_data.errors import DecodeError
 from actionimg_data.schemas import ActionImageSpec
@@ -80,12 +92,63 @@ def test_mixed_channels_are_measured_and_undone() -> None:
     matrix = np.array([[1, 0.08, 0.0], [0.12, 1, 0.05], [0.0, 0.1, 1]], np.float32)
     scene, decoded = decode_kind(bench.Kind(bench.SHOWN, (lambda video, scene: 0.8 * video @ matrix.T,)))
     assert decoded.valid.all()
-    assert np.median(errors_of(scene, decoded)[0]) < 0.3
+    assert np.median(errors_of(scene, decoded)[0]) < 0.05
     for channel in decoded.diagnosis.channels:
         row = bench_channel(channel.channel)
         for name, share in channel.bleed.items():
-            assert share == pytest.approx(matrix[row, bench_channel(name)], abs=0.02)
+            assert share == pytest.approx(matrix[row, bench_channel(name)], abs=0.004)
     assert "red: shows 8 % of green" in decoded.diagnosis.table()
+
+
+def test_a_scene_that_shines_through_is_taken_off_where_blobs_do_not_always_hide_it() -> None:
+    scene = bench.make_scene(1, SIZE, 41)
+    video = bench.scene_through(0.15)(scene.draw(), scene)
+    decoded = decode(bench.to_uint8(video), scene.cameras, scene.spec, fps=20)
+    assert decoded.valid.all()
+    # Twenty times less than the scene moves blobs by (the yardstick's 3 to 6 mm).
+    assert np.median(errors_of(scene, decoded)[0]) < 0.15
+
+
+def test_channels_drawn_aside_by_the_same_are_moved_back_and_named() -> None:
+    scene, decoded = decode_kind(bench.Kind(bench.SHOWN, (), (bench.channel_shift(3.0),)), 1, frames=41)
+    assert decoded.valid.all()
+    # Not of the size of the offsets, 4 to 9 mm, and the ellipsoids say so.
+    assert errors_of(scene, decoded)[0].max() < 0.5
+    assert np.sqrt(np.einsum("tii->ti", decoded.covariance[:, :3, :3]).sum(axis=1)).max() < 5e-4
+    assert sum(f.code == "aside" for f in decoded.diagnosis.findings) >= 4
+
+
+@pytest.mark.parametrize(("length", "gain"), [(1.0, 1.3), (2.0, 3.0)])
+def test_blobs_on_a_smooth_background_are_weighed_by_how_that_looks(length: float, gain: float) -> None:
+    """Generalised least squares beats least squares, and states about the error that it makes."""
+    rng = np.random.default_rng(0)
+    layout = blobs.Layout.of(ActionImageSpec(height=256, width=256))
+    n, side = 72, 2 * int(2 * layout.sigma / layout.bin) + 1
+    place = layout.bin * np.arange(side) + 0.5 * (layout.bin - 1)
+    truth = place[side // 2] + rng.uniform(-1, 1, (n, 2))
+    d2 = ((place[:, None] - place) / layout.sigma) ** 2
+    root = np.linalg.cholesky(np.exp(-d2 / (4 * length**2)) + 1e-9 * np.eye(side))
+    g = np.exp(-0.5 * ((place - truth[..., None]) / layout.sigma) ** 2)
+    window = g[:, 1, :, None] * g[:, 0, None, :] + 1e-3 * rng.standard_normal((n, side, side))
+    ones = np.ones(n)
+    priors = (ones, 0.05 * ones, 0 * ones, 0.05 * ones)
+    lines = (np.broadcast_to(place, (n, side)),) * 2
+    shape = np.broadcast_to(np.eye(2), (n, 2, 2))
+    every = np.ones((n, side, side), bool)
+    for amount in (0.03, 0.0):
+        noisy = window + amount * root @ rng.standard_normal((n, side, side)) @ root.T
+        state, mask, _ = appearance.center_fit(noisy, every, *lines, truth, shape, priors, layout)
+        uv, covariance = background.refine(
+            noisy, mask, *lines, state, shape, priors, np.repeat([0, 1, 2], n // 3), ones > 0, layout
+        )
+        before, after = ((v - truth).std() for v in (state[0], uv))
+        if amount:
+            assert after * gain < before
+        else:
+            assert after < 1.05 * before
+        chi_square = np.einsum("ni,nij,nj->n", uv - truth, np.linalg.inv(covariance), uv - truth)
+        # What is left to the views' contradictions to correct.
+        assert 1.0 < chi_square.mean() < 3.5
 
 
 def bench_channel(name: str) -> int:
@@ -100,7 +163,7 @@ def test_faithful_pictures_are_measured_as_the_spec_says() -> None:
         assert not [f for f in decoded.diagnosis.findings if f.code in ("width", "shape", "bleed", "lag")], kind
 
 
-@pytest.mark.parametrize("frames", [2, -3, 1.5])
+@pytest.mark.parametrize("frames", [-3, 1.5])
 def test_a_late_view_is_found_and_can_be_shown_earlier(frames: float) -> None:
     view = 1 if frames > 0 else 0
     change = bench.fraction_lag(abs(frames), view)
@@ -236,16 +299,32 @@ def test_openness_is_read_on_any_ground(ground: float, height: float) -> None:
         level = ground + 0.25 * height * truth + 0.01 * rng.standard_normal((2, 40))
         ones, uv = np.ones((2, 40, 3), bool), np.zeros((2, 40, 3, 2))
         opened = openness_of_clip(
-            level, np.full((2, 40), 100), np.full((2, 40), ground), np.full(2, 0.25 * height), uv, ones, spec
+            level,
+            np.full((2, 40), 100),
+            np.full((2, 40), ground),
+            np.full(2, 0.25 * height),
+            uv,
+            ones,
+            ones[..., 0],
+            spec,
         )
         np.testing.assert_array_equal(opened.openness, truth)
         assert (np.abs(opened.probability - truth) < 0.05).all()
         assert np.isfinite(opened.levels).tolist() == [bool((~truth).any()), bool(truth.any())]
     # Half a pedestal all along: neither open nor closed, and it says so.
     half = openness_of_clip(
-        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.full(1, 0.25), uv[:1, :9], ones[:1, :9], spec
-    )
+        np.full((1, 9), 0.125), np.full((1, 9), 100), np.zeros((1, 9)), np.full(1, 0.25), uv[:1, :9], ones[:1, :9],
+        ones[:1, :9, 0], spec,
+    )  # fmt: skip
     assert (np.abs(half.probability - 0.5) < 0.1).all()
+    # Where all of blue is lost although its blob should be there, black is not closed; elsewhere it is.
+    shown = np.array([[[True, True, False]]])
+    for expected in (True, False):
+        black = openness_of_clip(
+            np.zeros((1, 1)), np.full((1, 1), 100), np.zeros((1, 1)), np.full(1, 0.25), uv[:1, :1], shown,
+            np.array([[expected]]), spec,
+        )  # fmt: skip
+        assert np.isnan(black.openness[0]) == expected
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.2])

@@ -19,6 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 from ..geometry.arrays import array_namespace
+from . import background
 from .blobs import Layout, at_least, within
 
 Array = Any
@@ -27,8 +28,6 @@ REACH = 2.4
 """Half side in sigmas of the window around a candidate: half height of a blob twice as wide as the spec's."""
 HALF = 0.5
 """Share of a candidate's height above which its bins are fitted for its ellipse."""
-RADIUS = 1.1
-"""Radius, in the ellipse's own standard deviations, within which bins are fitted for the centre."""
 CANDIDATES = 2
 """Blobs kept of each plane."""
 SECOND = 0.5
@@ -42,14 +41,24 @@ WIDTHS = (0.4, 2.2)
 ODD_WIDTH = 1.45
 """Factor from the clip's width beyond which a spot is something else."""
 STEPS = 9
+MIXING_STEPS = 4
+"""Gauss-Newton steps for the shares of the channels, each time from where the blobs are seen."""
+NEAR = 0.01
+"""Share of a blob's height down to which what lies about it tells how channels are mixed."""
+BLACK, WHITE = 0.004, 0.985
+"""Intensities at which a picture may be clipped."""
 SURVEYED = 24
 """Frames of a clip, about, that tell how its channels are mixed."""
 LEAST_EXPLAINED = 0.8
 """Least share of the variance near its centre that a blob must explain."""
 LEAST_BLOBS = 0.4
 """Least share of a view's bright spots that are blobs, or none is one."""
-BACKGROUND_PULL = 1.4
-"""Sigmas by which a background that changes by a blob's height over a sigma moves the fit (RADIUS 1.1)."""
+BESIDES = (3.3, 2.2)
+"""Standard deviations from a blob from which on it does not hide what is behind it, first and when it is known well,"""
+LEAST_SCENE = 0.004
+"""root mean square of a scene that is worth taking off, one grey level,"""
+LEAST_FRAMES = 4
+"""and frames that have to show that."""
 EDGE_REACH = (1.2, 3.2)
 """Radii, in the ellipse's standard deviations, between which the edge of blue's pedestal lies under any curve from
 gamma 0.5 to 3,"""
@@ -94,6 +103,9 @@ class Start(NamedTuple):
 
     pictures: Array
     """``(T, 3, h, w)`` bins, without their ground and with the mixing undone."""
+    clear: Array
+    """``(T, 3, h, w)`` bool, bins that are not clipped at white or black, so that undoing the mixing gives what was
+    drawn."""
     spots: Array
     """``(T, 3, K, 2)`` bins of the windows' centres."""
     uv: Array
@@ -123,37 +135,90 @@ def survey(binned: Array, layout: Layout, count: int = CANDIDATES) -> tuple[Appe
     # Light that falls on all channels alike is no pedestal.
     lit = ground[:, 2] - 0.5 * (ground[:, 0] + ground[:, 1])
     pictures, mixing = raw, xp.eye(3, dtype=binned.dtype, device=binned.device)
+    white, black = binned > WHITE, (binned < BLACK) & (ground < BLACK)[..., None, None]
+    clear = ~white
     # The mixing is a clip's, so some frames tell it; who sees it undone sees the ellipses better, and so the mixing.
     part = xp.arange(0, t, max(1, t // SURVEYED), device=binned.device)
-    for last in (False, False, False, True):
-        taken = pictures if last else pictures[part, ...]
+    for beside in (*BESIDES, None):
+        taken, number = (xp.arange(t, device=binned.device), count) if beside is None else (part, 1)
         spots, rough_fit, seen, opened, bright = _rough_fit(
-            taken, lit if last else lit[part], layout, count if last else 1
+            pictures[taken, ...], clear[taken, ...], lit[taken], layout, number
         )
         ellipse, peak, peak_spread = _shape_of_clip(xp, rough_fit, seen[..., 0])
-        if last:
+        if beside is None:
             break
-        step = mixing_matrix(taken, rough_fit.uv[..., 0, :], ellipse, seen[..., 0], opened, layout)
-        if bool(xp.any(step != xp.eye(3, dtype=step.dtype, device=step.device))):
-            mixing = mixing @ step
-            pictures = xp.reshape(xp.linalg.inv(mixing) @ xp.reshape(raw, (t, 3, h * w)), (t, 3, h, w))
+        pictures = raw - still(raw[part, ...], rough_fit, ellipse, seen[..., 0], beside, layout)
+        mixing = mixing_matrix(pictures[part, ...], binned[part, ...], rough_fit, ellipse, seen[..., 0], layout)
+        if bool(xp.any(mixing != xp.eye(3, dtype=mixing.dtype, device=mixing.device))):
+            pictures = xp.reshape(xp.linalg.inv(mixing) @ xp.reshape(pictures, (t, 3, h * w)), (t, 3, h, w))
+            clear = ~xp.any(white, axis=1)[:, None, ...] & ~(black & (pictures > 2 * BLACK))
     found = Appearance(mixing, ellipse, peak, peak_spread, ground, opened)
     rough = _roughness(xp, pictures, rough_fit.uv, seen, ellipse, layout)
-    return found, Start(pictures, spots, rough_fit.uv, rough, seen, bright)
+    return found, Start(pictures, clear, spots, rough_fit.uv, rough, seen, bright)
+
+
+def still(pictures: Array, fit: _Quadratic, ellipse: Array, seen: Array, beside: float, layout: Layout) -> Array:
+    """What all frames of a clip show alike where no blob is, ``(3, h, w)``: a scene that shines through.
+
+    The median over the frames whose blobs are elsewhere; in places where a blob always is, a smooth continuation of
+    what is around them. Nothing where frames differ as much as chance would have it.
+
+    Args:
+        pictures: ``(T, 3, h, w)`` bins over the ground of each plane.
+        fit: Of the brightest blobs ``(T, 3, 1, ...)``.
+        ellipse: ``(3, 2, 2)`` over sigma squared.
+        seen: ``(T, 3)`` bool.
+        beside: Standard deviations from a blob from which on it does not hide what is behind it.
+        layout: The sampling.
+    """
+    xp = array_namespace(pictures)
+    uv = fit.uv[..., 0, :]
+    h, w = pictures.shape[2:]
+    x, y = ((xp.astype(xp.arange(n, device=uv.device), uv.dtype) + 0.5) * layout.bin - 0.5 for n in (w, h))
+    away = xp.ones_like(pictures[:, 0, ...]) > 0
+    tails = []
+    for c in range(3):
+        q, _, _ = _form(x, y, uv[:, c, :], ellipse[c, ...], layout)
+        away = away & ((q > beside**2) | ~seen[:, c, None, None])
+        tail = fit.amplitude[:, c, :, None] * xp.exp(-0.5 * q)
+        shown = seen[:, c, None, None] & (q < -2 * math.log(layout.pedestal) if c == 2 else q < math.inf)
+        tails.append(xp.where(shown, tail, xp.zeros_like(tail)))
+    values = xp.moveaxis(pictures - xp.stack(tails, axis=1), 0, -1)
+    mask = xp.moveaxis(away, 0, -1)[None, ...]
+    middle, count = _median(xp, values, mask & (values == values))
+    known = count >= LEAST_FRAMES
+    number = xp.astype(count, uv.dtype)
+    off = xp.where(mask, (values - middle[..., None]) ** 2, xp.zeros_like(values))
+    # The variance of a median is pi / 2 times that of a mean.
+    chance = xp.where(
+        known, 1.57 * xp.sum(off, axis=-1) / at_least(xp, number - 1, 1.0) / at_least(xp, number, 1.0), 0.0
+    )
+    squares = xp.where(known, middle**2, xp.zeros_like(middle))
+    share = 1 - xp.sum(chance, axis=(-2, -1)) / at_least(xp, xp.sum(squares, axis=(-2, -1)), 1e-12)
+    clear = xp.sum(squares, axis=(-2, -1)) > LEAST_SCENE**2 * xp.sum(xp.astype(known, uv.dtype), axis=(-2, -1))
+    share = xp.where((share > 0.5) & clear, share, xp.zeros_like(share))[:, None, None]
+    across, down = (xp.exp(-0.5 * ((v[:, None] - v[None, :]) / layout.sigma) ** 2) for v in (x, y))
+    weight = xp.astype(known, uv.dtype)
+    around = (down @ (xp.where(known, middle, xp.zeros_like(middle))) @ across) / at_least(
+        xp, down @ weight @ across, 1e-6
+    )
+    return share * xp.where(known, middle, around)
 
 
 def _rough_fit(
-    pictures: Array, lit: Array, layout: Layout, count: int
+    pictures: Array, clear: Array, lit: Array, layout: Layout, count: int
 ) -> tuple[Array, _Quadratic, Array, Array, Array]:
     """Spots ``(T, 3, K, 2)``, their `quadratic` fits, whether these look like blobs, whether blue is open ``(T,)``, and
     whether a plane shows anything bright ``(T, 3)``.
 
-    ``pictures`` are those over their ground, ``lit (T,)`` is how much brighter blue's ground is than the others'.
+    ``pictures`` are those over their ground, ``clear`` their bins that are not clipped, ``lit (T,)`` is how much
+    brighter blue's ground is than the others'.
     """
     xp = array_namespace(pictures)
     t, _, h, w = pictures.shape
     spots, heights = brightest(xp.reshape(pictures, (t * 3, h, w)), layout, count)
     window, x, y = windows(xp.reshape(pictures, (t * 3, h, w)), spots, layout)
+    usable, _, _ = windows(xp.reshape(clear, (t * 3, h, w)), spots, layout)
     # Of an open gripper blue's ground is the pedestal: the blob reaches down below it by a share of its height.
     below = layout.pedestal / (1 - layout.pedestal) * heights[2::3, 0]
     opened = lit > 0.5 * below
@@ -163,6 +228,7 @@ def _rough_fit(
     n = t * 3 * count
     fit = quadratic(
         xp.reshape(window, (n, *window.shape[2:])),
+        xp.reshape(usable, (n, *window.shape[2:])),
         xp.reshape(x, (n, -1)),
         xp.reshape(y, (n, -1)),
         xp.reshape(spots, (n, 2)),
@@ -227,6 +293,8 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         xp.reshape(start.pictures, (t * 3, h, w)), xp.reshape(start.spots, (t * 3, count, 2)), layout
     )
 
+    usable, _, _ = windows(xp.reshape(start.clear, (t * 3, h, w)), xp.reshape(start.spots, (t * 3, count, 2)), layout)
+
     def each(values: Array) -> Array:
         """``(T, 3)`` or ``(3,)`` for each candidate ``(N,)``."""
         return xp.reshape((xp.zeros_like(start.uv[..., 0]) + values[..., None]), (n,))
@@ -241,8 +309,9 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         each(-under * found.peak),
         each(at_least(xp, 2 * start.rough, 0.02)),
     )
-    uv, covariance, amplitude, explained = center_fit(
+    state, mask, explained = center_fit(
         xp.reshape(window, (n, *window.shape[2:])),
+        xp.reshape(usable, (n, *window.shape[2:])),
         xp.reshape(x, (n, -1)),
         xp.reshape(y, (n, -1)),
         xp.reshape(start.uv, (n, 2)),
@@ -251,9 +320,7 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         layout,
         steps=steps,
     )
-    # A background that changes by as much over a sigma pulls the centre along by about this.
-    pulled = (BACKGROUND_PULL * layout.sigma * each(start.rough) / at_least(xp, amplitude, 0.05)) ** 2
-    covariance = covariance + pulled[:, None, None] * xp.eye(2, dtype=uv.dtype, device=uv.device)
+    uv, amplitude, _ = state
     moved = xp.sqrt(xp.sum((uv - xp.reshape(start.uv, (n, 2))) ** 2, axis=-1))
     peak = each(found.peak)
     valid = (
@@ -264,6 +331,22 @@ def candidates(found: Appearance, start: Start, layout: Layout, steps: int = STE
         & (amplitude < 2.5 * peak)
         & xp.all(xp.isfinite(uv), axis=-1)
     )
+    first = xp.zeros_like(start.seen)
+    first[..., 0] = True
+    numbers = xp.zeros_like(start.spots[..., 0]) + xp.arange(3, device=uv.device)[:, None]
+    uv, covariance = background.refine(
+        xp.reshape(window, (n, *window.shape[2:])),
+        mask,
+        xp.reshape(x, (n, -1)),
+        xp.reshape(y, (n, -1)),
+        state,
+        ellipse,
+        priors,
+        xp.reshape(numbers, (n,)),
+        valid & xp.reshape(first, (n,)),
+        layout,
+    )
+    valid = valid & xp.all(xp.isfinite(uv), axis=-1)
     whole = (t, 3, count)
     # Where most of what is bright is no blob, what looks like one is chance.
     blobs = xp.sum(xp.astype(xp.reshape(valid, whole)[..., 0], xp.int64))
@@ -380,11 +463,14 @@ class _Quadratic(NamedTuple):
     valid: Array
 
 
-def quadratic(window: Array, x: Array, y: Array, spots: Array, high: Array, layout: Layout) -> _Quadratic:
+def quadratic(
+    window: Array, usable: Array, x: Array, y: Array, spots: Array, high: Array, layout: Layout
+) -> _Quadratic:
     """Centre, ellipse and height of blobs ``(N, ...)``: least squares of ``log I``, weighted by its square.
 
     Args:
         window: ``(N, n, m)``.
+        usable: ``(N, n, m)`` bool, its bins that may be fitted.
         x: ``(N, m)`` pixels of its columns.
         y: ``(N, n)`` pixels of its rows.
         spots: ``(N, 2)`` bins of the brightest.
@@ -395,7 +481,8 @@ def quadratic(window: Array, x: Array, y: Array, spots: Array, high: Array, layo
     start = xp.astype(spots, window.dtype) * layout.bin + 0.5 * (layout.bin - 1)
     dx, dy = (x - start[:, :1]) / layout.sigma, (y - start[:, 1:]) / layout.sigma
     value = window
-    inside = (value > high[:, None, None]) & (dx[:, None, :] ** 2 + dy[:, :, None] ** 2 < REACH**2)
+    bright = value > at_least(xp, high, 1e-6)[:, None, None]
+    inside = usable & bright & (dx[:, None, :] ** 2 + dy[:, :, None] ** 2 < REACH**2)
     safe = xp.where(inside, value, xp.ones_like(value))
     weight = xp.where(inside, value * value, xp.zeros_like(value))
     ones = xp.ones_like(value)
@@ -431,76 +518,150 @@ def plausible(ellipse: Array) -> Array:
     return (half - root > WIDTHS[0] ** 2) & (half + root < WIDTHS[1] ** 2)
 
 
-def mixing_matrix(pictures: Array, uv: Array, ellipse: Array, seen: Array, opened: Array, layout: Layout) -> Array:
-    """Share ``(3, 3)`` of each channel (column) in each other (row), 1 on the diagonal, the median over frames.
+def mixing_matrix(pictures: Array, raw: Array, fit: _Quadratic, ellipse: Array, seen: Array, layout: Layout) -> Array:
+    """Share ``(3, 3)`` of each channel (column) in each other (row), 1 on the diagonal, of a whole clip.
 
-    Each plane is a sum of its own blob, moved by a little, the two others' templates, and a constant (in blue one
-    inside the blob and one outside of it): linear least squares in every frame. A share counts if it is more than
-    three times as large as its median's standard deviation.
+    What a channel shows is its own blob, a constant (in blue one inside the blob and one outside of it) and shares of
+    what the others show: linear equations over all frames together, in which each frame has its own centre, height and
+    constant and all have the shares and the ellipse in common (the frames' own are eliminated, so that blobs which lie
+    on each other all the time do no harm). Frames that fit worse than others count less. Where a picture is black
+    although less than black is expected, and where it is white, nothing is known of the shares.
 
     Args:
         pictures: ``(T, 3, h, w)`` bins over the ground of each plane.
-        uv: ``(T, 3, 2)`` pixels of the blobs.
+        raw: ``(T, 3, h, w)`` the same with it.
+        fit: Of the brightest blobs ``(T, 3, 1, ...)``.
         ellipse: ``(3, 2, 2)`` over sigma squared.
         seen: ``(T, 3)`` bool.
-        opened: ``(T,)`` bool, whether blue stands on its pedestal.
         layout: The sampling.
     """
     xp = array_namespace(pictures)
-    t, _, h, w = pictures.shape
+    h, w = pictures.shape[2:]
     step = max(1, round(layout.sigma / layout.bin / 2))
+    uv = fit.uv[..., 0, :]
     x, y = (
         xp.astype(xp.arange(0, n, step, device=uv.device), uv.dtype) * layout.bin + 0.5 * (layout.bin - 1)
         for n in (w, h)
     )
-    det = ellipse[:, 0, 0] * ellipse[:, 1, 1] - ellipse[:, 0, 1] ** 2
-    pa, pb, pc = (e / det for e in (ellipse[:, 1, 1], -ellipse[:, 0, 1], ellipse[:, 0, 0]))
-    dx = ((x - uv[..., :1]) / layout.sigma)[..., None, :]
-    dy = ((y - uv[..., 1:]) / layout.sigma)[..., :, None]
-    pa, pb, pc = (p[None, :, None, None] for p in (pa, pb, pc))
-    px, py = pa * dx + pb * dy, pb * dx + pc * dy
-    g = xp.exp(-0.5 * (px * dx + py * dy))
-    g = xp.where(seen[..., None, None], g, xp.zeros_like(g))
-    # Blue shows its blob above the pedestal only, and over the pedestal where that is lit.
-    lit = layout.pedestal * xp.astype(opened, uv.dtype)[:, None, None]
-    inside = g[:, 2, ...] > layout.pedestal
-    template = [g[:, 0, ...], g[:, 1, ...], xp.where(inside, g[:, 2, ...] - lit, xp.zeros_like(lit))]
     shown = pictures[:, :, ::step, ::step]
-    one = xp.ones_like(g[:, 0, ...])
-    blue = xp.astype(inside, uv.dtype)
-    edge = (g[:, 2, ...] > 0.6 * layout.pedestal) & (g[:, 2, ...] < 1.25 * layout.pedestal)
+    raw = raw[:, :, ::step, ::step]
+    white = xp.any(raw > WHITE, axis=1)
+    near = xp.zeros_like(white)
+    blob = []
+    for c in range(3):
+        q, _, _ = _form(x, y, uv[:, c, :], ellipse[c, ...], layout)
+        near = near | ((q < -2 * math.log(NEAR)) & seen[:, c, None, None])
+        blob.append(xp.where(seen[:, c, None, None], xp.exp(-0.5 * q), xp.zeros_like(q)))
     rows = []
     for c in range(3):
-        own = g[:, c, ...] * (blue if c == 2 else one)
         others = [r for r in range(3) if r != c]
-        near = xp.any(g > 0.01, axis=1)
-        weight = xp.astype(near & ~edge if c == 2 else near, uv.dtype)
-        columns = [template[others[0]], template[others[1]], own, own * px[:, c, ...], own * py[:, c, ...], one]
-        if c == 2:
-            columns.append(blue)
-        basis = xp.reshape(xp.stack(columns, axis=-1) * weight[..., None], (t, -1, len(columns)))
-        value = xp.reshape(shown[:, c, ...] * weight, (t, -1, 1))
-        transposed = xp.matrix_transpose(basis)
-        ridge = 1e-6 * xp.eye(len(columns), dtype=uv.dtype, device=uv.device)
-        found = xp.linalg.solve(transposed @ basis + ridge, transposed @ value)[..., 0]
-        shares = []
-        for r in range(3):
-            if r == c:
-                shares.append(xp.ones_like(det[0]))
-                continue
-            usable = seen[:, r] & seen[:, c]
-            share = found[:, others.index(r)]
-            middle, count = _median(xp, share, usable)
-            deviation, _ = _median(xp, xp.abs(share - middle), usable)
-            error = 1.86 * deviation / xp.sqrt(at_least(xp, xp.astype(count, uv.dtype), 1.0))
-            sure = (count >= 3) & (xp.abs(middle) > LEAST_SHARE) & (xp.abs(middle) > 3 * error)
-            shares.append(xp.where(sure, within(xp, middle, -0.45, 0.45), xp.zeros_like(middle)))
-        rows.append(xp.stack(shares))
-    return xp.stack(rows)
+        state = uv[:, c, :], ellipse[c, ...], fit.amplitude[:, c, 0]
+        black = raw[:, c, ...] < BLACK
+        shares, count = xp.zeros_like(uv[0, 0, :]), xp.ones_like(uv[:, 0, 0])
+        error, expected = shares, None
+        for _ in range(MIXING_STEPS):
+            usable = near & ~white
+            if expected is not None:
+                usable = usable & ~(black & (expected < 0))
+            shares, error, expected, state, count = _shares(
+                xp, shown, x, y, c, others, [blob[r] for r in others], state, usable, seen[:, c], count, layout
+            )
+        sure = (xp.abs(shares) > LEAST_SHARE) & (xp.abs(shares) > 3 * error)
+        sure = sure & (xp.sum(xp.astype(seen[:, c, None] & seen[:, others], xp.int64), axis=0) >= 3)
+        shares = xp.where(sure, within(xp, shares, -0.45, 0.45), xp.zeros_like(shares))
+        row = [-shares[others.index(r)] if r != c else xp.ones_like(shares[0]) for r in range(3)]
+        rows.append(xp.stack(row))
+    mixing = xp.linalg.inv(xp.stack(rows))
+    return mixing / xp.sum(mixing * xp.eye(3, dtype=mixing.dtype, device=mixing.device), axis=0)
+
+
+def _form(x: Array, y: Array, uv: Array, ellipse: Array, layout: Layout) -> tuple[Array, Array, Array]:
+    """``q (T, h, w)`` of an ellipse ``(2, 2)`` about centres ``(T, 2)``, and half its gradient."""
+    det = ellipse[0, 0] * ellipse[1, 1] - ellipse[0, 1] ** 2
+    pa, pb, pc = ellipse[1, 1] / det, -ellipse[0, 1] / det, ellipse[0, 0] / det
+    dx, dy = ((x - uv[:, :1]) / layout.sigma)[:, None, :], ((y - uv[:, 1:]) / layout.sigma)[:, :, None]
+    px, py = pa * dx + pb * dy, pb * dx + pc * dy
+    return px * dx + py * dy, px, py
+
+
+def _shares(
+    xp: Any,
+    shown: Array,
+    x: Array,
+    y: Array,
+    channel: int,
+    others: list[int],
+    blobs: list[Array],
+    state: tuple[Array, Array, Array],
+    usable: Array,
+    seen: Array,
+    count: Array,
+    layout: Layout,
+) -> tuple[Array, Array, Array, tuple[Array, Array, Array], Array]:
+    """One Gauss-Newton step of `mixing_matrix` for a channel.
+
+    Returns:
+        Shares of the two others ``(2,)``, their standard errors, what they make one expect ``(T, h, w)``, the next
+        centres, ellipse and heights, and how much each frame counts next ``(T,)``.
+    """
+    uv, ellipse, height = state
+    t = uv.shape[0]
+    q, px, py = _form(x, y, uv, ellipse, layout)
+    own, one = xp.exp(-0.5 * q), xp.ones_like(q)
+    weight = xp.astype(usable, uv.dtype) * (xp.astype(seen, uv.dtype) * count)[:, None, None]
+    flat = [one]
+    if channel == 2:
+        # Blue shows its blob above the pedestal only; where that edge lies is not known well.
+        inside = xp.astype(own > layout.pedestal, uv.dtype)
+        weight = weight * xp.astype((own < 0.6 * layout.pedestal) | (own > 1.25 * layout.pedestal), uv.dtype)
+        own, flat = own * inside, [one, inside]
+    each = [own, own * px, own * py, *flat]
+    wide = own * height[:, None, None]
+    common = [
+        shown[:, others[0], ...],
+        shown[:, others[1], ...],
+        0.5 * wide * px * px,
+        wide * px * py,
+        0.5 * wide * py * py,
+    ]
+    nuisance, basis = (xp.reshape(xp.stack(c, axis=-1), (t, -1, len(c))) for c in (each, common))
+    # Weighed by where the others' blobs are, not by all that they show: a scene shines through in all channels alike
+    # (instrumental variables).
+    tests = xp.reshape(xp.stack([*blobs, *common[2:]], axis=-1), (t, -1, 5))
+    value = xp.reshape(shown[:, channel, ...], (t, -1, 1))
+    root = xp.reshape(weight, (t, -1, 1))
+    by_nuisance = xp.matrix_transpose(nuisance * root)
+    ridge = 1e-6 * xp.eye(len(each), dtype=uv.dtype, device=uv.device)
+    # What each frame's own terms take up of the common ones and of the picture.
+    taken = xp.linalg.solve(by_nuisance @ nuisance + ridge, by_nuisance @ xp.concat([basis, value], axis=-1))
+    left = xp.concat([basis, value], axis=-1) - nuisance @ taken
+    normal = xp.matrix_transpose(tests * root) @ left
+    matrix, target = normal[..., :5], normal[..., 5:]
+    some = 1e-9 + 1e-6 * xp.max(xp.abs(xp.sum(matrix, axis=0)))
+    inverse = xp.linalg.inv(xp.sum(matrix, axis=0) + some * xp.eye(5, dtype=uv.dtype, device=uv.device))
+    found = inverse @ xp.sum(target, axis=0)
+    rest = (left[..., 5:] - left[..., :5] @ found) * root
+    # Frames are what is independent (a sandwich estimator with frames as clusters).
+    score = (target - matrix @ found)[..., 0]
+    spread = inverse @ (xp.matrix_transpose(score) @ score) @ xp.matrix_transpose(inverse)
+    error = xp.sqrt(xp.stack([spread[0, 0], spread[1, 1]]))
+    own_terms = (taken[..., 5:] - taken[..., :5] @ found)[..., 0]
+    height = within(xp, own_terms[:, 0], 0.05, 3.0)
+    moved = within(xp, own_terms[:, 1:3] / height[:, None], -0.3, 0.3) * layout.sigma
+    change = within(xp, found[2:, 0], -0.2, 0.2)
+    wider = ellipse + xp.stack([xp.stack([change[0], change[1]]), xp.stack([change[1], change[2]])])
+    ellipse = xp.where(plausible(wider), wider, ellipse)
+    number = at_least(xp, xp.sum(xp.astype(weight > 0, uv.dtype), axis=(-2, -1)), 1.0)
+    squares = xp.sum(rest[..., 0] ** 2, axis=-1) / number / at_least(xp, count, 1e-3) ** 2
+    middle, _ = _median(xp, squares, seen & (count > 0))
+    count = within(xp, 3 * middle / at_least(xp, squares, 1e-12), 0.0, 1.0)
+    expected = xp.reshape(basis[..., :2] @ found[:2] + nuisance @ own_terms[..., None], q.shape)
+    return found[:2, 0], error, expected, (uv + moved, ellipse, height), count
 
 
 def center_fit(
     window: Array,
+    usable: Array,
     x: Array,
     y: Array,
     uv: Array,
@@ -508,11 +669,12 @@ def center_fit(
     priors: tuple[Array, Array, Array, Array],
     layout: Layout,
     steps: int = STEPS,
-) -> tuple[Array, Array, Array, Array]:
-    """Least squares of ``A exp(-q/2) + b`` with a known ellipse over the bins within ``radius`` of it.
+) -> tuple[tuple[Array, Array, Array], Array, Array]:
+    """Least squares of ``A exp(-q/2) + b`` with a known ellipse over the bins within `background.RADIUS` of it.
 
     Args:
         window: ``(N, n, m)``.
+        usable: ``(N, n, m)`` bool, its bins that may be fitted.
         x: ``(N, m)`` pixels of its columns.
         y: ``(N, n)`` pixels of its rows.
         uv: ``(N, 2)`` start.
@@ -522,7 +684,8 @@ def center_fit(
         steps: Of Gauss-Newton.
 
     Returns:
-        uv ``(N, 2)``, covariance ``(N, 2, 2)``, amplitude, and the share of the variance that is explained ``(N,)``.
+        uv ``(N, 2)``, amplitude and offset ``(N,)``; the bins that were fitted ``(N, n, m)``, 0 or 1; and the share of
+        their variance that is explained ``(N,)``.
     """
     xp = array_namespace(window)
     det = ellipse[:, 0, 0] * ellipse[:, 1, 1] - ellipse[:, 0, 1] ** 2
@@ -545,7 +708,7 @@ def center_fit(
         if step in (0, 2):
             # Once more about a better centre, then fixed: a region that moves with the centre would bias it.
             start = within2(xp, uv, start, layout.sigma)
-            mask = xp.astype(form(start)[0] <= RADIUS**2, window.dtype)
+            mask = xp.astype(usable & (form(start)[0] <= background.RADIUS**2), window.dtype)
         q, px, py = form(uv)
         g = xp.exp(-0.5 * q)
         residual = (window - a[:, None, None] * g - b[:, None, None]) * mask
@@ -565,11 +728,10 @@ def center_fit(
         move = xp.linalg.solve(normal, gradient[..., None])[..., 0]
         uv = uv + within(xp, move[:, :2], -0.5, 0.5) * layout.sigma
         a, b = within(xp, a + move[:, 2], 0.02, 3.0), b + move[:, 3]
-    covariance = xp.linalg.inv(normal)[:, :2, :2] * (variance * layout.sigma**2)[:, None, None]
     mean = xp.sum(window * mask, axis=(-2, -1)) / at_least(xp, count, 1.0)
     scatter = xp.sum(((window - mean[:, None, None]) * mask) ** 2, axis=(-2, -1))
     explained = 1 - xp.sum(flat * flat, axis=-1) / at_least(xp, scatter, 1e-12)
-    return uv, covariance, a, xp.where(count >= 5, explained, xp.zeros_like(explained))
+    return (uv, a, b), mask, xp.where(count >= 5, explained, xp.zeros_like(explained))
 
 
 def within2(xp: Any, uv: Array, start: Array, limit: float) -> Array:

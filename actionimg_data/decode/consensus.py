@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
+from ..geometry import transforms
 from ..geometry.arrays import array_namespace
+from ..geometry.drawing import in_picture
 from ..schemas import ActionImageSpec
-from . import continuity, evidence, pose, trust
+from . import continuity, evidence, offsets, pose, trust
 from .blobs import at_least, within
 
 Array = Any
@@ -280,7 +282,8 @@ def judge(
     axis_length: float,
     sigma: float,
     size: tuple[int, int],
-    lag: tuple[int, float] | None,
+    lag: tuple[int, float] | None = None,
+    aside: offsets.Offsets | None = None,
 ) -> Judged:
     """Covariance, residuals, trust and verdict of the chosen candidates of one clip.
 
@@ -291,6 +294,7 @@ def judge(
         sigma: Pixels, of the spec.
         size: Height and width of the pictures.
         lag: View that is late, and by how many frames.
+        aside: By what the measurements have been moved.
     """
     xp = array_namespace(settled.measured.uv)
     measured, candidates = settled.measured, settled.candidates
@@ -309,17 +313,19 @@ def judge(
     at = evidence.linearise(rests_on, settled.weights, rotation, translation, axis_length)
     causes = evidence.systematic(at, rests_on, found, size)
     believed = [c for c in causes if significant(c, sigma)]
-    extra = believed[0].move if believed else None
+    extra, fitted = (believed[0].move, believed[0].value.shape[0]) if believed else (None, 0)
     if lag is not None:
         speed, _ = evidence.velocity(xp, rests_on)
         view = xp.arange(views, device=choice.device)[None, :, None, None] == lag[0]
         extra = xp.reshape(xp.where(view, -lag[1] * speed, 0 * speed), (t, 6 * views))
-    spread = evidence.uncertainty(at, found & at.determined, extra)
+    spread = evidence.uncertainty(at, found & at.determined, extra, fitted)
     others, elsewhere = pose.alternatives(candidates, choice)
     # Residuals that make no view contradict another (a shape that is not the spec's) hide nothing either.
     stated = _typical_variance(xp, rests_on) if bool(xp.any(used)) else 0.0
     moves = min(1.0, spread.factor + (spread.single + spread.common) / max(stated, 1e-12))
     own = (1 + settled.hidden * moves) * spread.covariance
+    if aside is not None:
+        own = own + at.estimator @ aside.covariance @ xp.matrix_transpose(at.estimator)
     covariance = own + others
     measured_here = measured.mask & found[:, None, None]
     left = xp.reshape(at.residual, (t, views, 3, 2))
@@ -414,6 +420,8 @@ class Verdict(NamedTuple):
     choice: Array
     lag: tuple[int, float] | None
     """View that is late against the first, and by how many frames; None where none is."""
+    aside: Array | None = None
+    """``(V, 3, 2)`` pixels by which channels were aside in every frame, and have been moved back; None: nothing."""
 
 
 def verdict(
@@ -439,8 +447,19 @@ def verdict(
     sigma, axis_length, size = spec.sigma_px, spec.axis_length, (spec.height, spec.width)
     settled = settle(measured, free, another, structure, axis_length, sigma)
     choice = choose(settled.candidates, times, axis_length)
-    judged = judge(settled, choice, axis_length, sigma, size, None)
-    if measured.mask.shape[1] < 2 or not contradictory(judged, settled, sigma):
+    judged = judge(settled, choice, axis_length, sigma, size)
+    several_views = measured.mask.shape[1] > 1
+    if several_views and (judged.spread.single + judged.spread.common) ** 0.5 > evidence.COMPRESSED_PX:
+        aside = offsets.find(settled.measured, axis_length, sigma)
+        if aside is not None:
+            settled = _settled_again(
+                settled, settled.measured._replace(uv=settled.measured.uv - aside.move), free, another, structure, spec
+            )
+            choice = choose(settled.candidates, times, axis_length)
+            return Verdict(
+                settled, judge(settled, choice, axis_length, sigma, size, aside=aside), choice, None, aside.move
+            )
+    if not several_views or not contradictory(judged, settled, sigma):
         return Verdict(settled, judged, choice, None)
     view, whole = find_lag(settled.measured, axis_length, sigma)
     lag = whole + fraction_of_lag(settled.measured, view, whole, axis_length, sigma, size)
@@ -448,15 +467,35 @@ def verdict(
         return Verdict(settled, judged, choice, None)
     if fix_lag:
         moved = evidence.delayed(settled.measured, view, lag)
-        nothing = free._replace(valid=free.valid & ~free.valid, odd=free.odd & ~free.odd)
-        settled = settle(moved, nothing, another, structure, axis_length, sigma)._replace(
-            source=settled.source, hidden=settled.hidden
-        )
+        settled = _settled_again(settled, moved, free, another, structure, spec)
         choice = choose(settled.candidates, times, axis_length)
-        judged = judge(settled, choice, axis_length, sigma, size, None)
+        judged = judge(settled, choice, axis_length, sigma, size)
     else:
         judged = judge(settled, choice, axis_length, sigma, size, (view, lag))
     return Verdict(settled, judged, choice, (view, lag))
+
+
+def blue_in_picture(found: Verdict, spec: ActionImageSpec) -> Array:
+    """Whether each view would show the blue blob of a pose that is known: ``(V, T)`` bool."""
+    judged, measured = found.judged, found.settled.measured
+    xp = array_namespace(judged.translation)
+    up = pose.triangle(judged.rotation, spec.axis_length)[2, :]
+    point = judged.translation + (judged.rotation @ up[:, None])[..., 0]
+    in_camera = transforms.apply(transforms.invert(measured.world_from_camera), point[:, None, None, :])[..., 0, :]
+    depth = in_camera[..., 2]
+    ahead = depth > 1e-6
+    pixel = (measured.K @ in_camera[..., None])[..., :2, 0] / xp.where(ahead, depth, xp.ones_like(depth))[..., None]
+    seen = in_picture(pixel, spec) & ahead & judged.consistent[:, None]
+    return xp.matrix_transpose(seen)
+
+
+def _settled_again(
+    settled: Settled, moved: pose.Measured, free: Free, another: Array, structure: Array, spec: ActionImageSpec
+) -> Settled:
+    """With the chosen measurements elsewhere."""
+    nothing = free._replace(valid=free.valid & ~free.valid, odd=free.odd & ~free.odd)
+    again = settle(moved, nothing, another, structure, spec.axis_length, spec.sigma_px)
+    return again._replace(source=settled.source, hidden=settled.hidden)
 
 
 def contradictory(judged: Judged, settled: Settled, sigma: float) -> bool:

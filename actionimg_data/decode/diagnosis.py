@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 CHANNELS = ("red", "green", "blue")
 
+SHOWN_ASIDE_PX = 0.2
+"""Pixels aside from which on a channel is named."""
+
 
 @dataclass(frozen=True)
 class ChannelDiagnosis:
@@ -148,6 +151,7 @@ def diagnose(
     certain = opened.probability[np.isfinite(opened.probability)]
     sure = float(np.mean(np.abs(certain - 0.5) > 0.4)) if len(certain) else math.nan
     found = [f for c in channels for f in _channel_findings(c)]
+    found += _aside(names, verdict)
     found += _between_findings(names, verdict, beyond, spec)
     if len(certain) and spec.openness == "binary" and sure < 0.9:
         found.append(
@@ -196,6 +200,19 @@ def _channel_findings(c: ChannelDiagnosis) -> list[Finding]:
     if c.shown < 0.9:
         found.append(Finding("missing", f"{where}: no blob in {100 * (1 - c.shown):.0f} % of the frames", c.view))
     return found
+
+
+def _aside(names: Sequence[str], verdict: Verdict) -> list[Finding]:
+    """Channels that were moved back."""
+    if verdict.aside is None:
+        return []
+    far = np.linalg.norm(np.asarray(verdict.aside), axis=-1)
+    return [
+        Finding("aside", f"{name}, {CHANNELS[c]}: drawn {far[v, c]:.2g} px aside in every frame, moved back", name)
+        for v, name in enumerate(names)
+        for c in range(len(CHANNELS))
+        if far[v, c] > SHOWN_ASIDE_PX
+    ]
 
 
 def _between(name: str, number: int, verdict: Verdict) -> ViewDiagnosis:

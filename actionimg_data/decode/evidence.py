@@ -27,6 +27,8 @@ CLIP_FREEDOM = 12.0
 """Degrees of freedom that the clip's residuals count for in each frame's covariance, and the statement for in those."""
 LEAST_CLIP_FREEDOM = 2.0
 """The same where the frames of a clip differ most."""
+LEAST_FREEDOM = 2.0
+"""The least that is left of them where something was fitted to residuals that hardly change from frame to frame."""
 INEXACT = 0.2
 """Share of a systematic move that is uncertain besides."""
 SIGNIFICANT = 12.0
@@ -135,7 +137,7 @@ class Spread(NamedTuple):
     """Square pixels added to all keypoints of a view together."""
 
 
-def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Spread:
+def uncertainty(at: Linear, counted: Array, extra: Array | None = None, fitted: int = 0) -> Spread:
     """Covariance of the poses of a clip from what its measurements leave over.
 
     Args:
@@ -143,6 +145,7 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
         counted: ``(T,)`` bool, frames whose residuals count.
         extra: ``(T, M)`` a move of the measurements, common to the clip, that may or may not be theirs: its square
             counts as their variance besides.
+        fitted: Numbers that were fitted to the residuals for it.
     """
     xp = array_namespace(at.residual)
     eye = xp.eye(at.mask.shape[-1], dtype=at.mask.dtype, device=at.mask.device)
@@ -165,7 +168,7 @@ def uncertainty(at: Linear, counted: Array, extra: Array | None = None) -> Sprea
     grown = xp.where(left_over > 0.5, at_least(xp, grown, 0.7), xp.ones_like(grown))
     # The growth scatters as a variance does that is known with (weight + left over)^2 / left over degrees of freedom.
     scatter = (weight + left_over) ** 2 / at_least(xp, left_over, 0.5)
-    grown = grown * wider(scatter) * wider(_independent(xp, residual, use, left_over))
+    grown = grown * wider(scatter) * wider(max(_independent(xp, residual, use, left_over) - fitted, LEAST_FREEDOM))
     return Spread(covariance * grown[:, None, None], *variances)
 
 

@@ -55,7 +55,14 @@ def height_when_open(peak: float, seen: float | None, spec: ActionImageSpec) -> 
 
 
 def openness_of_clip(
-    level: Array, samples: Array, ground: Array, height: Array, uv: Array, shown: Array, spec: ActionImageSpec
+    level: Array,
+    samples: Array,
+    ground: Array,
+    height: Array,
+    uv: Array,
+    shown: Array,
+    expected: Array,
+    spec: ActionImageSpec,
 ) -> Openness:
     """Openness from the pedestals of all views.
 
@@ -70,6 +77,7 @@ def openness_of_clip(
         height: ``(V,)`` of the pedestals when open, intensity; see `height_when_open`.
         uv: ``(V, T, 3, 2)`` pixels of the blobs.
         shown: ``(V, T, 3)`` bool, whether the view shows the blob.
+        expected: ``(V, T)`` bool, whether the other blobs say that blue's is in the picture.
         spec: Whose pedestal and kind of openness these are.
     """
     xp = array_namespace(level)
@@ -80,8 +88,8 @@ def openness_of_clip(
         # Elsewhere nothing is drawn of the openness, and black says nothing.
         best = shown[..., 0] & in_picture(uv[..., 0, :], spec)
     else:
-        # A view that shows other blobs but no blue one may have lost all of blue.
-        best = blue | (xp.any(shown, axis=-1) & ~xp.any(blue, axis=0)[None, :])
+        # A view that shows other blobs but no blue one may have lost all of blue; it has where that should be there.
+        best = blue | (xp.any(shown, axis=-1) & ~xp.any(blue, axis=0)[None, :] & ~expected)
     tells = (samples >= LEAST_SAMPLES) & (best | (relative > 0.5))
     weight = xp.where(tells, xp.astype(samples, level.dtype), xp.zeros_like(level))
     total = xp.sum(weight, axis=0)

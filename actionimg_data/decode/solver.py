@@ -82,6 +82,7 @@ def solve(
         np.array([_pedestal_height(m, spec) for m in views]),
         np.moveaxis(settled.measured.uv, 1, 0),
         valid,
+        consensus.blue_in_picture(verdict, spec),
         spec,
     )
     trajectory = GripperTrajectory(

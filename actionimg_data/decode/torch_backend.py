@@ -170,6 +170,8 @@ def solve_clip(seen: Seen, clip: Clip, spec: ActionImageSpec, keep: Tensor | Non
     free_uv = torch.cat([seen.uv[..., None, :], seen.free.uv], dim=-2)
     uv = free_uv.gather(-2, settled.source[..., None, None].expand(*settled.source.shape, 1, 2))[..., 0, :]
     mask = settled.measured.mask
+    if verdict.aside is not None:
+        uv = uv - verdict.aside
     uv = torch.where(mask[..., None], uv, 0.0)
     # The weights' own derivative is that of the blobs' covariances; what the clip adds to these is taken as constant.
     spread = torch.cat([seen.covariance[..., None, :, :], seen.free.covariance], dim=-3)
@@ -182,7 +184,10 @@ def solve_clip(seen: Seen, clip: Clip, spec: ActionImageSpec, keep: Tensor | Non
         chosen.take(good), found.rotation[good], found.translation[good], spec.axis_length, _POSE_STEPS
     )
     shown, where = mask.movedim(1, 0), uv.detach().movedim(1, 0)
-    opened = openness_of_clip(seen.pedestal, seen.samples, seen.ground.detach(), seen.height, where, shown, spec)
+    expected = consensus.blue_in_picture(verdict, spec)
+    opened = openness_of_clip(
+        seen.pedestal, seen.samples, seen.ground.detach(), seen.height, where, shown, expected, spec
+    )
     nan = torch.nan
     by_view = [
         torch.where(mask[..., None], uv, nan),
