@@ -8,6 +8,7 @@ says now.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import io
 import os
@@ -332,7 +333,7 @@ class RemotePath:
         """
         if mode != "rb":
             raise ValueError(f"objects are written whole, by put and create; mode {mode!r}")
-        return io.BufferedReader(_RangeFile(self, self.stat().st_size), buffering)
+        return io.BufferedReader(RangeFile(self, self.stat().st_size), buffering)
 
     def open_read(self, buffering: int = -1) -> IO[bytes]:
         """`open`, with as much buffer as is usual where nothing is said."""
@@ -582,32 +583,43 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-class _RangeFile(io.RawIOBase):
+class RangeFile(io.RawIOBase):
     """A seekable file whose reads become ranges of an object."""
 
     def __init__(self, path: RemotePath, size: int) -> None:
+        super().__init__()
         self._path, self._size, self._offset = path, size, 0
 
+    def _part(self, offset: int, count: int) -> bytes:
+        """Bytes from ``offset``: ``count`` of them, or fewer, but one where ``count`` is not 0."""
+        return self._path.read_range(offset, count)
+
     def readable(self) -> bool:
+        """Yes."""
         return True
 
     def seekable(self) -> bool:
+        """Yes."""
         return True
 
     def tell(self) -> int:
+        """The next byte's offset."""
         return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset, also past the end."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError("negative position")
+            # As of a file on disk: who looks for an end that a short file has not got expects this error.
+            raise OSError(errno.EINVAL, "negative position")
         self._offset = base + offset
         return self._offset
 
     def readinto(self, buffer: Any) -> int:
+        """What is read is what one range gives: a buffered reader asks again for the rest."""
         view = memoryview(buffer).cast("B")
         size = min(len(view), max(0, self._size - self._offset))
-        part = self._path.read_range(self._offset, size)
+        part = self._part(self._offset, size)
         view[: len(part)] = part
         self._offset += len(part)
         return len(part)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -32,26 +32,23 @@ from ..errors import (
     UnsupportedSourceError,
     WrongFormatError,
 )
-from ..model import Episode, EpisodeRef, SelectedFrames
+from ..model import EpisodeRef, SelectedFrames
 from ..schemas.mapping import Gripper
 from ..untrusted.files import read_bytes
 from ..untrusted.pickles import load as load_pickle
-from .base import ConverterOptions, Detection, Streams
+from .base import ConverterOptions, Streams
 from .kit.pictures import numbered_pictures
 from .kit.tree import (
     file_names,
     file_stamp,
     files_with_sizes,
-    folders_with,
     natural_key,
-    plain_id,
-    source_folder,
     subfolders,
 )
 from .recording import streams
-from .recording.episode import assemble
+from .recording.folder_rows import FolderRowConverter
 from .recording.recording import Arm, Recording, ViewInput
-from .recording.rows import RowConverter, RowOptions, check_rows
+from .recording.rows import RowOptions, check_rows
 from .recording.sync import PoseSamples, ScalarSamples, statistics
 
 FloatArray = NDArray[np.float64]
@@ -82,7 +79,7 @@ class BridgeRawOptions(RowOptions):
     )
 
 
-class BridgeRawConverter(RowConverter):
+class BridgeRawConverter(FolderRowConverter):
     """BridgeData V2, raw: folders ``trajN`` with ``obs_dict.pkl`` and JPEGs of one to four cameras.
 
     * **Poses** are ``eef_transform`` (the arm's base; x forward along the hand), not ``full_state``, whose angles are
@@ -102,51 +99,25 @@ class BridgeRawConverter(RowConverter):
         "actionimg convert bridge-raw bridge_data_v2/ shards --camera-file cameras.yaml",
     )
     Options: ClassVar[type[ConverterOptions]] = BridgeRawOptions
+    layout: ClassVar[str] = "Bridge raw"
+    episodes_are: ClassVar[str] = f"folders with {OBSERVATIONS} and images0"
+    nothing: ClassVar[str] = "holds no raw Bridge episode"
 
     @classmethod
-    def detect(cls, source: str) -> Detection | None:
-        """Whether ``obs_dict.pkl`` lies beside ``images0`` in ``source`` or a few folders below it."""
-        root = Path(source)
-        try:
-            found = next(_episodes(root, max_folders=200), None) if root.is_dir() else None
-        except (OSError, BadFileError):
-            return None
-        return None if found is None else Detection("Bridge raw", found.relative_to(root).as_posix())
+    def is_episode(cls, folder: Path) -> bool:
+        """Whether ``obs_dict.pkl`` lies beside ``images0``."""
+        return (folder / OBSERVATIONS).is_file() and (folder / "images0").is_dir()
 
-    def remote_headers(self) -> tuple[str, ...]:
-        """None: names and sizes are enough."""
-        return ()
-
-    def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each folder that holds ``obs_dict.pkl``, in natural order."""
-        root = source_folder(source)
-        stamp = self.stamp()
-        empty = True
-        for folder in _episodes(root):
-            empty = False
-            relative = folder.relative_to(root).as_posix()
-            yield EpisodeRef(
-                plain_id(root.name if relative == "." else relative),
-                {"source": str(root), "path": relative},
-                num_frames=self._frames(folder),
-                fingerprint=_fingerprint(stamp, folder),
-            )
-        if empty:
-            raise WrongFormatError(
-                "holds no raw Bridge episode", where=root, expected=f"folders with {OBSERVATIONS} and images0"
-            )
-
-    def fingerprint(self, ref: EpisodeRef) -> str | None:
-        """The episode's fingerprint as its files are now."""
-        return _fingerprint(self.stamp(), _folder(ref))
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        """One episode; its pictures are counted, not decoded."""
-        return assemble(self.recording(ref))
+    def state(self, stamp: str, folder: Path) -> str:
+        """Of what an episode is made of: the observations' content, names and sizes of the pictures and texts."""
+        listed = [(p.name, files_with_sizes(p)) for p in subfolders(folder) if _IMAGES.match(p.name)]
+        text = file_stamp(folder / "lang.txt") if (folder / "lang.txt").is_file() else ""
+        state = f"{stamp} {file_stamp(folder / OBSERVATIONS)} {text} {listed}"
+        return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the episode's files say."""
-        folder = _folder(ref)
+        folder = self.folder(ref)
         where = folder / OBSERVATIONS
         log = _observations(where)
         pose, state, stamps = log["eef_transform"], log["full_state"], log.get("time_stamp")
@@ -179,7 +150,7 @@ class BridgeRawConverter(RowConverter):
             provenance={"format": self.name, "folder": ref.location["path"], "camera_lag_steps": lag},
         )
 
-    def _frames(self, folder: Path) -> int | None:
+    def pictures(self, folder: Path) -> int | None:
         """Pictures that belong to a pose; None where it is not known how late they are."""
         try:
             lag = self._lag(folder)
@@ -239,29 +210,10 @@ class BridgeRawConverter(RowConverter):
     def streams(self, source: str) -> Streams:
         """Stamps of the first episode's rows."""
         ref = next(self.discover(source))
-        stamps = _observations(_folder(ref) / OBSERVATIONS).get("time_stamp")
+        stamps = _observations(self.folder(ref) / OBSERVATIONS).get("time_stamp")
         if stamps is None:
             return super().streams(source)
         return Streams(ref.id, {"rows": statistics(stamps).to_json()}, {"rows": stamps})
-
-
-def _episodes(root: Path, max_folders: int | None = None) -> Iterator[Path]:
-    def found(folder: Path) -> bool:
-        return (folder / OBSERVATIONS).is_file() and (folder / "images0").is_dir()
-
-    return folders_with(root, found, max_folders)
-
-
-def _folder(ref: EpisodeRef) -> Path:
-    return Path(str(ref.location["source"])) / str(ref.location["path"])
-
-
-def _fingerprint(stamp: str, folder: Path) -> str:
-    """Of what an episode is made of: the observations' content, names and sizes of the pictures and texts."""
-    listed = [(p.name, files_with_sizes(p)) for p in subfolders(folder) if _IMAGES.match(p.name)]
-    text = file_stamp(folder / "lang.txt") if (folder / "lang.txt").is_file() else ""
-    state = f"{stamp} {file_stamp(folder / OBSERVATIONS)} {text} {listed}"
-    return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _observations(path: Path) -> dict[str, FloatArray]:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import (
-    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     BadImageError,
@@ -33,15 +32,15 @@ from ..errors import (
 from ..model import Episode, EpisodeRef
 from ..schemas.mapping import Gripper, Rotation
 from ..untrusted.pickles import load as load_pickle
-from .base import ConverterOptions, Detection, Streams
+from .base import ConverterOptions, Streams
 from .kit.kinematics import Chain
 from .kit.mjcf import robot_files
-from .kit.tree import file_names, file_stamp, files_with_sizes, folders_with, plain_id, source_folder
+from .kit.tree import file_names, file_stamp, files_with_sizes
 from .recording import streams
-from .recording.episode import assemble
+from .recording.folder_rows import FolderRowConverter
 from .recording.recording import Arm, Recording, ViewInput
-from .recording.rows import RowConverter, RowOptions, parse_gripper, plain_view
-from .recording.sync import PoseSamples, ScalarSamples, statistics
+from .recording.rows import RowOptions, parse_gripper, plain_view
+from .recording.sync import JointSamples, PoseSamples, ScalarSamples, statistics
 
 FloatArray = NDArray[np.float64]
 ENDING = ".pkl"
@@ -93,7 +92,7 @@ class _Pictures:
             yield picture
 
 
-class GelloConverter(RowConverter):
+class GelloConverter(FolderRowConverter):
     """GELLO: folders of ``2024-01-31T12:34:56.789012.pkl``, a step each, of one arm.
 
     * **Poses**: ``ee_pos_quat`` with ``--quaternion``, or the joints with ``--robot FILE --tip NAME`` (URDF or MJCF).
@@ -116,52 +115,38 @@ class GelloConverter(RowConverter):
     )
     Options: ClassVar[type[ConverterOptions]] = GelloOptions
 
-    @classmethod
-    def detect(cls, source: str) -> Detection | None:
-        """Whether a pickle named by a time holds an arm's joints, in ``source`` or a few folders below it."""
-        root = Path(source)
-        try:
-            found = next(_episodes(root, max_folders=200), None) if root.is_dir() else None
-            if found is None or not set(_step(found / _named(found)[0][1])) >= _KEYS:
-                return None
-        except (OSError, ActionImgError):
-            return None
-        return Detection("GELLO", found.relative_to(root).as_posix())
+    layout: ClassVar[str] = "GELLO"
+    episodes_are: ClassVar[str] = "folders with 2024-01-31T12:34:56.789012.pkl, …"
+    nothing: ClassVar[str] = "holds no GELLO recording"
 
-    def remote_headers(self) -> tuple[str, ...]:
-        """None: names and sizes are enough."""
-        return ()
+    @classmethod
+    def is_episode(cls, folder: Path) -> bool:
+        """Whether its pickles are named by times."""
+        return any(_time(name) is not None for name in file_names(folder, ENDING)[:1])
+
+    @classmethod
+    def is_really(cls, folder: Path) -> bool:
+        """Whether a step holds an arm's joints."""
+        return set(_step(folder / _named(folder)[0][1])) >= _KEYS
+
+    def pictures(self, folder: Path) -> int | None:
+        """One a step."""
+        return len(_named(folder))
+
+    def state(self, stamp: str, folder: Path) -> str:
+        """Of names and sizes of the steps, and what is in the first and the last."""
+        files = [f for f in files_with_sizes(folder) if f[0].endswith(ENDING)]
+        ends = [file_stamp(folder / name) for name, _ in (files[0], files[-1])] if files else []
+        return hashlib.sha256(f"{stamp} {files} {ends}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def option_files(self) -> list[Path]:
         """The robot file with all that it includes, besides the shared ones."""
         return super().option_files() + ([] if self.options.robot is None else robot_files(Path(self.options.robot)))
 
-    def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each folder with pickles named by times, in natural order."""
-        root = source_folder(source)
-        stamp = self.stamp()
-        empty = True
-        for folder in _episodes(root):
-            empty = False
-            relative = folder.relative_to(root).as_posix()
-            yield EpisodeRef(
-                plain_id(root.name if relative == "." else relative),
-                {"source": str(root), "path": relative},
-                num_frames=len(_named(folder)),
-                fingerprint=_fingerprint(stamp, folder),
-            )
-        if empty:
-            expected = "folders with 2024-01-31T12:34:56.789012.pkl, …"
-            raise WrongFormatError("holds no GELLO recording", where=root, expected=expected)
-
-    def fingerprint(self, ref: EpisodeRef) -> str | None:
-        """The episode's fingerprint as its files are now."""
-        return _fingerprint(self.stamp(), _folder(ref))
-
     def read(self, ref: EpisodeRef) -> Episode:
         """One demonstration; its pictures are read when asked for."""
         try:
-            return assemble(self.recording(ref))
+            return super().read(ref)
         except AmbiguousSourceError as error:
             if error.field != "pose.rotation.order":
                 raise
@@ -177,7 +162,7 @@ class GelloConverter(RowConverter):
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the steps say: of each the numbers, of the first what pictures there are."""
-        folder = _folder(ref)
+        folder = self.folder(ref)
         gripper = self._gripper()
         named = _named(folder)
         measured = self.options.fps is None
@@ -233,7 +218,8 @@ class GelloConverter(RowConverter):
                 )
             reached = chain.poses(chain.names, joints[:, : len(chain.names)])
             q = streams.quaternions(reached[:, :3, :3].reshape(-1, 9), "matrix", "row", None, str(where))
-            return Arm(PoseSamples(times, reached[:, :3, 3], q), opened, tool)
+            used = JointSamples(times, joints[:, : len(chain.names)], chain.names)
+            return Arm(PoseSamples(times, reached[:, :3, 3], q), opened, tool, joints=used)
         if not pose.any():
             raise InvalidTrajectoryError(
                 "the driver did not know where the hand is: all poses are zeros, as of a UR and a Panda",
@@ -252,7 +238,9 @@ class GelloConverter(RowConverter):
         q = streams.quaternions(pose[:, 3:], "quaternion", order, None, f"{where}: ee_pos_quat")
         checked = self.options.quaternion_checked
         rotation = Rotation(columns=("ee_pos_quat[3:7]",), form="quaternion", order=order, checked=checked)
-        return Arm(PoseSamples(times, pose[:, :3], q), opened, tool, rotation=rotation)
+        # The last of them is the gripper's.
+        own = JointSamples(times, joints[:, :-1]) if joints.shape[1] > 1 else None
+        return Arm(PoseSamples(times, pose[:, :3], q), opened, tool, rotation=rotation, joints=own)
 
     def _camera(self, name: str, where: Path) -> Any:
         if self.options.poses_only:
@@ -270,7 +258,7 @@ class GelloConverter(RowConverter):
     def streams(self, source: str) -> Streams:
         """Stamps of the first demonstration's steps."""
         ref = next(self.discover(source))
-        stamps = np.array([t for t, _ in _named(_folder(ref))])
+        stamps = np.array([t for t, _ in _named(self.folder(ref))])
         return Streams(ref.id, {"steps": statistics(stamps).to_json()}, {"steps": stamps})
 
 
@@ -285,24 +273,6 @@ def _time(name: str) -> float | None:
 def _named(folder: Path) -> list[tuple[float, str]]:
     """Times and names of the steps, in order of time."""
     return sorted((t, name) for name in file_names(folder, ENDING) if (t := _time(name)) is not None)
-
-
-def _episodes(root: Path, max_folders: int | None = None) -> Iterator[Path]:
-    def found(folder: Path) -> bool:
-        return any(_time(name) is not None for name in file_names(folder, ENDING)[:1])
-
-    return folders_with(root, found, max_folders)
-
-
-def _folder(ref: EpisodeRef) -> Path:
-    return Path(str(ref.location["source"])) / str(ref.location["path"])
-
-
-def _fingerprint(stamp: str, folder: Path) -> str:
-    """Of names and sizes of the steps, and what is in the first and the last."""
-    files = [f for f in files_with_sizes(folder) if f[0].endswith(ENDING)]
-    ends = [file_stamp(folder / name) for name, _ in (files[0], files[-1])] if files else []
-    return hashlib.sha256(f"{stamp} {files} {ends}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _step(path: Path) -> Mapping[str, Any]:

@@ -44,7 +44,7 @@ from ..errors import (
     WrongFormatError,
 )
 from ..model import Episode, EpisodeRef
-from ..objectstore import RemotePath, Stat, is_url
+from ..objectstore import RangeFile, RemotePath, Stat, is_url
 from ..scratch import PrivateFolder, alone
 from ..untrusted.files import open_plain, register_opener
 from .base import Converter, detect
@@ -600,51 +600,30 @@ class Ranges:
         self.close()
 
 
-class _Blocks(io.RawIOBase):
+class _Blocks(RangeFile):
     """An object in blocks, of which those used last are kept for all that read it."""
 
     _kept: ClassVar[OrderedDict[tuple[str, str, int], bytes]] = OrderedDict()
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, url: RemotePath, known: Stat) -> None:
-        self._url, self._known, self._offset = url, known, 0
+        super().__init__(url, known.st_size)
+        self._known = known
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._offset
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._known.st_size}[whence]
-        self._offset = max(0, base + offset)
-        return self._offset
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = min(len(view), max(0, self._known.st_size - self._offset))
-        if count > 4 * _BLOCK:
-            part = self._url.read_range(self._offset, count)
-        elif count:
-            number = self._offset // _BLOCK
-            part = self._block(number)[self._offset - number * _BLOCK :][:count]
-        else:
-            return 0
-        view[: len(part)] = part
-        self._offset += len(part)
-        return len(part)
+    def _part(self, offset: int, count: int) -> bytes:
+        if not 0 < count <= 4 * _BLOCK:
+            return super()._part(offset, count)
+        number = offset // _BLOCK
+        return self._block(number)[offset - number * _BLOCK :][:count]
 
     def _block(self, number: int) -> bytes:
-        key = (str(self._url), self._known.version, number)
+        key = (str(self._path), self._known.version, number)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         offset = number * _BLOCK
-        part = self._url.read_range(offset, min(_BLOCK, self._known.st_size - offset))
+        part = self._path.read_range(offset, min(_BLOCK, self._known.st_size - offset))
         with self._lock:
             self._kept[key] = part
             if len(self._kept) > _BLOCKS:

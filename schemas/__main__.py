@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import dataset, derived
+from . import dataset, derived, mapping
+from .documents import export
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
-for path in [*dataset.export(folder), *derived.export(folder)]:
+for path in export({**dataset.EXPORTED, **derived.EXPORTED, **mapping.EXPORTED}, folder):
     print(path.name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
@@ -632,20 +631,3 @@ EXPORTED: Final[dict[str, type[BaseModel]]] = {
     "shard": ShardSidecar,
 }
 """Documents that other programs may want to check, by the name of their schema file."""
-
-
-def json_schemas() -> dict[str, str]:
-    """JSON schema texts by file name."""
-    return {
-        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
-        for name, model in EXPORTED.items()
-    }
-
-
-def export(folder: Path) -> list[Path]:
-    """Write the JSON schemas into ``folder``."""
-    paths = []
-    for name, text in json_schemas().items():
-        (folder / name).write_text(text)
-        paths.append(folder / name)
-    return paths

@@ -7,11 +7,9 @@ polarity, and whose clock stamped it. Nothing of that has a default where a wron
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -210,8 +208,23 @@ class PoseStream(_Model):
         return self
 
 
+class ArmJoints(_Model):
+    """The arm's joint values beside its poses; `calibrate guess --urdf` sees the whole arm by them."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each joint")
+    names: tuple[str, ...] = Field(
+        (), description="joints of the robot file, in the order of the columns; those of its one arm if not said"
+    )
+    unit: AngleUnit = Field(description="with `rad` joints that slide are metres; `deg` is for arms that only turn")
+    file: str | None = Field(None, description="folder logs: the table, where it is not that of the poses")
+    topic: str | None = Field(None, description="bags: the topic, where it is not that of the poses")
+    time: TimeSource | None = Field(None, description="that of the poses, if not said")
+
+
 class ToolPose(PoseStream):
     """The poses of the robot's end-effector."""
+
+    arm_joints: ArmJoints | None = Field(None, description="the arm's joint values, where the log has both")
 
     tool_from_gripper: Transform = Field(
         description="the canonical gripper frame (origin between the fingertips, +z approach, fingers open along "
@@ -257,6 +270,24 @@ class Arm(_Model):
 
     pose: ToolPose
     gripper: Gripper
+
+    @property
+    def joints(self) -> ArmJoints | None:
+        """Where the joint values are, beside the poses or in their place."""
+        pose = self.pose
+        if pose.arm_joints is not None or pose.joints is None:
+            own = pose.arm_joints
+            return own and own.model_copy(
+                update={
+                    "file": own.file or pose.file,
+                    "topic": own.topic or pose.topic,
+                    "time": own.time or pose.time,
+                }
+            )
+        given = pose.joints
+        return ArmJoints(
+            columns=given.columns, names=given.names, unit=given.unit, file=pose.file, topic=pose.topic, time=pose.time
+        )
 
 
 class PoseFile(_Model):
@@ -469,15 +500,5 @@ class Mapping(_Model):
         return self
 
 
-def json_schemas() -> dict[str, str]:
-    """JSON schema texts, by file name, of the files that users write: editors complete and check YAML by them."""
-    models: dict[str, type[BaseModel]] = {"mapping": Mapping, "camera-file": CameraFile}
-    return {
-        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
-        for name, model in models.items()
-    }
-
-
-if __name__ == "__main__":
-    for file_name, text in json_schemas().items():
-        (Path(__file__).resolve().parent / file_name).write_text(text)
+EXPORTED: Final[dict[str, type[BaseModel]]] = {"mapping": Mapping, "camera-file": CameraFile}
+"""Files that users write, by the name of their schema file: editors complete and check YAML by them."""

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -17,9 +18,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 from processes import PATIENCE
+
+if TYPE_CHECKING:
+    import pytest
 
 BUCKET = "bucket"
 _HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
@@ -201,6 +206,36 @@ def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve
 
     return Handler
+
+
+def point_at(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``s3://`` be the store, which is as new, whatever the machine's own settings, here and in later processes."""
+    store.reset()
+    for name in [n for n in os.environ if n.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(fsspec.config, "conf", {"s3": storage_options(store)})
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(storage_options(store)))
+    monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "30")
+
+
+@contextlib.contextmanager
+def revived(store: FaultyStore, seconds: float) -> Iterator[None]:
+    """Begin the server again so many seconds after it died."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            if store.died.wait(0.1):
+                time.sleep(seconds)
+                store.start()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
 
 
 @contextlib.contextmanager

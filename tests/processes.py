@@ -18,6 +18,11 @@ PATIENCE: Final = 240.0
 """Seconds that a test waits for what ought to come: only what hangs takes as long, on a slow and busy machine too."""
 
 
+def hear_interrupts() -> None:
+    """For ``preexec_fn``: a background job of a shell ignores SIGINT, and so do the programs that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for_group(group: int) -> None:
     """Until no process of a group is left, but those that nobody has taken leave of.
 

@@ -103,9 +103,9 @@ def test_outline_points_are_points_of_the_gripper_and_lie_on_the_edge_of_its_mas
     mask = SHAPE.hand.mask(pose, K, openness, 180, 200)
     inside = np.clip((outline.uv - 1.5 * outline.normal).astype(int), 0, [199, 179])
     outside = np.clip((outline.uv + 1.5 * outline.normal).astype(int), 0, [199, 179])
-    # At corners a step along the normal may leave a finger again.
-    assert mask[inside[:, 1], inside[:, 0]].mean() > 0.85
-    assert mask[outside[:, 1], outside[:, 0]].mean() < 0.15
+    assert mask[inside[:, 1], inside[:, 0]].mean() > 0.9
+    # A step out of one finger may be one into the other: of 750 poses the most was 0.23, the median 0.
+    assert mask[outside[:, 1], outside[:, 0]].mean() < 0.35
 
 
 def test_the_outline_of_a_box_is_its_projection_to_a_tenth_of_a_pixel() -> None:

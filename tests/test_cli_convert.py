@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import pickle
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from processes import PATIENCE
+from processes import PATIENCE, hear_interrupts
 from synthetic_converter import SyntheticConverter, SyntheticOptions, camera, environment_with_converter, write_source
 
 from actionimg_data import engine, open_dataset
@@ -358,8 +357,7 @@ def test_an_interrupted_run_exits_with_130_and_can_be_resumed(tmp_path: Path, wh
             env=environment_with_converter(tmp_path / "plugin"),
             stderr=file,
             start_new_session=True,
-            # Of a shell's background job, as which these tests may run, it is ignored.
-            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_interrupts,
         )
     try:
         deadline = time.monotonic() + PATIENCE

@@ -23,6 +23,8 @@ from actionimg_data.model import ArrayFrames
 from actionimg_data.model import Camera as ModelCamera
 from actionimg_data.testing import ConverterContract, write_rlbench_dataset
 
+pytestmark = pytest.mark.usefixtures("settled_heap")
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "14_npz_steps"
 NAMES = [name for name in vars(ConverterContract) if name.startswith("test_") and "another_process" not in name]
 

@@ -163,7 +163,7 @@ def test_faithful_pictures_are_measured_as_the_spec_says() -> None:
         assert not [f for f in decoded.diagnosis.findings if f.code in ("width", "shape", "bleed", "lag")], kind
 
 
-@pytest.mark.parametrize("frames", [2, -3, 1.5])
+@pytest.mark.parametrize("frames", [-3, 1.5])
 def test_a_late_view_is_found_and_can_be_shown_earlier(frames: float) -> None:
     view = 1 if frames > 0 else 0
     change = bench.fraction_lag(abs(frames), view)

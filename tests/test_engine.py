@@ -91,6 +91,8 @@ def test_the_death_of_a_worker_is_noticed_though_its_child_holds_the_pipe(tmp_pa
 
 
 def test_workers_end_where_sigterm_is_ignored(tmp_path: Path) -> None:
+    others = set(multiprocessing.active_children())
+
     class Stop(engine.Observer):
         def progress(self, event: Any) -> None:
             raise KeyboardInterrupt
@@ -102,17 +104,18 @@ def test_workers_end_where_sigterm_is_ignored(tmp_path: Path) -> None:
             run(src, tmp_path / "out", num_workers=2, observer=Stop())
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch: Any) -> None:
+    others = set(multiprocessing.active_children())
     monkeypatch.setattr(local, "STOP_SECONDS", 0.2)
     monkeypatch.setattr(local, "_work", deaf_worker)
     with local.Workers(2) as workers:
         assert all(worker.pipe.poll(PATIENCE) and worker.pipe.recv() == "deaf" for worker in workers._pool.workers)
     assert not workers._pool.workers
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_rows_are_taken_only_when_there_is_a_worker_for_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from processes import PATIENCE
+from processes import PATIENCE, hear_interrupts
 from standing_converter import Standing
 from synthetic_converter import SyntheticConverter, environment_with_converter, write_source
 from test_engine import run, tree
@@ -231,7 +231,9 @@ def test_ctrl_c_in_the_first_seconds_of_two_workers_is_one_line(tmp_path: Path) 
     words = [sys.executable, "-m", "actionimg_data", "convert", "synthetic", src, str(tmp_path / "out")]
     words += ["--size", "64", "-j", "2"]
     env = environment_with_converter(tmp_path / "plugin")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env)
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env, preexec_fn=hear_interrupts
+    )
     try:
         deadline = time.monotonic() + PATIENCE
         # As soon as the first worker is being born: its interpreter is not ours yet.
@@ -243,6 +245,7 @@ def test_ctrl_c_in_the_first_seconds_of_two_workers_is_one_line(tmp_path: Path) 
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert process.returncode == 130, said
     assert len(said.strip().splitlines()) == 1, said
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sample_mapping import VIEWS, panda_mapping
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
 from actionimg_data.converters.look.inspection import inspect_source
@@ -36,29 +37,7 @@ from actionimg_data.errors import (
 from actionimg_data.geometry import rotations
 from actionimg_data.model import CameraTrack, Episode
 
-VIEWS = ("agentview", "frontview", "sideview", "robot0_eye_in_hand")
-PANDA: dict[str, Any] = {
-    "version": 1,
-    "format": "folder",
-    "task": "lift",
-    "instruction": {"file": "calibration.json", "key": "instruction"},
-    "pose": {
-        "file": "poses.csv",
-        "time": {"column": "time_s", "unit": "s"},
-        "position": {"columns": ["x_m", "y_m", "z_m"], "unit": "m"},
-        "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-        "tool_from_gripper": {"euler_xyz_deg": [0, 0, 90]},
-    },
-    "gripper": {"columns": ["gripper_width_m"], "closed": 0.0, "open": 0.08, "kind": "measured"},
-    "views": {
-        name: {
-            "frames": f"{name}.mp4",
-            "time": {"file": "frame_times.csv", "column": "time_s", "unit": "s"},
-            "camera": {"file": "calibration.json"},
-        }
-        for name in VIEWS
-    },
-}
+PANDA = panda_mapping(task="lift")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from actionimg_data.demo.recordings import (
 )
 from actionimg_data.testing import ConverterContract
 
+pytestmark = pytest.mark.usefixtures("settled_heap")
+
 
 @pytest.fixture(scope="module")
 def log() -> TeleopLog:

@@ -26,6 +26,8 @@ from actionimg_data.model import CameraTrack, Episode, GripperTrajectory
 from actionimg_data.schemas import ConvertOptions
 from actionimg_data.testing import ConverterContract
 
+pytestmark = pytest.mark.usefixtures("settled_heap")
+
 
 @pytest.fixture(scope="module")
 def log() -> TeleopLog:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from faulty_store import BUCKET, FaultyStore, running_store, storage_options
+from faulty_store import BUCKET, FaultyStore, point_at, revived, running_store, storage_options
 from processes import PATIENCE
 from synthetic_converter import SyntheticConverter, SyntheticOptions, write_source
 
@@ -56,13 +55,7 @@ def server() -> Iterator[FaultyStore]:
 
 @pytest.fixture
 def store(server: FaultyStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyStore]:
-    server.reset()
-    for name in [n for n in os.environ if n.startswith(("AWS_", "FSSPEC_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(fsspec.config, "conf", {"s3": storage_options(server)})
-    # For processes that tests start.
-    monkeypatch.setenv("FSSPEC_S3", json.dumps(storage_options(server)))
-    monkeypatch.setenv("ACTIONIMG_STORE_PATIENCE", "30")
+    point_at(server, monkeypatch)
     monkeypatch.setenv("ACTIONIMG_SCRATCH_DIR", str(tmp_path / "scratch"))
     yield server
     server.reset()
@@ -234,21 +227,8 @@ def test_a_server_that_dies_in_an_upload_and_comes_back_loses_nothing(
         return None
 
     store.fault = fault
-    stop = threading.Event()
-
-    def doctor() -> None:
-        while not stop.is_set():
-            if store.died.wait(0.1):
-                time.sleep(0.3)
-                store.start()
-
-    helper = threading.Thread(target=doctor, daemon=True)
-    helper.start()
-    try:
+    with revived(store, 0.3):
         convert(source, url)
-    finally:
-        stop.set()
-        helper.join(PATIENCE)
     assert store.faults["kill"] == 3
     assert tree(RemotePath(url)) == local
     assert store.broken == []

@@ -26,6 +26,8 @@ from actionimg_data.model import Camera, CameraTrack, Episode
 from actionimg_data.testing import ConverterContract, write_rlbench_dataset
 from actionimg_data.untrusted import pickles as _safe_pickle
 
+pytestmark = pytest.mark.usefixtures("settled_heap")
+
 FRAMES, SIZE = 6, 48
 
 

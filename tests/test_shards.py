@@ -26,7 +26,8 @@ from actionimg_data.errors import (
     UnsafeFileError,
 )
 from actionimg_data.schemas import ConverterRecord, ConvertOptions, DatasetManifest, SampleMeta, ShardSidecar
-from actionimg_data.schemas.dataset import json_schemas, parse, to_bytes, to_line
+from actionimg_data.schemas.dataset import EXPORTED, parse, to_bytes, to_line
+from actionimg_data.schemas.documents import json_schemas
 from actionimg_data.shards import npz
 from actionimg_data.shards.manifest import read_manifest, read_sidecar
 from actionimg_data.shards.plan import default_episodes_per_shard, episode_key, make_plan
@@ -387,8 +388,8 @@ def test_wrong_options_are_refused_by_name(wrong: dict[str, Any]) -> None:
 
 def test_exported_schemas_are_those_of_the_models() -> None:
     folder = Path(__file__).resolve().parents[1] / "schemas"
-    found = {p.name: p.read_text() for p in folder.glob("*.schema.json") if p.name in json_schemas()}
-    assert found == json_schemas(), "run python -m actionimg_data.schemas"
+    texts = json_schemas(EXPORTED)
+    assert {name: (folder / name).read_text() for name in texts} == texts, "run python -m actionimg_data.schemas"
 
 
 def test_writing_what_was_read_gives_the_same_bytes(tmp_path: Path) -> None:

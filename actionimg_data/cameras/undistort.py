@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidCameraError
-from ..model import DerivedFrames, FrameSource
+from ..model import DerivedFrames
 from ..model.episode import Plane
 from .files import Distortion
 
@@ -43,7 +43,7 @@ class UndistortedFrames(DerivedFrames):
 
 
 @dataclass(frozen=True, eq=False)
-class UndistortedPlanes:
+class UndistortedPlanes(DerivedFrames):
     """Depth or masks beside `UndistortedFrames`: of each pixel the source's nearest, 0 where it saw nothing.
 
     Args:
@@ -53,23 +53,9 @@ class UndistortedPlanes:
         new_K: ``(3, 3)`` of what comes out. Depth along the camera's axis is the same for both.
     """
 
-    source: FrameSource
     K: FloatArray
     distortion: Distortion
     new_K: FloatArray
-
-    @property
-    def width(self) -> int:
-        """Picture width in pixels."""
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        """Picture height in pixels."""
-        return self.source.height
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Plane]:
         """Undistorted depth or masks at ``indices``."""

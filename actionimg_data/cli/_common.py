@@ -36,7 +36,10 @@ _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use; fewer, where ``PYTHON_CPU_COUNT`` says so, as for Python's own from 3.13 on."""
+    named = os.environ.get("PYTHON_CPU_COUNT", "")
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

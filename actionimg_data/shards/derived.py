@@ -49,7 +49,7 @@ from . import layout, npz, storage
 from .crew import Crew
 from .inputs import KINDS, WindowInput
 from .layout import Place
-from .manifest import read_bytes, table_bytes
+from .manifest import parse_sealed, read_bytes, sidecar_of, table_bytes
 from .members import read_members
 from .read import Dataset
 from .tar import TarWriter
@@ -332,10 +332,7 @@ def read_manifest(out: Place, name: str) -> DerivedManifest:
         CorruptDatasetError: It is damaged, or of another member.
     """
     path = folder_of(out, name) / MANIFEST
-    data = read_bytes(path)
-    manifest = parse(DerivedManifest, data, path)
-    if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
-        raise CorruptDatasetError("was changed after it was written", where=path, field="checksum")
+    manifest = parse_sealed(DerivedManifest, read_bytes(path), path)
     if manifest.spec.name != name:
         raise CorruptDatasetError("is of another member", where=path, expected=name, found=manifest.spec.name)
     return manifest
@@ -347,15 +344,8 @@ def read_sidecar(out: Place, shard: str) -> DerivedSidecar | None:
     Raises:
         CorruptDatasetError: It is damaged, or names another shard.
     """
-    path = out / f"{shard}.json"
-    try:
-        data = layout.read_place(path)
-    except FileNotFoundError:
-        return None
-    sidecar = parse(DerivedSidecar, data, path)
-    if not shard.endswith(f"/{sidecar.shard}"):
-        raise CorruptDatasetError("is of another shard", where=path, expected=shard, found=sidecar.shard)
-    return sidecar
+    _, _, source = shard.removeprefix(f"{FOLDER}/").partition("/")
+    return sidecar_of(DerivedSidecar, out / f"{shard}.json", source)
 
 
 def published(out: Place, row: DerivedRow, spec: DerivedSpec) -> DerivedSidecar | None:

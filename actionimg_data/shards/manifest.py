@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .. import __version__
 from ..errors import CorruptDatasetError, SourceNotFoundError, StorageError, UnsupportedVersionError, printable
@@ -24,12 +24,16 @@ from ..schemas import (
     index_schema,
 )
 from ..schemas.dataset import FORMAT, FORMAT_VERSION, finding_column, parse, to_bytes, to_line
+from ..schemas.derived import DerivedManifest, DerivedSidecar
 from . import layout
 from .layout import Place
 from .rows import PlanRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Sealed = TypeVar("Sealed", DatasetManifest, DerivedManifest)
+Sidecar = TypeVar("Sidecar", ShardSidecar, DerivedSidecar)
 
 INDEX_ROWS: Final = 65_536
 """Rows of a row group of the index: what is in memory at once while it is written."""
@@ -53,6 +57,18 @@ def read_manifest(out: Place) -> DatasetManifest:
     return parse_manifest(read_bytes(path), path)
 
 
+def parse_sealed(kind: type[Sealed], data: bytes, where: object) -> Sealed:
+    """A document with a checksum of its own, which is checked.
+
+    Raises:
+        CorruptDatasetError: It is damaged.
+    """
+    document = parse(kind, data, where)
+    if document.sealed().checksum != document.checksum or to_bytes(document) != data:
+        raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
+    return document
+
+
 def parse_manifest(data: bytes, where: object) -> DatasetManifest:
     """A manifest from its JSON text, its checksum checked.
 
@@ -61,10 +77,7 @@ def parse_manifest(data: bytes, where: object) -> DatasetManifest:
         CorruptDatasetError: It is damaged.
     """
     _check_version(data, where)
-    manifest = parse(DatasetManifest, data, where)
-    if manifest.sealed().checksum != manifest.checksum or to_bytes(manifest) != data:
-        raise CorruptDatasetError("was changed after it was written", where=where, field="checksum")
-    return manifest
+    return parse_sealed(DatasetManifest, data, where)
 
 
 def _check_version(data: bytes, where: object) -> None:
@@ -154,12 +167,20 @@ def read_sidecar(out: Place, shard: str) -> ShardSidecar | None:
     Raises:
         CorruptDatasetError: It is damaged, or names another shard.
     """
-    path = out / f"{shard}.json"
+    return sidecar_of(ShardSidecar, out / f"{shard}.json", shard)
+
+
+def sidecar_of(kind: type[Sidecar], path: Place, shard: str) -> Sidecar | None:
+    """The sidecar at ``path``, or None where it is not published; ``shard`` is the name that it has to give.
+
+    Raises:
+        CorruptDatasetError: It is damaged, or names another shard.
+    """
     try:
         data = layout.read_place(path)
     except FileNotFoundError:
         return None
-    sidecar = parse(ShardSidecar, data, path)
+    sidecar = parse(kind, data, path)
     if sidecar.shard != shard:
         raise CorruptDatasetError("is of another shard", where=path, expected=shard, found=sidecar.shard)
     return sidecar

@@ -11,10 +11,11 @@ import re
 import shutil
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ _HELD_BYTES = 256 << 10
 _PEAK_BYTES = 8 << 20
 _MAX_HELD = 0.5
 _MIN_SEEN = 0.5
+
+_others: list[tuple[BaseProcess, Connection]] = []
+"""The process in which converters are asked again: one for all of them, for it imports everything."""
 
 
 class ConverterContract:
@@ -314,25 +318,33 @@ def _copied(source: Path, place: Path) -> Path:
 
 
 def _digest_elsewhere(cls: type[Converter], options: Any, ref: EpisodeRef) -> str:
-    """`_digest` in a fresh process, which is ended whatever happens."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send_digest, args=(there, cls, options, ref), daemon=True)
-    process.start()
-    there.close()
+    """`_digest` in a process that was spawned for the first such question; one that fails is ended."""
+    if not _others:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        spawned = context.Process(target=_send_digests, args=(theirs,), daemon=True)
+        spawned.start()
+        theirs.close()
+        _others.append((spawned, ours))
+    process, here = _others[0]
     try:
+        here.send((cls, options, ref))
         assert here.poll(120), "reading an episode in another process takes longer than two minutes"
         return str(here.recv())
-    except EOFError:
-        raise AssertionError("an episode cannot be read in another process") from None
-    finally:
+    except BaseException as error:
+        _others.clear()
         process.kill()
         process.join(10)
         here.close()
+        if isinstance(error, (EOFError, ConnectionError)):
+            raise AssertionError("an episode cannot be read in another process") from None
+        raise
 
 
-def _send_digest(pipe: Connection, cls: type[Converter], options: Any, ref: EpisodeRef) -> None:
-    pipe.send(_digest(cls, options, ref))
+def _send_digests(pipe: Connection) -> None:
+    with suppress(EOFError):
+        while True:
+            pipe.send(_digest(*pipe.recv()))
 
 
 def _natural_key(text: str) -> list[list[tuple[int, int, str]]]:

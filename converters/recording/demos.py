@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,18 +12,18 @@ from typing import Any, ClassVar
 import h5py
 from pydantic import Field
 
-from ...errors import ActionImgError, MissingCalibrationError, UnsupportedSourceError, WrongFormatError
-from ...model import Episode, EpisodeRef
+from ...errors import MissingCalibrationError, UnsupportedSourceError, WrongFormatError
+from ...model import EpisodeRef
 from ...untrusted import hdf5
 from ...untrusted.files import read_bytes
 from ...untrusted.text import parse_json
 from ..base import ConverterOptions, Detection
-from ..kit.detection import HDF5_ENDINGS, detect_hdf5
+from ..kit.detection import detect_hdf5
 from ..kit.mjcf import MAX_BYTES, Scene
-from ..kit.tree import file_stamp, natural_key, plain_id
-from .episode import assemble
+from ..kit.tree import natural_key
+from .hdf5_rows import HDF5FileConverter
 from .recording import Recording
-from .rows import RowConverter, RowOptions, log_files
+from .rows import RowOptions
 
 
 class DemoOptions(RowOptions):
@@ -114,10 +113,12 @@ def open_demo(file: h5py.File, path: Path, name: str, model_file: str | None = N
     return Demo(file, group, f"{path}#data/{name}", env if isinstance(env, dict) else {}, texts, model)
 
 
-class DemoConverter(RowConverter):
+class DemoConverter(HDF5FileConverter):
     """Base of the converters of such files."""
 
     Options: ClassVar[type[ConverterOptions]] = DemoOptions
+    place: ClassVar[str] = "demo"
+    unreadable: ClassVar[str] = "unreadable"
 
     @classmethod
     @abstractmethod
@@ -133,9 +134,6 @@ class DemoConverter(RowConverter):
         """The user's scene as MJCF, for episodes that do not hold their own; None: there is none."""
         return None
 
-    _listed: tuple[tuple[Any, ...], dict[str, int | None]] | None = None
-    """The file that was listed last, as it was then, and its demonstrations."""
-
     @classmethod
     def detect(cls, source: str) -> Detection | None:
         """Whether the first HDF5 file at or below ``source`` is of this format."""
@@ -147,33 +145,9 @@ class DemoConverter(RowConverter):
 
         return detect_hdf5(source, look)
 
-    def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each group ``data/demo_N`` of each file, in natural order."""
-        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
-        stamp = self.stamp()
-        count = 0
-        for path in paths:
-            try:
-                rows = self._rows(path)
-            except ActionImgError:
-                if len(paths) == 1:
-                    raise
-                # It is refused when its turn comes; the other files are not to suffer.
-                rows = {"unreadable": None}
-            relative = path.relative_to(root).as_posix()
-            state = _fingerprint(stamp, path, rows)
-            for name, length in rows.items():
-                count += 1
-                yield EpisodeRef(
-                    plain_id(f"{relative.rsplit('.', 1)[0]}/{name}"),
-                    {"source": str(root), "path": relative, "demo": name},
-                    num_frames=length,
-                    fingerprint=state,
-                )
-        if count == 0:
-            raise WrongFormatError(
-                f"no {self.name} episode found", where=root, expected="HDF5 files with groups data/demo_N", found="none"
-            )
+    def _nothing(self, source: str, paths: list[Path]) -> WrongFormatError:
+        expected = "HDF5 files with groups data/demo_N"
+        return WrongFormatError(f"no {self.name} episode found", where=source, expected=expected, found="none")
 
     def _rows(self, path: Path) -> dict[str, int | None]:
         """The demonstrations of a file with their lengths; empty where it is of another format."""
@@ -187,20 +161,6 @@ class DemoConverter(RowConverter):
                 name: len(found) if isinstance(found, h5py.Dataset) and found.ndim else None
                 for name, found in actions.items()
             }
-
-    def fingerprint(self, ref: EpisodeRef) -> str | None:
-        """The episode's fingerprint as its files are now."""
-        path = Path(ref.location["source"]) / ref.location["path"]
-        found = path.stat()
-        key = (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
-        if self._listed is None or self._listed[0] != key:
-            # The file holds many: it is listed again only where it was touched.
-            self._listed = key, self._rows(path)
-        return _fingerprint(self.stamp(), path, self._listed[1])
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        """One episode; its pictures are read when asked for."""
-        return assemble(self.recording(ref))
 
     def recording(self, ref: EpisodeRef) -> Recording:
         """Everything that the episode's group says."""
@@ -237,7 +197,3 @@ def _masked(file: h5py.File, names: list[str], key: str | None, path: Path) -> l
         )
     listed = {hdf5.text(value) for value in hdf5.dataset(file, f"mask/{key}")[()]}
     return [name for name in names if name in listed]
-
-
-def _fingerprint(stamp: str, path: Path, rows: dict[str, int | None]) -> str:
-    return hashlib.sha256(f"{stamp} {file_stamp(path)} {rows}".encode()).hexdigest()[:16]

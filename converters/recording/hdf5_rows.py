@@ -27,7 +27,76 @@ from .rows import RowConverter, log_files, numbers_nd
 FloatArray = NDArray[np.float64]
 
 
-class HDF5RowConverter(RowConverter):
+class HDF5FileConverter(RowConverter):
+    """Base of converters of HDF5 files: each of them is listed once, and is again when it was touched."""
+
+    place: ClassVar[str] = "episode"
+    """What an episode's name within its file goes by in references."""
+    unreadable: ClassVar[str] = ""
+    """The name that stands for the episodes of a file that cannot be read, until it is refused."""
+
+    _listed: tuple[tuple[Any, ...], dict[str, int | None]] | None = None
+    """The file that was listed last, as it was then, and its episodes."""
+
+    @abstractmethod
+    def recording(self, ref: EpisodeRef) -> Recording:
+        """Everything that the file says of an episode."""
+
+    @abstractmethod
+    def _rows(self, path: Path) -> dict[str, int | None]:
+        """The episodes of a file with their lengths; empty where it is of another format."""
+
+    @abstractmethod
+    def _nothing(self, source: str, paths: list[Path]) -> WrongFormatError:
+        """The error where no file holds an episode."""
+
+    def _state(self, stamp: str, path: Path, rows: Mapping[str, int | None]) -> str:
+        """What changes when the file does, or the options' files (``stamp``)."""
+        return hashlib.sha256(f"{stamp} {file_stamp(path)} {rows}".encode()).hexdigest()[:16]
+
+    def discover(self, source: str) -> Iterator[EpisodeRef]:
+        """One reference for each episode of each file, in natural order."""
+        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
+        stamp = self.stamp()
+        count = 0
+        for path in paths:
+            try:
+                rows = self._rows(path)
+            except ActionImgError:
+                if len(paths) == 1:
+                    raise
+                # It is refused when its turn comes; the other files are not to suffer.
+                rows = {self.unreadable: None}
+            relative = path.relative_to(root).as_posix()
+            state = self._state(stamp, path, rows)
+            for name, length in rows.items():
+                count += 1
+                stem = relative.rsplit(".", 1)[0]
+                yield EpisodeRef(
+                    plain_id(f"{stem}/{name}" if name else stem),
+                    {"source": str(root), "path": relative, self.place: name},
+                    num_frames=length,
+                    fingerprint=state,
+                )
+        if count == 0:
+            raise self._nothing(source, paths)
+
+    def fingerprint(self, ref: EpisodeRef) -> str | None:
+        """The episode's fingerprint as its files are now."""
+        path = Path(ref.location["source"]) / ref.location["path"]
+        found = path.stat()
+        key = (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+        if self._listed is None or self._listed[0] != key:
+            # The file may hold many: it is listed again only where it was touched.
+            self._listed = key, self._rows(path)
+        return self._state(self.stamp(), path, self._listed[1])
+
+    def read(self, ref: EpisodeRef) -> Episode:
+        """One episode; its pictures are read when asked for."""
+        return assemble(self.recording(ref))
+
+
+class HDF5RowConverter(HDF5FileConverter):
     """Base of converters of such files: finding them, telling them apart, and their fingerprints.
 
     A subclass says what it recognises (`layout`), which episodes a file holds (`episodes`), and reads one
@@ -36,9 +105,6 @@ class HDF5RowConverter(RowConverter):
 
     expected: ClassVar[str]
     """What a file of the format holds, for the error where none is found."""
-
-    _listed: tuple[tuple[Any, ...], dict[str, int | None]] | None = None
-    """The file that was listed last, as it was then, and its episodes."""
 
     @classmethod
     @abstractmethod
@@ -54,10 +120,6 @@ class HDF5RowConverter(RowConverter):
     def sibling(cls, file: h5py.File) -> str | None:
         """What a file is that looks much like this format and is not, for the error."""
         return None
-
-    @abstractmethod
-    def recording(self, ref: EpisodeRef) -> Recording:
-        """Everything that the file says of an episode."""
 
     def beside(self, path: Path) -> list[Path]:
         """Further files that say something of a file's episodes; they need not exist."""
@@ -83,37 +145,9 @@ class HDF5RowConverter(RowConverter):
 
         return detect_hdf5(source, look)
 
-    def discover(self, source: str) -> Iterator[EpisodeRef]:
-        """One reference for each episode of each file, in natural order."""
-        root, paths = log_files(source, HDF5_ENDINGS, "HDF5 file")
-        stamp = self.stamp()
-        count = 0
-        for path in paths:
-            try:
-                rows = self._rows(path)
-            except ActionImgError:
-                if len(paths) == 1:
-                    raise
-                # It is refused when its turn comes; the other files are not to suffer.
-                rows = {"": None}
-            relative = path.relative_to(root).as_posix()
-            state = self._state(stamp, path, rows)
-            for name, length in rows.items():
-                count += 1
-                place = relative.rsplit(".", 1)[0]
-                yield EpisodeRef(
-                    plain_id(f"{place}/{name}" if name else place),
-                    {"source": str(root), "path": relative, "episode": name},
-                    num_frames=length,
-                    fingerprint=state,
-                )
-        if count == 0:
-            raise WrongFormatError(
-                f"no {self.name} episode found",
-                where=source,
-                expected=self.expected,
-                found=self._seen(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
-            )
+    def _nothing(self, source: str, paths: list[Path]) -> WrongFormatError:
+        seen = self._seen(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        return WrongFormatError(f"no {self.name} episode found", where=source, expected=self.expected, found=seen)
 
     def _seen(self, path: Path) -> str:
         """A file of another format, in words."""
@@ -129,20 +163,6 @@ class HDF5RowConverter(RowConverter):
     def _state(self, stamp: str, path: Path, rows: Mapping[str, int | None]) -> str:
         others = [file_stamp(other) if other.is_file() else "" for other in self.beside(path)]
         return hashlib.sha256(f"{stamp} {file_stamp(path)} {others} {rows}".encode()).hexdigest()[:16]
-
-    def fingerprint(self, ref: EpisodeRef) -> str | None:
-        """The episode's fingerprint as its files are now."""
-        path = Path(ref.location["source"]) / ref.location["path"]
-        found = path.stat()
-        key = (str(path), found.st_size, found.st_mtime_ns, found.st_ino)
-        if self._listed is None or self._listed[0] != key:
-            # The file may hold many: it is listed again only where it was touched.
-            self._listed = key, self._rows(path)
-        return self._state(self.stamp(), path, self._listed[1])
-
-    def read(self, ref: EpisodeRef) -> Episode:
-        """One episode; its pictures are read when asked for."""
-        return assemble(self.recording(ref))
 
 
 def sapien_camera(

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -78,27 +79,10 @@ class Recording:
 def load(data: Path, only: tuple[str, ...] = (), hand: bool = False) -> list[Recording]:
     """The recordings with their fixed cameras, or with those on the hand."""
     sim_views = ("robot0_eye_in_hand",) if hand else SIM_VIEWS
-    transform: dict[str, Any] = {
-        "version": 1,
-        "format": "folder",
-        "instruction": {"file": "calibration.json", "key": "instruction"},
-        "pose": {
-            "file": "poses.csv",
-            "time": {"column": "time_s", "unit": "s"},
-            "position": {"columns": ["x_m", "y_m", "z_m"], "unit": "m"},
-            "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-            "tool_from_gripper": {"euler_xyz_deg": [0, 0, 90]},
-        },
-        "gripper": {"columns": ["gripper_width_m"], "closed": 0.0, "open": 0.08, "kind": "measured"},
-        "views": {
-            name: {
-                "frames": f"{name}.mp4",
-                "time": {"file": "frame_times.csv", "column": "time_s", "unit": "s"},
-                "camera": {"file": "calibration.json"},
-            }
-            for name in sim_views
-        },
-    }
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from sample_mapping import panda_mapping
+
+    transform = panda_mapping(sim_views)
     import tempfile
 
     found = []

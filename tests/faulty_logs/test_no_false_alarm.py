@@ -9,33 +9,14 @@ from typing import Any
 
 import pytest
 from faulty_logs.logs import write_yaml
+from sample_mapping import panda_mapping
 
 from actionimg_data.converters.base import Converter, converter_class
 from actionimg_data.plausibility import examine, examine_pictures
 
 pytestmark = pytest.mark.realdata
 
-PANDA: dict[str, Any] = {
-    "version": 1,
-    "format": "folder",
-    "instruction": {"file": "calibration.json", "key": "instruction"},
-    "pose": {
-        "file": "poses.csv",
-        "time": {"column": "time_s", "unit": "s"},
-        "position": {"columns": ["x_m", "y_m", "z_m"], "unit": "m"},
-        "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-        "tool_from_gripper": {"euler_xyz_deg": [0, 0, 90]},
-    },
-    "gripper": {"columns": ["gripper_width_m"], "closed": 0.0, "open": 0.08, "kind": "measured"},
-    "views": {
-        name: {
-            "frames": f"{name}.mp4",
-            "time": {"file": "frame_times.csv", "column": "time_s", "unit": "s"},
-            "camera": {"file": "calibration.json"},
-        }
-        for name in ("agentview", "frontview", "sideview", "robot0_eye_in_hand")
-    },
-}
+PANDA = panda_mapping()
 SOURCES: dict[str, tuple[str, str, str | None]] = {
     "rlbench": ("rlbench", "rlbench", None),
     "a Panda with four cameras": ("folder", "teleop", "PANDA"),

@@ -11,17 +11,14 @@ reads it has to be what the function makes of that window.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from kill import STEP, Outcome, end, tree  # noqa: E402  (arms this process where the environment says so)
+from kill import STEP, Outcome, command, end, tree  # noqa: E402  (arms this process where the environment says so)
 from synthetic_converter import SyntheticConverter, write_source  # noqa: E402
 
 from actionimg_data import engine  # noqa: E402
@@ -157,24 +154,9 @@ def compare(out: Path, wanted: dict[str, str], result: Outcome) -> None:
     result.doubled += sum(n - 1 for n in keys.values())
 
 
-def main() -> int:
-    """Exit status: 0 when nothing is lost, doubled, different or left over."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--shards", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slow", type=float, default=0.02, help="seconds a call takes")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = prove(Path(folder), given.kills, given.episodes, given.shards, given.workers, given.seed, given.slow)
-    print(json.dumps({**vars(result), "steps": dict(sorted(result.steps.items())), "ok": result.ok}, indent=1))
-    return int(not result.ok)
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         run(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
     else:
-        sys.exit(main())
+        numbers = {"kills": 20, "episodes": 12, "shards": 6, "workers": 2, "seed": 0, "slow": 0.02}
+        sys.exit(command(prove, __doc__ or "", "seconds a call takes", **numbers))

@@ -68,7 +68,7 @@ def _forked(out: str, runs: int, seconds: float) -> int:
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            cli.main(["verify", "--quick", out], standalone_mode=False)
+            cli.main(["verify", "--quick", "-j", "1", out], standalone_mode=False)
             return 0
         bad += os.waitpid(child, 0)[1] != 0
         if time.monotonic() > until:

@@ -25,8 +25,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
@@ -251,18 +253,21 @@ def _compare(out: Path, wanted: dict[str, str], samples: int, result: Outcome) -
     result.different += sum(found.get(name) != digest for name, digest in wanted.items())
 
 
-def main() -> int:
-    """Exit status: 0 when nothing is lost, doubled, different or left over."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--episodes", type=int, default=24)
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slow", type=float, default=0.03, help="seconds a picture takes to read")
+def command(prove: Callable[..., Any], about: str, slow: str, **defaults: Any) -> int:
+    """What the command line asks for; the exit status is 0 when nothing is lost, doubled, different or left over.
+
+    Args:
+        prove: Of a folder and the numbers of ``defaults``, in their order.
+        about: What it does, the first line of which is shown.
+        slow: What ``--slow`` makes slow.
+        defaults: kills, episodes, shards, workers, seed and slow.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=slow if name == "slow" else None)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = prove(Path(folder), given.kills, given.episodes, given.shards, given.workers, given.seed, given.slow)
+        result = prove(Path(folder), *(getattr(given, name) for name in defaults))
     print(json.dumps({**vars(result), "steps": dict(sorted(result.steps.items())), "ok": result.ok}, indent=1))
     return int(not result.ok)
 
@@ -271,4 +276,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         run(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     else:
-        sys.exit(main())
+        numbers = {"kills": 50, "episodes": 24, "shards": 8, "workers": 2, "seed": 0, "slow": 0.03}
+        sys.exit(command(prove, __doc__ or "", "seconds a picture takes to read", **numbers))

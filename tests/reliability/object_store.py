@@ -26,17 +26,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
-from faulty_store import BUCKET, FaultyStore, running_store, storage_options  # noqa: E402
+from faulty_store import BUCKET, FaultyStore, revived, running_store, storage_options  # noqa: E402
 from synthetic_converter import SyntheticConverter, write_source  # noqa: E402
 
 from actionimg_data import engine  # noqa: E402
@@ -72,26 +70,6 @@ def finish(runner: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"a runner ended with {code}")
 
 
-@contextlib.contextmanager
-def doctor(store: FaultyStore) -> Iterator[None]:
-    """Begins the server again half a second after it died."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            if store.died.wait(0.1):
-                time.sleep(0.5)
-                store.start()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-
-
 def errors(store: FaultyStore, source: str, out: str, rng: random.Random) -> None:
     kinds: list[Any] = [500, 503, "cut", "lose"]
     store.fault = lambda method, path, number: rng.choice(kinds) if rng.random() < 0.3 else None
@@ -109,7 +87,7 @@ def dying(store: FaultyStore, source: str, out: str, rng: random.Random) -> None
         return None
 
     store.fault = fault
-    with doctor(store):
+    with revived(store, 0.5):
         finish(start(source, out))
 
 
