@@ -53,7 +53,7 @@ from .recording.episode import assemble
 from .recording.options import StampedOptions
 from .recording.plausibility import video_findings
 from .recording.recording import Arm, Recording, ViewInput
-from .recording.sync import PoseSamples, ScalarSamples, statistics
+from .recording.sync import JointSamples, PoseSamples, ScalarSamples, statistics
 
 FloatArray = NDArray[np.float64]
 TRAJECTORY = "trajectory.h5"
@@ -104,6 +104,7 @@ class _Log:
     gripper: FloatArray
     gripper_command: FloatArray | None
     robot_times: FloatArray | None
+    joints: FloatArray | None
     skip: NDArray[np.bool_]
     camera_pose: Mapping[str, FloatArray]
     camera_times: Mapping[str, FloatArray]
@@ -140,6 +141,7 @@ def _read_log(path: Path) -> _Log:
         start = optional("observation/timestamp/robot_state/read_start")
         end = optional("observation/timestamp/robot_state/read_end")
         skip = optional("observation/timestamp/skip_action")
+        joints = optional(f"{_STATE}/joint_positions", 7)
         command = optional("action/cartesian_position", 6)
         gripper_command = optional("action/gripper_position")
         camera_pose, camera_times, camera_type = {}, {}, {}
@@ -160,6 +162,7 @@ def _read_log(path: Path) -> _Log:
             gripper=required(f"{_STATE}/gripper_position"),
             gripper_command=None if gripper_command is None else gripper_command.astype(np.float64),
             robot_times=None if start is None or end is None else (start + end) * 0.5e-3,
+            joints=None if joints is None else joints.astype(np.float64),
             skip=np.zeros(len(pose), dtype=bool) if skip is None else skip.astype(bool),
             camera_pose=camera_pose,
             camera_times=camera_times,
@@ -170,6 +173,7 @@ def _read_log(path: Path) -> _Log:
         "skip_action": len(log.skip),
         **{f"camera_extrinsics/{k}": len(v) for k, v in log.camera_pose.items()},
         **{f"timestamp/cameras/{k}": len(v) for k, v in log.camera_times.items()},
+        **({} if log.joints is None else {"joint_positions": len(log.joints)}),
         **({} if log.robot_times is None else {"timestamp/robot_state": len(log.robot_times)}),
     }
     for name, count in counts.items():
@@ -349,9 +353,10 @@ class DroidConverter(Converter):
                 found=f"{gripper[row]:g}",
             )
         opened = ScalarSamples(times, np.clip(openness, 0, 1), hold=self.options.trajectory == "command")
+        joints = None if log.joints is None or chosen is not log.pose else JointSamples(times, log.joints)
         return Recording(
             id=ref.id,
-            arms={"": Arm(_poses(chosen, times), opened, tool_from_gripper)},
+            arms={"": Arm(_poses(chosen, times), opened, tool_from_gripper, joints=joints)},
             views=views,
             instructions=self._instructions(folder, metadata, episode),
             assumed=not measured,

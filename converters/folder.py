@@ -17,7 +17,7 @@ from pydantic import Field
 from ..cameras.calibrated import CalibratedCamera
 from ..errors import InvalidSpecError, SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef, FrameSource, GripperTrajectory, View
-from ..schemas.mapping import Arm, PoseStream, ViewCamera, ViewSource
+from ..schemas.mapping import Arm, ArmJoints, PoseStream, ViewCamera, ViewSource
 from ..schemas.plausibility import Finding, FindingKind, Limits
 from ..video import VideoFrames
 from .base import ConverterOptions, Detection, Streams
@@ -251,7 +251,11 @@ class FolderConverter(MappedConverter):
             stamped = times(own, arm.gripper.time or arm.pose.time, rows, f"{prefix}gripper.time")
             return poses(arm.pose, f"{prefix}pose"), gripper_samples(own, arm.gripper, stamped)
 
-        arms = recorded_arms(mapping, arm)
+        def joints(wanted: ArmJoints, field: str) -> tuple[Table, FloatArray]:
+            own = table(wanted.file, f"{field}.file")
+            return own, times(own, wanted.time, len(own.column(wanted.columns[0])), f"{field}.time")
+
+        arms = recorded_arms(mapping, arm, joints)
         views = {}
         findings: list[Finding] = []
         shown: dict[str, Any] = {}

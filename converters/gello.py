@@ -40,7 +40,7 @@ from .recording import streams
 from .recording.folder_rows import FolderRowConverter
 from .recording.recording import Arm, Recording, ViewInput
 from .recording.rows import RowOptions, parse_gripper, plain_view
-from .recording.sync import PoseSamples, ScalarSamples, statistics
+from .recording.sync import JointSamples, PoseSamples, ScalarSamples, statistics
 
 FloatArray = NDArray[np.float64]
 ENDING = ".pkl"
@@ -218,7 +218,8 @@ class GelloConverter(FolderRowConverter):
                 )
             reached = chain.poses(chain.names, joints[:, : len(chain.names)])
             q = streams.quaternions(reached[:, :3, :3].reshape(-1, 9), "matrix", "row", None, str(where))
-            return Arm(PoseSamples(times, reached[:, :3, 3], q), opened, tool)
+            used = JointSamples(times, joints[:, : len(chain.names)], chain.names)
+            return Arm(PoseSamples(times, reached[:, :3, 3], q), opened, tool, joints=used)
         if not pose.any():
             raise InvalidTrajectoryError(
                 "the driver did not know where the hand is: all poses are zeros, as of a UR and a Panda",
@@ -237,7 +238,9 @@ class GelloConverter(FolderRowConverter):
         q = streams.quaternions(pose[:, 3:], "quaternion", order, None, f"{where}: ee_pos_quat")
         checked = self.options.quaternion_checked
         rotation = Rotation(columns=("ee_pos_quat[3:7]",), form="quaternion", order=order, checked=checked)
-        return Arm(PoseSamples(times, pose[:, :3], q), opened, tool, rotation=rotation)
+        # The last of them is the gripper's.
+        own = JointSamples(times, joints[:, :-1]) if joints.shape[1] > 1 else None
+        return Arm(PoseSamples(times, pose[:, :3], q), opened, tool, rotation=rotation, joints=own)
 
     def _camera(self, name: str, where: Path) -> Any:
         if self.options.poses_only:

@@ -543,7 +543,7 @@ class LeRobotConverter(MappedConverter):
             views[name] = replace(views[name], arm=view.camera.gripper or "")
         return Recording(
             id=ref.id,
-            arms=recorded_arms(mapping, arm),
+            arms=recorded_arms(mapping, arm, lambda wanted, field: (table, times)),
             views=views,
             instructions=tuple(dict.fromkeys(texts)),
             texts=texts if len(texts) > 1 else (),

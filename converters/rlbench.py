@@ -40,7 +40,7 @@ from ..errors import (
     WrongFormatError,
     suggestion,
 )
-from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, View, millimetres
+from ..model import CameraTrack, Episode, EpisodeRef, GripperTrajectory, JointTrack, View, millimetres
 from ..untrusted import pickles
 from .base import Converter, ConverterOptions, Detection
 from .kit.pictures import PngFrames, png_size
@@ -212,6 +212,7 @@ class RLBenchConverter(Converter):
             task=task,
             sync="assumed",
             provenance=provenance,
+            joints=_joints(observations),
         )
 
     def inspect(self, source: str) -> dict[str, Any]:
@@ -373,6 +374,16 @@ def _trajectory(observations: list[pickles.Record], where: str, arm: str = "") -
             found=error.found,
             hint=error.hint,
         ) from None
+
+
+def _joints(observations: list[pickles.Record]) -> JointTrack | None:
+    """The arm's joints, where every observation has them: they are only looked at by `calibrate guess --urdf`."""
+    values = [o.get("joint_positions") for o in observations] if observations[0].kind == "Observation" else []
+    shapes = {np.shape(v) for v in values}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] == 0:
+        return None
+    table = np.array(values)
+    return JointTrack(table.astype(np.float64)) if table.dtype.kind in "fiu" else None
 
 
 def _misc(observations: list[pickles.Record]) -> list[dict[str, Any]]:

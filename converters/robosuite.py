@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,7 +53,7 @@ from .recording.rows import (
     parse_gripper,
     row_count,
 )
-from .recording.sync import PoseSamples, ScalarSamples
+from .recording.sync import JointSamples, PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
 PANDAS = ("Panda", "MountedPanda", "OnTheGroundPanda")
@@ -216,7 +216,11 @@ class RobosuiteConverter(DemoConverter):
         openness = streams.openness_from_columns(
             gripper_values(fingers, gripper, where, names.gripper), gripper, f"{where}: obs/{names.gripper}"
         )
-        return Arm(PoseSamples(times, position, q), ScalarSamples(times, openness), tool)
+        arm = Arm(PoseSamples(times, position, q), ScalarSamples(times, openness), tool)
+        joints = demo.obs.get(f"robot{names.robot}_joint_pos", demo.obs.get("joint_states"))
+        if names.robot == 0 and isinstance(joints, h5py.Dataset) and joints.ndim == 2 and len(joints) == len(times):
+            return replace(arm, joints=JointSamples(times, np.asarray(joints, np.float64)))
+        return arm
 
     def _gripper(self, panda: bool, where: str, robots: str) -> Gripper:
         if self.options.gripper is not None:

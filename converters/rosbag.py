@@ -16,7 +16,7 @@ from pydantic import Field
 from ..cameras.files import CalibratedCamera
 from ..errors import ActionImgError, AmbiguousSourceError, MissingExtraError, SourceNotFoundError, WrongFormatError
 from ..model import Episode, EpisodeRef
-from ..schemas.mapping import Arm, Instruction, PoseStream, TimeSource, ViewCamera, ViewSource
+from ..schemas.mapping import Arm, ArmJoints, Instruction, PoseStream, TimeSource, ViewCamera, ViewSource
 from .base import ConverterOptions, Detection, Streams
 from .kit.bags import messages as _messages
 from .kit.bags.messages import Messages
@@ -25,6 +25,7 @@ from .kit.bags.reader import SUFFIXES, Access, bag_suffix, find_bags, open_bag
 from .kit.bags.record import fields_of
 from .kit.bags.tf import TfTree
 from .kit.frames import TurnedFrames
+from .kit.tables import Table
 from .kit.tree import file_stamp, files_with_sizes, plain_id
 from .recording import streams
 from .recording.episode import assemble
@@ -132,7 +133,13 @@ class RosbagConverter(MappedConverter):
             table = _messages.table_of(messages[gripper.topic], f"{path}: {gripper.topic}")
             return reading.poses(arm.pose, f"{prefix}pose"), gripper_samples(table, gripper, times)
 
-        arms = recorded_arms(mapping, arm)
+        def joints(wanted: ArmJoints, field: str) -> tuple[Table, FloatArray]:
+            if wanted.topic is None:
+                raise WrongFormatError("does not say its topic", where=loaded.path, field=f"{field}.topic")
+            table = _messages.table_of(messages[wanted.topic], f"{path}: {wanted.topic}")
+            return table, reading.times(wanted.topic, wanted.time, field)
+
+        arms = recorded_arms(mapping, arm, joints)
         views = {}
         left_out = {}
         for name, view in chosen.items():
@@ -323,6 +330,7 @@ def _needed(loaded: LoadedMapping, views: Mapping[str, ViewSource], path: Path, 
         *(v.camera.poses for v in views.values() if v.camera.poses is not None),
     ]
     names = [s.topic for s in poses] + [arm.gripper.topic for arm in mapping.arms.values()]
+    names += [arm.joints.topic for arm in mapping.arms.values() if arm.joints is not None]
     for view in views.values():
         names += [view.topic, view.camera.camera_info]
     if mapping.instruction is not None:

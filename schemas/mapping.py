@@ -208,8 +208,23 @@ class PoseStream(_Model):
         return self
 
 
+class ArmJoints(_Model):
+    """The arm's joint values beside its poses; `calibrate guess --urdf` sees the whole arm by them."""
+
+    columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each joint")
+    names: tuple[str, ...] = Field(
+        (), description="joints of the robot file, in the order of the columns; those of its one arm if not said"
+    )
+    unit: AngleUnit = Field(description="with `rad` joints that slide are metres; `deg` is for arms that only turn")
+    file: str | None = Field(None, description="folder logs: the table, where it is not that of the poses")
+    topic: str | None = Field(None, description="bags: the topic, where it is not that of the poses")
+    time: TimeSource | None = Field(None, description="that of the poses, if not said")
+
+
 class ToolPose(PoseStream):
     """The poses of the robot's end-effector."""
+
+    arm_joints: ArmJoints | None = Field(None, description="the arm's joint values, where the log has both")
 
     tool_from_gripper: Transform = Field(
         description="the canonical gripper frame (origin between the fingertips, +z approach, fingers open along "
@@ -255,6 +270,24 @@ class Arm(_Model):
 
     pose: ToolPose
     gripper: Gripper
+
+    @property
+    def joints(self) -> ArmJoints | None:
+        """Where the joint values are, beside the poses or in their place."""
+        pose = self.pose
+        if pose.arm_joints is not None or pose.joints is None:
+            own = pose.arm_joints
+            return own and own.model_copy(
+                update={
+                    "file": own.file or pose.file,
+                    "topic": own.topic or pose.topic,
+                    "time": own.time or pose.time,
+                }
+            )
+        given = pose.joints
+        return ArmJoints(
+            columns=given.columns, names=given.names, unit=given.unit, file=pose.file, topic=pose.topic, time=pose.time
+        )
 
 
 class PoseFile(_Model):

@@ -61,7 +61,7 @@ class RldsView(_Model):
 
 
 class JointColumns(_Model):
-    """Joint values of a data set without poses; a robot file of the user's makes poses of them."""
+    """Joint values; a robot file of the user's makes poses of them, or tells where the rest of the arm is."""
 
     columns: tuple[ColumnRef, ...] = Field(min_length=1, description="one number for each joint")
     names: tuple[str, ...] = Field(
@@ -211,7 +211,9 @@ class RldsEntry(_Model):
     notes: str = Field("", description="what a user should know")
     views: dict[ViewName, RldsView] = Field(min_length=1, description="the pictures that become views, by view name")
     pose: RldsPose | None = Field(None, description="absent where sources disagree, of joints only, or without any")
-    joints: JointColumns | None = Field(None, description="joint values, for --robot FILE --tip NAME")
+    joints: JointColumns | None = Field(
+        None, description="joint values, for --robot FILE --tip NAME, and beside poses for `calibrate guess --urdf`"
+    )
     gripper: RldsGripper | None = Field(None, description="absent where sources disagree, or where none is recorded")
     instruction: RldsInstruction = Field(description="where the words are")
     fps: float | None = Field(None, gt=0, le=1000, description="steps per second; absent where unknown: --fps")

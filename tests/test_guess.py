@@ -503,6 +503,13 @@ def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_pa
     common = [source, "--mapping", str(mapping)]
     run = CliRunner().invoke
     assert run(main, ["calibrate", "guess", *common]).exit_code == 2
+    for words, message in (
+        (["--joints", "a"], "needs the robot file"),
+        (["--urdf", "arm.urdf"], "pose.arm_joints in the mapping"),
+    ):
+        result = run(main, ["calibrate", "guess", *common, "--out", str(out), *words])
+        assert result.exit_code in (1, 2)
+        assert message in result.stderr
     result = run(main, ["calibrate", "guess", *common, "--sheet", str(tmp_path / "marks")])
     assert result.exit_code == 0, result.output
     assert list((tmp_path / "marks").glob("*.png"))

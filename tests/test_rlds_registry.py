@@ -136,6 +136,13 @@ def test_joints_become_poses_through_a_robot_file(tmp_path: Path) -> None:
     assert np.allclose(episode.trajectory.position, expected[:, :3, 3], atol=1e-9)
     turned = expected[:, :3, :3] @ Rotation.from_euler("z", 90, degrees=True).as_matrix()
     assert np.allclose(episode.trajectory.rotation, turned, atol=1e-6)
+    # Without a robot file the joints stand beside the poses.
+    beside = read(folder, poses_only="true").joints
+    assert beside is not None
+    assert beside.names == ()
+    np.testing.assert_array_equal(beside.values, joints)
+    with pytest.raises(InvalidSpecError, match="--joints FEATURE"):
+        registry.with_joints(SHIPPED["bridge"], "arm.urdf", "tip", None, None, folder)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,6 @@ def test_joints_become_poses_through_a_robot_file(tmp_path: Path) -> None:
         ({"tip": "palm"}, WrongFormatError, r"has no such link.*expected .*grip_site.*found palm"),
         ({"tip": "link4"}, WrongFormatError, "another number of joints.*expected joint1, joint2, joint3, joint4"),
         ({"tip": None}, InvalidSpecError, "--tip NAME"),
-        ({"joints": None}, InvalidSpecError, "--joints FEATURE"),
         ({"robot": None}, InvalidSpecError, "needs a robot file"),
     ],
 )

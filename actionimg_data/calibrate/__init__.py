@@ -6,6 +6,7 @@ it, is held against the edges of the pictures. See docs/calibration.md for the m
 
 from __future__ import annotations
 
+from .arm_points import with_arm
 from .check import CameraCheck, check_episode, check_view
 from .guess import guess_camera
 from .guessed import CameraGuess, Mark
@@ -35,4 +36,5 @@ __all__ = [
     "swapped_cameras",
     "time_offset",
     "tool_or_camera",
+    "with_arm",
 ]

@@ -67,13 +67,14 @@ class Moves:
     """What one episode's pictures show of the gripper's motion, at the working size.
 
     Args:
-        hand: ``(2, M, K, 3)`` world points of the hand at the beginning and the end of each of M pairs of frames.
+        hand: ``(2, M, K, 3)`` world points of the hand (and the arm) at the beginning and the end of each of M pairs of
+            frames.
         free: ``(2, M, F, 3)`` world points beside it.
         flow: ``(M, h, w, 2)`` pixels.
         moved: ``(M, h, w)`` in [0, 1]: the first picture differs from the background.
         scale: Working pixels a pixel of the source.
         pairs: ``(M, 2)`` the frames.
-        drift: ``(2,)`` flow in the middle and at the end against the beginning: its first quartile, that of what
+        drift: ``(2,)`` flow in the middle and at the end against the beginning: its first tenth, that of what
             stands still.
     """
 
@@ -134,13 +135,14 @@ def choose_pairs(trajectory: GripperTrajectory, count: int, travel_m: float = TR
     return np.array(sorted(found), np.intp).reshape(-1, 2)
 
 
-def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Moves:
+def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int, arm: FloatArray | None = None) -> Moves:
     """Read one episode's pictures, once and in order, and keep what they say of motion.
 
     Args:
         frames: Pictures of a camera that stands still.
         trajectory: Of the gripper, a pose a picture.
         count: Pairs of pictures to use, at most.
+        arm: ``(T, A, 3)`` world points of the rest of the arm, where they are known.
     """
     pairs = choose_pairs(trajectory, count)
     scale = min(1.0, WORKING_SIDE / max(frames.width, frames.height))
@@ -156,7 +158,7 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Mov
     dense: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dense.setFinestScale(0)
     begin, *later = (cv2.cvtColor(small[evenly[k]], cv2.COLOR_RGB2GRAY) for k in (0, len(evenly) // 2, -1))
-    gone = [float(np.percentile(np.linalg.norm(dense.calc(begin, g, None), axis=-1), 25)) for g in later]
+    gone = [float(np.percentile(np.linalg.norm(dense.calc(begin, g, None), axis=-1), 10)) for g in later]
     flow = np.zeros((len(pairs), height, width, 2), np.float32)
     moved = np.zeros((len(pairs), height, width), np.float32)
     for k, (i, j) in enumerate(pairs.tolist()):
@@ -170,7 +172,10 @@ def moves(frames: FrameSource, trajectory: GripperTrajectory, count: int) -> Mov
         moved = np.einsum("etij,kj->etki", both[..., :3, :3], local) + both[..., None, :3, 3]
         return np.asarray(moved, np.float32)
 
-    return Moves(points(_HAND), points(_FREE), flow, moved, scale, pairs, (gone[0], gone[1]))
+    hand = points(_HAND)
+    if arm is not None:
+        hand = np.concatenate([hand, np.asarray(arm[pairs.T], np.float32)], axis=2)
+    return Moves(hand, points(_FREE), flow, moved, scale, pairs, (gone[0], gone[1]))
 
 
 def search(

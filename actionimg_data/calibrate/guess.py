@@ -9,7 +9,7 @@ none of them comes near the best. See docs/calibration.md for the figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from ..errors import InvalidSpecError, WrongFormatError
 from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
-from . import flow_search, hand_camera, hand_points, speeds
+from . import arm_points, flow_search, hand_camera, hand_points, speeds
 from .adjust import adjust
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
@@ -161,7 +161,13 @@ def guess_camera(
         _marked(recorded, marks),
         keep,
         seed,
-        {"focal_known": K is not None, "model": shape.name, "width": width, "height": height},
+        {
+            "focal_known": K is not None,
+            "model": shape.name,
+            "arm": recorded[0].arm,
+            "width": width,
+            "height": height,
+        },
     )
     if any(len(r.arms) != 1 for r in recorded):
         return task.cannot("several grippers are recorded: which one is seen where cannot be told")
@@ -187,7 +193,14 @@ def guess_camera(
 
 def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Offset) -> CameraGuess:
     """Tried as if poses were off in time; if points do not confirm that, as they are."""
-    there = [replace(r, arms={n: speeds.moved(t, off.seconds) for n, t in r.arms.items()}) for r in task.used]
+    there = [
+        replace(
+            r,
+            arms={n: speeds.moved(t, off.seconds) for n, t in r.arms.items()},
+            bodies=tuple(b.moved(next(_arms(r)).times, off.seconds) for b in r.bodies),
+        )
+        for r in task.used
+    ]
     moved = _moves_of(there)
     if sum(len(p) for p in moved) >= flow_search.MIN_PAIRS:
         tried, clock = _standing(replace(task, used=there), moved, points_only=True)
@@ -215,7 +228,12 @@ def _frame_s(recorded: Sequence[Recorded]) -> float:
 
 def _moves_of(used: Sequence[Recorded]) -> list[flow_search.Moves]:
     each = max(MIN_FRAMES, PAIRS // len(used))
-    return [p for r in used for arm in _arms(r) if len(p := flow_search.moves(r.view.frames, arm, each))]
+    return [
+        p
+        for r in used
+        for arm in _arms(r)
+        if len(p := flow_search.moves(r.view.frames, arm, each, arm_points.joints(r.bodies)))
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,15 +348,13 @@ def _by_points(
     The figures are empty where too few points can be followed. The last is the poses' offset in time and its deviation.
     """
     scale, free = parts[0].scale, world.free_focal
-    each = max(25, POINT_PICTURES // len(world.recorded))
-    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
-    tracks = [t for t in tracks if len(t.uv)]
-    if not tracks:
+    fit = _point_fit(world)
+    if fit is None:
         return {}, "no points can be followed", None
     tried: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     for i in range(len(drawn)):
         K, pose = _camera(drawn, i, scale, middle, aspect)
-        found = hand_points.fit(tracks, K, pose, free)
+        found = fit(K, pose, False)
         if found is None:
             continue
         tried.append((found.support * world.agreement(_zoomed(K, found), found.world_from_camera), K, found, pose))
@@ -347,7 +363,7 @@ def _by_points(
             if sum(world.distance(first, other) < SAME_SHARE * world.width for other in others) >= 2:
                 break
     if not tried:
-        return {}, "too few points of the hand can be followed", None
+        return {}, f"too few points of the {world.what} can be followed", None
     tried.sort(key=lambda t: -t[0])
     ends: list[tuple[float, FloatArray, hand_points.PointFit, FloatArray]] = []
     kept: list[tuple[FloatArray, FloatArray]] = []
@@ -357,12 +373,12 @@ def _by_points(
         if value < HOPELESS * tried[0][0] or len(ends) == CARRIED or not new:
             continue
         kept.append((K, found.world_from_camera))
-        final = hand_points.fit(tracks, K, found.world_from_camera, free, final=True)
+        final = fit(K, found.world_from_camera, True)
         if final is not None:
             K = _zoomed(K, final)
             ends.append((final.support * world.agreement(K, final.world_from_camera), K, final, pose))
     if not ends:
-        return {}, "too few points of the hand can be followed", None
+        return {}, f"too few points of the {world.what} can be followed", None
     ends.sort(key=lambda t: -t[0])
     value, K, best, start = ends[0]
     here = (K, best.world_from_camera)
@@ -396,8 +412,9 @@ def _by_points(
         else (),
         "evidence": tuple(gathered) if keep else (),
         "start": start,
-        "model": f"points of the hand, {'with' if sharp.found else 'without'} edges of: {world.shape.name}",
-        "where": f"{best.bundle.count} points of the hand keep their place, {100 * best.fitting:.0f} % of all there",
+        "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: {world.shape.name}",
+        "where": f"{best.bundle.count} points of the {world.what} keep their place, "
+        f"{100 * best.fitting:.0f} % of all there",
         "time_offset_s": told.offset_s if late else None,
     }
     if late:
@@ -406,7 +423,7 @@ def _by_points(
         figures["where"] += _UNTOLD
     reason = ""
     if best.fitting < MIN_FITTING:
-        reason = f"points seen near the hand do not move with it ({100 * best.fitting:.0f} % do)"
+        reason = f"points seen near the {world.what} do not move with it ({100 * best.fitting:.0f} % do)"
     elif flow < MIN_FLOW:
         reason = f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"
     elif any(v > MAX_POINT_RIVAL * value for *_, v in rivals):
@@ -420,6 +437,23 @@ def _by_points(
     if reason and not reason.startswith("poses come"):
         figures["time_offset_s"] = None
     return figures, reason, (told.offset_s, told.offset_sd_s)
+
+
+def _point_fit(world: _World) -> Callable[[FloatArray, FloatArray, bool], hand_points.PointFit | None] | None:
+    """What fits a camera, given its matrix and its pose, to points: of the whole arm where it is known, or the hand."""
+    each = max(25, POINT_PICTURES // len(world.recorded))
+    if world.whole_arm:
+        found = [
+            arm_points.follow(r.view.frames, arm, r.bodies, each)
+            for r in world.recorded
+            if r.bodies
+            for arm in _arms(r)
+        ]
+        found = [t for t in found if len(t.uv)]
+        return (lambda K, pose, final: arm_points.fit(found, K, pose, world.free_focal, final)) if found else None
+    tracks = [hand_points.follow(r.view.frames, arm, each) for r in world.recorded for arm in _arms(r)]
+    tracks = [t for t in tracks if len(t.uv)]
+    return (lambda K, pose, final: hand_points.fit(tracks, K, pose, world.free_focal, final)) if tracks else None
 
 
 def _zoomed(K: FloatArray, found: hand_points.PointFit) -> FloatArray:
@@ -482,6 +516,16 @@ class _World:
     free_focal: bool
     marked: Sequence[tuple[FloatArray, FloatArray]]
     backgrounds: Sequence[dict[object, NDArray[np.float32]]]
+
+    @property
+    def whole_arm(self) -> bool:
+        """Whether more of the arm than the hand is known to move."""
+        return any(len(r.bodies) > 1 for r in self.recorded)
+
+    @property
+    def what(self) -> str:
+        """What points are followed on."""
+        return "arm" if self.whole_arm else "hand"
 
     def gather(self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False) -> list[Evidence]:
         camera = Camera(K, pose, self.width, self.height)

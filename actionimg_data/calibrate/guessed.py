@@ -77,6 +77,7 @@ class CameraGuess:
         gripper: How the gripper seems to differ from the model, in words.
         gripper_from_camera: ``(4, 4)`` of a camera that is fixed to the hand; ``world_from_camera`` is None then.
         time_offset_s: Seconds to add to the poses' stamps, where they are clearly off.
+        arm: What of the arm was used besides the hand, or why nothing was, in words; empty without a robot file.
         evidence: Pictures, where they were asked for.
         start: The camera that the flow gave, before the edges.
     """
@@ -102,6 +103,7 @@ class CameraGuess:
     gripper: tuple[str, ...] = ()
     gripper_from_camera: FloatArray | None = None
     time_offset_s: float | None = None
+    arm: str = ""
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
     start: FloatArray | None = field(default=None, repr=False)
 
@@ -133,6 +135,7 @@ class CameraGuess:
             "rivals": [{"edges": round(e, 3), "away_px": round(a, 1)} for e, a in self.rivals],
             "gripper": list(self.gripper),
             "time_offset_s": number(self.time_offset_s, 3),
+            "arm": self.arm,
             "gripper_from_camera": None if self.gripper_from_camera is None else self.gripper_from_camera.tolist(),
         }
 

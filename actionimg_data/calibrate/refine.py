@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import MissingCalibrationError
 from ..geometry import pinhole, rotations, transforms
 from ..model import GripperTrajectory, View
+from .arm import Body
 from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
 from .evidence import Evidence, Masks, gather, intrinsics, static_pose
 from .shape import GripperShape
@@ -41,12 +42,16 @@ class Recorded:
         view: Camera and pictures.
         arms: Trajectory of each gripper.
         mask_ids: Ids of the gripper in the view's mask; empty to go without masks.
+        bodies: What else of the arm moves, where joints and a robot file tell (`arm.arms`); the first is the hand's.
+        arm: What ``bodies`` are, in words.
     """
 
     episode: str
     view: View
     arms: Mapping[str, GripperTrajectory]
     mask_ids: tuple[int, ...] = ()
+    bodies: tuple[Body, ...] = ()
+    arm: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -249,7 +249,9 @@ def _decode(
     sizes = {(info.height, info.width) for info in infos.values()}
     rates = {round(info.fps, 6) for info in infos.values()}
     if len(sizes) > 1 or len(rates) > 1:
-        raise DecodeError("videos differ in size or frame rate", found=f"sizes {sorted(sizes)}, rates {sorted(rates)}")
+        what = " and ".join(w for w, some in (("size", sizes), ("frame rate", rates)) if len(some) > 1)
+        each = ", ".join(f"{name} {info.height}x{info.width} at {info.fps:g}" for name, info in infos.items())
+        raise DecodeError(f"videos differ in {what}", found=each)
     (height, width), fps = sizes.pop(), rates.pop()
     from ..shards.layout import place
     from ..shards.window import window_cameras

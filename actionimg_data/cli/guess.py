@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ActionImgError, InvalidSpecError, MissingViewError, OutputError
+from ..errors import ActionImgError, InvalidSpecError, MissingViewError, OutputError, WrongFormatError
 from ._calibration import gripper_shape, make_folder, source_episodes, source_options, write_picture
 from ._common import EXIT_FAILED, EXIT_VERIFICATION_FAILED, emit_error, emit_json, output, progress
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..calibrate import CameraGuess, Recorded
     from ..cameras.files import CalibratedCamera
-    from ..model import View
+    from ..model import JointTrack, View
 
 POOLS = ("none", "all", "auto")
 
@@ -45,6 +46,15 @@ POOLS = ("none", "all", "auto")
     metavar="FRAME:X,Y",
     help="Where the point between the fingertips is seen (EPISODE@FRAME:X,Y for another than the first); repeat.",
 )
+@click.option(
+    "--urdf", metavar="FILE", help="Robot whose joints SOURCE has: the whole arm is used, not the hand alone."
+)
+@click.option(
+    "--joints",
+    "joint_names",
+    metavar="NAME,NAME",
+    help="With --urdf: its joints in the order of SOURCE's values, where neither says it.",
+)
 @click.option("--sheet", metavar="DIR", help="Only write numbered frames with a grid to read marks from.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the cameras that are tried.")
 def guess(
@@ -55,6 +65,8 @@ def guess(
     intrinsics: str | None,
     fov: float | None,
     marks: tuple[str, ...],
+    urdf: str | None,
+    joint_names: str | None,
     sheet: str | None,
     seed: int,
     as_json: bool,
@@ -66,10 +78,12 @@ def guess(
     millimetres and degrees that it may be off in 90 of 100 cases, or `cannot tell` with the reason. Give the focal
     length where it is known (--intrinsics, --fov); otherwise it is estimated, with the principal point in the middle.
     Look at the cameras before they are used: --pictures, `actionimg render --cameras`. Ends with 3 where none was
-    found.
+    found. With --urdf, points of every link that moves count, which finds more cameras in small pictures; meshes are
+    not needed.
 
     \b
     actionimg calibrate guess recordings --mapping map.yaml --pool auto --out cameras.json --pictures look
+    actionimg calibrate guess ~/rlbench_demos --urdf panda.urdf --fov 40 --out cameras.json
     actionimg calibrate guess recordings --mapping map.yaml --views front --sheet marks
     actionimg calibrate guess recordings --mapping map.yaml --views front --mark 40:212,118 --out cameras.json
     """
@@ -80,10 +94,13 @@ def guess(
         raise InvalidSpecError("the focal length is given twice", field="--fov", expected="--intrinsics or --fov")
     if out is None and sheet is None:
         raise click.UsageError("Give --out FILE, or --sheet DIR to read marks from.")
+    if joint_names is not None and urdf is None:
+        raise InvalidSpecError("needs the robot file", field="--joints", expected="--urdf FILE")
     lenses = _lenses(intrinsics)
     marked = [Mark.parse(text) for text in marks]
     shape, folder, sheets = gripper_shape(given), make_folder(pictures), make_folder(sheet)
     recorded: dict[str, list[Recorded]] = {}
+    joints: dict[str, JointTrack] = {}
     written: list[str] = []
     failed = 0
     for episode in source_episodes(source, given, cameras_needed=False):
@@ -91,6 +108,8 @@ def guess(
             emit_error(episode)
             failed += 1
             continue
+        if episode.joints is not None:
+            joints[episode.id] = episode.joints
         for name, view in episode.views.items():
             if sheets is not None:
                 written += _sheet(sheets, episode.id, name, view)
@@ -99,6 +118,8 @@ def guess(
         _finish(as_json, [], written, failed, not written)
         return
     guesses: list[CameraGuess] = []
+    if urdf is not None:
+        recorded = _with_arm(recorded, urdf, joint_names, joints, pool)
     groups = [(name, group) for name, all_of in recorded.items() for group in _pooled(all_of, pool)]
     with progress("guess", len(groups), "cameras") as advance:
         for name, group in groups:
@@ -171,8 +192,6 @@ def _scaled(
 
 def _straight(view: View, lenses: dict[str, CalibratedCamera], name: str) -> View:
     """The view without its camera, and with the distortion of its lens taken out."""
-    from dataclasses import replace
-
     from ..cameras.files import scaled_to
     from ..cameras.undistort import UndistortedFrames, undistorted_K
 
@@ -217,6 +236,44 @@ def _pooled(recorded: Sequence[Recorded], pool: str) -> list[list[Recorded]]:
     return [[r] for r in recorded] if pool == "none" else same_camera(recorded)
 
 
+def _with_arm(
+    recorded: Mapping[str, Sequence[Recorded]], urdf: str, names: str | None, joints: dict[str, JointTrack], pool: str
+) -> dict[str, list[Recorded]]:
+    """The episodes with the whole arm; those that are pooled are of one robot in one place."""
+    from ..calibrate import with_arm
+    from ..converters.kit.robot import Robot
+
+    if not joints:
+        raise WrongFormatError(
+            "has no joint values, by which the robot file could be used",
+            field="--urdf",
+            expected="a source with joints; of raw logs pose.arm_joints in the mapping",
+        )
+    if names is not None:
+        joints = {episode: track.renamed(names.split(",")) for episode, track in joints.items()}
+    first = next(iter(joints.values()))
+    robot = Robot.load(Path(urdf), first.names, first.values.shape[1])
+    other = next(
+        (e for e, t in joints.items() if (t.names, t.values.shape[1:]) != (first.names, first.values.shape[1:])), None
+    )
+    if other is not None:
+        raise WrongFormatError(
+            "has other joints than the first episode",
+            where=other,
+            field="joints",
+            expected=" ".join(robot.joints),
+            found=" ".join(joints[other].names) or str(joints[other].values.shape[1]),
+        )
+    placed: dict[str, Recorded] = {}
+    each = {r.episode: r for all_of in recorded.values() for r in all_of}
+    for group in [list(each.values())] if pool == "all" else [[r] for r in each.values()]:
+        placed.update((r.episode, r) for r in with_arm(group, robot, joints))
+    return {
+        view: [replace(r, bodies=placed[r.episode].bodies, arm=placed[r.episode].arm) for r in all_of]
+        for view, all_of in recorded.items()
+    }
+
+
 def _sheet(folder: Path, episode: str, view_name: str, view: View) -> list[str]:
     from ..calibrate import pictures
 
@@ -258,6 +315,8 @@ def _print(guesses: Sequence[CameraGuess]) -> None:
         )
     output().print(table)
     output().print("overlay: how far the drawn gripper may be off; pose: how far the camera (both 90 %)")
+    for text in dict.fromkeys(g.arm for g in guesses if g.arm):
+        output().print(f"arm: {text}", soft_wrap=True)
     for g in guesses:
         if g.rivals:
             others = "; ".join(f"fit {edges:.2f}, {away:.0f} px away" for edges, away in g.rivals)

@@ -40,8 +40,10 @@ RING = (1.2, 1.55)
 """Radii in sigmas between which the constant under a blue blob is read."""
 BENEATH_SPREAD = 0.05
 """Standard deviation of that reading."""
+LIFTED = 0.02
+"""Ground under red and green above which their blobs may reach white."""
 CLIPPED = 0.95
-"""Bins of blue as bright as this are left out where another pedestal lies under the blob."""
+"""Bins as bright as this are left out where another pedestal, or such a ground, lies under the blob."""
 WHITE = 0.985
 """Bins as bright as this are left out of any channel where pictures are not drawn as the spec says."""
 ODD_HEIGHT = 0.25
@@ -218,9 +220,11 @@ def _measure(
     blue = plane % 3 == 2
     binned, raw = _windows(pictures, plane, spots.origin, layout, drawn, base)
     corner = xp.astype(spots.origin, binned.dtype)
-    beneath = xp.where(blue, _beneath(xp, binned, corner, spots.uv, layout), xp.zeros_like(spots.uv[:, 0]))
+    under = xp.reshape(level - base, (-1,))[plane]
+    beneath = xp.where(blue, _beneath(xp, binned, corner, spots.uv, layout), under)
     if drawn is None:
-        usable = (raw < CLIPPED) | ~(blue & (beneath > BENEATH_SPREAD))[:, None, None]
+        lifted = beneath > xp.where(blue, xp.full_like(beneath, BENEATH_SPREAD), xp.full_like(beneath, LIFTED))
+        usable = (raw < CLIPPED) | ~lifted[:, None, None]
     else:
         # Of a channel that is clipped at white none is known once they are mixed.
         usable = ~xp.any(raw > WHITE, axis=1)

@@ -40,6 +40,7 @@ NOT_WORSE = 200.0
 """Squared standard deviations by which the rays of a way may meet worse than those of the best."""
 NO_POSE = pose.GATE**2
 """Cost of a blob that is handed to a gripper of which too few are left for a pose."""
+_FRAMES_AT_ONCE = 256
 AROUND = 10
 """Frames before and after in which a channel shows whether a blob that is alone may be two."""
 SAME = 0.5
@@ -196,38 +197,48 @@ class _Ways:
     def _best(self, floor: float) -> tuple[_Found, FloatArray]:
         """The ways at a floor of the pixels' variance, and what they leave over in pixels where anything is."""
         found, levels = _Found(self.frames, self.count, self.views), []
-        rays = self._rays(floor)
-        patterns = self.valid.reshape(self.frames, -1)
+        for start in range(0, self.frames, _FRAMES_AT_ONCE):
+            levels += self._best_of(np.arange(start, min(start + _FRAMES_AT_ONCE, self.frames)), found, floor)
+        return found, np.concatenate(levels or [np.empty(0)])
+
+    def _best_of(self, some: NDArray[np.intp], found: _Found, floor: float) -> list[FloatArray]:
+        """`_best` of a run of frames, into ``found``; what it leaves over, for each pattern of blobs."""
+        levels = []
+        rays = self._rays(some, floor)
+        patterns = self.valid[some].reshape(len(some), -1)
         for pattern in np.unique(patterns, axis=0):
-            frames = np.flatnonzero((patterns == pattern).all(axis=1))
+            within = np.flatnonzero((patterns == pattern).all(axis=1))
+            frames = some[within]
             ways = _all_ways(tuple(map(bool, pattern)), self.views, self.count)
             if not len(ways):
                 continue
             # The chi-square of rays that should meet, over grippers and channels.
             weight = (self.count + 1) ** np.arange(self.views)
             number = ((ways + 1) * weight[:, None]).sum(axis=2)
-            each = rays[frames][:, np.arange(3), number].sum(axis=-1)
+            each = rays[within][:, np.arange(3), number].sum(axis=-1)
             meets = each.sum(axis=-1)
             order = np.argsort(meets, axis=1, kind="stable")[:, :KEPT]
             kept = np.take_along_axis(meets, order, axis=1)
             row, column = np.nonzero(kept <= kept[:, :1] + NOT_WORSE + 3 * kept[:, :1])
             way = order[row, column]
             levels.append(self._try(found, frames[row], ways[way], each[row, way], floor))
-        return found, np.concatenate(levels or [np.empty(0)])
+        return levels
 
-    def _rays(self, floor: float) -> FloatArray:
+    def _rays(self, some: NDArray[np.intp], floor: float) -> FloatArray:
         """Chi-square ``(T, 3, (K + 1)^V)`` of the best point for each choice of a blob or none in each view."""
         choices = np.array(list(itertools.product(range(-1, self.count), repeat=self.views)))[:, ::-1]
-        out = np.zeros((self.frames, 3, len(choices)))
-        views = np.arange(self.views)
+        out = np.zeros((len(some), 3, len(choices)))
+        views, frames = np.arange(self.views), some[:, None]
         for i, choice in enumerate(choices):
             if (choice >= 0).sum() < 2:
                 continue
-            mask = self.valid[:, views, :, choice] & (choice >= 0)[:, None, None]
-            uv = np.nan_to_num(self.uv[:, views, :, choice])
-            spread = np.where(mask[..., None, None], self.covariance[:, views, :, choice], 1.0) + floor * np.eye(2)
-            uv, spread, mask = (np.moveaxis(a, 0, 2) for a in (uv, spread, mask))
-            points = triangulation.triangulate(uv, spread, mask, self.K[:, None], self.world[:, None], iterations=1)
+            mask = self.valid[frames, views, :, choice] & (choice >= 0)[None, :, None]
+            uv = np.nan_to_num(self.uv[frames, views, :, choice])
+            spread = np.where(mask[..., None, None], self.covariance[frames, views, :, choice], 1.0)
+            spread = spread + floor * np.eye(2)
+            uv, spread, mask = (np.moveaxis(a, 1, 2) for a in (uv, spread, mask))
+            cameras = self.K[some, None], self.world[some, None]
+            points = triangulation.triangulate(uv, spread, mask, *cameras, iterations=1)
             out[..., i] = np.where(points.valid, points.chi_square, 1e12)
         return out
 

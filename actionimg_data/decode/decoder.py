@@ -105,11 +105,25 @@ def decode(
         if len(shape) != 4 or min(shape[1:3]) < 1:
             raise DecodeError("is not an RGB video", where=names[0], expected="(T, H, W, 3)", found=str(shape))
         spec = ActionImageSpec(height=shape[1], width=shape[2])
+        for name, view in zip(names, views, strict=True):
+            other = np.shape(view) if hasattr(view, "shape") else shape
+            if len(other) == len(shape) and other[1:3] != shape[1:3]:
+                raise DecodeError(
+                    "views differ in size",
+                    where=str(name),
+                    expected=f"{shape[1]}x{shape[2]} as {names[0]}",
+                    found=f"{other[1]}x{other[2]}",
+                )
     checked = [check_video(view, spec, str(name)) for name, view in zip(names, views, strict=True)]
-    check_cameras(listed, len(checked), len(checked[0]), spec)
     for name, view in zip(names, checked, strict=True):
         if len(view) != len(checked[0]):
-            raise FrameCountError("views differ in length", where=str(name), expected=len(checked[0]), found=len(view))
+            raise FrameCountError(
+                "views differ in length",
+                where=str(name),
+                expected=f"{len(checked[0])} frames as {names[0]}",
+                found=len(view),
+            )
+    check_cameras(listed, len(checked), len(checked[0]), spec)
     labels = [str(n) for n in names]
     notes = [note for name, view in zip(labels, checked, strict=True) for note in _not_finite(name, view)]
     if arms is None:

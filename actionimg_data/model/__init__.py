@@ -17,6 +17,7 @@ from .episode import (
     millimetres,
     view_planes,
 )
+from .joints import JointTrack
 from .recorded import Recorded, StreamSamples
 from .trajectory import GripperTrajectory
 
@@ -31,6 +32,7 @@ __all__ = [
     "FrameSource",
     "GripperTrajectory",
     "InstructionSpan",
+    "JointTrack",
     "Recorded",
     "SelectedFrames",
     "StreamSamples",

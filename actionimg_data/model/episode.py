@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..schemas.camera_file import CameraOrigin
 from .camera import Camera, CameraTrack
+from .joints import JointTrack
 from .recorded import Recorded
 from .trajectory import GripperTrajectory
 
@@ -205,6 +206,7 @@ class Episode:
         recorded: The log's own streams, where there are any: they are looked at for what cannot be true.
         spans: Where the instruction changes within the episode, the frames of each one, from the first frame to the
             last without a gap; ``instructions`` are then their texts. Else empty.
+        joints: The arm's joint values, where the source has them: for calibration, and not stored in samples.
 
     Attributes:
         grippers: The grippers by name, in order; of an episode with one ``trajectory``, that one under the name "".
@@ -228,6 +230,7 @@ class Episode:
     grippers: Mapping[str, GripperTrajectory]
     recorded: Recorded
     spans: tuple[InstructionSpan, ...]
+    joints: JointTrack | None
 
     def __init__(
         self,
@@ -244,6 +247,7 @@ class Episode:
         grippers: Mapping[str, GripperTrajectory] | None = None,
         recorded: Recorded | None = None,
         spans: tuple[InstructionSpan, ...] = (),
+        joints: JointTrack | None = None,
     ) -> None:
         # dataclasses.replace(episode, trajectory=...) passes the one gripper there was along.
         if trajectory is not None and (grippers is None or tuple(grippers) == ("",)):
@@ -268,6 +272,7 @@ class Episode:
             "grippers": dict(grippers),
             "recorded": recorded or Recorded(),
             "spans": spans,
+            "joints": joints,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -279,6 +284,10 @@ class Episode:
             raise InvalidTextError("bad value", where=id, field="sync", expected="measured or assumed", found=sync)
         if sync_residual_s is not None and sync_residual_s.shape != (len(self),):
             raise FrameCountError("sync residuals and poses differ in number", where=id, expected=len(self))
+        if joints is not None and len(joints) != len(self):
+            raise FrameCountError(
+                "joints and poses differ in number", where=id, field="joints", expected=len(self), found=len(joints)
+            )
         if not instructions:
             raise InvalidTextError("has no instruction", where=id, field="instructions")
         for text in instructions:
@@ -450,6 +459,7 @@ class Episode:
             grippers={name: trajectory[window] for name, trajectory in self.grippers.items()},
             fps=self.fps / frames.step,
             sync_residual_s=residual,
+            joints=None if self.joints is None else self.joints[window],
         )
 
 

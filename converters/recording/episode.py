@@ -116,6 +116,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         streams.ask_about_quaternion_order(
             found[name][1], arm.rotation, arm.tool_from_gripper, arm.world_from_frame, hand, fixed, recording.id
         )
+    joints = recording.first.joints
     provenance["sync"] = dict(synced.report)
     provenance["start_time_s"] = float(synced.times[0])
     return Episode(
@@ -130,6 +131,7 @@ def _assemble(recording: Recording, time_offset: str) -> Episode:
         provenance=provenance,
         recorded=recorded(recording),
         spans=instruction_spans(recording.texts),
+        joints=joints.at(synced.times) if joints is not None and len(recording.arms) == 1 else None,
     )
 
 

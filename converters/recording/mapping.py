@@ -29,6 +29,7 @@ from ...geometry import exact, transforms
 from ...schemas import mapping as schema
 from ...schemas.camera_file import Transform
 from ...schemas.mapping import (
+    ANGLE_UNITS,
     UNKNOWN,
     Gripper,
     KFile,
@@ -49,7 +50,7 @@ from ..kit.mjcf import robot_files
 from ..kit.tables import Table
 from . import streams
 from .recording import Arm
-from .sync import PoseSamples, ScalarSamples
+from .sync import JointSamples, PoseSamples, ScalarSamples
 
 FloatArray = NDArray[np.float64]
 
@@ -181,19 +182,27 @@ def state_of(loaded: LoadedMapping, folders: tuple[Path, ...]) -> str:
 
 
 def recorded_arms(
-    mapping: Mapping, streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]]
+    mapping: Mapping,
+    streams_of: Callable[[schema.Arm, str], tuple[PoseSamples, ScalarSamples]],
+    joints_of: Callable[[schema.ArmJoints, str], tuple[Table, FloatArray]],
 ) -> dict[str, Arm]:
     """The grippers of a `Recording`, by name.
 
     Args:
         mapping: What says which there are.
         streams_of: Reads the poses and the openness of one; its second argument is the field's prefix for errors.
+        joints_of: The table of its joint values, where the mapping names any, and their stamps.
     """
     arms: dict[str, Arm] = {}
     for name, arm in mapping.arms.items():
         poses, openness = streams_of(arm, f"grippers.{name}." if name else "")
         tool_from_gripper, world_from_frame = tool_transforms(arm.pose)
         arms[name] = Arm(poses, openness, tool_from_gripper, world_from_frame, arm.pose.rotation)
+        if arm.joints is not None:
+            table, times = joints_of(arm.joints, f"grippers.{name}.pose.arm_joints" if name else "pose.arm_joints")
+            values = table.numbers(arm.joints.columns, len(arm.joints.names) or None)
+            samples = JointSamples(times, values * ANGLE_UNITS[arm.joints.unit], arm.joints.names)
+            arms[name] = replace(arms[name], joints=samples)
     return arms
 
 

@@ -14,7 +14,7 @@ from ...errors import MissingCalibrationError
 from ...model import FrameSource
 from ...schemas.mapping import Rotation
 from ...schemas.plausibility import Finding
-from .sync import PoseSamples, ScalarSamples, SyncLimits
+from .sync import JointSamples, PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
 
@@ -75,6 +75,7 @@ class Arm:
         tool_from_gripper: ``(4, 4)``.
         world_from_frame: ``(4, 4)`` of the poses' frame.
         rotation: What the mapping says of the rotation, for the question about quaternion order.
+        joints: Of the arm, where the log has them, for calibration; stamps with offsets applied.
     """
 
     poses: PoseSamples
@@ -82,6 +83,7 @@ class Arm:
     tool_from_gripper: FloatArray
     world_from_frame: FloatArray = field(default_factory=lambda: np.eye(4))
     rotation: Rotation | None = None
+    joints: JointSamples | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,7 @@ def shifted(recording: Recording, offset_s: float) -> Recording:
             arm,
             poses=replace(arm.poses, times=arm.poses.times + offset_s),
             openness=replace(arm.openness, times=arm.openness.times + offset_s),
+            joints=None if arm.joints is None else replace(arm.joints, times=arm.joints.times + offset_s),
         )
 
     return replace(recording, arms={name: later(arm) for name, arm in recording.arms.items()})

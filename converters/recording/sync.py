@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import EmptyEpisodeError, FrameCountError, InvalidArrayError, InvalidTrajectoryError
 from ...geometry import rotations
+from ...model import JointTrack
 from ...schemas.plausibility import Finding
 
 FloatArray = NDArray[np.float64]
@@ -256,6 +257,30 @@ class ScalarSamples:
         """``(T,)`` which times need no extrapolation; a command holds after its last sample."""
         late = np.zeros(len(times), dtype=bool) if self.hold else times > self.times[-1] + _ROUNDING_S
         return np.asarray((times >= self.times[0] - _ROUNDING_S) & ~late)
+
+
+@dataclass(frozen=True, eq=False)
+class JointSamples:
+    """A stream of joint values as logged.
+
+    Args:
+        times: ``(N,)`` seconds.
+        values: ``(N, J)`` radians, of joints that slide metres.
+        names: Of the joints; empty where the log does not say them.
+    """
+
+    times: FloatArray
+    values: FloatArray
+    names: tuple[str, ...] = ()
+
+    def at(self, times: FloatArray) -> JointTrack | None:
+        """The values at other times, between neighbouring samples; None where fewer than two are known."""
+        known = np.isfinite(self.values).all(-1) & np.isfinite(self.times)
+        stamps, first = np.unique(self.times[known], return_index=True)
+        if len(stamps) < 2:
+            return None
+        values = self.values[known][first]
+        return JointTrack(np.stack([np.interp(times, stamps, column) for column in values.T], 1), self.names)
 
 
 def _bracket(times: FloatArray, at: FloatArray) -> tuple[IntArray, FloatArray]:

@@ -479,6 +479,7 @@ class RLDSConverter(Converter):
             instructions=self._instructions(entry, record, given),
             task=dataset.name,
             sync="assumed",
+            joints=None if read is None else motion.joint_track(record, entry),
             provenance={
                 "format": "rlds",
                 "dataset": dataset.name,

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from ...errors import ActionImgError, InvalidTrajectoryError, WrongFormatError
 from ...geometry import exact, rotations, transforms
+from ...model import JointTrack
 from ...schemas.mapping import ANGLE_UNITS, LENGTH_UNITS
-from ...schemas.rlds_registry import RldsGripper, RldsPose
+from ...schemas.rlds_registry import RldsEntry, RldsGripper, RldsPose
 from ..kit.kinematics import Chain
 from ..recording.streams import quaternions
 from .reader import Record
@@ -109,6 +110,14 @@ def world_from_tool(record: Record, pose: RldsPose, chain: Chain | None = None) 
     if pose.rotation_offset is not None:
         rotation = np.asarray(exact.matmul(rotation, np.asarray(pose.rotation_offset)))
     return np.asarray(transforms.make_transform(rotation, position * LENGTH_UNITS[unit]))
+
+
+def joint_track(record: Record, entry: RldsEntry) -> JointTrack | None:
+    """The arm's joint values beside the poses, where the entry names them and the data set has them."""
+    given = entry.joints or (entry.pose.joints if entry.pose is not None else None)
+    if given is None or any(column(reference)[0] not in record.leaves for reference in given.columns):
+        return None
+    return JointTrack(numbers(record, given.columns, len(given.names) or None) * ANGLE_UNITS[given.unit], given.names)
 
 
 def openness(record: Record, gripper: RldsGripper) -> FloatArray:
