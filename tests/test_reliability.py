@@ -71,8 +71,13 @@ def test_a_disk_that_is_full_again_and_again_damages_nothing(tmp_path: Path) -> 
 
 
 def test_two_runners_of_different_bytes_and_one_that_stands_still_leave_one_whole_data_set(tmp_path: Path) -> None:
-    result = script("race").prove(tmp_path, rounds=1, episodes=4, workers=1, seed=1, slow=0.02)
-    assert result.ok, result
+    # On a busy machine a runner may be done before anybody has stopped it: another round, then.
+    race = script("race")
+    for seed in range(1, 6):
+        result = race.prove(tmp_path / str(seed), rounds=1, episodes=4, workers=1, seed=seed, slow=0.02)
+        assert result.ok, result
+        if result.stops:
+            break
     assert result.stops >= 1
 
 

@@ -65,7 +65,19 @@ def test_it_is_the_numpy_decoder(damage):
 
 
 @pytest.mark.parametrize(
-    "kind", ["bleed .1", "width 1.3", "ellipse 1.7:1", "peak .5", "ground .3", "jitter 1 px", "lag 2"]
+    "kind",
+    [
+        "bleed .1",
+        "width 1.3",
+        "ellipse 1.7:1",
+        "peak .5",
+        "ground .3",
+        "jitter 1 px",
+        "lag 2",
+        "channels off .6 px",
+        "scene .1",
+        "hue 15",
+    ],
 )
 def test_it_is_the_numpy_decoder_on_pictures_that_are_not_drawn_as_the_spec_says(kind):
     scene = bench.make_scene(2, 128, 9)

@@ -45,6 +45,10 @@ MIXING_STEPS = 4
 """Gauss-Newton steps for the shares of the channels, each time from where the blobs are seen."""
 NEAR = 0.01
 """Share of a blob's height down to which what lies about it tells how channels are mixed."""
+LARGEST_SHARE = 0.7
+"""Shares beyond this are none of a picture in which channels can be told apart."""
+LITTLE = 0.15
+"""Most that is left of a channel, clipped at black, which shows none of its blob."""
 BLACK, WHITE = 0.004, 0.985
 """Intensities at which a picture may be clipped."""
 SURVEYED = 24
@@ -150,11 +154,31 @@ def survey(binned: Array, layout: Layout, count: int = CANDIDATES) -> tuple[Appe
         pictures = raw - still(raw[part, ...], rough_fit, ellipse, seen[..., 0], beside, layout)
         mixing = mixing_matrix(pictures[part, ...], binned[part, ...], rough_fit, ellipse, seen[..., 0], layout)
         if bool(xp.any(mixing != xp.eye(3, dtype=mixing.dtype, device=mixing.device))):
-            pictures = xp.reshape(xp.linalg.inv(mixing) @ xp.reshape(pictures, (t, 3, h * w)), (t, 3, h, w))
-            clear = ~xp.any(white, axis=1)[:, None, ...] & ~(black & (pictures > 2 * BLACK))
+            pictures, dark = unmix(pictures, mixing, black)
+            clear = ~xp.any(white, axis=1)[:, None, ...] & ~dark
     found = Appearance(mixing, ellipse, peak, peak_spread, ground, opened)
     rough = _roughness(xp, pictures, rough_fit.uv, seen, ellipse, layout)
     return found, Start(pictures, clear, spots, rough_fit.uv, rough, seen, bright)
+
+
+def unmix(pictures: Array, mixing: Array, black: Array) -> tuple[Array, Array]:
+    """Pictures ``(T, 3, h, w)`` with the mixing undone, and where a channel was clipped at black.
+
+    There something is left of it although the picture is ``black``. Where that is little it shows none of its own blob;
+    how dark it would have been follows from the others, and is put in its place.
+    """
+    xp = array_namespace(pictures)
+    t, _, h, w = pictures.shape
+    shown = xp.reshape(pictures, (t, 3, h * w))
+    inverse = xp.linalg.inv(mixing)
+    plain = inverse @ shown
+    dark = xp.reshape(black, (t, 3, h * w)) & (plain > 2 * BLACK)
+    if bool(xp.any(dark)):
+        zero, little = xp.zeros_like(plain), dark & (plain < LITTLE)
+        for _ in range(2):
+            expected = mixing @ xp.where(little, zero, plain)
+            plain = inverse @ xp.where(little & (expected < 0), expected, shown)
+    return xp.reshape(plain, (t, 3, h, w)), xp.reshape(dark, (t, 3, h, w))
 
 
 def still(pictures: Array, fit: _Quadratic, ellipse: Array, seen: Array, beside: float, layout: Layout) -> Array:
@@ -552,23 +576,32 @@ def mixing_matrix(pictures: Array, raw: Array, fit: _Quadratic, ellipse: Array, 
         q, _, _ = _form(x, y, uv[:, c, :], ellipse[c, ...], layout)
         near = near | ((q < -2 * math.log(NEAR)) & seen[:, c, None, None])
         blob.append(xp.where(seen[:, c, None, None], xp.exp(-0.5 * q), xp.zeros_like(q)))
-    rows = []
-    for c in range(3):
-        others = [r for r in range(3) if r != c]
-        state = uv[:, c, :], ellipse[c, ...], fit.amplitude[:, c, 0]
-        black = raw[:, c, ...] < BLACK
-        shares, count = xp.zeros_like(uv[0, 0, :]), xp.ones_like(uv[:, 0, 0])
-        error, expected = shares, None
-        for _ in range(MIXING_STEPS):
-            usable = near & ~white
-            if expected is not None:
-                usable = usable & ~(black & (expected < 0))
-            shares, error, expected, state, count = _shares(
-                xp, shown, x, y, c, others, [blob[r] for r in others], state, usable, seen[:, c], count, layout
+    black = raw < BLACK
+    states = [(uv[:, c, :], ellipse[c, ...], fit.amplitude[:, c, 0]) for c in range(3)]
+    counts = [xp.ones_like(uv[:, 0, 0])] * 3
+    found = [(xp.zeros_like(uv[0, 0, :]),) * 2] * 3
+    expected = xp.zeros_like(shown)
+    for _ in range(MIXING_STEPS):
+        # Of another channel that should be darker than black it is not known what would be shown.
+        dark = [black[:, c, ...] & (expected[:, c, ...] < -BLACK) for c in range(3)]
+        after = []
+        for c in range(3):
+            others = [r for r in range(3) if r != c]
+            usable = (
+                near & ~white & ~(black[:, c, ...] & (expected[:, c, ...] < 0)) & ~dark[others[0]] & ~dark[others[1]]
             )
+            shares, error, foreseen, states[c], counts[c] = _shares(
+                xp, shown, x, y, c, others, [blob[r] for r in others], states[c], usable, seen[:, c], counts[c], layout
+            )
+            found[c] = shares, error
+            after.append(foreseen)
+        expected = xp.stack(after, axis=1)
+    rows = []
+    for c, (shares, error) in enumerate(found):
+        others = [r for r in range(3) if r != c]
         sure = (xp.abs(shares) > LEAST_SHARE) & (xp.abs(shares) > 3 * error)
         sure = sure & (xp.sum(xp.astype(seen[:, c, None] & seen[:, others], xp.int64), axis=0) >= 3)
-        shares = xp.where(sure, within(xp, shares, -0.45, 0.45), xp.zeros_like(shares))
+        shares = xp.where(sure, within(xp, shares, -LARGEST_SHARE, LARGEST_SHARE), xp.zeros_like(shares))
         row = [-shares[others.index(r)] if r != c else xp.ones_like(shares[0]) for r in range(3)]
         rows.append(xp.stack(row))
     mixing = xp.linalg.inv(xp.stack(rows))

@@ -103,21 +103,27 @@ def refine(
     expected_a, a_spread, expected_b, b_spread = priors
     det = ellipse[:, 0, 0] * ellipse[:, 1, 1] - ellipse[:, 0, 1] ** 2
     pa, pb, pc = (e / det for e in (ellipse[:, 1, 1], -ellipse[:, 0, 1], ellipse[:, 0, 0]))
-    flat_mask = xp.reshape(mask, (n, -1, 1))
-    modes = _columns(xp, x, y, uv, (pa, pb, pc), layout) * flat_mask
-    count = xp.sum(flat_mask, axis=(-2, -1))
+    # Of each window the bins that are fitted, a tenth of all, side by side.
+    fitted = xp.reshape(mask, (n, -1))
+    count = xp.sum(fitted, axis=-1)
+    most = max(1, int(xp.max(count)))
+    order = xp.argsort(-fitted, axis=-1, stable=True)[:, :most]
+    row = xp.arange(n, device=uv.device)[:, None]
+    window, mask = xp.reshape(window, (n, -1))[row, order], fitted[row, order]
+    across = x.shape[-1]
+    x, y = x[row, order % across], y[row, order // across]
+    modes = _columns(xp, x, y, uv, (pa, pb, pc), layout) * mask[..., None]
     rounding = 1 / (12 * 255.0**2 * layout.bin**2)
     no_prior = xp.zeros_like(a)
 
     def linear(uv: Array, a: Array, b: Array) -> tuple[Array, Array]:
-        dx, dy = ((x - uv[:, :1]) / layout.sigma)[:, None, :], ((y - uv[:, 1:]) / layout.sigma)[:, :, None]
-        px = pa[:, None, None] * dx + pb[:, None, None] * dy
-        py = pb[:, None, None] * dx + pc[:, None, None] * dy
+        dx, dy = (x - uv[:, :1]) / layout.sigma, (y - uv[:, 1:]) / layout.sigma
+        px = pa[:, None] * dx + pb[:, None] * dy
+        py = pb[:, None] * dx + pc[:, None] * dy
         g = xp.exp(-0.5 * (px * dx + py * dy)) * mask
-        ag = a[:, None, None] * g
-        columns = xp.stack([ag * px, ag * py, g, mask], axis=-1)
-        left = window * mask - ag - b[:, None, None] * mask
-        return xp.reshape(columns, (n, -1, 4)), xp.reshape(left, (n, -1, 1))
+        ag = a[:, None] * g
+        left = window * mask - ag - b[:, None] * mask
+        return xp.stack([ag * px, ag * py, g, mask], axis=-1), left[..., None]
 
     def prior_of(variance: Array) -> Array:
         return xp.stack([no_prior, no_prior, variance / a_spread**2, variance / b_spread**2], axis=-1) + 1e-9
@@ -126,10 +132,10 @@ def refine(
     white = xp.sum(left * left, axis=(-2, -1)) / at_least(xp, count - 4, 1.0) + rounding
     identity = xp.eye(4, dtype=window.dtype, device=window.device)
     own = xp.matrix_transpose(columns) @ columns + prior_of(white)[..., None] * identity
-    across = xp.matrix_transpose(columns) @ modes
+    shared = xp.matrix_transpose(columns) @ modes
     by_modes = xp.matrix_transpose(modes) @ xp.concat([modes, left], axis=-1)
-    cleared = by_modes - xp.matrix_transpose(across) @ xp.linalg.solve(
-        own, xp.concat([across, xp.matrix_transpose(columns) @ left], axis=-1)
+    cleared = by_modes - xp.matrix_transpose(shared) @ xp.linalg.solve(
+        own, xp.concat([shared, xp.matrix_transpose(columns) @ left], axis=-1)
     )
     squares = _squares(xp, left)
     # How the background looks has no gradient (of eigenvectors it need not exist).
@@ -173,13 +179,13 @@ def _squares(xp: Any, left: Array) -> Array:
 
 
 def _columns(xp: Any, x: Array, y: Array, uv: Array, form: tuple[Array, Array, Array], layout: Layout) -> Array:
-    """The modes ``(N, P, M)`` in coordinates in which the blob is round."""
+    """The modes ``(N, P, M)`` of bins at x and y ``(N, P)``, in coordinates in which the blob is round."""
     modes = _modes()
     pa, pb, pc = form
-    dx, dy = ((x - uv[:, :1]) / layout.sigma)[:, None, :], ((y - uv[:, 1:]) / layout.sigma)[:, :, None]
+    dx, dy = (x - uv[:, :1]) / layout.sigma, (y - uv[:, 1:]) / layout.sigma
     first, root = xp.sqrt(pa), xp.sqrt(at_least(xp, pc - pb * pb / pa, 1e-9))
-    u = first[:, None, None] * dx + (pb / first)[:, None, None] * dy
-    v = root[:, None, None] * dy + 0 * dx
+    u = first[:, None] * dx + (pb / first)[:, None] * dy
+    v = root[:, None] * dy
     # Beyond the disc, where nothing is fitted, powers would only overflow.
     u, v = within(xp, u, -2.0, 2.0), within(xp, v, -2.0, 2.0)
     us, vs = [xp.ones_like(u)], [xp.ones_like(v)]
@@ -188,7 +194,7 @@ def _columns(xp: Any, x: Array, y: Array, uv: Array, form: tuple[Array, Array, A
         vs.append(vs[-1] * v)
     monomials = xp.stack([us[i] * vs[j] for i, j in modes.powers], axis=-1)
     mix = xp.asarray(modes.mix, dtype=x.dtype, device=x.device)
-    return xp.reshape(monomials, (x.shape[0], -1, len(modes.powers))) @ mix
+    return monomials @ mix
 
 
 def _block(xp: Any, own: Array, precision: Array) -> Array:

@@ -476,7 +476,7 @@ def verdict(
 
 
 def blue_in_picture(found: Verdict, spec: ActionImageSpec) -> Array:
-    """Whether each view would show the blue blob of a pose that is known: ``(V, T)`` bool."""
+    """Whether each view would show the blue blob: ``(V, T)`` bool, by the nearest frame whose pose is known."""
     judged, measured = found.judged, found.settled.measured
     xp = array_namespace(judged.translation)
     up = pose.triangle(judged.rotation, spec.axis_length)[2, :]
@@ -485,8 +485,15 @@ def blue_in_picture(found: Verdict, spec: ActionImageSpec) -> Array:
     depth = in_camera[..., 2]
     ahead = depth > 1e-6
     pixel = (measured.K @ in_camera[..., None])[..., :2, 0] / xp.where(ahead, depth, xp.ones_like(depth))[..., None]
-    seen = in_picture(pixel, spec) & ahead & judged.consistent[:, None]
-    return xp.matrix_transpose(seen)
+    seen = in_picture(pixel, spec) & ahead
+    known = xp.nonzero(judged.consistent)[0]
+    if known.shape[0] == 0:
+        return xp.matrix_transpose(seen & ~seen)
+    every = xp.arange(seen.shape[0], device=known.device)
+    after = within(xp, xp.searchsorted(known, every), 0, known.shape[0] - 1)
+    before = at_least(xp, after - 1, 0)
+    nearest = xp.where(xp.abs(known[after] - every) < xp.abs(known[before] - every), known[after], known[before])
+    return xp.matrix_transpose(seen[nearest, :])
 
 
 def _settled_again(

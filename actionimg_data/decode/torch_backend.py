@@ -319,8 +319,9 @@ def _measure_free(video: Tensor, layout: blobs.Layout) -> tuple[appearance.Candi
     h, w = binned.shape[-2:]
     with torch.no_grad():
         look, start = appearance.survey(binned.detach(), layout)
-    pictures = torch.linalg.solve(look.mixing, (binned - look.ground[..., None, None]).flatten(2))
-    start = start._replace(pictures=pictures.unflatten(-1, (h, w)))
+    # The values are those of `survey`, the gradient is that of the undone mixing.
+    change = torch.linalg.solve(look.mixing, (binned - binned.detach()).flatten(2))
+    start = start._replace(pictures=start.pictures + change.unflatten(-1, (h, w)))
     found = appearance.candidates(look, start, layout)
     with torch.no_grad():
         height = appearance.pedestal_height(look, start, found, layout)
