@@ -59,6 +59,9 @@ STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
 MAX_POINT_RIVAL: Final = 0.85
+POINT_INFLATION: Final = 1.2
+"""Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
+
 MAX_DRIFT_SHARE: Final = 0.004
 """Of the picture's width: what stands still may be seen so far from where it was."""
 
@@ -383,6 +386,9 @@ def _by_points(
     rivals = tuple(
         (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
     )
+    # Points that err together in a part of the time are not seen in the equations, but in what the others tell.
+    parted = best.bundle.spread(best.state, free) * POINT_INFLATION**2
+    apart = _radii(parted, K, best.world_from_camera, world)[0]
     told = adjust(best.bundle, best.state, free, free_offset=True)
     K = _at_focal(K, told.state[6])
     gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep)
@@ -427,8 +433,8 @@ def _by_points(
         reason = (
             f"another camera, which sees the gripper {max(rivals, key=lambda r: r[2])[1]:.0f} px away, fits as well"
         )
-    elif errors[0] > MAX_OVERLAY_SHARE * world.width:
-        reason = f"the gripper could be up to {errors[0]:.1f} px away"
+    elif max(errors[0], apart) > MAX_OVERLAY_SHARE * world.width:
+        reason = f"the gripper could be up to {max(errors[0], apart):.1f} px away"
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
         reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
     if reason and not reason.startswith("poses come"):
