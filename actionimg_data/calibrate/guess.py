@@ -61,6 +61,10 @@ MIN_FITTING: Final = 0.6
 STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
+SMALL_PX: Final = 192
+"""In narrower pictures the few points of a hand slide alike: three cameras of the setting half were 9 to 140 px off by
+them (at 256), and the outline fitted none."""
+
 MAX_POINT_RIVAL: Final = 0.85
 MAX_DRIFT_SHARE: Final = 0.004
 """Of the picture's width: what stands still may be seen so far from where it was."""
@@ -432,6 +436,8 @@ def _by_points(
         )
     elif errors[0] > MAX_OVERLAY_SHARE * world.width:
         reason = f"the gripper could be up to {errors[0]:.1f} px away"
+    elif world.width < SMALL_PX and not world.whole_arm and (sharp.found is None or (sharp.edges or 0) < MIN_EDGES):
+        reason = "in so small pictures points of the hand are believed only where its outline fits too"
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
         reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
     if reason and not reason.startswith("poses come"):
