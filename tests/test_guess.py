@@ -443,6 +443,17 @@ def test_a_camera_on_the_hand_is_found_from_points_that_stand_still() -> None:
     )
     none = hand_camera.find([straight], middle, focal, 128)
     assert isinstance(none, str) or none.reason
+    # Where parts disagree, and a stretch of time has next to no points, that is said.
+    counts = np.bincount(tracks.picture, minlength=24)
+    assert found.fewest == min(np.median(c) for c in np.array_split(counts, point_tracks.GROUPS))
+    kept = (tracks.picture < 15) | (tracks.track < 4)
+    sparse = hand_camera.Tracks(tracks.uv[kept], tracks.track[kept], tracks.picture[kept], poses)
+    with mock.patch.object(hand_camera, "MAX_TURN_SD", 0.0):
+        told = hand_camera.find([sparse], middle, focal, 128)
+    assert not isinstance(told, str)
+    assert told.fewest < hand_camera.SPARSE
+    assert "disagree" in told.reason
+    assert f"so little texture that {told.fewest:.0f} points a picture" in told.reason
 
 
 def test_a_drawn_wrist_camera_is_not_taken_for_one_that_stands_still() -> None:

@@ -55,9 +55,6 @@ FRAMES: Final = 36
 
 QUICK_FRAMES: Final = 14
 POINT_PICTURES: Final = 240
-MIN_FITTING: Final = 0.6
-"""Share of the points near the hand that must keep their place in it."""
-
 STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
@@ -422,7 +419,7 @@ def _by_points(
     if free and errors[3] > 0.1 * K[0, 0]:
         figures["where"] += _UNTOLD
     reason = ""
-    if best.fitting < MIN_FITTING:
+    if best.fitting < hand_points.MIN_FITTING:
         reason = f"points seen near the {world.what} do not move with it ({100 * best.fitting:.0f} % do)"
     elif flow < MIN_FLOW:
         reason = f"the hand's motion does not agree with the pictures' (fit {flow:.2f} < {MIN_FLOW})"

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from ..geometry import rotations, transforms
 from ..model import FrameSource, GripperTrajectory
 from .flow_search import choose_pairs
-from .point_tracks import Bundle, Tracks, follow_points, goes_by
+from .point_tracks import GROUPS, Bundle, Tracks, follow_points, goes_by
 from .solve import motion, vector_of
 
 FloatArray = NDArray[np.float64]
@@ -30,6 +30,9 @@ MIN_POINTS: Final = 300
 MIN_TURN_RAD: Final = 0.1
 MAX_RESIDUAL_PX: Final = 1.0
 MIN_INLIERS: Final = 0.5
+SPARSE: Final = 20.0
+"""Fewer points a picture than this are said to be why parts of a recording disagree."""
+
 MAX_RIVAL: Final = 1.25
 """Another camera whose residual is less than this times the best one's fits as well."""
 
@@ -66,6 +69,7 @@ class HandCamera:
             (m) of the camera in its own frame.
         residual_px: Median distance of points from their epipolar lines.
         inliers: Share of the points within 2 pixels.
+        fewest: Points a picture, in the median, in that fifth of the time in which fewest can be followed.
         rival: Residual of the best camera elsewhere over the best one's; infinite where there is none.
         reason: Why it must not be believed; empty where it may be.
     """
@@ -75,6 +79,7 @@ class HandCamera:
     covariance: FloatArray
     residual_px: float
     inliers: float
+    fewest: float
     rival: float
     reason: str
 
@@ -192,10 +197,17 @@ def find(
         covariance=kept.spread(state, focal is None),
         residual_px=float(np.median(residual)),
         inliers=float((residual < 2).mean()),
+        fewest=_fewest(parts),
         rival=min(rivals, default=float("inf")),
         reason="",
     )
     return HandCamera(**{**vars(found), "reason": _doubt(found, turned)})
+
+
+def _fewest(parts: Sequence[Tracks]) -> float:
+    """Points a picture in the emptiest of `GROUPS` stretches of time, of the episode that has fewest."""
+    counts = [np.bincount(p.picture, minlength=len(p.poses)) for p in parts if len(p.poses) >= GROUPS]
+    return min((float(np.median(part)) for c in counts for part in np.array_split(c, GROUPS)), default=0.0)
 
 
 def _doubt(found: HandCamera, turned: float) -> str:
@@ -207,10 +219,13 @@ def _doubt(found: HandCamera, turned: float) -> str:
             f"{100 * found.inliers:.0f} % of the points fit)"
         )
     sd = np.sqrt(np.diag(found.covariance))
+    sparse = ""
+    if found.fewest < SPARSE:
+        sparse = f"; a fifth of the time has so little texture that {found.fewest:.0f} points a picture are followed"
     if sd[:3].max() > MAX_TURN_SD or sd[3:6].max() > MAX_SHIFT_SD_M:
         return (
             f"parts of the recording disagree by {np.degrees(sd[:3].max()):.1f}° and {1e3 * sd[3:6].max():.0f} mm "
-            "(one standard deviation)"
+            "(one standard deviation)" + sparse
         )
     if found.rival < MAX_RIVAL:
         return "a camera mounted elsewhere fits as well"

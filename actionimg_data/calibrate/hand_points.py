@@ -31,6 +31,9 @@ MIN_SEEN: Final = 5
 MIN_OBSERVED: Final = 250
 MIN_POINTS: Final = 25
 MAX_OBSERVED: Final = 4000
+MIN_FITTING: Final = 0.6
+"""Share of the points near the hand that must keep their place in it, for a camera to be believed."""
+
 BACKGROUND_FRAMES: Final = 25
 
 _MOVES_PX: Final = 5.0

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from ..errors import MissingCalibrationError
 from ..geometry import pinhole, rotations, transforms
 from ..model import GripperTrajectory, View
+from . import hand_points
+from .adjust import adjust
 from .arm import Body
 from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
 from .evidence import Evidence, Masks, gather, intrinsics, static_pose
 from .shape import GripperShape
 from .shift import best_shift
-from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
+from .solve import INFLATION, SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
 
 FloatArray = NDArray[np.float64]
 
@@ -29,6 +31,7 @@ MAX_LEFT_PX: Final = 3.0
 UNSEEN_SHARE: Final = 0.5
 """A direction of which more of the prior's standard deviation is left was not seen by the data."""
 
+POINT_PICTURES: Final = 120
 _SAMPLES: Final = 400
 _GAIN: Final = 2.0
 
@@ -210,7 +213,8 @@ def refine_camera(
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
     fitted, judged = split_sights(gathered)
-    best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:], fit_sizes=not with_masks, begin=best)
+    known = None if with_masks else _by_points(recorded, intrinsics(first), pose, given)
+    best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:], fit_sizes=not with_masks, begin=best, known=known)
     # Judged with the gripper as it was found, so that only the pose makes the difference.
     judged = [as_found(e, best) for e in judged] if not with_masks else judged
     before, after = score([judged], [given]), score([judged], best.poses)
@@ -260,6 +264,19 @@ def _gather(
         if evidence.sights:
             found.append(evidence)
     return found
+
+
+def _by_points(recorded: Sequence[Recorded], K: FloatArray, pose: FloatArray, given: FloatArray) -> Known | None:
+    """What points of the hand tell of the camera near ``pose``; None where too few keep their place in the hand."""
+    each = max(25, POINT_PICTURES // len(recorded))
+    tracks = [hand_points.follow(r.view.frames, arm, each) for r in recorded for arm in r.arms.values()]
+    tracks = [t for t in tracks if len(t.uv)]
+    found = hand_points.fit(tracks, K, pose, False, final=True) if tracks else None
+    if found is None or found.fitting < hand_points.MIN_FITTING:
+        return None
+    told = adjust(found.bundle, found.state, False, free_offset=True)
+    moved = vector_of(np.asarray(transforms.invert(motion(told.state[:6]))) @ given)
+    return Known(told.information, moved)
 
 
 def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:

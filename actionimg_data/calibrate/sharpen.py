@@ -14,12 +14,13 @@ from .adjust import Adjusted
 from .check import MIN_FRAMES
 from .evidence import Evidence
 from .refine import split_sights
-from .solve import SEARCH_PX, Priors, Solution, as_found, motion, score, solve, vector_of
+from .solve import SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
 
 FloatArray = NDArray[np.float64]
 
-INFLATION: Final = 1.5
-"""Errors of points and edges together were larger than the equations say by about this factor on the setting scenes."""
+INFLATION: Final = 1.75
+"""Errors of points and edges together were larger than the equations say by about this factor on the setting scenes, of
+single episodes as of pooled ones."""
 
 MISPLACED_SHARE: Final = 0.0016
 """And the hand as a whole was seen besides by so much of the picture's width elsewhere, one deviation along each axis:
@@ -73,9 +74,8 @@ def sharpen(
         return alone
     fitted, judged = split_sights(gathered)
     fitted = [e for e in fitted if e.sights]
-    found = solve(
-        [fitted], [pose], priors, [pose], _SEARCH_PX, fit_sizes=True, fit_focal=free_focal, known=told.information
-    )
+    known = Known(told.information, np.zeros(len(told.information)))
+    found = solve([fitted], [pose], priors, [pose], _SEARCH_PX, fit_sizes=True, fit_focal=free_focal, known=known)
     edges = float(score([[as_found(e, found) for e in judged]], found.poses).mean())
     picked, away = np.r_[0:6], vector_of(np.asarray(transforms.invert(found.poses[0])) @ pose)
     if free_focal:

@@ -70,6 +70,20 @@ class Priors:
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What something else than edges tells of one camera.
+
+    Args:
+        information: Inverse covariance ``(6, 6)``, or ``(7, 7)`` with the log focal length where that is fitted.
+        motion: ``(6,)`` or ``(7,)`` where it puts the camera, from the given pose: it
+            takes points in the given frame of the camera to where they are in the true one.
+    """
+
+    information: FloatArray
+    motion: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """What fits.
 
@@ -171,7 +185,7 @@ def solve(
     fit_sizes: bool = False,
     fit_focal: bool = False,
     begin: Solution | None = None,
-    known: FloatArray | None = None,
+    known: Known | None = None,
 ) -> Solution:
     """Fit all cameras, and what else is unknown, to the pictures.
 
@@ -186,8 +200,7 @@ def solve(
         fit_sizes: Fit the mounting, the surface's distance and the sizes of the gripper too.
         fit_focal: Fit each camera's focal length too.
         begin: Where the mounting, the sizes and the focal lengths begin.
-        known: Of one camera, what else is known of its motion from ``given``, in place of the camera's priors: the
-            inverse covariance ``(6, 6)``, or ``(7, 7)`` with the log focal length where that is fitted.
+        known: What else is known of the one camera there is, besides its priors.
     """
     count, sizes = len(groups), len(groups[0][0].hand.sizes) if fit_sizes else 0
     at = _Layout(count, sizes, fit_focal)
@@ -206,9 +219,11 @@ def solve(
         state[at.sizes] = begin.sizes if sizes else 0
         state[at.focal :] = begin.log_focal if fit_focal else 0
     precision = np.diag(at.deviations(priors, groups[0][0]) ** -2.0)
+    pulled = np.zeros(at.length)
     if known is not None:
         own = at.own(0)
-        precision[np.ix_(own, own)] = known
+        precision[np.ix_(own, own)] += known.information
+        pulled[own] = known.information @ known.motion
     normal, sigma, used = precision, 1.0, 0.0
     for reach in search:
         tool = motion(state[at.tool])
@@ -229,7 +244,7 @@ def solve(
         used = len(residual) / max(1, sum(r.points for _, r in rows))
         step = np.zeros(at.length)
         for _ in range(3):
-            normal, gradient = precision.copy(), -precision @ state
+            normal, gradient = precision.copy(), pulled - precision @ state
             for k, r in rows:
                 columns = at.columns(k)
                 jacobian = np.concatenate(

@@ -18,7 +18,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,36 @@ def drawn(count: int, size: int = 192, frames: int = 80) -> Iterator[Unit]:
             recorded.append(Recorded(f"drawn{k}-{i}", View(None, ArrayFrames(pictures)), {"": trajectory}))
         yield Unit(f"drawn{k}|camera|pooled", recorded, camera)
         yield Unit(f"drawn{k}|camera|{recorded[0].episode}", recorded[:1], camera)
+
+
+@dataclass(frozen=True)
+class ThereAndBack:
+    """Pictures of a short recording there and back again, kept once, so that a long one costs no memory here."""
+
+    kept: Any
+    order: Any
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Any]:
+        for i in indices:
+            yield self.kept[self.order[i]]
+
+
+def lengthened(units: Iterator[Unit], count: int) -> Iterator[Unit]:
+    """First episodes as ones of so many pictures, there and back again."""
+    for unit in units:
+        arm, frames = unit.recorded[0].arms[""], unit.recorded[0].view.frames
+        way = np.abs((np.arange(count) + len(arm) - 1) % (2 * len(arm) - 2) - (len(arm) - 1))
+        times = np.arange(count) * float(np.median(np.diff(arm.times)))
+        longer = GripperTrajectory(arm.position[way], arm.quaternion_xyzw[way], arm.openness[way], times)
+        kept = np.stack(list(frames.frames(range(len(arm)))))
+        pictures = ThereAndBack(kept, way, frames.width, frames.height)
+        name = unit.name.rsplit("|", 1)[0]
+        yield Unit(f"{name}|{count} pictures", [Recorded("long", View(None, pictures), {"": longer})], unit.truth)
 
 
 def spoiled(units: Iterator[Unit]) -> Iterator[Unit]:
@@ -297,6 +328,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("guesses.jsonl"))
     parser.add_argument("--focal", choices=("known", "free", "both"), default="both")
     parser.add_argument("--bad", action="store_true", help="the first episode of each camera, spoiled in many ways")
+    parser.add_argument("--long", type=int, default=0, help="the first episode of each camera, of so many pictures")
     parser.add_argument("--late", type=float, default=0.0, help="seconds by which the poses of scenes come too late")
     parser.add_argument("--only", default="", help="part of the names of the cameras")
     parser.add_argument("--summary", action="store_true")
@@ -312,10 +344,14 @@ def main() -> None:
             rows[row.pop("name")] = row
     if not options.summary:
         with options.out.open("a") as file:
-            for unit in spoiled(first_of(options)) if options.bad else units_of(options):
+            if options.bad:
+                units = spoiled(first_of(options))
+            else:
+                units = lengthened(first_of(options), options.long) if options.long else units_of(options)
+            for unit in units:
                 for focal in ("known", "free") if options.focal == "both" else (options.focal,):
                     name = f"{unit.name}|{focal}" + (f"|{options.late:+g}" if options.late else "")
-                    if name not in rows and (options.bad or options.only in name):
+                    if name not in rows and (options.bad or options.long or options.only in name):
                         rows[name] = judged(unit, focal == "known")
                         file.write(json.dumps({"name": name, **rows[name]}) + "\n")
                         file.flush()
