@@ -77,7 +77,9 @@ def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]
     its children, whose OpenMP has no threads.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pytest", "actionimg_data.training", "training_data"])
+    # What DistributedDataParallel and accelerate import when they are made, each process would import for itself.
+    needed = ["torch", "torch._dynamo", "accelerate", "pytest", "actionimg_data.training", "training_data"]
+    context.set_forkserver_preload(needed)
 
     pipes, processes = [], []
     for rank in range(count):

@@ -58,6 +58,10 @@ POINT_PICTURES: Final = 240
 STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
+SMALL_PX: Final = 192
+"""In narrower pictures the few points of a hand slide alike: three cameras of the setting half were 9 to 140 px off by
+them (at 256), and the outline fitted none."""
+
 MAX_POINT_RIVAL: Final = 0.85
 POINT_INFLATION: Final = 1.2
 """Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
@@ -387,8 +391,10 @@ def _by_points(
         (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
     )
     # Points that err together in a part of the time are not seen in the equations, but in what the others tell.
-    parted = best.bundle.spread(best.state, free) * POINT_INFLATION**2
-    apart = _radii(parted, K, best.world_from_camera, world)[0]
+    apart = 0.0
+    if not world.whole_arm:
+        parted = best.bundle.spread(best.state, free) * POINT_INFLATION**2
+        apart = _radii(parted, K, best.world_from_camera, world)[0]
     told = adjust(best.bundle, best.state, free, free_offset=True)
     K = _at_focal(K, told.state[6])
     gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep)
@@ -435,6 +441,8 @@ def _by_points(
         )
     elif max(errors[0], apart) > MAX_OVERLAY_SHARE * world.width:
         reason = f"the gripper could be up to {max(errors[0], apart):.1f} px away"
+    elif world.width < SMALL_PX and not world.whole_arm and (sharp.found is None or (sharp.edges or 0) < MIN_EDGES):
+        reason = "in so small pictures points of the hand are believed only where its outline fits too"
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
         reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
     if reason and not reason.startswith("poses come"):
