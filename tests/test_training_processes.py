@@ -57,21 +57,22 @@ def keys_of(batches: Any) -> list[str]:
     return [key for batch in batches for key in batch["key"]]
 
 
-def _in_one(rank: int, count: int, pipe: Any, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _in_one(rank: int, count: int, pipe: Any, work: Callable[..., Iterator[Any]], given: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    # Its models and groups live as long as it: their destructors wait, with Python's lock, for threads that want it.
+    running = work(rank, count, *given)
     try:
-        pipe.send(work(rank, count, *given))
+        pipe.send(next(running))
     except BaseException:
         pipe.send(RuntimeError(traceback.format_exc()))
         raise
     finally:
         pipe.close()
-        # The group's own threads may wait for each other.
         os._exit(0)
 
 
-def in_processes(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
-    """What ``work(rank, count, *given)`` returns in processes of its own.
+def in_processes(count: int, work: Callable[..., Iterator[Any]], *given: Any) -> list[Any]:
+    """What ``work(rank, count, *given)`` yields first in processes of its own.
 
     They are forked from a server that has imported torch and done nothing with it: one that had computed may hang in
     its children, whose OpenMP has no threads.
@@ -114,7 +115,7 @@ class EverySecond:
 # ---- how jobs are started ------------------------------------------------------------------------------------------
 
 
-def plain_ddp(rank: int, ranks: int, path: Path, store: Path) -> list[str]:
+def plain_ddp(rank: int, ranks: int, path: Path, store: Path) -> Iterator[list[str]]:
     """Data set and loader are made before the process group, as Lightning makes them."""
     data = ActionImageDataset(path, batch_size=2, **SMALL)
     loader = DataLoader(data, batch_size=2, num_workers=1 + rank, collate_fn=collate)
@@ -129,7 +130,7 @@ def plain_ddp(rank: int, ranks: int, path: Path, store: Path) -> list[str]:
     with pytest.raises(InvalidSpecError, match=r"EverySecond.*each sample of an epoch once"):
         data.check(EverySecond(loader))
     torch.distributed.destroy_process_group()
-    return keys
+    yield keys
 
 
 def test_plain_ddp(dataset: Path, tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_plain_ddp(dataset: Path, tmp_path: Path) -> None:
     assert each_once(itertools.chain(*found))
 
 
-def with_accelerate(rank: int, ranks: int, path: Path, port: int) -> list[list[str]]:
+def with_accelerate(rank: int, ranks: int, path: Path, port: int) -> Iterator[list[list[str]]]:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     from accelerate import Accelerator
@@ -161,8 +162,7 @@ def with_accelerate(rank: int, ranks: int, path: Path, port: int) -> list[list[s
     config = DataLoaderConfiguration(dispatch_batches=False)
     prepared = Accelerator(cpu=True, dataloader_config=config).prepare(DataLoader(whole, 1, collate_fn=collate))
     found.append(keys_of(prepared))
-    torch.distributed.destroy_process_group()
-    return found
+    yield found
 
 
 def test_accelerate(dataset: Path) -> None:
