@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +17,10 @@ from ..geometry import pinhole, transforms
 from ..model import FrameSource, GripperTrajectory, JointTrack
 from .arm import Body, Kinematics, arms
 from .flow_search import choose_pairs
-from .hand_camera import WORKING_SIDE, fingers_move
-from .hand_points import BACKGROUND_FRAMES, MIN_OBSERVED, MIN_POINTS, MIN_SEEN, PointFit
-from .point_tracks import Bundle, Tracks, follow_points, goes_by
+from .hand_points import LAST, PointFit, enough, follow_moving, judged, settle
+from .point_tracks import Bundle, Tracks
 from .refine import Recorded
-from .solve import motion, vector_of
+from .solve import motion
 
 FloatArray = NDArray[np.float64]
 
@@ -34,9 +32,6 @@ MIN_SIDE: Final = 256
 MAX_OBSERVED: Final = 6000
 _QUICK: Final = 2000
 _MOVES_PX: Final = 2.5
-_TREMBLE_PX: Final = 0.2
-_DIFFERS: Final = 18.0
-_WINDOW: Final = 11
 _FITS_SHARE: Final = 1.5 / 256
 _INSIDE: Final = 0.8
 
@@ -119,30 +114,8 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, bodies: Sequence[
     changes = [np.gradient(b.world_from_body[:, :3], trajectory.times, axis=0)[chosen] for b in bodies]
     rates = np.nan_to_num(np.stack(changes, 1))
     bones = tuple(b.bones[chosen] for b in bodies)
-    if not chosen:
-        return ArmTracks(np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp), poses, rates, bones)
-    evenly = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int)).tolist()
-    longer = max(frames.width, frames.height)
-    scale = min(WORKING_SIDE / longer, 1.0) if longer >= MIN_SIDE else MIN_SIDE / longer
-    size = (max(1, round(frames.width * scale)), max(1, round(frames.height * scale)))
-    order = sorted({*chosen, *evenly})
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    seen = {
-        i: p if scale == 1 else cv2.resize(p, size, interpolation=way)
-        for i, p in zip(order, frames.frames(order), strict=True)
-    }
-    background = np.median(np.stack([seen[i] for i in evenly]), 0).astype(np.float32)
-    greys, allowed = [], []
-    for i in chosen:
-        differs = (np.abs(seen[i] - background).max(-1) > _DIFFERS).astype(np.uint8)
-        differs = cv2.morphologyEx(differs, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
-        allowed.append(255 * cv2.dilate(differs, np.ones((3, 3), np.uint8)))
-        greys.append(cv2.cvtColor(seen[i], cv2.COLOR_RGB2GRAY))
-    cut = fingers_move(trajectory, np.array(chosen))
-    uv, track, picture = follow_points(greys, allowed, cut, POINTS, max(3, min(size) // 64), _WINDOW)
-    keep = goes_by(uv, track, MIN_SEEN, _MOVES_PX * max(scale, 1.0), _TREMBLE_PX)
-    _, track = np.unique(track[keep], return_inverse=True)
-    return ArmTracks(uv[keep] / scale, track, picture[keep], poses, rates, bones)
+    uv, track, picture = follow_moving(frames, trajectory, chosen, POINTS, _MOVES_PX, MIN_SIDE)
+    return ArmTracks(uv, track, picture, poses, rates, bones)
 
 
 def joints(bodies: Sequence[Body]) -> FloatArray | None:
@@ -200,33 +173,16 @@ def fit(
         free_focal: Find the focal length too.
         final: Fit all points that are near, and then those again that fit.
     """
-    rng = np.random.default_rng(0)
-    middle, aspect = K[:2, 2], float(K[1, 1] / K[0, 0])
-    state = np.append(vector_of(world_from_camera), np.log(K[0, 0]))
-    fits_px = _FITS_SHARE * 2 * float(max(middle))
 
-    def seen(radius: float) -> Bundle | None:
-        focal = np.exp(state[6])
-        now = np.array([[focal, 0, middle[0]], [0, focal * aspect, middle[1]], [0, 0, 1.0]])
-        bundle = Bundle([p.of(*owned(p, now, state, radius)) for p in parts if p.count], middle, aspect)
-        return bundle if len(bundle) >= MIN_OBSERVED and bundle.count >= MIN_POINTS else None
+    def near_any(K_now: FloatArray, state: FloatArray, radius_m: float) -> list[Tracks]:
+        return [p.of(*owned(p, K_now, state, radius_m)) for p in parts if p.count]
 
-    for radius, evaluations in _ROUNDS[-1:] if final else _ROUNDS:
-        bundle = seen(radius)
-        if bundle is None:
-            return None
-        _, state = bundle.at_most(rng, _QUICK).fitted(state, free_focal, evaluations)
-    bundle = seen(_RADIUS_M)
-    if bundle is None:
+    settled = settle(near_any, K, world_from_camera, free_focal, _ROUNDS, _RADIUS_M, (_QUICK, MAX_OBSERVED), final)
+    if settled is None:
         return None
+    state, bundle = settled
     kept = bundle
-    if final:
-        bundle = bundle.at_most(rng, MAX_OBSERVED)
-        _, state = bundle.fitted(state, free_focal, 30)
-        again = bundle.close(state)
-        if len(again) >= MIN_OBSERVED and again.count >= MIN_POINTS:
-            kept = again
-            _, state = kept.fitted(state, free_focal, 30)
-    off = bundle.off(state)
-    good = (off < fits_px)[bundle.track]
-    return PointFit(state, float(good.sum() * good.mean()), float(good.mean()), float(np.median(off)), kept)
+    if final and enough(again := bundle.close(state)):
+        kept = again
+        _, state = kept.fitted(state, free_focal, LAST)
+    return judged(state, bundle, kept, _FITS_SHARE * 2 * float(max(K[:2, 2])))
