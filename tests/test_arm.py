@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from actionimg_data.calibrate import Recorded, arm_points, with_arm
 from actionimg_data.calibrate.arm import arms, moving_bodies, place
-from actionimg_data.calibrate.solve import motion
+from actionimg_data.calibrate.solve import motion, vector_of
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
 from actionimg_data.converters.kit.robot import Robot
@@ -166,7 +166,7 @@ def test_points_of_all_links_find_the_camera(robot: Robot) -> None:
         tuple(b.bones for b in moves.bodies),
     )
     start = motion(np.array([0.03, -0.02, 0.02, 0.02, -0.03, 0.03])) @ truth.world_from_camera
-    state = np.append(arm_points.vector_of(truth.world_from_camera), np.log(truth.K[0, 0]))
+    state = np.append(vector_of(truth.world_from_camera), np.log(truth.K[0, 0]))
     body, close = arm_points.owned(tracks, truth.K, state, 0.11)
     mine = close[: len(owner)]
     assert mine.mean() > 0.9
