@@ -1,4 +1,4 @@
-"""The mapping of the sample recordings of a Panda, which tests and proofs read."""
+"""Mappings: of the sample recordings of a Panda, which tests and proofs read, and of a small log of one view."""
 
 from __future__ import annotations
 
@@ -31,4 +31,27 @@ def panda_mapping(views: Sequence[str] = VIEWS, **more: Any) -> dict[str, Any]:
             }
             for name in views
         },
+    }
+
+
+def log_mapping(**pose: Any) -> dict[str, Any]:
+    """Of ``poses.csv`` with columns t x y z qx qy qz qw open, and ``front.mp4`` without a camera.
+
+    Args:
+        pose: More fields of the pose.
+    """
+    return {
+        "version": 1,
+        "format": "folder",
+        "instruction": {"text": "move the cube"},
+        "pose": {
+            "file": "poses.csv",
+            "time": {"column": "t", "unit": "s"},
+            "position": {"columns": ["x", "y", "z"], "unit": "m"},
+            "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
+            "tool_from_gripper": {"euler_xyz_deg": [0, 0, 0]},
+            **pose,
+        },
+        "gripper": {"columns": ["open"], "closed": 0, "open": 1, "kind": "measured"},
+        "views": {"front": {"frames": "front.mp4", "time": {"fps": 20}, "camera": "uncalibrated"}},
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sample_mapping import log_mapping
 from scipy.spatial.transform import Rotation
 
 from actionimg_data.calibrate import Recorded, arm_points, with_arm
@@ -211,22 +212,7 @@ def test_raw_logs_have_joints_beside_poses_where_the_mapping_says_so(tmp_path: P
     pictures = np.zeros((20, 32, 32, 3), np.uint8)
     (log / "front.mp4").write_bytes(encode_bytes(pictures, rgb_encoding(), 20.0, 32, 32))
     joints = {"columns": ["a", "b"], "names": ["j2", "j1"], "unit": "deg", "file": "joints.csv"}
-    mapping = {
-        "version": 1,
-        "format": "folder",
-        "instruction": {"text": "open it"},
-        "pose": {
-            "file": "poses.csv",
-            "time": {"column": "t", "unit": "s"},
-            "position": {"columns": ["x", "y", "z"], "unit": "m"},
-            "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-            "tool_from_gripper": {"euler_xyz_deg": [0, 0, 0]},
-            "arm_joints": joints,
-        },
-        "gripper": {"columns": ["open"], "closed": 0, "open": 1, "kind": "measured"},
-        "views": {"front": {"frames": "front.mp4", "time": {"fps": 20}, "camera": "uncalibrated"}},
-    }
-    (tmp_path / "map.json").write_text(json.dumps(mapping))
+    (tmp_path / "map.json").write_text(json.dumps(log_mapping(arm_joints=joints)))
     cls = converter_class("folder")
     converter = cls(cls.Options.parse({"mapping": str(tmp_path / "map.json")}, "folder"))
     (ref,) = converter.discover(str(tmp_path / "logs"))

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sample_mapping import log_mapping
 from scipy.spatial.transform import Rotation
 
 from actionimg_data.calibrate import (
@@ -492,24 +493,7 @@ def test_the_command_writes_a_file_that_convert_takes(recorded: Recorded, tmp_pa
     pictures = recorded.view.frames.frames(range(FRAMES))
     (episode / "front.mp4").write_bytes(encode_bytes(pictures, rgb_encoding(12), 20.0, SIZE, SIZE))
     mapping = tmp_path / "map.json"
-    mapping.write_text(
-        json.dumps(
-            {
-                "version": 1,
-                "format": "folder",
-                "instruction": {"text": "move the cube"},
-                "pose": {
-                    "file": "poses.csv",
-                    "time": {"column": "t", "unit": "s"},
-                    "position": {"columns": ["x", "y", "z"], "unit": "m"},
-                    "rotation": {"columns": ["qx", "qy", "qz", "qw"], "form": "quaternion", "order": "xyzw"},
-                    "tool_from_gripper": {"euler_xyz_deg": [0, 0, 0]},
-                },
-                "gripper": {"columns": ["open"], "closed": 0, "open": 1, "kind": "measured"},
-                "views": {"front": {"frames": "front.mp4", "time": {"fps": 20}, "camera": "uncalibrated"}},
-            }
-        )
-    )
+    mapping.write_text(json.dumps(log_mapping()))
     source, out = str(tmp_path / "logs"), tmp_path / "cameras.json"
     common = [source, "--mapping", str(mapping)]
     run = CliRunner().invoke

@@ -443,10 +443,10 @@ def _by_points(
         reason = f"the gripper could be up to {max(errors[0], apart):.1f} px away"
     elif world.width < SMALL_PX and not world.whole_arm and (sharp.found is None or (sharp.edges or 0) < MIN_EDGES):
         reason = "in so small pictures points of the hand are believed only where its outline fits too"
+    if reason:
+        figures["time_offset_s"] = None
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
         reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
-    if reason and not reason.startswith("poses come"):
-        figures["time_offset_s"] = None
     return figures, reason, (told.offset_s, told.offset_sd_s)
 
 

@@ -434,6 +434,13 @@ def _turn(name: str) -> int:
     return every * int(run) + (0 if episode in JUDGED else 6)
 
 
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Results by name that an earlier run has written, a line each; none where there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {row.pop("name"): row for row in rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -445,11 +452,7 @@ def main() -> None:
     parser.add_argument("--parts", default="detect,refine,time,blame")
     parser.add_argument("--summary", action="store_true", help="only print the table")
     options = parser.parse_args()
-    rows: dict[str, dict[str, Any]] = {}
-    if options.out.exists():
-        for line in options.out.read_text().splitlines():
-            row = json.loads(line)
-            rows[row.pop("name")] = row
+    rows = read_rows(options.out)
     if not options.summary:
         recordings = load(options.data)
         cases: dict[str, Callable[[list[Recording], int], Iterator[Case]]] = {

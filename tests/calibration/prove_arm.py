@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prove
 import prove_guess
 from scipy.spatial.transform import Rotation
 
@@ -137,11 +138,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=(), help="parts of the names of the cameras, all of them")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
-    rows: dict[str, dict[str, Any]] = {}
-    if options.out.exists():
-        for line in options.out.read_text().splitlines():
-            row = json.loads(line)
-            rows[row.pop("name")] = row
+    rows = prove.read_rows(options.out)
     if not options.summary:
         units = (u for f in options.scenes for u in scene(f)) if options.scenes else rlbench(options.data)
         with options.out.open("a") as file:

@@ -337,11 +337,7 @@ def main() -> None:
     if options.hand:
         judge_on_the_hand(options.data, options.scenes or [])
         return
-    rows: dict[str, dict[str, Any]] = {}
-    if options.out.exists():
-        for line in options.out.read_text().splitlines():
-            row = json.loads(line)
-            rows[row.pop("name")] = row
+    rows = prove.read_rows(options.out)
     if not options.summary:
         with options.out.open("a") as file:
             if options.bad:
