@@ -58,7 +58,6 @@ from .recording.recording import Recording, ViewInput
 from .recording.sync import PoseSamples, ScalarSamples, SyncLimits
 
 FloatArray = NDArray[np.float64]
-_MAX_EPISODES_LOOKED_AT = 64
 
 
 class FolderOptions(StampedOptions):

@@ -38,8 +38,6 @@ LEAST_CONTRAST = 0.1
 """Least height over the ground that counts as a blob."""
 WIDTHS = (0.4, 2.2)
 """Standard deviations over sigma outside of which nothing is a blob of an action image."""
-ODD_WIDTH = 1.45
-"""Factor from the clip's width beyond which a spot is something else."""
 STEPS = 9
 MIXING_STEPS = 4
 """Gauss-Newton steps for the shares of the channels, each time from where the blobs are seen."""

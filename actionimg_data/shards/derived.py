@@ -63,7 +63,6 @@ FOLDER: Final = "derived"
 MANIFEST: Final = "derived.json"
 INDEX: Final = "index.parquet"
 QUARANTINE: Final = "quarantine.jsonl"
-NOT_AN_ARRAY: Final = "not-an-array"
 
 Function = Callable[[WindowInput], Any]
 Arrays = dict[str, NDArray[Any]]
