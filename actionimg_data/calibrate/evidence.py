@@ -387,3 +387,10 @@ def _products(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     x, y = gradient
     return (x * x).sum(-1), (x * y).sum(-1), (y * y).sum(-1)
+
+
+def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Every third sight judges what is fitted to the others."""
+    fitted = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 != 1)) for e in gathered]
+    judged = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 == 1)) for e in gathered]
+    return fitted, judged
