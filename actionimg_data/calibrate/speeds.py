@@ -127,7 +127,7 @@ def frozen(parts: Sequence[Speeds]) -> tuple[float, float] | None:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
         begin, end = max(edges.reshape(-1, 2).tolist(), key=lambda run: run[1] - run[0])
         lasts = float(p.times[end - 1] - p.times[begin])
-        if lasts < FROZEN_S or end - begin < FROZEN_SHARE * len(still):
+        if lasts < FROZEN_S or end - begin < FROZEN_SHARE * len(flow):
             continue
         if flow[begin:end].mean() > FROZEN_MOVES * flow[~still].mean():
             return float(p.times[begin]), float(p.times[end - 1])
