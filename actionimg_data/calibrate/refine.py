@@ -19,7 +19,7 @@ from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
 from .evidence import Evidence, Masks, gather, intrinsics, split_sights, static_pose
 from .shape import GripperShape
 from .shift import best_shift
-from .solve import INFLATION, SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
+from .solve import SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
 from .uncertainty import doubt_points, radii, widened
 
 FloatArray = NDArray[np.float64]
@@ -227,7 +227,7 @@ def refine_camera(
         pose, covariance = motion(told[1].state[:6]), np.asarray(np.linalg.inv(told[1].information + precision))
         after, model = score([judged], [pose]), f"points of the hand, without edges of: {shape.name}"
     if not with_masks:
-        covariance = covariance * INFLATION**2 if told is None else widened(covariance, K, first.width)
+        covariance = widened(covariance, K, first.width)
     points, working = _workspace(gathered)
     errors = radii(covariance, working, pose, points)
     figures: dict[str, Any] = {

@@ -27,10 +27,6 @@ _MIN_EDGE: Final = 0.2
 _CENTRED: Final = 0.6
 _TUKEY: Final = 4.0
 _MIN_SIGMA: Final = 0.35
-INFLATION: Final = 1.5
-"""Where sizes are fitted to edges, errors were larger than the equations say by about this factor on the setting half:
-the real gripper has shapes that no size of the model makes."""
-
 _SIZES_FREE_AT: Final = 3.0
 """Millimetres of a model's error from which on its sizes are as free as those of any gripper."""
 
