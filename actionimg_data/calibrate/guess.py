@@ -71,8 +71,8 @@ BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
 MAX_SCATTER_PX: Final = 1.0
-"""Of edges about the outline, where edges alone decide; those of anything, looked for within 2 px, have 1.1. True cameras of
-the setting half had up to 0.9, and the one that was wrong 1.1."""
+"""Of edges about the outline, where edges alone decide; those of anything, looked for within 2 px, have 1.1. True
+cameras of the setting half had up to 0.9, and the one that was wrong 1.1."""
 
 MIN_FLOW: Final = 0.25
 MIN_FLOW_SHARE: Final = 0.6
