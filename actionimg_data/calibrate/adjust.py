@@ -64,9 +64,10 @@ class _Now:
     inner: FloatArray
     left: FloatArray
 
-    @property
-    def cost(self) -> float:
-        return float(np.log1p((self.left**2).sum(1) / _LOSS_PX**2).sum())
+    def cost(self, middle: FloatArray, strength: FloatArray) -> float:
+        """What is made small; points are held to ``middle`` with ``strength (3,)``."""
+        held = float((strength * (self.points - middle) ** 2).sum()) / _LOSS_PX**2
+        return float(np.log1p((self.left**2).sum(1) / _LOSS_PX**2).sum()) + held
 
 
 def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: bool, steps: int = 30) -> Adjusted:
@@ -83,6 +84,7 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
     now, damping = _at(bundle, state, 0.0, bundle.meeting(state)), 1e-3
     hold = np.zeros(8)
     for _ in range(steps):
+        middle, strength = _home(bundle, now)
         block = _Blocks.of(bundle, now, columns)
         hold[7] = (_sigma(now.left) / OFFSET_PRIOR_S) ** 2
         for _ in range(_TRIES):
@@ -92,13 +94,14 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
             turned = vector_of(motion(now.state[:6]) @ np.asarray(transforms.invert(motion(whole[:6]))))
             there = np.append(turned, now.state[6] + whole[6])
             new = _at(bundle, there, now.offset + whole[7], now.points + points)
-            if new.cost < now.cost:
+            if new.cost(middle, strength) < now.cost(middle, strength):
                 break
             damping *= 10
         else:
             break
-        gain, now, damping = now.cost - new.cost, new, max(damping / 5, 1e-7)
-        if gain < _ENOUGH * now.cost:
+        before, after = now.cost(middle, strength), new.cost(middle, strength)
+        now, damping = new, max(damping / 5, 1e-7)
+        if before - after < _ENOUGH * after:
             break
     sigma = _sigma(now.left)
     information = _Blocks.of(bundle, now, columns).reduced(0.0)[0] / (sigma**2 * SHARED_STEPS)
@@ -114,6 +117,13 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
 
 def _sigma(left: FloatArray) -> float:
     return max(1.4826 * float(np.median(np.abs(left))), 1e-3)
+
+
+def _home(bundle: Bundle, now: _Now) -> tuple[FloatArray, FloatArray]:
+    """Where points are held to, and how strongly ``(3,)``, in units of the squared steps."""
+    if bundle.home is None:
+        return np.zeros(3), np.zeros(3)
+    return bundle.home.middle, _sigma(now.left) ** 2 * SHARED_STEPS * bundle.home.precision(bundle.count)
 
 
 def _at(bundle: Bundle, state: FloatArray, offset: float, points: FloatArray) -> _Now:
@@ -157,12 +167,14 @@ class _Blocks:
         own = bundle.steps(project @ now.turn.transpose(0, 2, 1))
         weight = 1 / (1 + (now.left**2).sum(1) / _LOSS_PX**2)
         heavy, heavy_own = shared * weight[:, None, None], own * weight[:, None, None]
+        middle, strength = _home(bundle, now)
         return cls(
             np.einsum("nia,nib->ab", heavy, shared),
-            np.add.reduceat(heavy_own.transpose(0, 2, 1) @ own, bundle.first),
+            np.add.reduceat(heavy_own.transpose(0, 2, 1) @ own, bundle.first) + np.diag(strength),
             np.add.reduceat(heavy.transpose(0, 2, 1) @ own, bundle.first),
             np.einsum("nia,ni->a", heavy, now.left),
-            np.add.reduceat((heavy_own.transpose(0, 2, 1) @ now.left[..., None])[..., 0], bundle.first),
+            np.add.reduceat((heavy_own.transpose(0, 2, 1) @ now.left[..., None])[..., 0], bundle.first)
+            + strength * (now.points - middle),
         )
 
     def reduced(self, damping: float) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -20,7 +20,7 @@ from ..geometry import pinhole, transforms
 from ..model import FrameSource, GripperTrajectory
 from .flow_search import choose_pairs
 from .hand_camera import WORKING_SIDE, fingers_move
-from .point_tracks import Bundle, Tracks, follow_points, goes_by
+from .point_tracks import Bundle, Home, Tracks, follow_points, goes_by
 from .solve import motion, vector_of
 
 FloatArray = NDArray[np.float64]
@@ -33,6 +33,9 @@ MIN_POINTS: Final = 25
 MAX_OBSERVED: Final = 4000
 MIN_FITTING: Final = 0.6
 """Share of the points near the hand that must keep their place in it, for a camera to be believed."""
+
+HOME: Final = Home(np.array([0.0, 0.0, -0.1]), np.array([0.02, 0.04, 0.04]))
+"""Of the points that are seen of a hand, in its canonical frame, on the setting scenes."""
 
 BACKGROUND_FRAMES: Final = 25
 
@@ -167,7 +170,8 @@ def fit(
     def near(K_now: FloatArray, state: FloatArray, radius_m: float) -> list[Tracks]:
         return [near_the_hand(p, K_now, motion(state[:6]), radius_m) for p in parts]
 
-    settled = settle(near, K, world_from_camera, free_focal, _ROUNDS, _RADIUS_M, (_QUICK, MAX_OBSERVED), final)
+    observed = (_QUICK, MAX_OBSERVED)
+    settled = settle(near, K, world_from_camera, free_focal, _ROUNDS, _RADIUS_M, observed, final, HOME)
     if settled is None:
         return None
     state, bundle = settled
@@ -193,6 +197,7 @@ def settle(
     radius_m: float,
     observed: tuple[int, int],
     final: bool,
+    home: Home | None = None,
 ) -> tuple[FloatArray, Bundle] | None:
     """Take the points that a candidate sees near what moves, fit the camera to them, and so on.
 
@@ -205,6 +210,7 @@ def settle(
         radius_m: Radius at the end.
         observed: Sights to fit at most, in rounds and at the end.
         final: Do the last round alone, and fit at the end too.
+        home: Where the points are on average, if that is known.
 
     Returns:
         The state ``(7,)`` and the points at the end; None where too few are seen.
@@ -216,7 +222,7 @@ def settle(
     def seen(radius: float) -> Bundle | None:
         focal = np.exp(state[6])
         now = np.array([[focal, 0, middle[0]], [0, focal * aspect, middle[1]], [0, 0, 1.0]])
-        bundle = Bundle(near(now, state, radius), middle, aspect)
+        bundle = Bundle(near(now, state, radius), middle, aspect, home)
         return bundle if enough(bundle) else None
 
     for radius, evaluations in rounds[-1:] if final else rounds:

@@ -30,6 +30,8 @@ GROUPS: Final = 5
 OUT_PX: Final = 1.0
 _LOSS_PX: Final = 0.5
 _BACK_PX: Final = 0.5
+_HOME_PX: Final = 2.0
+"""Points that were followed are seen elsewhere by so much together: what one deviation of their mean weighs."""
 _STEP: Final = 0.05
 
 
@@ -118,10 +120,27 @@ def goes_by(
     return np.asarray(good[track])
 
 
+@dataclass(frozen=True, eq=False)
+class Home:
+    """Where the points of a body are on average: a body that never turns, or about one axis, would not tell.
+
+    Args:
+        middle: ``(3,)`` metres, in the body's frame.
+        deviation: ``(3,)`` metres, standard deviations of the points' mean from it.
+    """
+
+    middle: FloatArray
+    deviation: FloatArray
+
+    def precision(self, count: int) -> FloatArray:
+        """Of each of ``count`` points ``(3,)``, so that all together weigh as their mean does."""
+        return np.asarray(self.deviation**-2.0 / max(count, 1))
+
+
 class Bundle:
     """All points of some episodes; unknowns are a rotation vector, a shift and the log focal length."""
 
-    def __init__(self, parts: Sequence[Tracks], middle: FloatArray, aspect: float) -> None:
+    def __init__(self, parts: Sequence[Tracks], middle: FloatArray, aspect: float, home: Home | None = None) -> None:
         uv = np.concatenate([p.uv for p in parts]) - middle
         uv[:, 1] /= aspect
         tracks = np.cumsum([0, *(int(p.track.max(initial=-1)) + 1 for p in parts)])
@@ -130,6 +149,7 @@ class Bundle:
         picture = np.concatenate([p.picture + o for p, o in zip(parts, pictures, strict=False)])
         self.poses = np.concatenate([p.poses for p in parts])
         self.rates = np.concatenate([np.zeros((len(p.poses), 3, 4)) if p.rates is None else p.rates for p in parts])
+        self.home = home
         self._take(uv, track, picture)
 
     def _take(self, uv: FloatArray, track: NDArray[np.intp], picture: NDArray[np.intp]) -> None:
@@ -141,7 +161,7 @@ class Bundle:
 
     def _only(self, keep: NDArray[np.bool_]) -> Bundle:
         out = object.__new__(Bundle)
-        out.poses, out.rates = self.poses, self.rates
+        out.poses, out.rates, out.home = self.poses, self.rates, self.home
         out._take(self.uv[keep], self.track[keep], self.picture[keep])
         return out
 
@@ -177,12 +197,15 @@ class Bundle:
 
     def residuals(self, state: FloatArray) -> FloatArray:
         """Distances ``(2 N,)`` in pixels of where points were followed to from where they then are."""
+        return self._residuals(state)[0]
+
+    def _residuals(self, state: FloatArray) -> tuple[FloatArray, FloatArray]:
         focal = np.exp(state[6])
         points, R, c = self._meeting(state)
         local = ((points[self.track] - c)[:, None] @ R)[:, 0]
         ahead = local[:, 2] > 0.01
         uv = focal * local[:, :2] / np.where(ahead, local[:, 2], 0.01)[:, None]
-        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel())
+        return np.asarray(np.where(ahead[:, None], np.clip(uv - self.uv, -50, 50), 50.0).ravel()), points
 
     def _meeting(self, state: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Points, and of each sight the camera's rotation and its place."""
@@ -209,7 +232,11 @@ class Bundle:
         def equations(values: FloatArray) -> FloatArray:
             state = start.copy()
             state[free] = values
-            return self.residuals(state)
+            seen, points = self._residuals(state)
+            if self.home is None:
+                return seen
+            away = (points - self.home.middle) * np.sqrt(self.home.precision(self.count)) * _HOME_PX
+            return np.concatenate([seen, away.ravel()])
 
         bounded = np.isfinite(reach_m)
         found = least_squares(
