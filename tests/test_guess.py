@@ -79,8 +79,9 @@ def away_px(K: Any, pose: Any, one: Recorded, truth: Camera = TRUTH) -> float:
 def test_a_camera_is_found_from_motion_alone_and_says_how_far_it_may_be_off(recorded: Recorded) -> None:
     found = guess_camera("front", [recorded], SHAPE, K=TRUTH.K, keep=True)
     assert found.found, found.reason
-    assert away_px(found.K, found.world_from_camera, recorded) < 1.0
+    # Its hand turns about one axis only, so that points alone leave open how high it is.
     assert found.overlay_px is not None
+    assert away_px(found.K, found.world_from_camera, recorded) < min(2.0, found.overlay_px)
     assert found.overlay_px < 4
     assert found.focal_interval_px == 0
     assert found.evidence
@@ -294,6 +295,30 @@ def test_points_that_drift_tell_camera_and_clock_together() -> None:
     free = adjust(bundle, start, True, True)
     assert free.information.shape == (7, 7)
     assert abs(free.state[6] - truth[6]) < 3 * np.linalg.inv(free.information)[6, 6] ** 0.5 + 0.02
+
+
+def test_a_hand_that_never_turns_tells_its_camera_by_where_hands_are() -> None:
+    turning, truth, points = drifting_points(0.0)
+    home = point_tracks.Home(np.array([0.01, 0.0, 0.02]), np.full(3, 0.03))
+    poses = turning.poses.copy()
+    poses[:, :3, :3] = np.eye(3)
+    local = transforms.apply(
+        transforms.invert(poses[turning.picture] @ motion(truth[:6])), points[turning.track][:, None]
+    )[:, 0]
+    uv = 260 * local[:, :2] / local[:, 2:]
+    tracks = point_tracks.Tracks(uv, turning.track, turning.picture, poses)
+    start = truth + np.r_[0.02, -0.02, 0.01, 0.15, 0.1, -0.1, 0]
+    shift, told = [], []
+    for bundle in (point_tracks.Bundle([tracks], np.zeros(2), 1.0, h) for h in (None, home)):
+        _, near = bundle.fitted(start, False, 30)
+        found = adjust(bundle, near, False, False)
+        # Where the camera is seen from the hand is what cannot be told: both move along together.
+        assert np.abs(bundle.residuals(found.state)).max() < 0.1
+        shift.append(np.linalg.norm(found.state[3:6] - truth[3:6]))
+        told.append(np.sqrt(np.linalg.eigvalsh(np.linalg.inv(found.information)).max()))
+    assert shift[0] > 0.1
+    assert shift[1] < 3 * 0.03
+    assert told[1] < 0.06 < told[0]
 
 
 def test_points_are_eliminated_as_from_the_whole_equations() -> None:

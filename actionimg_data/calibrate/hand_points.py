@@ -34,7 +34,7 @@ MAX_OBSERVED: Final = 4000
 MIN_FITTING: Final = 0.6
 """Share of the points near the hand that must keep their place in it, for a camera to be believed."""
 
-HOME: Final = Home(np.array([0.0, 0.0, -0.1]), np.array([0.02, 0.04, 0.04]))
+HOME: Final = Home(np.array([0.0, 0.0, -0.1]), np.array([0.03, 0.05, 0.06]))
 """Of the points that are seen of a hand, in its canonical frame, on the setting scenes."""
 
 BACKGROUND_FRAMES: Final = 25

@@ -30,7 +30,7 @@ GROUPS: Final = 5
 OUT_PX: Final = 1.0
 _LOSS_PX: Final = 0.5
 _BACK_PX: Final = 0.5
-_HOME_PX: Final = 2.0
+_HOME_PX: Final = 1.0
 """Points that were followed are seen elsewhere by so much together: what one deviation of their mean weighs."""
 _STEP: Final = 0.05
 
