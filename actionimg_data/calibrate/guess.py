@@ -22,6 +22,7 @@ from ..geometry import pinhole, rotations, transforms
 from ..model import Camera, GripperTrajectory
 from . import arm_points, flow_search, hand_camera, hand_points, speeds
 from .adjust import adjust
+from .arm import links_of
 from .check import MIN_FRAMES
 from .evidence import Evidence, gather
 from .guessed import CameraGuess, Mark
@@ -80,6 +81,10 @@ MIN_FLOW: Final = 0.25
 MIN_FLOW_SHARE: Final = 0.6
 """Where another camera explains the motion so much better, an outline that fits is chance; true cameras of the setting
 half kept 0.7 or more of the best."""
+
+MIN_LINKS: Final = 0.48
+"""Outlines of an arm's links that fit less are not where the camera puts them: in the setting scenes true cameras had
+0.55 to 0.74, wrong ones 0.41 at most."""
 
 MAX_RIVAL: Final = 0.9
 MAX_STRAIN: Final = 2.4
@@ -202,6 +207,7 @@ def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Of
             r,
             arms={n: speeds.moved(t, off.seconds) for n, t in r.arms.items()},
             bodies=tuple(b.moved(next(_arms(r)).times, off.seconds) for b in r.bodies),
+            still=tuple(b.moved(next(_arms(r)).times, off.seconds) for b in r.still),
         )
         for r in task.used
     ]
@@ -397,7 +403,7 @@ def _by_points(
         apart = _radii(parted, K, best.world_from_camera, world)[0]
     told = adjust(best.bundle, best.state, free, free_offset=True)
     K = _at_focal(K, told.state[6])
-    gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep)
+    gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep, links=True)
     sharp = sharpen(gathered, K, told, PRIORS, free, world.width)
     K, pose = sharp.K, sharp.pose
     errors = _radii(sharp.covariance, K, pose, world)
@@ -409,6 +415,7 @@ def _by_points(
         "K": K,
         "world_from_camera": pose,
         "edges": sharp.edges,
+        "links": sharp.links,
         "flow": flow,
         "rivals": tuple((e, a) for e, a, _ in rivals),
         "overlay_px": errors[0],
@@ -421,11 +428,15 @@ def _by_points(
         else (),
         "evidence": tuple(gathered) if keep else (),
         "start": start,
-        "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: {world.shape.name}",
+        "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: "
+        + ("the arm's links, " if sharp.links is not None else "")
+        + world.shape.name,
         "where": f"{best.bundle.count} points of the {world.what} keep their place, "
         f"{100 * best.fitting:.0f} % of all there",
         "time_offset_s": told.offset_s if late else None,
     }
+    if sharp.links is not None:
+        figures["where"] += f"; outlines of links fit {100 * sharp.links:.0f} %"
     if late:
         figures["where"] += f"; poses seem {1e3 * told.offset_s:+.0f} ms off in time"
     if free and errors[3] > 0.1 * K[0, 0]:
@@ -441,6 +452,8 @@ def _by_points(
         )
     elif max(errors[0], apart) > MAX_OVERLAY_SHARE * world.width:
         reason = f"the gripper could be up to {max(errors[0], apart):.1f} px away"
+    elif sharp.links is not None and sharp.links < MIN_LINKS:
+        reason = f"the arm's links are not seen where the camera puts them (fit {sharp.links:.2f} < {MIN_LINKS})"
     elif world.width < SMALL_PX and not world.whole_arm and (sharp.found is None or (sharp.edges or 0) < MIN_EDGES):
         reason = "in so small pictures points of the hand are believed only where its outline fits too"
     if reason:
@@ -538,11 +551,23 @@ class _World:
         """What points are followed on."""
         return "arm" if self.whole_arm else "hand"
 
-    def gather(self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False) -> list[Evidence]:
+    def gather(
+        self, K: FloatArray, pose: FloatArray, frames: int, keep: bool = False, links: bool = False
+    ) -> list[Evidence]:
         camera = Camera(K, pose, self.width, self.height)
         each = max(3, -(-frames // len(self.recorded)))
         found = (
-            gather(r.view.frames, r.arms, camera, pose, self.shape.hand, each, keep, cache=cache)
+            gather(
+                r.view.frames,
+                r.arms,
+                camera,
+                pose,
+                self.shape.hand,
+                each,
+                keep,
+                cache=cache,
+                links=links_of((*r.bodies, *r.still)) if links else (),
+            )
             for r, cache in zip(self.recorded, self.backgrounds, strict=True)
         )
         return [e for e in found if e.sights]

@@ -269,7 +269,7 @@ def _with_arm(
     for group in [list(each.values())] if pool == "all" else [[r] for r in each.values()]:
         placed.update((r.episode, r) for r in with_arm(group, robot, joints))
     return {
-        view: [replace(r, bodies=placed[r.episode].bodies, arm=placed[r.episode].arm) for r in all_of]
+        view: [replace(placed[r.episode], view=r.view) for r in all_of]
         for view, all_of in recorded.items()
     }
 
