@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (package / name).mkdir(parents=True)
     trimesh.creation.box((0.16, 0.16, 0.1)).export(package / "meshes" / "base.stl")
     parts, above = ['<robot name="toy"><link name="base">' + _mesh("base.stl") + "</link>"], "base"
-    for k, (before, length) in enumerate(zip(REACH[:-1], REACH[1:], strict=True)):
+    for k, (before, length) in enumerate(itertools.pairwise(REACH)):
         bar = trimesh.creation.cylinder(0.045 - 0.006 * k, length)
         bar.apply_translation([0, 0, length / 2])
         bar.export(package / "meshes" / f"bar{k}.stl")
@@ -75,7 +76,7 @@ def moving(folder: Path) -> tuple[Recorded, Camera]:
     hand = np.asarray(transforms.make_transform(np.eye(3), np.array([0, 0, 0.15])))
     poses = GripperTrajectory.from_transforms(robot.poses_of(robot.tip, q) @ hand, 0.5 + 0.5 * np.cos(t), t)
     middle = poses.position.mean(0) - [0.1, 0, 0.1]
-    camera = Camera.looking_at(middle + [0.8, 0.9, 0.4], middle, SIZE, SIZE, horizontal_fov_deg=50)
+    camera = Camera.looking_at(middle + np.array([0.8, 0.9, 0.4]), middle, SIZE, SIZE, horizontal_fov_deg=50)
     blank = Recorded("toy", View(None, ArrayFrames(np.zeros((FRAMES, 8, 8, 3), np.uint8))), {"": poses})
     (known,) = with_arm([blank], robot, {"toy": JointTrack(q)})
     rng = np.random.default_rng(0)
@@ -143,7 +144,9 @@ def test_hidden_and_inner_outlines_are_those_of_a_slow_depth_buffer(seed: int) -
         box = trimesh.creation.box(rng.uniform(0.08, 0.3, 3))
         shapes.append(Solid(box.vertices, box.faces))
         turn = Rotation.random(random_state=rng).as_matrix()
-        poses.append(np.asarray(transforms.make_transform(turn, np.append(rng.normal(0, 0.08, 2), rng.uniform(0.8, 1.6)))))
+        poses.append(
+            np.asarray(transforms.make_transform(turn, np.append(rng.normal(0, 0.08, 2), rng.uniform(0.8, 1.6))))
+        )
     drawn = [s.drawn(p, K) for s, p in zip(shapes, poses, strict=True)]
     seen = [d for d in drawn if d is not None]
     for k, (shape, one) in enumerate(zip(shapes, seen, strict=True)):
@@ -166,7 +169,8 @@ def test_links_outlines_tell_the_camera_and_a_wrong_one_is_seen_not_to_fit(movin
     assert recorded.arm.endswith("outlines of 2 links; no outline of flange: mesh file of the URDF does not exist")
     assert {b.links for b in recorded.still} == {("base",), ("bar0",)}
 
-    def ended(change: list[float], links: bool) -> tuple[float, float | None, Evidence]:
+    def ended(change: list[float], links: bool) -> tuple[float, float, float | None, Evidence]:
+        """Pixels and metres away, fit of the links, and what was seen."""
         pose = camera.world_from_camera @ motion(np.array(change))
         state = np.append(vector_of(pose), np.log(camera.K[0, 0]))
         told = Adjusted(state, 0.0, 0.01, np.diag([0.05**-2] * 3 + [0.05**-2] * 3), 0.3)
@@ -174,15 +178,16 @@ def test_links_outlines_tell_the_camera_and_a_wrong_one_is_seen_not_to_fit(movin
         known = links_of((*recorded.bodies, *recorded.still)) if links else ()
         gathered = gather(recorded.view.frames, recorded.arms, begun, pose, SHAPE.hand, FRAMES, links=known)
         found = sharpen([gathered], camera.K, told, guess_module.PRIORS, False, SIZE)
-        return away_px(camera, found.pose, recorded), found.links, gathered
+        metres = float(np.linalg.norm(found.pose[:3, 3] - camera.world_from_camera[:3, 3]))
+        return away_px(camera, found.pose, recorded), metres, found.links, gathered
 
-    away, fit, gathered = ended([0.01, -0.012, 0.01, 0.02, -0.01, 0.03], links=True)
+    away, metres, fit, gathered = ended([0.01, -0.012, 0.01, 0.02, -0.01, 0.03], links=True)
     assert away < 0.3
     assert fit is not None
     assert fit > guess_module.MIN_LINKS
-    alone, none, _ = ended([0.01, -0.012, 0.01, 0.02, -0.01, 0.03], links=False)
+    _, alone, none, _ = ended([0.01, -0.012, 0.01, 0.02, -0.01, 0.03], links=False)
     assert none is None
-    assert away < alone
+    assert metres < alone
     # No outline runs along where bars meet, or where the gripper is before them.
     sight = gathered.sights[0]
     inverse = np.asarray(transforms.invert(camera.world_from_camera))
@@ -190,7 +195,7 @@ def test_links_outlines_tell_the_camera_and_a_wrong_one_is_seen_not_to_fit(movin
     assert [s.hand for s in seen] == [True, False, False]
     whole = [k.solid.outline(inverse @ k.world_from_link[sight.index], camera.K) for k in gathered.links if k.moves]
     assert all(w is not None and len(s.outline) < len(w) for s, w in zip(seen[1:], whole, strict=True))
-    wrong, fit, _ = ended([0.12, -0.1, 0.1, 0.1, -0.1, 0.1], links=True)
+    wrong, _, fit, _ = ended([0.12, -0.1, 0.1, 0.1, -0.1, 0.1], links=True)
     assert wrong > 3
     assert fit is not None
     assert fit < guess_module.MIN_LINKS

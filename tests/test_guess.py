@@ -22,7 +22,9 @@ from actionimg_data.calibrate import (
     hand_camera,
     hand_points,
     point_tracks,
+    refine_camera,
     speeds,
+    uncertainty,
 )
 from actionimg_data.calibrate import adjust as adjust_module
 from actionimg_data.calibrate.adjust import Adjusted, adjust
@@ -30,6 +32,7 @@ from actionimg_data.calibrate.evidence import gather
 from actionimg_data.calibrate.files import guess_file
 from actionimg_data.calibrate.pictures import mark_sheet
 from actionimg_data.calibrate.pool import alike, background_edges, same_camera
+from actionimg_data.calibrate.refine import overlay_px
 from actionimg_data.calibrate.sharpen import sharpen
 from actionimg_data.calibrate.solve import Priors, as_found, motion, solve, vector_of
 from actionimg_data.cameras.calibrated import CalibratedCamera, Distortion
@@ -333,6 +336,46 @@ def test_edges_sharpen_what_points_tell_and_are_left_out_where_they_disagree(rec
     assert refused.edges is not None
     assert refused.found is None
     np.testing.assert_array_equal(refused.pose, motion(state[:6]))
+
+
+def test_a_camera_is_refined_by_points_of_a_hand_that_is_unlike_the_model(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = Rotation.from_euler("xyz", (3, -3, 1), degrees=True).as_matrix()
+    change = np.asarray(transforms.make_transform(turn, np.array([0.02, -0.02, 0.01])))
+    wrong = Camera(TRUTH.K, TRUTH.world_from_camera @ change, SIZE, SIZE)
+    given = [Recorded(r.episode, View(wrong, r.view.frames), r.arms) for r in (recorded, record(4, TRUTH))]
+    unlike = GripperShape.parametric(0.003, hand_size=(0.3, 0.3, 0.01), finger_length=0.2, finger_width=0.1)
+    fit = refine_camera("front", given, unlike, keep=True)
+    # The pictures are small; in such the outline has to fit too.
+    assert not fit.accepted
+    assert "small pictures" in fit.reason
+    monkeypatch.setattr(uncertainty, "SMALL_PX", SIZE)
+    fit = refine_camera("front", given, unlike, keep=True)
+    assert fit.accepted, fit.reason
+    assert "points of the hand" in fit.model
+    assert fit.overlay_px is not None
+    after = overlay_px(fit.evidence, fit.refined, TRUTH.world_from_camera)
+    assert after < min(1.5, fit.overlay_px)
+    assert after < 0.3 * overlay_px(fit.evidence, fit.recorded, TRUTH.world_from_camera)
+    monkeypatch.setattr(uncertainty, "MAX_APART_SHARE", 1e-4)
+    assert "elsewhere" in refine_camera("front", given, unlike).reason
+
+
+def test_poses_that_freeze_while_the_pictures_go_on_are_said(recorded: Recorded) -> None:
+    arm, t = recorded.arms[""], np.arange(FRAMES)
+    for held in (np.minimum(t, FRAMES // 2), np.maximum(t, FRAMES // 2)):
+        poses = GripperTrajectory(arm.position[held], arm.quaternion_xyzw[held], arm.openness, arm.times)
+        said = guess_camera("front", [recorded, with_poses(recorded, poses)], SHAPE, K=TRUTH.K)
+        assert said.verdict == "cannot tell"
+        assert "poses stand still from" in said.reason
+    # Pictures that stand still with the poses are nobody's fault.
+    still = np.minimum(t, FRAMES // 2)
+    frames = ArrayFrames(np.stack(list(recorded.view.frames.frames(still.tolist()))))
+    poses = GripperTrajectory(arm.position[still], arm.quaternion_xyzw[still], arm.openness, arm.times)
+    seen = speeds.speeds(frames, poses)
+    assert seen is not None
+    assert speeds.frozen([seen]) is None
 
 
 def test_points_on_the_hand_and_what_it_holds_are_not_the_scene() -> None:

@@ -282,9 +282,9 @@ def gather(
         return Evidence(hand, K, 1.0, *size, 0, (), float("nan"))
     around = {int(i): _around(links, int(i), K, world_from_camera) for indices in chosen.values() for i in indices}
     wide = [float(np.ptp(_inside(box, size), axis=0).max()) for box in around.values() if box is not None]
-    scale = min(
-        HAND_PX / float(np.median(np.concatenate(extents))), LINKS_PX / max(float(np.median(wide)), 1.0) if wide else 1.0
-    )
+    scale = HAND_PX / float(np.median(np.concatenate(extents)))
+    if wide:
+        scale = min(scale, LINKS_PX / max(float(np.median(wide)), 1.0))
     # A little smaller would only blur.
     scale = scale if scale < 0.9 else 1.0
     height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -474,3 +474,10 @@ def _products(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     x, y = gradient
     return (x * x).sum(-1), (x * y).sum(-1), (y * y).sum(-1)
+
+
+def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Every third sight judges what is fitted to the others."""
+    fitted = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 != 1)) for e in gathered]
+    judged = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 == 1)) for e in gathered]
+    return fitted, judged

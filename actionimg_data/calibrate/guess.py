@@ -18,20 +18,21 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ..errors import InvalidSpecError, WrongFormatError
-from ..geometry import pinhole, rotations, transforms
+from ..geometry import pinhole, transforms
 from ..model import Camera, GripperTrajectory
 from . import arm_points, flow_search, hand_camera, hand_points, speeds
 from .adjust import adjust
 from .arm import links_of
 from .check import MIN_FRAMES
-from .evidence import Evidence, gather
+from .evidence import Evidence, gather, split_sights
 from .guessed import CameraGuess, Mark
 from .outline import Hand
-from .refine import Recorded, split_sights
+from .refine import Recorded
 from .shape import GripperShape
 from .sharpen import sharpen
 from .shift import best_shift
 from .solve import INFLATION, SEARCH_PX, Priors, Solution, as_found, motion, score, solve
+from .uncertainty import DRAWS, doubt_points, radii
 
 FloatArray = NDArray[np.float64]
 
@@ -59,14 +60,7 @@ POINT_PICTURES: Final = 240
 STARTS: Final = 10
 """After so many beginnings no more are tried where three of them end at the best camera."""
 
-SMALL_PX: Final = 192
-"""In narrower pictures the few points of a hand slide alike: three cameras of the setting half were 9 to 140 px off by
-them (at 256), and the outline fitted none."""
-
 MAX_POINT_RIVAL: Final = 0.85
-POINT_INFLATION: Final = 1.2
-"""Leaving stretches of time out shows not all errors of points: by about this factor they were larger."""
-
 MAX_DRIFT_SHARE: Final = 0.004
 """Of the picture's width: what stands still may be seen so far from where it was."""
 
@@ -82,9 +76,9 @@ MIN_FLOW_SHARE: Final = 0.6
 """Where another camera explains the motion so much better, an outline that fits is chance; true cameras of the setting
 half kept 0.7 or more of the best."""
 
-MIN_LINKS: Final = 0.48
-"""Outlines of an arm's links that fit less are not where the camera puts them: in the setting scenes true cameras had
-0.55 to 0.74, wrong ones 0.41 at most."""
+MIN_LINKS: Final = 0.83
+"""Share of the edges beside the outlines of an arm's links that must lie on them: in the setting scenes it was 0.90 to
+0.96 through true cameras, and 0.59 to 0.76 where wrong ones had been fitted to edges."""
 
 MAX_RIVAL: Final = 0.9
 MAX_STRAIN: Final = 2.4
@@ -106,7 +100,6 @@ _WORTH: Final = 0.004
 
 _MOVING_PX: Final = 0.5
 _MOVING_SHARE: Final = 0.6
-_DRAWS: Final = 400
 _CLEARLY: Final = 1.15
 _MARK_WEIGHT: Final = 0.5
 _NUDGES: Final = 6
@@ -185,7 +178,13 @@ def guess_camera(
         return task.cannot("the gripper hardly moves, as its poses have it")
     on_hand = _moves_as_a_whole(parts)
     measured = [speeds.speeds(r.view.frames, arm, on_hand) for r in used for arm in _arms(r)]
-    off = speeds.offset_of([m for m in measured if m is not None])
+    told = [m for m in measured if m is not None]
+    still = speeds.frozen(told)
+    if still is not None:
+        return task.cannot(
+            f"poses stand still from {still[0]:.1f} to {still[1]:.1f} s while the pictures go on moving: frozen there?"
+        )
+    off = speeds.offset_of(told)
     if on_hand:
         if off is not None and off.clear:
             return task.cannot(_late(off.seconds, off.interval_s), time_offset_s=off.seconds)
@@ -396,20 +395,16 @@ def _by_points(
     rivals = tuple(
         (f.fitting, a, v) for (v, _, f, _), a in zip(ends[1:], away, strict=True) if a > NEAR_SHARE * world.width
     )
-    # Points that err together in a part of the time are not seen in the equations, but in what the others tell.
-    apart = 0.0
-    if not world.whole_arm:
-        parted = best.bundle.spread(best.state, free) * POINT_INFLATION**2
-        apart = _radii(parted, K, best.world_from_camera, world)[0]
     told = adjust(best.bundle, best.state, free, free_offset=True)
     K = _at_focal(K, told.state[6])
     gathered = world.gather(K, motion(told.state[:6]), FRAMES, keep, links=True)
     sharp = sharpen(gathered, K, told, PRIORS, free, world.width)
     K, pose = sharp.K, sharp.pose
-    errors = _radii(sharp.covariance, K, pose, world)
+    errors = radii(sharp.covariance, K, pose, world.places())
     near = [a for (v, *_), a in zip(ends[1:], away, strict=True) if a <= NEAR_SHARE * world.width and v > 0.95 * value]
     errors = (max([errors[0], *near]), *errors[1:])
     flow = float(flow_search.score(_as_cameras(K, pose, scale), parts, middle * scale, aspect)[0])
+    outlined = sharp.found is not None and (sharp.edges or 0) > MIN_EDGES
     late = abs(told.offset_s) > CLEARLY_OFF * told.offset_sd_s and abs(told.offset_s) > MIN_OFF_S
     figures: dict[str, Any] = {
         "K": K,
@@ -423,9 +418,7 @@ def _by_points(
         "rotation_deg": errors[2],
         "focal_px": float(K[0, 0]),
         "focal_interval_px": errors[3],
-        "gripper": _differences(sharp.found, world.shape.hand)
-        if sharp.found and (sharp.edges or 0) > MIN_EDGES
-        else (),
+        "gripper": _differences(sharp.found, world.shape.hand) if sharp.found and outlined else (),
         "evidence": tuple(gathered) if keep else (),
         "start": start,
         "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: "
@@ -450,12 +443,12 @@ def _by_points(
         reason = (
             f"another camera, which sees the gripper {max(rivals, key=lambda r: r[2])[1]:.0f} px away, fits as well"
         )
-    elif max(errors[0], apart) > MAX_OVERLAY_SHARE * world.width:
-        reason = f"the gripper could be up to {max(errors[0], apart):.1f} px away"
+    elif errors[0] > MAX_OVERLAY_SHARE * world.width:
+        reason = f"the gripper could be up to {errors[0]:.1f} px away"
     elif sharp.links is not None and sharp.links < MIN_LINKS:
         reason = f"the arm's links are not seen where the camera puts them (fit {sharp.links:.2f} < {MIN_LINKS})"
-    elif world.width < SMALL_PX and not world.whole_arm and (sharp.found is None or (sharp.edges or 0) < MIN_EDGES):
-        reason = "in so small pictures points of the hand are believed only where its outline fits too"
+    elif not world.whole_arm and not outlined:
+        reason = doubt_points(best, free, K, world.places(), world.width)
     if reason:
         figures["time_offset_s"] = None
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
@@ -501,8 +494,8 @@ def _in_the_hand(task: _Task) -> CameraGuess:
         return cannot(f"the whole picture moves, and {found}")
     whole = np.array([[found.focal, 0, middle[0]], [0, found.focal * aspect, middle[1]], [0, 0, 1.0]])
     rng = np.random.default_rng(0)
-    draws = rng.multivariate_normal(np.zeros(len(found.covariance)), found.covariance, _DRAWS, method="eigh")
-    zoom = np.exp(draws[:, 6]) if K is None else np.ones(_DRAWS)
+    draws = rng.multivariate_normal(np.zeros(len(found.covariance)), found.covariance, DRAWS, method="eigh")
+    zoom = np.exp(draws[:, 6]) if K is None else np.ones(DRAWS)
     points = np.array([[0, 0, 0.02], [0, 0.04, 0], [0, -0.04, 0], [0, 0, -0.02]])
     inverse = np.asarray(transforms.invert(found.gripper_from_camera))
     here = np.asarray(pinhole.project_camera_points(transforms.apply(inverse, points), whole)[0])
@@ -573,8 +566,13 @@ class _World:
         return [e for e in found if e.sights]
 
     def points(self) -> FloatArray:
+        """Where the gripper goes ``(N, 3)``, metres, world."""
         poses = np.concatenate([arm.world_from_gripper[arm.known][::5] for r in self.recorded for arm in _arms(r)])
         return np.concatenate([poses[:, :3, 3], poses[:, :3, 3] - 0.1 * poses[:, :3, 2]])
+
+    def places(self) -> FloatArray:
+        """Fewer of them ``(N, 3)``."""
+        return self.points()[::3]
 
     def agreement(self, K: FloatArray, pose: FloatArray) -> float:
         """Whether marked points are seen where they were marked: 1 for yes or where none are, down to 0."""
@@ -734,33 +732,7 @@ def _doubt(
 def _errors(best: _Candidate, world: _World) -> tuple[float, float, float, float]:
     picked = np.r_[0:6, -1] if world.free_focal else np.r_[0:6]
     covariance = best.found.covariance * INFLATION**2
-    return _radii(covariance[np.ix_(picked, picked)], best.K, best.pose, world)
-
-
-def _radii(covariance: FloatArray, K: FloatArray, pose: FloatArray, world: _World) -> tuple[float, float, float, float]:
-    """Radii that hold 90 of 100 errors: overlay (pixels), position (mm), rotation (degrees), focal length (pixels).
-
-    Args:
-        covariance: ``(6, 6)``, or ``(7, 7)`` with the log focal length, of the camera's motion in its own frame.
-        K: ``(3, 3)``.
-        pose: ``world_from_camera (4, 4)``.
-        world: Where the gripper goes.
-    """
-    rng = np.random.default_rng(0)
-    draws = rng.multivariate_normal(np.zeros(len(covariance)), covariance, _DRAWS, method="eigh")
-    inverse = np.asarray(transforms.invert(pose))
-    others = np.asarray(transforms.invert(np.stack([motion(d[:6]) @ inverse for d in draws])))
-    zoom = np.exp(draws[:, 6]) if len(covariance) > 6 else np.ones(_DRAWS)
-    points = world.points()[::3]
-    here = np.asarray(pinhole.project(points, K, pose)[0])
-    away = [
-        float(np.linalg.norm(np.asarray(pinhole.project(points, K @ np.diag([z, z, 1]), p)[0]) - here, axis=-1).mean())
-        for z, p in zip(zoom, others, strict=True)
-    ]
-    position = 1e3 * np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
-    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], pose[:3, :3])))
-    focal = np.abs(zoom - 1) * K[0, 0]
-    return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle, focal))  # type: ignore[return-value]
+    return radii(covariance[np.ix_(picked, picked)], best.K, best.pose, world.places())
 
 
 def _differences(found: Solution, hand: Hand) -> tuple[str, ...]:

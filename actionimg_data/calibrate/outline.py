@@ -186,7 +186,9 @@ class Solid:
         low, high = uv.min(0) - 2, uv.max(0) + 2
         zoom = float(np.clip(_SAMPLES / (high - low).max(), 0.05, _MAX_ZOOM))
         size = np.ceil((high - low) * zoom).astype(int)
-        return Drawn(pose, K, openness, points, self.faces, self._faces_seen((uv - low) * zoom, points, size), low, zoom)
+        return Drawn(
+            pose, K, openness, points, self.faces, self._faces_seen((uv - low) * zoom, points, size), low, zoom
+        )
 
     def outlined(self, drawn: Drawn, max_points: int) -> Outline | None:
         """The outline of the body as it was drawn; None where it is too small."""

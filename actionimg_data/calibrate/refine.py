@@ -13,13 +13,14 @@ from ..errors import MissingCalibrationError
 from ..geometry import pinhole, rotations, transforms
 from ..model import GripperTrajectory, View
 from . import hand_points
-from .adjust import adjust
+from .adjust import Adjusted, adjust
 from .arm import Body
 from .check import MIN_FRAMES, MIN_MOVED, MIN_SCORE
-from .evidence import Evidence, Masks, gather, intrinsics, static_pose
+from .evidence import Evidence, Masks, gather, intrinsics, split_sights, static_pose
 from .shape import GripperShape
 from .shift import best_shift
 from .solve import INFLATION, SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
+from .uncertainty import doubt_points, radii, widened
 
 FloatArray = NDArray[np.float64]
 
@@ -32,7 +33,6 @@ UNSEEN_SHARE: Final = 0.5
 """A direction of which more of the prior's standard deviation is left was not seen by the data."""
 
 POINT_PICTURES: Final = 120
-_SAMPLES: Final = 400
 _GAIN: Final = 2.0
 
 
@@ -215,36 +215,55 @@ def refine_camera(
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return refused("through the pose that fits best the gripper is in too few frames", given, evidence=kept)
     fitted, judged = split_sights(gathered)
-    known = None if with_masks else _by_points(recorded, intrinsics(first), pose, given)
+    K = intrinsics(first)
+    told = None if with_masks else _by_points(recorded, K, [pose, given])
+    known = None if told is None else Known(told[1].information, vector_of(_between(told[1], given)))
     best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:], fit_sizes=not with_masks, begin=best, known=known)
     # Judged with the gripper as it was found, so that only the pose makes the difference.
     judged = [as_found(e, best) for e in judged] if not with_masks else judged
     before, after = score([judged], [given]), score([judged], best.poses)
-    scale = gathered[0].scale
-    covariance = best.covariance[:6, :6] * (1.0 if with_masks else INFLATION**2)
-    errors = _errors(gathered, best.poses[0], given, covariance)
+    pose, covariance, model = best.poses[0], best.covariance[:6, :6], shape.name
+    alone = told is not None and float(after.mean()) < MIN_SCORE
+    if told is not None and alone:
+        precision = np.diag(np.repeat([priors.camera_rad, priors.camera_m], 3) ** -2.0)
+        pose, covariance = motion(told[1].state[:6]), np.asarray(np.linalg.inv(told[1].information + precision))
+        after, model = score([judged], [pose]), f"points of the hand, without edges of: {shape.name}"
+    if not with_masks:
+        covariance = covariance * INFLATION**2 if told is None else widened(covariance, K, first.width)
+    points, working = _workspace(gathered)
+    errors = radii(covariance, working, pose, points)
     figures: dict[str, Any] = {
         "score_before": float(before.mean()),
         "score_after": float(after.mean()),
-        "moved_px": overlay_px(gathered, given, best.poses[0]),
+        "moved_px": overlay_px(gathered, given, pose),
         "evidence": kept,
     }
-    reason = _doubt(best, before, after, judged, priors, figures["moved_px"], errors[0])
+    scale = gathered[0].scale
+    reason = ""
+    if told is None and float(after.mean()) < MIN_SCORE:
+        reason = f"no pose near the recorded one shows the gripper model (fit {after.mean():.2f} < {MIN_SCORE})"
+    reason = reason or _doubt(pose, given, priors, figures["moved_px"], errors[0])
+    if not reason and told is not None and alone:
+        reason = doubt_points(told[0], False, K, points, first.width)
+    elif not reason:
+        reason = _doubt_edges(pose, before, after, judged)
     if reason:
         return refused(reason, given, **figures)
     return CameraFit(
         view=name,
         episodes=tuple(r.episode for r in recorded),
         accepted=True,
-        reason=f"the gripper fits better by {float(after.mean() - before.mean()):.2f} in frames not fitted",
-        model=shape.name,
+        reason=f"{told[0].bundle.count} points of the hand keep their place; its outline is not seen clearly"
+        if told is not None and alone
+        else f"the gripper fits better by {float(after.mean() - before.mean()):.2f} in frames not fitted",
+        model=model,
         masks=with_masks,
-        K=intrinsics(first),
+        K=K,
         pixel_centre=first.pixel_centre,
         width=first.width,
         height=first.height,
         recorded=given,
-        refined=best.poses[0],
+        refined=pose,
         overlay_px=errors[0] / scale if scale else errors[0],
         position_mm=errors[1],
         rotation_deg=errors[2],
@@ -268,26 +287,23 @@ def _gather(
     return found
 
 
-def _by_points(recorded: Sequence[Recorded], K: FloatArray, pose: FloatArray, given: FloatArray) -> Known | None:
-    """What points of the hand tell of the camera near ``pose``; None where too few keep their place in the hand."""
+def _by_points(
+    recorded: Sequence[Recorded], K: FloatArray, starts: Sequence[FloatArray]
+) -> tuple[hand_points.PointFit, Adjusted] | None:
+    """What points of the hand tell of the camera near given poses; None where too few keep their place in the hand."""
     each = max(25, POINT_PICTURES // len(recorded))
     tracks = [hand_points.follow(r.view.frames, arm, each) for r in recorded for arm in r.arms.values()]
     tracks = [t for t in tracks if len(t.uv)]
-    found = hand_points.fit(tracks, K, pose, False, final=True) if tracks else None
+    tried = [hand_points.fit(tracks, K, pose, False, final=True) for pose in starts] if tracks else []
+    found = max((f for f in tried if f is not None), key=lambda f: f.support, default=None)
     if found is None or found.fitting < hand_points.MIN_FITTING:
         return None
-    told = adjust(found.bundle, found.state, False, free_offset=True)
-    moved = vector_of(np.asarray(transforms.invert(motion(told.state[:6]))) @ given)
-    return Known(told.information, moved)
+    return found, adjust(found.bundle, found.state, False, free_offset=True)
 
 
-def split_sights(gathered: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
-    """Every third sight judges what is fitted to the others."""
-    from dataclasses import replace
-
-    fitted = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 != 1)) for e in gathered]
-    judged = [replace(e, sights=tuple(s for i, s in enumerate(e.sights) if i % 3 == 1)) for e in gathered]
-    return fitted, judged
+def _between(told: Adjusted, given: FloatArray) -> FloatArray:
+    """The motion ``(4, 4)`` that takes points in the given camera's frame to where they are in the one told."""
+    return np.asarray(transforms.invert(motion(told.state[:6]))) @ given
 
 
 def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors, fit_sizes: bool) -> Solution | None:
@@ -307,49 +323,25 @@ def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors, fit_s
     return None if best is None else best[1]
 
 
-def _doubt(
-    found: Solution,
-    before: FloatArray,
-    after: FloatArray,
-    judged: Sequence[Evidence],
-    priors: Priors,
-    moved: float,
-    error: float,
-) -> str:
-    """Why the refined pose must not be used; empty where it may be."""
-    gain = after - before
-    if float(after.mean()) < MIN_SCORE:
-        return f"no pose near the recorded one shows the gripper model (fit {after.mean():.2f} < {MIN_SCORE})"
+def _doubt(pose: FloatArray, given: FloatArray, priors: Priors, moved: float, error: float) -> str:
+    """Why the refined pose must not be used, by how far it is from the recorded one; empty where it may be."""
     limits = np.repeat([priors.camera_rad, priors.camera_m], 3) * 5
-    if (np.abs(found.motions[0]) > limits).any():
+    if (np.abs(vector_of(np.asarray(transforms.invert(given)) @ pose)) > limits).any():
         return "the pose that fits best is too far from the recorded one to be believed"
     if moved <= _GAIN * error:
         return f"the recorded pose is as good as can be told: within {moved:.1f} pixels, known to ± {error:.1f}"
-    if float(gain.mean()) <= 2 * float(gain.std(ddof=1)) / np.sqrt(len(gain)):
-        return "frames that were not fitted do not fit better through the refined pose"
-    shift = best_shift(judged[0], found.poses[0])
-    if shift is None or np.linalg.norm(shift.best) > MAX_LEFT_PX:
-        return "through the refined pose the gripper would be seen elsewhere still"
     return ""
 
 
-def _errors(
-    evidence: Sequence[Evidence], pose: FloatArray, given: FloatArray, covariance: FloatArray
-) -> tuple[float, float, float]:
-    """Radii that hold 90 of 100 errors: of the overlay (working pixels), the position (mm), the rotation (degrees)."""
-    rng = np.random.default_rng(0)
-    draws = rng.multivariate_normal(np.zeros(6), covariance, _SAMPLES, method="cholesky")
-    # The covariance is of the camera's motion in the recorded frame: camera_from_world = M camera_from_world_recorded.
-    inverse = np.asarray(transforms.invert(pose))
-    camera_from_world = np.stack([motion(d) @ inverse for d in draws])
-    others = np.asarray(transforms.invert(camera_from_world))
-    position = 1e3 * np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
-    angle = np.degrees(np.asarray(rotations.angle_between(others[:, :3, :3], pose[:3, :3])))
-    points, K = _workspace(evidence)
-    here = np.asarray(pinhole.project(points, K, pose)[0])
-    there = np.asarray(pinhole.project(points, K, others)[0])
-    away = np.linalg.norm(there - here, axis=-1).mean(1)
-    return tuple(float(np.quantile(v, 0.9)) for v in (away, position, angle))  # type: ignore[return-value]
+def _doubt_edges(pose: FloatArray, before: FloatArray, after: FloatArray, judged: Sequence[Evidence]) -> str:
+    """Why the gripper's outline does not confirm the refined pose; empty where it does."""
+    gain = after - before
+    if float(gain.mean()) <= 2 * float(gain.std(ddof=1)) / np.sqrt(len(gain)):
+        return "frames that were not fitted do not fit better through the refined pose"
+    shift = best_shift(judged[0], pose)
+    if shift is None or np.linalg.norm(shift.best) > MAX_LEFT_PX:
+        return "through the refined pose the gripper would be seen elsewhere still"
+    return ""
 
 
 def _workspace(evidence: Sequence[Evidence]) -> tuple[FloatArray, FloatArray]:

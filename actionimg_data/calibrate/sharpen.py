@@ -12,19 +12,11 @@ from numpy.typing import NDArray
 from ..geometry import transforms
 from .adjust import Adjusted
 from .check import MIN_FRAMES
-from .evidence import Evidence
-from .refine import split_sights
+from .evidence import Evidence, split_sights
 from .solve import SEARCH_PX, Known, Priors, Solution, as_found, links_met, motion, score, solve, vector_of
+from .uncertainty import widened
 
 FloatArray = NDArray[np.float64]
-
-INFLATION: Final = 1.75
-"""Errors of points and edges together were larger than the equations say by about this factor on the setting scenes, of
-single episodes as of pooled ones."""
-
-MISPLACED_SHARE: Final = 0.0016
-"""And the hand as a whole was seen besides by so much of the picture's width elsewhere, one deviation along each axis:
-shapes of the hand that no size of the model makes pull all pictures alike."""
 
 MAX_PULL: Final = 2.5
 """Standard deviations by which edges may take a camera from where points put it."""
@@ -72,7 +64,7 @@ def sharpen(
         width: Of the pictures.
     """
     pose = motion(told.state[:6])
-    alone = Sharp(K, pose, _widened(np.asarray(np.linalg.inv(told.information)), K, width), None, None, None)
+    alone = Sharp(K, pose, widened(np.asarray(np.linalg.inv(told.information)), K, width), None, None, None)
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return alone
     fitted, judged = split_sights(gathered)
@@ -86,14 +78,7 @@ def sharpen(
     if free_focal:
         picked, away = np.r_[0:6, -1], np.append(away, found.log_focal[0])
     if away @ told.information @ away > len(away) * MAX_PULL**2:
-        return replace(alone, edges=edges, links=links)
+        return replace(alone, edges=edges, links=links_met(judged, pose))
     zoom = float(np.exp(found.log_focal[0]))
-    covariance = _widened(found.covariance[np.ix_(picked, picked)], K, width)
+    covariance = widened(found.covariance[np.ix_(picked, picked)], K, width)
     return Sharp(K @ np.diag([zoom, zoom, 1.0]), found.poses[0], covariance, edges, links, found)
-
-
-def _widened(covariance: FloatArray, K: FloatArray, width: int) -> FloatArray:
-    out = covariance * INFLATION**2
-    turn = MISPLACED_SHARE * width / np.array([K[1, 1], K[0, 0]])
-    out[[0, 1], [0, 1]] += turn**2
-    return out

@@ -171,8 +171,8 @@ def _scores(evidence: Evidence, pose: FloatArray, tool: FloatArray | None) -> Fl
 def links_met(evidence: Sequence[Evidence], pose: FloatArray) -> float | None:
     """Share, in [0, 1], of the edges beside the links' outlines that lies on them; None where no link is seen.
 
-    Of each point it is asked how strong the best edge along its normal is, within a pixel and within `_BESIDE_PX`: where
-    a link has no contrast, or is where it always was, there is none either way, and nothing is said.
+    Of each point it is asked how strong the best edge along its normal is, within a pixel and within `_BESIDE_PX`:
+    where a link has no contrast, or is where it always was, there is none either way, and nothing is said.
     """
     camera_from_world = np.asarray(transforms.invert(pose))
     offsets = np.arange(-_BESIDE_PX, _BESIDE_PX + 1)
@@ -321,7 +321,7 @@ class _Layout:
 
     @property
     def focal(self) -> int:
-        return self.sizes.stop
+        return int(self.sizes.stop)
 
     @property
     def length(self) -> int:

@@ -37,6 +37,12 @@ CLEAR: Final = 2.0
 """Variance left without an offset over that left with the best one: worth trying, and clear by itself."""
 
 MIN_OFF_FRAMES: Final = 1.5
+FROZEN_S: Final = 1.0
+FROZEN_SHARE: Final = 0.15
+FROZEN_MOVES: Final = 0.35
+"""Poses that are exactly the same so long, while pictures move by more than this share of what they move otherwise."""
+
+_STILL_M_S: Final = 1e-6
 _SIDE: Final = 96
 _STEP_S: Final = 0.01
 _ARM_M: Final = 0.06
@@ -109,6 +115,23 @@ def speeds(frames: FrameSource, trajectory: GripperTrajectory, on_hand: bool = F
     middle = (times[1:] + times[:-1]) / 2
     window = slice(order[0], order[-1])
     return Speeds(middle[window], np.array(seen) / step[window], told[window])
+
+
+def frozen(parts: Sequence[Speeds]) -> tuple[float, float] | None:
+    """From when to when, in seconds, poses stand still while the pictures go on moving; None where they do not."""
+    for p in parts:
+        still = (np.abs(p.told) < _STILL_M_S).all(1)
+        flow = np.linalg.norm(p.seen, axis=1)
+        if still.all() or not still.any():
+            continue
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
+        begin, end = max(edges.reshape(-1, 2).tolist(), key=lambda run: run[1] - run[0])
+        lasts = float(p.times[end - 1] - p.times[begin])
+        if lasts < FROZEN_S or end - begin < FROZEN_SHARE * len(flow):
+            continue
+        if flow[begin:end].mean() > FROZEN_MOVES * flow[~still].mean():
+            return float(p.times[begin]), float(p.times[end - 1])
+    return None
 
 
 def offset_of(parts: Sequence[Speeds]) -> Offset | None:

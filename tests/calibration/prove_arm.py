@@ -8,8 +8,8 @@
 RLBench's demos have joint values; the URDF is the one of `panda_urdf`, after Franka Emika's published
 Denavit-Hartenberg table, without meshes; a published one with meshes may be given besides, whose links' outlines are
 looked for then. Of a scene the poses of the arm's links, which are its joints' forward kinematics, are read from
-``truth.npz``, and their meshes from ``arm.npz``; nothing else of those files is shown to what estimates. Constants were chosen on RLBench's episode0
-and scenes of seeds below 1000.
+``truth.npz``, and their meshes from ``arm.npz``; nothing else of those files is shown to what estimates. Constants were
+chosen on RLBench's episode0 and scenes of seeds below 1000.
 """
 
 from __future__ import annotations
