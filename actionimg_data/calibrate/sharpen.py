@@ -80,5 +80,5 @@ def sharpen(
     if away @ told.information @ away > len(away) * MAX_PULL**2:
         return replace(alone, edges=edges, links=links_met(judged, pose))
     zoom = float(np.exp(found.log_focal[0]))
-    covariance = widened(found.covariance[np.ix_(picked, picked)], K, width)
+    covariance = widened(found.covariance[np.ix_(picked, picked)], K, width, links is not None)
     return Sharp(K @ np.diag([zoom, zoom, 1.0]), found.poses[0], covariance, edges, links, found)

@@ -49,7 +49,7 @@ POOLS = ("none", "all", "auto")
 @click.option(
     "--urdf",
     metavar="FILE",
-    help="Robot whose joints SOURCE has: the whole arm is used, and its links' outlines where meshes are there.",
+    help="Robot whose joints SOURCE has: the whole arm is used; of links with meshes, outlines too.",
 )
 @click.option(
     "--joints",
@@ -81,7 +81,7 @@ def guess(
     length where it is known (--intrinsics, --fov); otherwise it is estimated, with the principal point in the middle.
     Look at the cameras before they are used: --pictures, `actionimg render --cameras`. Ends with 3 where none was
     found. With --urdf, points of every link that moves count, which finds more cameras in small pictures; where its
-    meshes are there, the links' outlines make the camera far more exact.
+    meshes are there, the outlines of its links tell the camera more exactly.
 
     \b
     actionimg calibrate guess recordings --mapping map.yaml --pool auto --out cameras.json --pictures look
