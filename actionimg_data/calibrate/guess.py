@@ -402,7 +402,9 @@ def _by_points(
     K, pose = sharp.K, sharp.pose
     errors = radii(sharp.covariance, K, pose, world.places())
     near = [a for (v, *_), a in zip(ends[1:], away, strict=True) if a <= NEAR_SHARE * world.width and v > 0.95 * value]
-    errors = (max([errors[0], *near]), *errors[1:])
+    # Other optima of the points are how well points tell; links' outlines reach further than they lie apart.
+    decided = sharp.found is not None and (sharp.links or 0) >= MIN_LINKS
+    errors = (max([errors[0], *([] if decided else near)]), *errors[1:])
     flow = float(flow_search.score(_as_cameras(K, pose, scale), parts, middle * scale, aspect)[0])
     outlined = sharp.found is not None and (sharp.edges or 0) > MIN_EDGES
     late = abs(told.offset_s) > CLEARLY_OFF * told.offset_sd_s and abs(told.offset_s) > MIN_OFF_S
