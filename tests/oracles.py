@@ -116,3 +116,26 @@ def render_dense(
                 pixels = project_dense(trajectory, camera, spec, frame)
                 out[view, frame] = draw_dense(pixels, trajectory.openness[frame], spec)
     return out
+
+
+def nearest_depth(triangles: FloatArray, K: FloatArray, uv: FloatArray) -> FloatArray:
+    """Metres along the optical axis to the nearest of some triangles at each pixel; infinite where there is none.
+
+    Args:
+        triangles: ``(F, 3, 3)`` corners in the camera's frame.
+        K: ``(3, 3)`` pixels.
+        uv: ``(P, 2)`` pixels.
+    """
+    out = []
+    for pixel in uv:
+        ray = np.linalg.solve(K, np.append(pixel, 1.0))
+        nearest = np.inf
+        for a, b, c in triangles:
+            # depth * ray = a + s (b - a) + t (c - a).
+            matrix = np.stack([ray, a - b, a - c], 1)
+            if abs(np.linalg.det(matrix)) > 1e-12:
+                depth, s, t = np.linalg.solve(matrix, a)
+                if s >= 0 and t >= 0 and s + t <= 1 and depth > 0:
+                    nearest = min(nearest, depth)
+        out.append(nearest)
+    return np.array(out)

@@ -13,7 +13,7 @@ from sample_mapping import log_mapping
 from scipy.spatial.transform import Rotation
 
 from actionimg_data.calibrate import Recorded, arm_points, with_arm
-from actionimg_data.calibrate.arm import arms, moving_bodies, place
+from actionimg_data.calibrate.arm import arms, place, rigid_bodies
 from actionimg_data.calibrate.solve import motion, vector_of
 from actionimg_data.cli import main
 from actionimg_data.converters.base import converter_class
@@ -135,9 +135,10 @@ def test_links_that_keep_their_place_are_one_body_and_still_ones_none() -> None:
     world[1:, :, 0, 3] = np.linspace(0, 0.4, 5)
     world[2, :, 1, 3] = world[3, :, 1, 3] = 0.2
     world[3, :, 2, 3] = np.linspace(0, 0.2, 5)
-    bodies = moving_bodies(world, [-1, 0, 1, 2], 3, world[3], ["base", "a", "b", "hand"])
-    assert [b.links for b in bodies] == [("hand",), ("a", "b")]
-    assert len(moving_bodies(world, [-1, 0, 1, 2], 3, world[3], list("abcd"), np.array([1, 0, 1, 1], bool))) == 1
+    bodies = rigid_bodies(world, [-1, 0, 1, 2], 3, world[3], ["base", "a", "b", "hand"])
+    assert [(b.links, b.moves) for b in bodies] == [(("hand",), True), (("a", "b"), True), (("base",), False)]
+    some = rigid_bodies(world, [-1, 0, 1, 2], 3, world[3], list("abcd"), np.array([1, 0, 1, 1], bool))
+    assert [b.name for b in some] == ["d", "a"]
 
 
 def test_points_of_all_links_find_the_camera(robot: Robot) -> None:

@@ -8,7 +8,7 @@ estimate). ``X``, ``Y`` and ``o`` are found from the poses alone, and a link is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -20,6 +20,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from ..geometry import transforms
 from ..model import GripperTrajectory, JointTrack
+from .evidence import Link
+from .outline import Solid
 from .solve import motion, vector_of
 
 FloatArray = NDArray[np.float64]
@@ -61,6 +63,11 @@ class Kinematics(Protocol):
         ...
 
     @property
+    def where(self) -> str:
+        """The robot file, a URDF."""
+        ...
+
+    @property
     def parents(self) -> tuple[int, ...]:
         """Number of the link that each hangs from; -1 for the root."""
         ...
@@ -88,12 +95,16 @@ class Body:
         world_from_body: ``(T, 4, 4)``.
         bones: ``(T, S, 2, 3)`` metres, world: what the body reaches along, from joint to joint.
         links: Names of all of them.
+        solids: Shapes of those that have one, in the body's frame.
+        moves: Whether it travels.
     """
 
     name: str
     world_from_body: FloatArray
     bones: FloatArray
     links: tuple[str, ...]
+    solids: tuple[Solid, ...] = ()
+    moves: bool = True
 
     def moved(self, times: FloatArray, seconds: float) -> Body:
         """The body with ``seconds`` added to its stamps, at the same times; at the ends it stands still."""
@@ -114,12 +125,14 @@ class ArmMotion:
 
     Args:
         bodies: The first is rigid with the gripper.
+        still: What stands still of the arm, and may hide what moves.
         off_m: Median distance of the recorded poses from those of the joints.
         zeros: Radians by which each joint is counted from another zero than the robot file's.
         text: All that in words.
     """
 
     bodies: tuple[Body, ...]
+    still: tuple[Body, ...]
     off_m: float
     zeros: FloatArray
     text: str
@@ -241,7 +254,11 @@ def _fitted(
 
 
 def arm_motion(
-    robot: Kinematics, found: Placement, joints: FloatArray, trajectory: GripperTrajectory
+    robot: Kinematics,
+    found: Placement,
+    joints: FloatArray,
+    trajectory: GripperTrajectory,
+    solids: Mapping[str, Solid] | None = None,
 ) -> ArmMotion | str:
     """The moving bodies of one episode, or why the arm cannot be used.
 
@@ -250,30 +267,33 @@ def arm_motion(
         found: Where the robot stands.
         joints: ``(T, J)`` values.
         trajectory: The hand's poses.
+        solids: Shapes of the links, each in its own frame, by name.
     """
     if found.off_m > MAX_OFF_M:
         return f"joints and poses do not agree ({1e3 * found.off_m:.0f} mm, in the median): another robot or clock"
     world = found.world_from_base @ robot.poses(joints + found.zeros)
     told = _told(robot, found, joints) < MAX_LINK_SD_M
-    bodies = moving_bodies(world, robot.parents, robot.tip, trajectory.world_from_gripper, robot.links, told)
+    every = rigid_bodies(world, robot.parents, robot.tip, trajectory.world_from_gripper, robot.links, told, solids)
+    bodies, still = tuple(b for b in every if b.moves), tuple(b for b in every if not b.moves)
     zeros = [
         f"{name} counts from {np.degrees(z):+.1f}° of the file's"
         for name, z in zip(robot.joints, found.zeros, strict=True)
         if abs(z) > np.radians(0.5)
     ]
     text = f"{len(bodies)} moving links ({1e3 * found.off_m:.1f} mm between joints and poses)"
-    return ArmMotion(bodies, found.off_m, found.zeros, "; ".join([text, *zeros]))
+    return ArmMotion(bodies, still, found.off_m, found.zeros, "; ".join([text, *zeros]))
 
 
-def moving_bodies(
+def rigid_bodies(
     world_from_link: FloatArray,
     parents: Sequence[int],
     tip: int,
     world_from_gripper: FloatArray,
     names: Sequence[str],
     told: NDArray[np.bool_] | None = None,
+    solids: Mapping[str, Solid] | None = None,
 ) -> tuple[Body, ...]:
-    """What moves of some links, those that are rigid with each other taken together; the first is the hand.
+    """Some links, those that are rigid with each other taken together; the first is the hand.
 
     Args:
         world_from_link: ``(L, T, 4, 4)``.
@@ -281,7 +301,8 @@ def moving_bodies(
         tip: Number of the link that the hand is on.
         world_from_gripper: ``(T, 4, 4)``, which is what the hand's body has.
         names: Of the links.
-        told: ``(L,)`` which links' places are known well enough; all where None.
+        told: ``(L,)`` which links' places are known well enough; all where None. Others are left out.
+        solids: Shapes of the links, each in its own frame, by name.
     """
     origins, above = world_from_link[:, :, :3, 3], np.array(parents)
     groups = np.array(_rigid_groups(world_from_link))
@@ -302,10 +323,21 @@ def moving_bodies(
         bones = _distinct(np.stack(ends, 1))
         pose = world_from_gripper if hand else world_from_link[first]
         local = transforms.apply(transforms.invert(pose[0]), bones[0].reshape(-1, 3))
-        moves = np.ptp(np.asarray(transforms.apply(pose, local)), axis=0).max() > MIN_MOVED_M
-        if hand or (moves and (told is None or told[members].all())):
-            bodies.append(Body(names[first], pose, bones, tuple(names[k] for k in members.tolist())))
+        moves = bool(np.ptp(np.asarray(transforms.apply(pose, local)), axis=0).max() > MIN_MOVED_M)
+        if hand or told is None or told[members].all():
+            inside = [(names[k], world_from_link[k]) for k in members.tolist()]
+            shapes = tuple(
+                solids[name].moved(_middle(np.asarray(transforms.invert(pose)) @ there))
+                for name, there in inside
+                if solids and name in solids
+            )
+            bodies.append(Body(names[first], pose, bones, tuple(n for n, _ in inside), shapes, hand or moves))
     return tuple(bodies)
+
+
+def links_of(bodies: Sequence[Body]) -> tuple[Link, ...]:
+    """Each shape of some bodies, to be outlined."""
+    return tuple(Link(solid, b.world_from_body, b.moves) for b in bodies for solid in b.solids)
 
 
 def _rigid_groups(world: FloatArray) -> list[int]:
@@ -353,12 +385,17 @@ def _told(robot: Kinematics, found: Placement, joints: FloatArray) -> FloatArray
     return np.asarray(np.sqrt(np.maximum(variance, 0)).max(1))
 
 
-def arms(robot: Kinematics, episodes: Sequence[tuple[JointTrack, GripperTrajectory]]) -> list[ArmMotion | str]:
+def arms(
+    robot: Kinematics,
+    episodes: Sequence[tuple[JointTrack, GripperTrajectory]],
+    solids: Mapping[str, Solid] | None = None,
+) -> list[ArmMotion | str]:
     """The moving bodies of each of some episodes of one robot that stands in one place, or why there are none.
 
     Args:
         robot: The robot file.
         episodes: Joint values and poses of the hand; frames without either are left out of finding the place.
+        solids: Shapes of the links, each in its own frame, by name.
     """
     known = [np.isfinite(q.values).all(1) & poses.known for q, poses in episodes]
     used = [
@@ -368,6 +405,6 @@ def arms(robot: Kinematics, episodes: Sequence[tuple[JointTrack, GripperTrajecto
         return ["joints and poses are known in too few frames"] * len(episodes)
     found = place(robot, used)
     return [
-        arm_motion(robot, found, q.values, poses) if k.all() else "joints or poses are not known in all frames"
+        arm_motion(robot, found, q.values, poses, solids) if k.all() else "joints or poses are not known in all frames"
         for k, (q, poses) in zip(known, episodes, strict=True)
     ]

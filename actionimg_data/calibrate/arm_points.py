@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ActionImgError
 from ..geometry import pinhole, transforms
 from ..model import FrameSource, GripperTrajectory, JointTrack
+from ..raster.gripper import link_meshes
 from .arm import Body, Kinematics, arms
 from .flow_search import choose_pairs
 from .hand_points import LAST, PointFit, enough, follow_moving, judged, settle
+from .outline import Solid
 from .point_tracks import Bundle, Tracks
 from .refine import Recorded
 from .solve import motion
@@ -89,11 +94,12 @@ def with_arm(recorded: Sequence[Recorded], robot: Kinematics, joints: Mapping[st
     Returns:
         The same episodes; ``arm`` says what is used, or why nothing is.
     """
+    solids, without = link_solids(robot)
     usable = [r for r in recorded if len(r.arms) == 1 and r.episode in joints]
     found = dict(
         zip(
             (r.episode for r in usable),
-            arms(robot, [(joints[r.episode], next(iter(r.arms.values()))) for r in usable]) if usable else (),
+            arms(robot, [(joints[r.episode], next(iter(r.arms.values()))) for r in usable], solids) if usable else (),
             strict=True,
         )
     )
@@ -103,8 +109,37 @@ def with_arm(recorded: Sequence[Recorded], robot: Kinematics, joints: Mapping[st
         if isinstance(moves, str):
             out.append(replace(r, arm=f"not used: {moves}"))
         else:
-            out.append(replace(r, bodies=moves.bodies, arm=moves.text))
+            text = "; ".join(t for t in (moves.text, _outlined(moves.bodies, without)) if t)
+            out.append(replace(r, bodies=moves.bodies, still=moves.still, arm=text))
     return out
+
+
+def link_solids(robot: Kinematics) -> tuple[dict[str, Solid], dict[str, str]]:
+    """Shapes of a robot's links that have meshes, and of those whose meshes cannot be read, why."""
+    path = Path(robot.where)
+    return _solids_at(path, path.stat().st_mtime_ns if path.is_file() else 0, robot.links)
+
+
+@lru_cache(maxsize=4)
+def _solids_at(path: Path, changed: int, names: tuple[str, ...]) -> tuple[dict[str, Solid], dict[str, str]]:
+    """As `link_solids`; kept, since each episode asks for the same."""
+    found = link_meshes(path, names)
+    solids = {n: Solid(m.vertices, m.faces) for n, m in found.items() if not isinstance(m, ActionImgError)}
+    return solids, {n: _why(error) for n, error in found.items() if isinstance(error, ActionImgError)}
+
+
+def _why(error: ActionImgError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def _outlined(bodies: Sequence[Body], without: Mapping[str, str]) -> str:
+    """Which links' outlines are looked for, in words."""
+    count = sum(len(b.solids) for b in bodies)
+    moving = [name for b in bodies for name in b.links if name in without]
+    told = [f"outlines of {count} links"] if count else []
+    for why in dict.fromkeys(without[name] for name in moving):
+        told.append(f"no outline of {' '.join(n for n in moving if without[n] == why)}: {why}")
+    return "; ".join(told) or "no outlines: the robot file names no meshes"
 
 
 def follow(frames: FrameSource, trajectory: GripperTrajectory, bodies: Sequence[Body], pictures: int) -> ArmTracks:

@@ -20,7 +20,7 @@ from ..conventions import DEFAULT_NEAR
 from ..geometry import pinhole, transforms
 from ..model import Camera, CameraTrack, FrameSource, GripperTrajectory
 from ..model.episode import Plane
-from .outline import Hand, Outline
+from .outline import Drawn, Hand, Outline, Solid, unhidden
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -31,6 +31,12 @@ HAND_PX: Final = 120.0
 
 SEARCH_SHARE: Final = 0.125
 """How far the gripper is looked for: this share of the picture's larger side, to all sides."""
+
+LINKS_PX: Final = 256.0
+"""And those in which the whole arm is larger than so, where the outlines of its links are looked for too."""
+
+LINKS_RADIUS: Final = 8
+"""Working pixels that windows reach beyond the projected links: they are not searched for, only sharpened by."""
 
 BACKGROUND_FRAMES: Final = 25
 MIN_INSIDE: Final = 0.6
@@ -51,6 +57,36 @@ class Masks:
 
     planes: FrameSource
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A link of the arm, whose place is known.
+
+    Args:
+        solid: Its shape.
+        world_from_link: ``(T, 4, 4)`` at all frames of the episode.
+        moves: Whether its outline is one to look for; one that stands still only hides others.
+    """
+
+    solid: Solid
+    world_from_link: FloatArray
+    moves: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A body's outline through a camera, where nothing hides it.
+
+    Args:
+        outline: Its points, in the body's frame.
+        camera_from_body: ``(4, 4)``.
+        hand: Whether it is the gripper, whose mounting and sizes may be others; a link's are known.
+    """
+
+    outline: Outline
+    camera_from_body: FloatArray
+    hand: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +129,8 @@ class Evidence:
         radius: Working pixels that the windows reach beyond the projected gripper.
         sights: The frames.
         distance: Median distance of the gripper from the camera, metres.
+        pictures: The working pictures by frame, where they were to be kept.
+        links: Of the arm, where their shapes are known.
     """
 
     hand: Hand
@@ -104,6 +142,30 @@ class Evidence:
     sights: tuple[Sight, ...]
     distance: float
     pictures: Mapping[int, Image] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
+
+    def seen(
+        self, sight: Sight, camera_from_world: FloatArray, tool: FloatArray | None = None, max_points: int = 100
+    ) -> list[Seen]:
+        """What is seen of the gripper's outline, and of the links', in one frame.
+
+        Args:
+            sight: The frame.
+            camera_from_world: ``(4, 4)``.
+            tool: ``(4, 4)`` change of the gripper's mounting.
+            max_points: Of each outline, about.
+        """
+        pose = camera_from_world @ (sight.world_from_gripper if tool is None else sight.world_from_gripper @ tool)
+        bodies: list[tuple[Solid, FloatArray, bool]] = [(self.hand, pose, True)]
+        bodies += [(k.solid, camera_from_world @ k.world_from_link[sight.index], k.moves) for k in self.links]
+        drawn = [s.drawn(at, self.K, sight.openness) for s, at, _ in bodies]
+        out = []
+        for number, ((solid, at, wanted), one) in enumerate(zip(bodies, drawn, strict=True)):
+            outline = solid.outlined(one, max_points) if wanted and one is not None else None
+            if outline is not None and one is not None:
+                others: list[Drawn] = [d for d in drawn if d is not None and d is not one]
+                out.append(Seen(outline[unhidden(outline, one, others)] if others else outline, at, number == 0))
+        return out
 
     def outlines(self, world_from_camera: FloatArray, max_points: int = 120) -> list[Outline | None]:
         """The gripper's outline in each frame through a camera pose."""
@@ -185,6 +247,7 @@ def gather(
     keep: bool = False,
     masks: Masks | None = None,
     cache: dict[object, NDArray[np.float32]] | None = None,
+    links: Sequence[Link] = (),
 ) -> Evidence:
     """Read the pictures of one camera and keep what they say.
 
@@ -198,6 +261,7 @@ def gather(
         keep: Keep the working pictures, to draw on them.
         masks: Where the pictures show the gripper, if that is known.
         cache: Keeps the background of these ``frames`` by picture size, for who gathers more than once.
+        links: Of the arm, whose outlines are wanted besides the gripper's.
 
     Returns:
         Evidence, without sights where the gripper is never expected in the picture.
@@ -216,7 +280,11 @@ def gather(
             depths.append(depth.mean(1))
     if not extents:
         return Evidence(hand, K, 1.0, *size, 0, (), float("nan"))
+    around = {int(i): _around(links, int(i), K, world_from_camera) for indices in chosen.values() for i in indices}
+    wide = [float(np.ptp(_inside(box, size), axis=0).max()) for box in around.values() if box is not None]
     scale = HAND_PX / float(np.median(np.concatenate(extents)))
+    if wide:
+        scale = min(scale, LINKS_PX / max(float(np.median(wide)), 1.0))
     # A little smaller would only blur.
     scale = scale if scale < 0.9 else 1.0
     height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -259,14 +327,17 @@ def gather(
             corners = transforms.apply(camera_from_world @ poses[index], hand.corners)
             uv = np.asarray(pinhole.project_camera_points(corners, K)[0])
             reach = radius + 3
-            low = np.clip(np.floor(uv.min(0)).astype(int) - reach, 0, [width, height])
-            high = np.clip(np.ceil(uv.max(0)).astype(int) + reach, 0, [width, height])
-            box = np.s_[low[1] : high[1], low[0] : high[0]]
-            edges, moved = _edges(pictures[index][box], background[box])
+            ends = [uv.min(0) - reach, uv.max(0) + reach]
+            if (box := _around(links, index, K, world_from_camera)) is not None:
+                ends = [np.minimum(ends[0], box[0] - LINKS_RADIUS), np.maximum(ends[1], box[1] + LINKS_RADIUS)]
+            low = np.clip(np.floor(ends[0]).astype(int), 0, [width, height])
+            high = np.clip(np.ceil(ends[1]).astype(int), 0, [width, height])
+            window = np.s_[low[1] : high[1], low[0] : high[0]]
+            edges, moved = _edges(pictures[index][window], background[window])
             sight = Sight(index, arm, poses[index], float(openness[index]), low, edges, moved)
             if masks is not None and usual is not None:
                 distance, own = _mask_edges(planes[index], usual, masks.ids)
-                sight = replace(sight, distance=distance[box], own=own[box])
+                sight = replace(sight, distance=distance[window], own=own[window])
             sights.append(sight)
     return Evidence(
         hand,
@@ -278,7 +349,23 @@ def gather(
         tuple(sights),
         float(np.median(np.concatenate(depths))),
         {i: pictures[i] for i in wanted} if keep else {},
+        tuple(links),
     )
+
+
+def _around(links: Sequence[Link], index: int, K: FloatArray, world_from_camera: FloatArray) -> FloatArray | None:
+    """Corners ``(2, 2)`` of the box about the moving links in a frame; None where there are none wholly in front."""
+    corners = [transforms.apply(k.world_from_link[index], k.solid.corners) for k in links if k.moves]
+    if not corners:
+        return None
+    seen = [np.asarray(a) for a in pinhole.project(np.concatenate(corners), K, world_from_camera)[:2]]
+    ahead = seen[1].reshape(-1, 8).min(1) > DEFAULT_NEAR
+    uv = seen[0].reshape(-1, 8, 2)[ahead].reshape(-1, 2)
+    return np.stack([uv.min(0), uv.max(0)]) if len(uv) else None
+
+
+def _inside(box: FloatArray, size: tuple[int, int]) -> FloatArray:
+    return np.clip(box, 0, [size[1], size[0]])
 
 
 def look_up(sight: Sight, uv: FloatArray, normal: FloatArray) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

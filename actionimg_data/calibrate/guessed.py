@@ -72,6 +72,8 @@ class CameraGuess:
         position_mm: 90 of 100 times the camera's position is off by less.
         rotation_deg: 90 of 100 times its rotation is off by less.
         edges: Fit of the gripper's outline in frames that were not fitted, in [0, 1].
+        links: Share of the edges beside the outlines of the arm's links that lies on them, in [0, 1], in the same
+            frames; None without a robot file that has their shapes.
         flow: Agreement of the hand's motion with the pictures', at most 1.
         rivals: The other candidates: their fit, and how many pixels away they see the gripper.
         gripper: How the gripper seems to differ from the model, in words.
@@ -98,6 +100,7 @@ class CameraGuess:
     position_mm: float | None = None
     rotation_deg: float | None = None
     edges: float | None = None
+    links: float | None = None
     flow: float | None = None
     rivals: tuple[tuple[float, float], ...] = ()
     gripper: tuple[str, ...] = ()
@@ -131,6 +134,7 @@ class CameraGuess:
             "position_interval_mm": number(self.position_mm, 1),
             "rotation_interval_deg": number(self.rotation_deg, 2),
             "edges": number(self.edges, 3),
+            "links": number(self.links, 3),
             "flow": number(self.flow, 3),
             "rivals": [{"edges": round(e, 3), "away_px": round(a, 1)} for e, a in self.rivals],
             "gripper": list(self.gripper),

@@ -1,12 +1,15 @@
-"""The outline of the gripper in a picture: where its silhouette ends, which way is out, and which 3-D point that is.
+"""Outlines of the gripper and of an arm's links in a picture: where a silhouette ends, which way is out, and which 3-D
+point that is.
 
-A small painter's rasteriser on OpenCV's polygon filling, so that nothing but the core packages is needed. It draws the
-gripper alone, in a window around it, with several samples a pixel: a few milliseconds a frame.
+A small painter's rasteriser on OpenCV's polygon filling, so that nothing but the core packages is needed. It draws each
+body alone, in a window around it, with several samples a pixel: a few milliseconds a frame. Bodies that are seen
+together are then held against each other's depth (`unhidden`).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +28,15 @@ FloatArray = NDArray[np.float64]
 MAX_FACES: Final = 4000
 """Finer meshes are clustered until they have no more faces; an outline does not show the difference."""
 
+MAX_LINK_FACES: Final = 1200
+"""An arm has many links."""
+
+GAP_M: Final = 0.03
+"""Where one body's outline ends before another that is less far behind, no edge is looked for."""
+
+BESIDE_PX: Final = 1.5
+"""So far from an outline, to both sides, it is looked what other bodies are there."""
+
 SCALE_DEVIATION: Final = 0.04
 """Standard deviation of a mesh's scale against the real gripper's."""
 
@@ -39,14 +51,14 @@ _CLUSTER_M: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """Points on the gripper's outline in one picture.
+    """Points on a body's outline in one picture.
 
     Args:
         uv: ``(P, 2)`` pixels.
-        normal: ``(P, 2)`` unit, pointing out of the gripper.
-        local: ``(P, 3)`` metres, the points in the gripper's frame.
+        normal: ``(P, 2)`` unit, pointing out of the body.
+        local: ``(P, 3)`` metres, the points in the body's frame.
         spacing: Pixels of outline for each point.
-        grown: ``(P, M, 3)`` metres that each point moves in the gripper's frame for a unit of each of the hand's sizes.
+        grown: ``(P, M, 3)`` metres that each point moves in the body's frame for a unit of each of its sizes.
     """
 
     uv: FloatArray
@@ -81,56 +93,92 @@ class Size:
     unit: str = "m"
 
 
-class Hand:
-    """A gripper model made ready to be outlined many times.
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A body as a camera sees it, drawn alone in a window of its own.
 
     Args:
-        model: The gripper in its canonical frame.
-        sizes: What may be another than the model says; of a mesh, its scale, where none are given.
+        pose: ``camera_from_body (4, 4)``.
+        K: ``(3, 3)`` pixels.
+        openness: In [0, 1], of a gripper.
+        points: ``(N, 3)`` the body's vertices in the camera's frame.
+        faces: ``(F, 3)``.
+        ids: ``(H, W)`` one plus the number of the face that is seen at each sample; 0 where none is.
+        low: ``(2,)`` pixel of the first sample's corner.
+        zoom: Samples a pixel.
     """
 
-    def __init__(self, model: GripperModel, sizes: Sequence[Size] = ()) -> None:
-        self.vertices, self.faces, self.opening = _clustered(model)
-        self.closed_surface = _closed(self.faces)
-        self.sizes = tuple(sizes) or (Size("scale", SCALE_DEVIATION, self.vertices, self.opening, ""),)
-        self._measure()
+    pose: FloatArray
+    K: FloatArray
+    openness: float
+    points: FloatArray
+    faces: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    low: FloatArray
+    zoom: float
 
-    def resized(self, values: ArrayLike) -> Hand:
-        """The hand with its sizes changed by ``values`` ``(M,)``, in their units."""
-        out = copy.copy(self)
-        for size, value in zip(self.sizes, np.asarray(values, np.float64).tolist(), strict=True):
-            out.vertices = out.vertices + value * size.vertices
-            out.opening = out.opening + value * size.opening
-        out._measure()
+    def seen(self, uv: FloatArray, faces: NDArray[np.int64]) -> FloatArray:
+        """Points ``(P, 3)`` in the camera's frame that faces ``(P,)`` show at pixels ``(P, 2)``."""
+        rays = np.concatenate([uv, np.ones((len(uv), 1))], 1) @ np.linalg.inv(self.K).T
+        corners = self.points[self.faces[faces]]
+        plane = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = (plane * corners[:, 0]).sum(1) / (plane * rays).sum(1)
+        # A face seen edge-on says little about depth; its own corners bound it.
+        depth = np.clip(np.nan_to_num(depth, nan=0.0), corners[..., 2].min(1), corners[..., 2].max(1))
+        return np.asarray(rays * depth[:, None])
+
+    def depth(self, uv: FloatArray) -> FloatArray:
+        """Metres ``(P,)`` along the optical axis to what is seen of the body at pixels ``(P, 2)``; else infinite."""
+        at = np.floor((uv - self.low) * self.zoom).astype(int)
+        height, width = self.ids.shape
+        inside = np.flatnonzero((at >= 0).all(1) & (at[:, 0] < width) & (at[:, 1] < height))
+        face = self.ids[at[inside, 1], at[inside, 0]].astype(np.int64) - 1
+        inside, face = inside[face >= 0], face[face >= 0]
+        out = np.full(len(uv), np.inf)
+        if len(inside):
+            out[inside] = self.seen(uv[inside], face)[:, 2]
         return out
 
-    def _measure(self) -> None:
-        z = np.concatenate([self.vertices[:, 2], (self.vertices + self.opening)[:, 2]])
-        self.wrist_z = float(z.min() + WRIST_SHARE * (z.max() - z.min()))
-        both = np.concatenate([self.vertices, self.vertices + self.opening])
-        low, high = both.min(0), both.max(0)
-        self.corners = np.array(
-            [[x, y, w] for x in (low[0], high[0]) for y in (low[1], high[1]) for w in (low[2], high[2])]
+
+class Solid:
+    """A rigid body made ready to be outlined many times.
+
+    Args:
+        vertices: ``(N, 3)`` metres in the body's frame.
+        faces: ``(F, 3)`` vertex numbers; more than `MAX_LINK_FACES` are clustered.
+    """
+
+    sizes: tuple[Size, ...] = ()
+
+    def __init__(self, vertices: ArrayLike, faces: ArrayLike) -> None:
+        points, parts = np.asarray(vertices, np.float64), np.zeros(len(np.asarray(faces)), np.int64)
+        self.vertices, self.faces, _ = _clustered(
+            points, np.asarray(faces, np.int64), parts, np.zeros_like(points), MAX_LINK_FACES
         )
-        used = both[both[:, 2] >= self.wrist_z]
-        self.centre = (used.min(0) + used.max(0)) / 2
+        self.closed_surface = _closed(self.faces)
+        self.corners = _box(self.vertices)
+
+    def moved(self, transform: FloatArray) -> Solid:
+        """The body in another frame, that ``transform`` ``(4, 4)`` leads to."""
+        out = copy.copy(self)
+        out.vertices = np.asarray(transforms.apply(transform, self.vertices))
+        out.corners = _box(out.vertices)
+        return out
 
     def posed(self, openness: float) -> FloatArray:
-        """Vertices ``(N, 3)`` in the gripper's frame."""
-        return np.asarray(self.vertices + openness * self.opening)
+        """Vertices ``(N, 3)`` in the body's frame."""
+        return self.vertices
 
-    def outline(
-        self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, max_points: int = 160
-    ) -> Outline | None:
-        """The outline through one camera; None where the gripper is not wholly in front of it.
+    def drawn(self, camera_from_body: ArrayLike, K: ArrayLike, openness: float = 0.0) -> Drawn | None:
+        """The body as a camera sees it; None where it is not wholly in front of it.
 
         Args:
-            camera_from_gripper: ``(4, 4)``.
+            camera_from_body: ``(4, 4)``.
             K: ``(3, 3)`` pixels.
-            openness: In [0, 1].
-            max_points: About so many points at most, at least a pixel apart.
+            openness: In [0, 1], of a gripper.
         """
-        pose, K = np.asarray(camera_from_gripper, np.float64), np.asarray(K, np.float64)
+        pose, K = np.asarray(camera_from_body, np.float64), np.asarray(K, np.float64)
         points = np.asarray(transforms.apply(pose, self.posed(openness)))
         if points[:, 2].min() <= DEFAULT_NEAR:
             return None
@@ -138,32 +186,47 @@ class Hand:
         low, high = uv.min(0) - 2, uv.max(0) + 2
         zoom = float(np.clip(_SAMPLES / (high - low).max(), 0.05, _MAX_ZOOM))
         size = np.ceil((high - low) * zoom).astype(int)
-        ids = self._faces_seen((uv - low) * zoom, points, size)
-        found = _chains(ids > 0, zoom, max_points)
+        return Drawn(
+            pose, K, openness, points, self.faces, self._faces_seen((uv - low) * zoom, points, size), low, zoom
+        )
+
+    def outlined(self, drawn: Drawn, max_points: int) -> Outline | None:
+        """The outline of the body as it was drawn; None where it is too small."""
+        found = _chains(drawn.ids > 0, drawn.zoom, max_points)
         if found is None:
             return None
         at, pixel, normal, spacing = found
-        uv_out = at / zoom + low
-        rays = np.concatenate([uv_out, np.ones((len(uv_out), 1))], 1) @ np.linalg.inv(K).T
-        corners = points[self.faces[ids[pixel[:, 1], pixel[:, 0]] - 1]]
-        plane = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            depth = (plane * corners[:, 0]).sum(1) / (plane * rays).sum(1)
-        # A face seen edge-on says little about depth; its own corners bound it.
-        depth = np.clip(np.nan_to_num(depth, nan=0.0), corners[..., 2].min(1), corners[..., 2].max(1))
-        seen = rays * depth[:, None]
-        local = np.asarray(transforms.apply(transforms.invert(pose), seen))
-        weights = _barycentric(corners, seen)
-        faces = self.faces[ids[pixel[:, 1], pixel[:, 0]] - 1]
-        moved = np.stack([s.vertices + openness * s.opening for s in self.sizes])[:, faces]
-        out = Outline(uv_out, normal, local, spacing, np.einsum("mpvi,pv->pmi", moved, weights))
-        return out[local[:, 2] > self.wrist_z]
+        uv = at / drawn.zoom + drawn.low
+        which = drawn.ids[pixel[:, 1], pixel[:, 0]].astype(np.int64) - 1
+        seen = drawn.seen(uv, which)
+        local = np.asarray(transforms.apply(transforms.invert(drawn.pose), seen))
+        grown = np.zeros((len(uv), len(self.sizes), 3))
+        if self.sizes:
+            faces = self.faces[which]
+            weights = _barycentric(drawn.points[faces], seen)
+            moved = np.stack([s.vertices + drawn.openness * s.opening for s in self.sizes])[:, faces]
+            grown = np.einsum("mpvi,pv->pmi", moved, weights)
+        return Outline(uv, normal, local, spacing, grown)
+
+    def outline(
+        self, camera_from_body: ArrayLike, K: ArrayLike, openness: float = 0.0, max_points: int = 160
+    ) -> Outline | None:
+        """The outline through one camera; None where the body is not wholly in front of it.
+
+        Args:
+            camera_from_body: ``(4, 4)``.
+            K: ``(3, 3)`` pixels.
+            openness: In [0, 1], of a gripper.
+            max_points: About so many points at most, at least a pixel apart.
+        """
+        drawn = self.drawn(camera_from_body, K, openness)
+        return None if drawn is None else self.outlined(drawn, max_points)
 
     def mask(
-        self, camera_from_gripper: ArrayLike, K: ArrayLike, openness: float, height: int, width: int
+        self, camera_from_body: ArrayLike, K: ArrayLike, openness: float, height: int, width: int
     ) -> NDArray[np.bool_]:
-        """The silhouette ``(H, W)``: pixels whose centre the gripper covers, to a sixteenth of a pixel."""
-        points = np.asarray(transforms.apply(np.asarray(camera_from_gripper), self.posed(openness)))
+        """The silhouette ``(H, W)``: pixels whose centre the body covers, to a sixteenth of a pixel."""
+        points = np.asarray(transforms.apply(np.asarray(camera_from_body), self.posed(openness)))
         if points[:, 2].min() <= DEFAULT_NEAR:
             return np.zeros((height, width), np.bool_)
         uv = np.asarray(pinhole.project_camera_points(points, np.asarray(K, np.float64))[0])
@@ -190,6 +253,70 @@ class Hand:
         for face in order.tolist():
             cv2.fillConvexPoly(ids, fixed[face], face + 1, cv2.LINE_8, _FRACTION_BITS)
         return ids
+
+
+class Hand(Solid):
+    """A gripper model made ready to be outlined many times.
+
+    Args:
+        model: The gripper in its canonical frame.
+        sizes: What may be another than the model says; of a mesh, its scale, where none are given.
+    """
+
+    def __init__(self, model: GripperModel, sizes: Sequence[Size] = ()) -> None:
+        self.vertices, self.faces, self.opening = _clustered(
+            model.vertices, model.faces, model.face_parts, model.opening, MAX_FACES
+        )
+        self.closed_surface = _closed(self.faces)
+        self.sizes = tuple(sizes) or (Size("scale", SCALE_DEVIATION, self.vertices, self.opening, ""),)
+        self._measure()
+
+    def resized(self, values: ArrayLike) -> Hand:
+        """The hand with its sizes changed by ``values`` ``(M,)``, in their units."""
+        out = copy.copy(self)
+        for size, value in zip(self.sizes, np.asarray(values, np.float64).tolist(), strict=True):
+            out.vertices = out.vertices + value * size.vertices
+            out.opening = out.opening + value * size.opening
+        out._measure()
+        return out
+
+    def _measure(self) -> None:
+        both = np.concatenate([self.vertices, self.vertices + self.opening])
+        low, high = float(both[:, 2].min()), float(both[:, 2].max())
+        self.wrist_z = low + WRIST_SHARE * (high - low)
+        self.corners = _box(both)
+        used = both[both[:, 2] >= self.wrist_z]
+        self.centre = (used.min(0) + used.max(0)) / 2
+
+    def posed(self, openness: float) -> FloatArray:
+        """Vertices ``(N, 3)`` in the gripper's frame."""
+        return np.asarray(self.vertices + openness * self.opening)
+
+    def outlined(self, drawn: Drawn, max_points: int) -> Outline | None:
+        """The outline of the gripper as it was drawn, without its wrist, where the arm goes on."""
+        found = super().outlined(drawn, max_points)
+        return None if found is None else found[found.local[:, 2] > self.wrist_z]
+
+
+def unhidden(outline: Outline, drawn: Drawn, others: Sequence[Drawn]) -> NDArray[np.bool_]:
+    """Which points ``(P,)`` of a body's outline are an edge to look for, with other bodies about.
+
+    None is where another body is before it, and none where another goes on beside it at nearly the same depth.
+    """
+    depth = np.asarray(transforms.apply(drawn.pose, outline.local))[:, 2]
+    sides = np.array([-BESIDE_PX, 0.0, BESIDE_PX])
+    least = depth + np.array([-GAP_M, -GAP_M, GAP_M])[:, None]
+    about = (outline.uv + sides[:, None, None] * outline.normal).reshape(-1, 2)
+    good = np.ones(len(outline), np.bool_)
+    for other in others:
+        good &= (other.depth(about).reshape(3, -1) > least).all(0)
+    return good
+
+
+def _box(points: FloatArray) -> FloatArray:
+    """Corners ``(8, 3)`` of the box about some points."""
+    (x0, y0, z0), (x1, y1, z1) = points.min(0), points.max(0)
+    return np.array([[x, y, z] for x in (x0, x1) for y in (y0, y1) for z in (z0, z1)])
 
 
 def _barycentric(corners: FloatArray, points: FloatArray) -> FloatArray:
@@ -232,21 +359,33 @@ def _chains(
     return np.concatenate(at), np.concatenate(pixel).astype(np.intp), np.concatenate(normal), spacing
 
 
-def _clustered(model: GripperModel) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
-    """Vertices, faces and opening of the model with at most `MAX_FACES` faces."""
-    vertices, faces, opening = model.vertices, model.faces, model.opening
+def _clustered(
+    vertices: FloatArray, faces: NDArray[np.int64], face_parts: NDArray[np.int64], opening: FloatArray, most: int
+) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+    """Vertices, faces and opening of a mesh with at most ``most`` faces, where cells of centimetres can do it."""
+    given, given_faces, given_opening = vertices, faces, opening
     for cell in _CLUSTER_M:
-        if len(faces) <= MAX_FACES:
+        if len(faces) <= most:
             break
-        part = np.zeros(len(model.vertices), np.int64)
-        part[model.faces] = model.face_parts[:, None]
-        key = np.concatenate([np.rint(model.vertices / cell).astype(np.int64), part[:, None]], 1)
-        _, first, which = np.unique(key, axis=0, return_index=True, return_inverse=True)
-        faces = which.reshape(-1)[model.faces]
+        part = np.zeros(len(given), np.int64)
+        part[given_faces] = face_parts[:, None]
+        key = np.concatenate([np.rint(given / cell).astype(np.int64), part[:, None]], 1)
+        _, first, which = np.unique(_as_one(key), return_index=True, return_inverse=True)
+        faces = which[given_faces]
         distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
-        faces = np.unique(faces[distinct], axis=0)
-        vertices, opening = model.vertices[first], model.opening[first]
+        faces = faces[distinct]
+        faces = faces[np.unique(_as_one(faces), return_index=True)[1]]
+        vertices, opening = given[first], given_opening[first]
     return vertices, faces, opening
+
+
+def _as_one(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number ``(N,)`` for each of some rows ``(N, K)``, in their order; sorting rows themselves is far slower."""
+    rows = rows - rows.min(0, initial=0)
+    counts = (rows.max(0, initial=0) + 1).tolist()
+    if math.prod(counts) > np.iinfo(np.int64).max:
+        return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(rows.T), tuple(counts)), np.int64)
 
 
 def _closed(faces: NDArray[np.int64]) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of a check: the gripper model's outline over frames, as recorded and where it fits."""
+"""Pictures of a check: outlines of the gripper and of links over frames, as recorded and where they fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..geometry import transforms
 from ..model import FrameSource
 from ..raster import caption
 from .evidence import Evidence, Sight
-from .outline import Outline
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -110,7 +109,7 @@ def _label(tile: Image, text: str, at: tuple[int, int], size: float = 0.4) -> No
 
 def _tile(evidence: Evidence, sight: Sight, pose: FloatArray, shift: FloatArray, colour: tuple[int, int, int]) -> Image:
     picture = evidence.pictures[sight.index]
-    outline = _outline(evidence, sight, pose)
+    seen = evidence.seen(sight, np.asarray(transforms.invert(pose)), max_points=400)
     height, width = picture.shape[:2]
     _, h, w = sight.edges.shape
     centre = sight.corner + np.array([w, h]) / 2
@@ -118,17 +117,12 @@ def _tile(evidence: Evidence, sight: Sight, pose: FloatArray, shift: FloatArray,
     x = int(np.clip(centre[0] - side / 2, 0, width - side))
     y = int(np.clip(centre[1] - side / 2, 0, height - side))
     tile = cv2.resize(picture[y : y + side, x : x + side], (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)
-    if outline is not None:
-        zoom = _TILE / side
+    zoom = _TILE / side
+    for uv in (s.outline.uv for s in seen):
         # cv2 puts pixel (0, 0) at its centre.
-        points = np.rint(((outline.uv + shift - [x, y]) * zoom - 0.5) * (1 << _BITS)).astype(int)
+        points = np.rint(((uv + shift - [x, y]) * zoom - 0.5) * (1 << _BITS)).astype(int)
         for px, py in points.tolist():
             cv2.circle(tile, (px, py), int(1.2 * (1 << _BITS)), colour, -1, cv2.LINE_AA, _BITS)
     tile[:, -2:] = 24
     tile[-2:] = 24
     return np.ascontiguousarray(tile)
-
-
-def _outline(evidence: Evidence, sight: Sight, pose: FloatArray) -> Outline | None:
-    camera_from_world = np.asarray(transforms.invert(pose))
-    return evidence.hand.outline(camera_from_world @ sight.world_from_gripper, evidence.K, sight.openness, 400)

@@ -46,6 +46,7 @@ class Recorded:
         arms: Trajectory of each gripper.
         mask_ids: Ids of the gripper in the view's mask; empty to go without masks.
         bodies: What else of the arm moves, where joints and a robot file tell (`arm.arms`); the first is the hand's.
+        still: What stands still of the arm and may hide what moves.
         arm: What ``bodies`` are, in words.
     """
 
@@ -54,6 +55,7 @@ class Recorded:
     arms: Mapping[str, GripperTrajectory]
     mask_ids: tuple[int, ...] = ()
     bodies: tuple[Body, ...] = ()
+    still: tuple[Body, ...] = ()
     arm: str = ""
 
 

@@ -1,9 +1,9 @@
-"""A camera from points of the hand and edges of the gripper together."""
+"""A camera from points of the hand, or of the arm, and edges of the gripper and of the arm's links together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..geometry import transforms
 from .adjust import Adjusted
 from .check import MIN_FRAMES
 from .evidence import Evidence, split_sights
-from .solve import SEARCH_PX, Known, Priors, Solution, as_found, motion, score, solve, vector_of
+from .solve import SEARCH_PX, Known, Priors, Solution, as_found, links_met, motion, score, solve, vector_of
 from .uncertainty import widened
 
 FloatArray = NDArray[np.float64]
@@ -33,6 +33,8 @@ class Sharp:
         pose: ``world_from_camera (4, 4)``.
         covariance: ``(6, 6)`` of the camera's motion in its own frame (rad, m); ``(7, 7)`` with the log focal length.
         edges: Fit of the outline in frames that were not fitted, in [0, 1]; None where the gripper is in too few.
+        links: Share of the edges beside the links' outlines that lies on them, in the same frames; None where their
+            shapes are not known.
         found: The gripper's sizes and mounting with it; None where points alone were used.
     """
 
@@ -40,6 +42,7 @@ class Sharp:
     pose: FloatArray
     covariance: FloatArray
     edges: float | None
+    links: float | None
     found: Solution | None
 
 
@@ -61,19 +64,21 @@ def sharpen(
         width: Of the pictures.
     """
     pose = motion(told.state[:6])
-    alone = Sharp(K, pose, widened(np.asarray(np.linalg.inv(told.information)), K, width), None, None)
+    alone = Sharp(K, pose, widened(np.asarray(np.linalg.inv(told.information)), K, width), None, None, None)
     if sum(len(e.sights) for e in gathered) < MIN_FRAMES:
         return alone
     fitted, judged = split_sights(gathered)
     fitted = [e for e in fitted if e.sights]
     known = Known(told.information, np.zeros(len(told.information)))
     found = solve([fitted], [pose], priors, [pose], _SEARCH_PX, fit_sizes=True, fit_focal=free_focal, known=known)
-    edges = float(score([[as_found(e, found) for e in judged]], found.poses).mean())
+    judged = [as_found(e, found) for e in judged]
+    edges = float(score([judged], found.poses).mean())
+    links = links_met(judged, found.poses[0])
     picked, away = np.r_[0:6], vector_of(np.asarray(transforms.invert(found.poses[0])) @ pose)
     if free_focal:
         picked, away = np.r_[0:6, -1], np.append(away, found.log_focal[0])
     if away @ told.information @ away > len(away) * MAX_PULL**2:
-        return Sharp(alone.K, alone.pose, alone.covariance, edges, None)
+        return replace(alone, edges=edges, links=links_met(judged, pose))
     zoom = float(np.exp(found.log_focal[0]))
-    covariance = widened(found.covariance[np.ix_(picked, picked)], K, width)
-    return Sharp(K @ np.diag([zoom, zoom, 1.0]), found.poses[0], covariance, edges, found)
+    covariance = widened(found.covariance[np.ix_(picked, picked)], K, width, links is not None)
+    return Sharp(K @ np.diag([zoom, zoom, 1.0]), found.poses[0], covariance, edges, links, found)

@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import rotations, transforms
-from .evidence import Evidence, Sight, look_up
+from .evidence import Evidence, Seen, Sight, look_up
 from .outline import Outline
 
 FloatArray = NDArray[np.float64]
 
 SEARCH_PX: Final = (10.0, 8.0, 6.0, 4.0, 3.0, 2.0, 2.0, 2.0)
 _STEP: Final = 0.5
+_BESIDE_PX: Final = 6
+_FEW: Final = 12
+"""Outlines of fewer points tell nothing."""
+
 _MIN_EDGE: Final = 0.2
 _CENTRED: Final = 0.6
 _TUKEY: Final = 4.0
@@ -32,6 +36,9 @@ _SIZES_FREE_AT: Final = 3.0
 
 _SHARED_POINTS: Final = 6.0
 """Neighbouring points of an outline err alike: so many count as one."""
+
+_SHARED_LINK_POINTS: Final = 18.0
+"""A link's errors are its mesh's and its place's, and the same in all frames."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Priors:
         tool_rad: Of the gripper's rotation in the hand.
         reach_m: Of the gripper's position in the hand along the approach: of how far the fingertips reach.
         size_m: Of the distance from the model's surface to the real one's.
+        link_m: The same of the arm's links.
         log_focal: Of the logarithm of the focal length.
         sizes: Times the deviations of the gripper's own sizes (`outline.Size`).
     """
@@ -55,6 +63,7 @@ class Priors:
     tool_rad: float = float(np.radians(0.6))
     reach_m: float = 0.002
     size_m: float = 0.0024
+    link_m: float = 0.001
     log_focal: float = 0.1
     sizes: float = 1.0
 
@@ -90,9 +99,11 @@ class Solution:
         tool: ``(4, 4)`` change: the gripper is at ``world_from_gripper @ tool``.
         tool_vector: ``(6,)`` rotation vector and shift of ``tool``.
         size_m: Metres by which the real gripper is larger.
+        link_m: Metres by which the real links are larger.
         sizes: ``(M,)`` changes of the gripper's sizes, in their units; empty where they were not fitted.
         log_focal: ``(C,)`` logarithms by which the focal lengths differ from those of the evidence.
-        covariance: ``(6 C + 7 + …)²`` of motions, tool vector, size and, where fitted, sizes and focal lengths.
+        covariance: ``(6 C + 8 + …)²`` of motions, tool vector, ``size_m``, ``link_m`` and, where fitted, sizes and
+            focal lengths.
         sigma_px: Of a point's distance from the edge found, robustly, in working pixels.
         used: Share of the outline's points that have an edge that fits.
     """
@@ -102,6 +113,7 @@ class Solution:
     tool: FloatArray
     tool_vector: FloatArray
     size_m: float
+    link_m: float
     sizes: FloatArray
     log_focal: FloatArray
     covariance: FloatArray
@@ -111,15 +123,15 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Linear equations of one sight: its residual in pixels, and how it changes with each unknown."""
+    """Linear equations of one outline: its residual in pixels, and how it changes with each unknown."""
 
     residual: FloatArray
     camera: FloatArray
     tool: FloatArray
-    size: FloatArray
+    surface: FloatArray
     sizes: FloatArray
     focal: FloatArray
-    strength: FloatArray
+    weight: FloatArray
     points: int
 
 
@@ -137,7 +149,7 @@ def vector_of(transform: FloatArray) -> FloatArray:
 def score(
     groups: Sequence[Sequence[Evidence]], poses: Sequence[FloatArray], tool: FloatArray | None = None
 ) -> FloatArray:
-    """Mean edge strength under the outlines: one number for each sight of all cameras."""
+    """Mean edge strength under the gripper's outlines: one number for each sight of all cameras."""
     return np.concatenate(
         [np.concatenate([_scores(e, pose, tool) for e in group]) for group, pose in zip(groups, poses, strict=True)]
     )
@@ -147,12 +159,29 @@ def _scores(evidence: Evidence, pose: FloatArray, tool: FloatArray | None) -> Fl
     camera_from_world = np.asarray(transforms.invert(pose))
     values = []
     for sight in evidence.sights:
-        outline = _outline(evidence, sight, camera_from_world, tool)
-        if outline is None or len(outline) == 0:
-            values.append(0.0)
-        else:
-            values.append(_fit(sight, outline))
+        seen = [s.outline for s in evidence.seen(sight, camera_from_world, tool) if s.hand]
+        values.append(_fit(sight, seen[0]) if seen and len(seen[0]) else 0.0)
     return np.array(values)
+
+
+def links_met(evidence: Sequence[Evidence], pose: FloatArray) -> float | None:
+    """Share, in [0, 1], of the edges beside the links' outlines that lies on them; None where no link is seen.
+
+    Of each point it is asked how strong the best edge along its normal is, within a pixel and within `_BESIDE_PX`:
+    where a link has no contrast, or is where it always was, there is none either way, and nothing is said.
+    """
+    camera_from_world = np.asarray(transforms.invert(pose))
+    offsets = np.arange(-_BESIDE_PX, _BESIDE_PX + 1)
+    near, best = 0.0, 0.0
+    for e in evidence:
+        for sight in e.sights:
+            for outline in (s.outline for s in e.seen(sight, camera_from_world) if not s.hand):
+                along = outline.uv[:, None] + offsets[:, None] * outline.normal[:, None]
+                value, inside = look_up(sight, along, outline.normal)
+                value = value[inside.all(1)]
+                near += float(value[:, np.abs(offsets) <= 1].max(1, initial=0).sum())
+                best += float(value.max(1, initial=0).sum())
+    return near / best if best > 0 else None
 
 
 def _fit(sight: Sight, outline: Outline) -> float:
@@ -162,13 +191,6 @@ def _fit(sight: Sight, outline: Outline) -> float:
     away, own = distance_at(sight, outline.uv, np.inf)
     good = own > 0
     return float(np.exp(-np.abs(away[good]) / 2).mean()) if good.any() else 0.0
-
-
-def _outline(
-    evidence: Evidence, sight: Sight, camera_from_world: FloatArray, tool: FloatArray | None
-) -> Outline | None:
-    pose = sight.world_from_gripper if tool is None else sight.world_from_gripper @ tool
-    return evidence.hand.outline(camera_from_world @ pose, evidence.K, sight.openness, 100)
 
 
 def solve(
@@ -202,7 +224,7 @@ def solve(
     at = _Layout(count, sizes, fit_focal)
     free = np.arange(6 * count + (6 if fit_tool or fit_sizes else 0))
     if fit_sizes:
-        free = np.concatenate([free, np.arange(at.size, at.size + 1 + sizes)])
+        free = np.concatenate([free, np.arange(at.surface.start, at.sizes.stop)])
     if fit_focal:
         free = np.concatenate([free, np.arange(at.focal, at.length)])
     state = np.zeros(at.length)
@@ -211,7 +233,7 @@ def solve(
         state[at.camera(k)] = vector_of(np.asarray(transforms.invert(pose)) @ given[k])
     if begin is not None:
         state[at.tool] = begin.tool_vector
-        state[at.size] = begin.size_m
+        state[at.surface] = begin.size_m, begin.link_m
         state[at.sizes] = begin.sizes if sizes else 0
         state[at.focal :] = begin.log_focal if fit_focal else 0
     precision = np.diag(at.deviations(priors, groups[0][0]) ** -2.0)
@@ -228,10 +250,11 @@ def solve(
         for k, group in enumerate(shaped):
             here = motion(state[at.camera(k)]) @ inverse[k]
             rows += [
-                (k, r)
+                (k, _rows(e, s, seen, state[at.surface], reach))
                 for e in group
                 for s in e.sights
-                if (r := _rows(e, s, here, tool, state[at.size], reach)) is not None
+                for seen in e.seen(s, here, tool)
+                if len(seen.outline) >= _FEW
             ]
         if not rows:
             break
@@ -244,12 +267,12 @@ def solve(
             for k, r in rows:
                 columns = at.columns(k)
                 jacobian = np.concatenate(
-                    [r.camera, r.tool, r.size[:, None], r.sizes[:, :sizes], *([r.focal[:, None]] if fit_focal else [])],
+                    [r.camera, r.tool, r.surface, r.sizes[:, :sizes], *([r.focal[:, None]] if fit_focal else [])],
                     axis=1,
                 )
                 left = r.residual - jacobian @ step[columns]
-                weight = r.strength * np.clip(1 - (left / (_TUKEY * sigma)) ** 2, 0, None) ** 2
-                weight = weight / (sigma**2 * _SHARED_POINTS)
+                weight = r.weight * np.clip(1 - (left / (_TUKEY * sigma)) ** 2, 0, None) ** 2
+                weight = weight / sigma**2
                 normal[np.ix_(columns, columns)] += jacobian.T @ (weight[:, None] * jacobian)
                 gradient[columns] += jacobian.T @ (weight * r.residual)
             step = np.zeros(at.length)
@@ -262,7 +285,8 @@ def solve(
         motions=np.stack([vector_of(np.asarray(transforms.invert(given[k])) @ poses[k]) for k in range(count)]),
         tool=motion(tool_vector),
         tool_vector=tool_vector,
-        size_m=float(state[at.size]),
+        size_m=float(state[at.surface][0]),
+        link_m=float(state[at.surface][1]),
         sizes=state[at.sizes],
         log_focal=np.array([np.log(at.zoom(state, k)) for k in range(count)]),
         covariance=_covariance(normal, precision, free),
@@ -273,7 +297,7 @@ def solve(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where each unknown stands in the state: cameras, mounting, the surface's distance, sizes, focal lengths."""
+    """Where each unknown stands in the state: cameras, mounting, the surfaces' distances, sizes, focal lengths."""
 
     count: int
     number_of_sizes: int
@@ -284,16 +308,16 @@ class _Layout:
         return slice(6 * self.count, 6 * self.count + 6)
 
     @property
-    def size(self) -> int:
-        return 6 * self.count + 6
+    def surface(self) -> slice:
+        return slice(6 * self.count + 6, 6 * self.count + 8)
 
     @property
     def sizes(self) -> slice:
-        return slice(self.size + 1, self.size + 1 + self.number_of_sizes)
+        return slice(self.surface.stop, self.surface.stop + self.number_of_sizes)
 
     @property
     def focal(self) -> int:
-        return self.size + 1 + self.number_of_sizes
+        return int(self.sizes.stop)
 
     @property
     def length(self) -> int:
@@ -319,7 +343,7 @@ class _Layout:
         tool = [priors.tool_rad] * 3 + [priors.tool_m, priors.tool_m, priors.reach_m]
         sizes = [s.deviation * priors.sizes for s in evidence.hand.sizes[: self.number_of_sizes]]
         focal = [priors.log_focal] * (self.count if self.with_focal else 0)
-        return np.concatenate([cameras, tool, [priors.size_m], sizes, focal])
+        return np.concatenate([cameras, tool, [priors.size_m, priors.link_m], sizes, focal])
 
 
 def _as_found(evidence: Evidence, sizes: FloatArray, zoom: float) -> Evidence:
@@ -359,25 +383,16 @@ def _moved(state: FloatArray, step: FloatArray, count: int) -> FloatArray:
     return out
 
 
-def _rows(
-    evidence: Evidence, sight: Sight, camera_from_world: FloatArray, tool: FloatArray, size: float, reach: float
-) -> _Rows | None:
-    outline = _outline(evidence, sight, camera_from_world, tool)
-    if outline is None or len(outline) < 12:
-        return None
-    camera_from_gripper = camera_from_world @ sight.world_from_gripper @ tool
-    points = np.asarray(transforms.apply(camera_from_gripper, outline.local))
+def _rows(evidence: Evidence, sight: Sight, seen: Seen, surface: FloatArray, reach: float) -> _Rows:
+    outline = seen.outline
+    points = np.asarray(transforms.apply(seen.camera_from_body, outline.local))
     per_metre = evidence.K[0, 0] / points[:, 2]
-    at = outline.uv + (size * per_metre)[:, None] * outline.normal
+    at = outline.uv + (surface[0 if seen.hand else 1] * per_metre)[:, None] * outline.normal
     if sight.distance is None:
         found, strength = edges_along(sight, at, outline.normal, reach)
     else:
         found, strength = distance_at(sight, at, reach)
     good = strength > _MIN_EDGE
-    if not good.any():
-        none = np.empty(0)
-        sizes = np.empty((0, outline.grown.shape[1]))
-        return _Rows(none, np.empty((0, 6)), np.empty((0, 6)), none, sizes, none, none, len(outline))
     points, normal, local, per_metre = points[good], outline.normal[good], outline.local[good], per_metre[good]
     x, y, z = points.T
     fx, fy = evidence.K[0, 0], evidence.K[1, 1]
@@ -386,11 +401,16 @@ def _rows(
         [normal[:, 0] * fx / z, normal[:, 1] * fy / z, -(normal[:, 0] * fx * x + normal[:, 1] * fy * y) / z**2], 1
     )
     camera = np.concatenate([np.cross(points, along), along], 1)
-    turned = along @ camera_from_gripper[:3, :3]
-    tool_rows = np.concatenate([np.cross(local, turned), turned], 1)
-    sizes = np.einsum("pmi,pi->pm", outline.grown[good], turned)
+    # A link is where its joints put it: besides its surface, only the camera can be elsewhere.
+    tool, sizes, surfaces = np.zeros((len(local), 6)), np.zeros((len(local), len(evidence.hand.sizes))), [per_metre]
+    if seen.hand:
+        turned = along @ seen.camera_from_body[:3, :3]
+        tool = np.concatenate([np.cross(local, turned), turned], 1)
+        sizes = np.einsum("pmi,pi->pm", outline.grown[good], turned)
+    surfaces.insert(1 if seen.hand else 0, np.zeros(len(local)))
+    weight = strength[good] / (_SHARED_POINTS if seen.hand else _SHARED_LINK_POINTS)
     focal = normal[:, 0] * fx * x / z + normal[:, 1] * fy * y / z
-    return _Rows(found[good], camera, tool_rows, per_metre, sizes, focal, strength[good], len(outline))
+    return _Rows(found[good], camera, tool, np.stack(surfaces, 1), sizes, focal, weight, len(outline))
 
 
 def edges_along(sight: Sight, uv: FloatArray, normal: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:

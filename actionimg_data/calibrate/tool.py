@@ -97,7 +97,7 @@ def tool_or_camera(
         # The model's own error looks like a change of the tool, too.
         own = Priors().with_model_error(shape.error_m)
         floor = np.array([own.tool_rad] * 3 + [own.tool_m, own.tool_m, own.reach_m])
-        sd = np.sqrt(np.diag(found.covariance)[-7:-1] + floor**2)
+        sd = np.sqrt(np.diag(found.covariance)[6 * len(found.poses) :][:6] + floor**2)
         return ToolCheck(blame, reason, cameras, found.tool, 1645 * sd[3:], 1.645 * np.degrees(sd[:3]), checks)
 
     if not usable:

@@ -21,6 +21,12 @@ MISPLACED_SHARE: Final = 0.0016
 """And the hand as a whole was seen besides by so much of the picture's width elsewhere, one deviation along each axis:
 shapes of the hand that no size of the model makes pull all pictures alike."""
 
+LINKS_INFLATION: Final = 2.5
+"""Where outlines of an arm's links are taken along, whose meshes' and places' errors are the same in all pictures."""
+
+LINKS_MISPLACED_SHARE: Final = 0.0008
+"""And they leave the hand as a whole half as far elsewhere as it is with edges of the gripper alone."""
+
 SMALL_PX: Final = 192
 """In narrower pictures the few points of a hand slide alike: three cameras of the setting half were 9 to 140 px off by
 them (at 256), and the outline fitted none."""
@@ -36,16 +42,17 @@ DRAWS: Final = 400
 """Of errors, to tell radii."""
 
 
-def widened(covariance: FloatArray, K: FloatArray, width: int) -> FloatArray:
+def widened(covariance: FloatArray, K: FloatArray, width: int, links: bool = False) -> FloatArray:
     """The covariance of a camera's motion that equations of points and edges tell, as large as errors were.
 
     Args:
         covariance: ``(6, 6)`` or ``(7, 7)``, rotation vector (rad) first.
         K: ``(3, 3)``.
         width: Of the pictures.
+        links: Whether outlines of an arm's links were taken along.
     """
-    out = covariance * INFLATION**2
-    turn = MISPLACED_SHARE * width / np.array([K[1, 1], K[0, 0]])
+    out = covariance * (LINKS_INFLATION if links else INFLATION) ** 2
+    turn = (LINKS_MISPLACED_SHARE if links else MISPLACED_SHARE) * width / np.array([K[1, 1], K[0, 0]])
     out[[0, 1], [0, 1]] += turn**2
     return out
 

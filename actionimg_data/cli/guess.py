@@ -47,7 +47,9 @@ POOLS = ("none", "all", "auto")
     help="Where the point between the fingertips is seen (EPISODE@FRAME:X,Y for another than the first); repeat.",
 )
 @click.option(
-    "--urdf", metavar="FILE", help="Robot whose joints SOURCE has: the whole arm is used, not the hand alone."
+    "--urdf",
+    metavar="FILE",
+    help="Robot whose joints SOURCE has: the whole arm is used; of links with meshes, outlines too.",
 )
 @click.option(
     "--joints",
@@ -78,8 +80,8 @@ def guess(
     millimetres and degrees that it may be off in 90 of 100 cases, or `cannot tell` with the reason. Give the focal
     length where it is known (--intrinsics, --fov); otherwise it is estimated, with the principal point in the middle.
     Look at the cameras before they are used: --pictures, `actionimg render --cameras`. Ends with 3 where none was
-    found. With --urdf, points of every link that moves count, which finds more cameras in small pictures; meshes are
-    not needed.
+    found. With --urdf, points of every link that moves count, which finds more cameras in small pictures; where its
+    meshes are there, the outlines of its links tell the camera more exactly.
 
     \b
     actionimg calibrate guess recordings --mapping map.yaml --pool auto --out cameras.json --pictures look
@@ -268,10 +270,7 @@ def _with_arm(
     each = {r.episode: r for all_of in recorded.values() for r in all_of}
     for group in [list(each.values())] if pool == "all" else [[r] for r in each.values()]:
         placed.update((r.episode, r) for r in with_arm(group, robot, joints))
-    return {
-        view: [replace(r, bodies=placed[r.episode].bodies, arm=placed[r.episode].arm) for r in all_of]
-        for view, all_of in recorded.items()
-    }
+    return {view: [replace(placed[r.episode], view=r.view) for r in all_of] for view, all_of in recorded.items()}
 
 
 def _sheet(folder: Path, episode: str, view_name: str, view: View) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..conventions import ROTATION_TOLERANCE
 from ..errors import (
+    ActionImgError,
     AmbiguousSourceError,
     BadFileError,
     InvalidArrayError,
@@ -40,6 +41,7 @@ DEFAULT_COLOR: Color = (0.72, 0.74, 0.78)
 MAX_URDF_BYTES = 16 * 2**20
 MAX_PARTS = 65535
 _NEEDS = {"dae": "pycollada", "zae": "pycollada", "3mf": "networkx lxml", "3dxml": "networkx lxml"}
+_KINDS = ("visual", "collision")
 _NOT_MESHES = {"dxf", "svg", "xyz", "zip", "bz2", "tar.bz2", "tar.gz"}
 
 
@@ -344,6 +346,41 @@ def load_mesh(
     return mesh
 
 
+def link_meshes(path: str | Path, links: Sequence[str]) -> dict[str, trimesh.Trimesh | ActionImgError]:
+    """The meshes of a URDF's links, each in its link's frame and in metres.
+
+    Args:
+        path: URDF; meshes are looked for beside it and in package folders at or above it.
+        links: Names of those that are wanted.
+
+    Returns:
+        For each link that has geometry its visual meshes; where they cannot be read its collision meshes; where those
+        cannot either, why.
+
+    Raises:
+        SourceNotFoundError: The file does not exist.
+        BadFileError: Not XML.
+        WrongFormatError: Not a URDF.
+        UnsafeFileError: It declares a DTD or entities.
+    """
+    path = Path(path)
+    found: dict[str, trimesh.Trimesh | ActionImgError] = {}
+    if not path.is_file():
+        raise SourceNotFoundError("robot file does not exist", where=path)
+    for element in _urdf_root(path).findall("link"):
+        name = element.get("name", "")
+        for kind in _KINDS if name in links else ():
+            try:
+                pieces = _link_pieces(path, name, _geometries(element, (kind,)))
+                if pieces:
+                    parts = [(label, mesh, (0, 0, 0), None) for label, mesh in pieces]
+                    found[name] = GripperModel.from_parts(parts, f"{path}: link {name}").mesh()
+                    break
+            except ActionImgError as error:
+                found.setdefault(name, error)
+    return found
+
+
 def check_mesh(vertices: NDArray[Any], faces: NDArray[Any], where: str) -> None:
     """Refuse a mesh without faces, with vertices that are not finite, or with faces of missing vertices."""
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1:] != (3,):
@@ -426,7 +463,14 @@ def _face_colors(mesh: Any) -> FloatArray:
     visual = mesh.visual
     if visual is None or not visual.defined:
         return np.broadcast_to(np.array(DEFAULT_COLOR), (len(mesh.faces), 3)).copy()
-    colors = visual.face_colors if hasattr(visual, "face_colors") else visual.to_color().face_colors
+    if hasattr(visual, "face_colors"):
+        colors = visual.face_colors
+    elif visual.uv is None:
+        colors = visual.material.main_color
+    else:
+        visual = visual.to_color()
+        visual.mesh = mesh
+        colors = visual.face_colors
     colors = np.asarray(colors, np.float64).reshape(-1, 4)
     return np.broadcast_to(colors[:, :3] / 255, (len(mesh.faces), 3)).copy()
 
@@ -534,8 +578,13 @@ def _urdf_link(path: Path, link: str | None) -> list[tuple[str, Any]]:
             expected=" | ".join(shaped),
             found=link,
         )
+    return _link_pieces(path, link, shaped[link])
+
+
+def _link_pieces(path: Path, link: str, elements: Sequence[ElementTree.Element]) -> list[tuple[str, Any]]:
+    """Named meshes of some geometries of a link, in the link's frame."""
     pieces = []
-    for i, element in enumerate(shaped[link]):
+    for i, element in enumerate(elements):
         place = f"{path}: link {link}"
         for name, mesh in _geometry_meshes(element, path, place):
             label = element.get("name") or f"{link}{i}"
@@ -543,8 +592,8 @@ def _urdf_link(path: Path, link: str | None) -> list[tuple[str, Any]]:
     return pieces
 
 
-def _geometries(link: ElementTree.Element) -> list[ElementTree.Element]:
-    for kind in ("visual", "collision"):
+def _geometries(link: ElementTree.Element, kinds: Sequence[str] = _KINDS) -> list[ElementTree.Element]:
+    for kind in kinds:
         found = [e for e in link.findall(kind) if len(e.find("geometry") or ())]
         if found:
             return found

@@ -243,7 +243,10 @@ def _joint(element: ElementTree.Element, path: Path) -> _Joint:
     xyz = numbers(None if origin is None else origin.get("xyz"), "0 0 0")
     rpy = numbers(None if origin is None else origin.get("rpy"), "0 0 0")
     axis = numbers(None if axis_element is None else axis_element.get("xyz"), "1 0 0")
-    if np.linalg.norm(axis) == 0:
+    if kind == "fixed":
+        # Its axis means nothing, and published files of Panda arms have zeros there.
+        axis = np.array([1.0, 0, 0])
+    elif np.linalg.norm(axis) == 0:
         raise WrongFormatError("axis is zero", where=path, field=name)
     limit = element.find("limit")
     bounds = (-np.inf, np.inf)
