@@ -48,7 +48,8 @@ PRIORS: Final = Priors(
 """How far a candidate may be off, and the gripper from its model, one standard deviation."""
 
 MAX_EPISODES: Final = 8
-"""Of those that share a camera, so many are used, so that time and memory stay flat."""
+MAX_PICTURES: Final = 800
+"""Of those that share a camera so many are used, or more short ones, so that time and memory stay flat."""
 
 PAIRS: Final = 60
 HAND_PICTURES: Final = 120
@@ -157,7 +158,9 @@ def guess_camera(
                 expected=f"{width}x{height}",
                 found=f"{r.view.frames.width}x{r.view.frames.height}",
             )
-    used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, MAX_EPISODES).round().astype(int))]
+    length = max(1, int(np.median([len(r.view.frames) for r in recorded])))
+    most = max(MAX_EPISODES, MAX_PICTURES // length)
+    used = [recorded[i] for i in np.unique(np.linspace(0, len(recorded) - 1, most).round().astype(int))]
     task = _Task(
         name,
         tuple(r.episode for r in recorded),
