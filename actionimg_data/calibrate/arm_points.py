@@ -31,9 +31,6 @@ FloatArray = NDArray[np.float64]
 
 STEP_M: Final = 0.01
 POINTS: Final = 400
-MIN_SIDE: Final = 256
-"""Smaller pictures are enlarged to so many pixels before points are followed."""
-
 MAX_OBSERVED: Final = 6000
 _QUICK: Final = 2000
 _MOVES_PX: Final = 2.5
@@ -149,7 +146,7 @@ def follow(frames: FrameSource, trajectory: GripperTrajectory, bodies: Sequence[
     changes = [np.gradient(b.world_from_body[:, :3], trajectory.times, axis=0)[chosen] for b in bodies]
     rates = np.nan_to_num(np.stack(changes, 1))
     bones = tuple(b.bones[chosen] for b in bodies)
-    uv, track, picture = follow_moving(frames, trajectory, chosen, POINTS, _MOVES_PX, MIN_SIDE)
+    uv, track, picture = follow_moving(frames, trajectory, chosen, POINTS, _MOVES_PX)
     return ArmTracks(uv, track, picture, poses, rates, bones)
 
 

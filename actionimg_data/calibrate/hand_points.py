@@ -26,6 +26,9 @@ from .solve import motion, vector_of
 FloatArray = NDArray[np.float64]
 
 STEP_M: Final = 0.01
+MIN_SIDE: Final = 256
+"""Smaller pictures are enlarged to so many pixels before points are followed."""
+
 POINTS: Final = 200
 MIN_SEEN: Final = 5
 MIN_OBSERVED: Final = 250
@@ -96,7 +99,6 @@ def follow_moving(
     chosen: list[int],
     points: int,
     moves_px: float,
-    least_side: int = 1,
 ) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
     """Points on what differs from the pictures' background, followed through one episode.
 
@@ -106,7 +108,6 @@ def follow_moving(
         chosen: Pictures to follow through, in order.
         points: At most so many in a picture.
         moves_px: Points that never move so far, in pixels as followed, are left out.
-        least_side: Smaller pictures are enlarged to so many pixels before.
 
     Returns:
         Pixels ``(N, 2)`` of the pictures, and of which point and which of the chosen pictures ``(N,)`` they are.
@@ -115,7 +116,7 @@ def follow_moving(
         return np.empty((0, 2)), np.empty(0, np.intp), np.empty(0, np.intp)
     evenly = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int)).tolist()
     longer = max(frames.width, frames.height)
-    scale = min(WORKING_SIDE / longer, 1.0) if longer >= least_side else least_side / longer
+    scale = min(WORKING_SIDE / longer, 1.0) if longer >= MIN_SIDE else MIN_SIDE / longer
     size = (max(1, round(frames.width * scale)), max(1, round(frames.height * scale)))
     order = sorted({*chosen, *evenly})
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
