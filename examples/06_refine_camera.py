@@ -42,8 +42,7 @@ SIZE = 128
 EDGE = 0.3
 BLUR = (3.0, 3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0)
 MARGIN = 10
-# The demo's fingers reach a little beyond the point that its poses give.
-GRIPPER = aid.mesh.gripper_model(fingertip_reach=0.008)
+GRIPPER = aid.mesh.gripper_model()
 
 
 @dataclass

@@ -43,7 +43,7 @@ def tinted(picture: np.ndarray, overlay: aid.mesh.Overlay) -> np.ndarray:
     return shown
 
 
-def sheet(episode: aid.Episode, columns: int, size: int, mesh: aid.mesh.GripperModel | None = None) -> np.ndarray:
+def sheet(episode: aid.Episode, columns: int, size: int) -> np.ndarray:
     """The episode's calibrated views and evenly spread frames with the gripper over them, (H, W, 3) uint8."""
     frames = np.unique(np.linspace(0, len(episode) - 1, columns).astype(int))
     rows = []
@@ -53,7 +53,7 @@ def sheet(episode: aid.Episode, columns: int, size: int, mesh: aid.mesh.GripperM
         height = max(1, round(size * view.camera.height / view.camera.width))
         camera = view.camera.track(len(episode))[frames].resized(height, size)
         spec = aid.ActionImageSpec(height=height, width=size)
-        overlays = aid.mesh.render_overlay_frames(episode.trajectory[frames], camera, spec, mesh)
+        overlays = aid.mesh.render_overlay_frames(episode.trajectory[frames], camera, spec)
         pictures = view.frames.frames(frames.tolist())
         row = [
             tinted(cv2.resize(picture, (size, height), interpolation=cv2.INTER_CUBIC), overlay)
@@ -77,9 +77,7 @@ def main(argv: list[str] | None = None) -> Path:
     if options.source is None:
         with tempfile.TemporaryDirectory() as folder:
             write_rlbench_dataset(folder, 1, 40, 128)
-            # The demo's fingers reach a little beyond the point that its poses give.
-            mesh = aid.mesh.gripper_model(fingertip_reach=0.008)
-            picture = sheet(first_episode(folder, 0), options.columns, options.size, mesh)
+            picture = sheet(first_episode(folder, 0), options.columns, options.size)
     else:
         picture = sheet(first_episode(options.source, options.episode), options.columns, options.size)
     options.out.mkdir(parents=True, exist_ok=True)

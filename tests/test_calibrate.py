@@ -39,10 +39,9 @@ from actionimg_data.shards import open_dataset
 from actionimg_data.testing import write_rlbench_dataset
 
 SQUARE = np.array([[300.0, 0, 64], [0, 300, 64], [0, 0, 1]])
-SHAPE = GripperShape.parametric(fingertip_reach=0.008)
+SHAPE = GripperShape.parametric()
 FIXED = ("front", "overhead", "left_shoulder")
-WORDS = ["--gripper", "fingertip_reach=0.008"]
-CONVERT_WORDS = ["--calibration-gripper", "fingertip_reach=0.008"]
+CONVERT_WORDS = ["--calibration-gripper", "max_width=0.08"]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,9 @@ def test_true_cameras_are_ok_and_a_moving_one_cannot_be_told(episode: Episode) -
     found = check_episode(episode, SHAPE)
     assert {n: c.verdict for n, c in found.items()} == {**dict.fromkeys(FIXED, "ok"), "wrist": "cannot tell"}
     assert "moves" in found["wrist"].reason
-    assert found["front"].model == "parametric (fingertip_reach=0.008)"
+    assert found["front"].model == "parametric"
+    said = check_view(episode.views["front"], episode.grippers, GripperShape.parametric(finger_length=0.055))
+    assert (said.verdict, said.model) == ("ok", "parametric (finger_length=0.055)")
     json.dumps([c.to_json() for c in found.values()], allow_nan=False)
 
 
@@ -340,7 +341,7 @@ def test_words_that_are_no_gripper_are_refused(words: list[str], field: str) -> 
 
 
 def test_a_mesh_file_is_a_gripper(tmp_path: Path) -> None:
-    gripper_model(fingertip_reach=0.008).mesh(1.0).export(tmp_path / "hand.stl")
+    gripper_model().mesh(1.0).export(tmp_path / "hand.stl")
     shape = GripperShape.from_words([f"mesh={tmp_path / 'hand.stl'}", "model_error=2"])
     assert (shape.name, shape.error_m) == ("mesh hand.stl", 0.002)
 
@@ -354,9 +355,7 @@ def run(*words: object) -> tuple[int, str, str]:
 
 
 def test_check_prints_verdicts_and_writes_pictures(source: Path, tmp_path: Path) -> None:
-    code, text, _ = run(
-        "calibrate", "check", source, *WORDS, "--out", tmp_path / "look", "--json", "--views", "front,wrist"
-    )
+    code, text, _ = run("calibrate", "check", source, "--out", tmp_path / "look", "--json", "--views", "front,wrist")
     found = json.loads(text)
     assert code == 0
     assert {c["view"]: c["verdict"] for c in found["checks"]} == {"front": "ok", "wrist": "cannot tell"}
@@ -369,7 +368,7 @@ def test_refine_and_check_again_and_nothing_is_written_where_nothing_is_refined(
     wrong = moved(truth(episode, "front"), (0.02, -0.02, 0.01), (2.0, -2.0, 1.0))
     entry = {"K": wrong.K.tolist(), "width": 128, "height": 128, "world_from_camera": wrong.world_from_camera.tolist()}
     (tmp_path / "wrong.json").write_text(json.dumps({"cameras": {"front": entry}}))
-    given = (source, *WORDS, "--views", "front", "--cameras")
+    given = (source, "--views", "front", "--cameras")
     code, text, _ = run("calibrate", "check", *given, tmp_path / "wrong.json")
     assert (code, "off" in text) == (3, True)
     code, text, _ = run(
@@ -384,13 +383,13 @@ def test_refine_and_check_again_and_nothing_is_written_where_nothing_is_refined(
     stored = open_dataset(tmp_path / "out")[0].cameras["front"].world_from_camera[0]
     mended = json.loads((tmp_path / "mended.json").read_text())["cameras"]["front"]["world_from_camera"]
     np.testing.assert_allclose(stored, mended, atol=1e-6)
-    code, _, error = run("calibrate", "refine", source, *WORDS, "--views", "wrist", "--out", tmp_path / "none.json")
+    code, _, error = run("calibrate", "refine", source, "--views", "wrist", "--out", tmp_path / "none.json")
     assert (code, (tmp_path / "none.json").exists()) == (3, False)
     assert "no camera was refined" in error
 
 
 def test_time_says_why_it_cannot_tell(source: Path) -> None:
-    code, text, _ = run("calibrate", "time", source, *WORDS, "--views", "wrist")
+    code, text, _ = run("calibrate", "time", source, "--views", "wrist")
     assert (code, text.strip()) == (0, "cannot tell: no camera stands still")
 
 

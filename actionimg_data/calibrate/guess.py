@@ -69,6 +69,9 @@ CLEARLY_OFF: Final = 3.0
 MIN_OFF_S: Final = 0.01
 """Offsets in time of so many deviations, and of so many seconds, are said."""
 
+CLOCK_S: Final = 0.003
+"""Deviation of an offset in time that points tell, besides what the equations say: poses are told at pictures alone."""
+
 BEGUN: Final = 12
 CARRIED: Final = 3
 MIN_EDGES: Final = 0.5
@@ -201,13 +204,15 @@ def guess_camera(
     gone = max(max(p.drift) / p.scale for p in parts)
     if gone > MAX_DRIFT_SHARE * width:
         return task.cannot(f"the camera moves: what stands still is seen {gone:.1f} px elsewhere later")
-    if off is None:
+    if off is not None:
+        return _off_in_time(task, parts, off)
+    if task.marked or speeds.distinct_motions(told) >= speeds.MIN_DISTINCT:
         return _standing(task, parts)[0]
-    return _off_in_time(task, parts, off)
+    return _by_points_alone(_standing(task, parts, points_only=True)[0], "the gripper moves in too few ways")
 
 
 def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Offset) -> CameraGuess:
-    """Tried as if poses were off in time; if points do not confirm that, as they are."""
+    """Tried as if poses were off in time, and as they are: more points tell which; edges alone fit at any time."""
     there = [
         replace(
             r,
@@ -217,18 +222,35 @@ def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Of
         )
         for r in task.used
     ]
+    least = speeds.MIN_OFF_FRAMES * _frame_s(task.used)
     moved = _moves_of(there)
+    late, clock = None, None
     if sum(len(p) for p in moved) >= flow_search.MIN_PAIRS:
         tried, clock = _standing(replace(task, used=there), moved, points_only=True)
-        if clock is not None and (tried.found or tried.time_offset_s is not None):
-            total = off.seconds + clock[0]
-            if abs(total) > speeds.MIN_OFF_FRAMES * _frame_s(task.used):
-                said = _late(total, 1.645 * clock[1])
-                return replace(tried, verdict="cannot tell", reason=said, time_offset_s=total)
-    found, _ = _standing(task, parts, points_only=off.clear)
-    if found.found or not off.clear or found.time_offset_s is not None:
-        return found
+        if clock is not None and _told(tried) and abs(off.seconds + clock.seconds) > least:
+            total = off.seconds + clock.seconds
+            late = replace(tried, verdict="cannot tell", reason=_late(total, clock.interval_s), time_offset_s=total)
+            if off.clear and abs(clock.seconds) < off.interval_s:
+                return late
+    found, here = _standing(task, parts, points_only=True)
+    if late is not None and clock is not None and late.time_offset_s is not None:
+        if here is None or not _told(found) or here.support < MAX_POINT_RIVAL * clock.support:
+            return late
+        if clock.support > MAX_POINT_RIVAL * here.support and abs(late.time_offset_s - here.seconds) > least:
+            return task.cannot("points keep their place with the poses as they are, and at another time")
+    if _told(found) or not off.clear:
+        return _by_points_alone(found, "poses may be off in time")
     return replace(found, reason=_late(off.seconds, off.interval_s), time_offset_s=off.seconds)
+
+
+def _by_points_alone(found: CameraGuess, why: str) -> CameraGuess:
+    """The answer, and why edges were not asked where points did not tell."""
+    return found if _told(found) else replace(found, reason=f"{found.reason}; {why}: edges alone are not believed then")
+
+
+def _told(found: CameraGuess) -> bool:
+    """Whether points decided: a camera, or how much poses are off in time."""
+    return found.found or found.time_offset_s is not None
 
 
 def _late(seconds: float, interval_s: float) -> str:
@@ -272,7 +294,7 @@ class _Task:
 
 def _standing(
     task: _Task, parts: Sequence[flow_search.Moves], points_only: bool = False
-) -> tuple[CameraGuess, tuple[float, float] | None]:
+) -> tuple[CameraGuess, _Clock | None]:
     """The camera as one that stands still; and, where points tell, the poses' offset in time and its deviation."""
     used, shape, K, marked, keep, seed = task.used, task.shape, task.K, task.marked, task.keep, task.seed
     cannot, width, height = task.cannot, task.base["width"], task.base["height"]
@@ -358,7 +380,7 @@ def _by_points(
     middle: FloatArray,
     aspect: float,
     keep: bool,
-) -> tuple[dict[str, Any], str, tuple[float, float] | None]:
+) -> tuple[dict[str, Any], str, _Clock | None]:
     """The camera through which points of the hand keep their place, and why it must not be believed (empty if it may).
 
     The figures are empty where too few points can be followed. The last is the poses' offset in time and its deviation.
@@ -458,11 +480,12 @@ def _by_points(
         reason = f"the arm's links are not seen where the camera puts them (fit {sharp.links:.2f} < {MIN_LINKS})"
     elif not world.whole_arm and not outlined:
         reason = doubt_points(best, free, K, world.places(), world.width)
+    clock = _Clock(told.offset_s, told.offset_sd_s, value)
     if reason:
         figures["time_offset_s"] = None
     elif late and abs(told.offset_s) > speeds.MIN_OFF_FRAMES * _frame_s(world.recorded):
-        reason = _late(told.offset_s, 1.645 * told.offset_sd_s)
-    return figures, reason, (told.offset_s, told.offset_sd_s)
+        reason = _late(told.offset_s, clock.interval_s)
+    return figures, reason, clock
 
 
 def _point_fit(world: _World) -> Callable[[FloatArray, FloatArray, bool], hand_points.PointFit | None] | None:
@@ -529,6 +552,20 @@ def _in_the_hand(task: _Task) -> CameraGuess:
         return cannot(f"the whole picture moves, and {found.reason}", **figures)
     text = f"fixed to the hand: {100 * found.inliers:.0f} % of the scene's points fit, {found.residual_px:.1f} px"
     return replace(cannot(text, **figures), verdict="found")
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """By how much poses are off in time as points tell, its deviation, and how many points stand for it."""
+
+    seconds: float
+    deviation_s: float
+    support: float
+
+    @property
+    def interval_s(self) -> float:
+        """Half width of its 90 % interval; poses between pictures are known no better than `CLOCK_S`."""
+        return 1.645 * float(np.hypot(self.deviation_s, CLOCK_S))
 
 
 @dataclass(frozen=True, eq=False)

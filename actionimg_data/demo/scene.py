@@ -489,7 +489,7 @@ def _body(mesh: Any, colour: tuple[float, float, float], id: int) -> _Body:
 
 @cache
 def _gripper_body() -> _Body:
-    model = gripper_model(max_width=_MAX_JAW, fingertip_reach=0.008)
+    model = gripper_model(max_width=_MAX_JAW)
     corners = model.vertices[model.faces]
     edges = corners[:, 1:] - corners[:, :1]
     normals = np.cross(edges[:, 0], edges[:, 1])

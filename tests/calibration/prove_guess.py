@@ -139,6 +139,31 @@ def lengthened(units: Iterator[Unit], count: int) -> Iterator[Unit]:
         yield Unit(f"{name}|{count} pictures", [Recorded("long", View(None, pictures), {"": longer})], unit.truth)
 
 
+def with_another_arm(frames: Any) -> Any:
+    """Pictures with another arm, whose poses nobody recorded: this one's, mirrored, some time later."""
+    usual = np.median(frames[::4], 0)
+    other = np.roll(frames[:, :, ::-1], len(frames) // 3, 0)
+    moved = (np.abs(other - usual[:, ::-1]).max(-1) > 18)[..., None]
+    return np.where(moved, other, frames)
+
+
+def with_a_hand(frames: Any) -> Any:
+    """Pictures before which a person's hand goes about."""
+    rng, (count, height, width) = np.random.default_rng(0), frames.shape[:3]
+    side = min(height, width)
+    skin = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), side / 128)
+    skin = np.clip(np.array([205, 150, 120]) + 180 * skin[..., None], 0, 255).astype(np.uint8)
+    person = frames.copy()
+    for k in range(count):
+        at = np.array([width, height]) / 2 + 0.3 * side * np.array([np.sin(k / 9), np.cos(k / 13)])
+        mask = np.zeros((height, width), np.uint8)
+        cv2.ellipse(mask, at.astype(int).tolist(), (side // 6, side // 11), 4 * k, 0, 360, 1, -1)
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), -4 * k, 1)
+        turn[:, 2] += at - side / 2
+        person[k][mask > 0] = cv2.warpAffine(skin, turn, (width, height), borderMode=cv2.BORDER_REFLECT)[mask > 0]
+    return person
+
+
 def spoiled(units: Iterator[Unit]) -> Iterator[Unit]:
     """Cameras whose input is bad, each in several ways; the truth is that of the pictures where they have one."""
     for unit in units:
@@ -146,7 +171,6 @@ def spoiled(units: Iterator[Unit]) -> Iterator[Unit]:
         arm = one.arms[""]
         frames = np.stack(list(one.view.frames.frames(range(len(arm)))))
         count, side = len(frames), frames.shape[1]
-        usual = np.median(frames[::4], 0)
         t = np.arange(count)
 
         def made(kind: str, pictures: Any, arms: Any, unit: Unit = unit) -> Unit:
@@ -170,24 +194,8 @@ def spoiled(units: Iterator[Unit]) -> Iterator[Unit]:
         frozen = GripperTrajectory(arm.position[still], arm.quaternion_xyzw[still], arm.openness, arm.times)
         yield made("poses frozen halfway", frames, {"": frozen})
         yield made("two arms", frames, {"left": arm, "right": arm})
-        # Another arm, whose poses nobody recorded: this one's, mirrored, some time later.
-        other = np.roll(frames[:, :, ::-1], count // 3, 0)
-        moved = (np.abs(other - usual[:, ::-1]).max(-1) > 18)[..., None]
-        yield made("another arm", np.where(moved, other, frames), one.arms)
-        rng = np.random.default_rng(0)
-        skin = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2)
-        skin = np.clip(np.array([205, 150, 120]) + 180 * skin[..., None], 0, 255).astype(np.uint8)
-        person = frames.copy()
-        for k in range(count):
-            at = 0.5 * side + 0.3 * side * np.array([np.sin(k / 9), np.cos(k / 13)])
-            mask = cv2.ellipse(
-                np.zeros((side, side), np.uint8), at.astype(int).tolist(), (side // 6, side // 11), 4 * k, 0, 360, 1, -1
-            )
-            turn = cv2.getRotationMatrix2D((side / 2, side / 2), -4 * k, 1) + np.array([[0, 0, 1.0]] * 2) * (
-                at[:, None] - side / 2
-            )
-            person[k][mask > 0] = cv2.warpAffine(skin, turn, (side, side), borderMode=cv2.BORDER_REFLECT)[mask > 0]
-        yield made("a person's hand", person, one.arms)
+        yield made("another arm", with_another_arm(frames), one.arms)
+        yield made("a person's hand", with_a_hand(frames), one.arms)
         # A board before the place where the gripper mostly is.
         uv = unit.truth.project(arm.position)[0]
         low, high = np.quantile(uv, 0.02, 0) - 0.12 * side, np.quantile(uv, 0.85, 0) + 0.12 * side
