@@ -251,6 +251,32 @@ def test_poses_off_in_time_are_said_with_what_cures_it(recorded: Recorded) -> No
     assert "time_offset=-0.2" in said.reason
 
 
+def test_few_distinct_motions_say_no_offset(recorded: Recorded) -> None:
+    rng = np.random.default_rng(1)
+    times = np.arange(120) / 20
+    wave = np.stack([np.sin(w * times) for w in (1.0, 1.7, 2.3)], 1)
+    slow = np.stack([times, 0.3 * times, -times], 1) / 10 + 1e-3 * rng.normal(size=(120, 3))
+    mixing = rng.normal(size=(3, 2))
+
+    def seen(velocity: np.ndarray, late: float) -> speeds.Speeds:
+        at = np.stack([np.interp(times - late, times, v) for v in velocity.T], 1)
+        return speeds.Speeds(times, velocity @ mixing + 0.02 * rng.normal(size=(120, 2)), at)
+
+    assert speeds.distinct_motions([seen(wave, 0.0)]) > 2 * speeds.distinct_motions([seen(slow, 0.0)])
+    told = speeds.offset_of([seen(np.concatenate([wave[:, :2], rng.normal(size=(120, 1))], 1), 0.2)])
+    assert told is not None
+    assert told.clear
+    assert told.seconds == pytest.approx(-0.2, abs=told.interval_s)
+    for late in (0.0, 0.2):
+        said = speeds.offset_of([seen(slow, late)])
+        assert said is None or not said.clear
+    assert speeds.distinct_motions([]) == 0
+    short = Recorded("short", View(None, ArrayFrames(recorded.view.frames.array[:40])), {"": recorded.arms[""][:40]})  # type: ignore[attr-defined]
+    answer = guess_camera("v", [short], SHAPE, K=TRUTH.K)
+    assert answer.time_offset_s is None
+    assert answer.found or "edges alone are not believed" in answer.reason
+
+
 def drifting_points(offset: float) -> tuple[point_tracks.Bundle, np.ndarray, np.ndarray]:
     """Points of a hand that turns and goes about, followed with slips that add up; and the true camera's state."""
     rng = np.random.default_rng(4)
