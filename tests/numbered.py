@@ -48,3 +48,15 @@ def write_numbered(
                 frame.pts, frame.time_base = stamps_ms[i], MS
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def damage_in_the_middle(path: Path) -> None:
+    """Put other bytes into an H.264 video, behind what is probed on opening.
+
+    It has no checksums, but a frame's length among them is always noticed.
+    """
+    data = bytearray(path.read_bytes())
+    start, end = data.index(b"mdat") + 4, data.rindex(b"moov") - 4
+    middle = start + 5 * (end - start) // 8
+    data[middle : middle + 1000] = np.random.default_rng(5).bytes(1000)
+    path.write_bytes(bytes(data))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbered import damage_in_the_middle
 from sample_mapping import VIEWS, panda_mapping
 
 from actionimg_data.converters.folder import FolderConverter, FolderOptions
@@ -413,13 +414,7 @@ def test_a_bad_recording_is_refused_with_its_place(
 
 def test_a_video_that_is_damaged_in_the_middle_fails_when_its_pictures_are_read(log: TeleopLog, tmp_path: Path) -> None:
     mapping = write_folder(log, tmp_path / "rec")
-    data = bytearray((tmp_path / "rec" / "front.mp4").read_bytes())
-    start = data.index(b"mdat") + 4
-    # H.264 has no checksums, and one frame in fifteen makes sense of other bytes: so more than one is hit.
-    for part in (5, 6):
-        at = start + part * (data.rindex(b"moov") - start) // 8
-        data[at : at + 200] = np.random.default_rng(part).bytes(200)
-    (tmp_path / "rec" / "front.mp4").write_bytes(bytes(data))
+    damage_in_the_middle(tmp_path / "rec" / "front.mp4")
     episode = read(tmp_path / "rec", mapping)
     with pytest.raises(BadVideoError, match=r"front\.mp4"):
         list(episode.views["front"].frames.frames(range(len(episode))))

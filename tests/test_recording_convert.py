@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numbered import damage_in_the_middle
 
 from actionimg_data import engine
 from actionimg_data.converters import Converter, converter_class
@@ -133,12 +134,7 @@ def test_shards_of_every_converter_verify(log: TeleopLog, tmp_path: Path, kind: 
 def test_a_video_damaged_in_the_middle_puts_only_its_episode_into_quarantine(log: TeleopLog, tmp_path: Path) -> None:
     for name in ("a", "b"):
         mapping = write_folder(log, tmp_path / "src" / name)
-    path = tmp_path / "src" / "a" / "front.mp4"
-    data = bytearray(path.read_bytes())
-    start = data.index(b"mdat") + 4
-    middle = start + (len(data) - start) // 3
-    data[middle : middle + 400] = b"\xff" * 400
-    path.write_bytes(bytes(data))
+    damage_in_the_middle(tmp_path / "src" / "a" / "front.mp4")
     chosen = converter_class("folder")
     options = {"mapping": str(write_yaml(tmp_path / "m.yaml", mapping))}
     converter = chosen(chosen.Options.parse(options, "test"))
