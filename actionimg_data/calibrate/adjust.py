@@ -10,6 +10,7 @@ step (Cauchy's weights).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -64,6 +65,11 @@ class _Now:
     inner: FloatArray
     left: FloatArray
 
+    @cached_property
+    def sigma(self) -> float:
+        """Of a step, robustly, pixels."""
+        return max(1.4826 * float(np.median(np.abs(self.left))), 1e-3)
+
     def cost(self, middle: FloatArray, strength: FloatArray) -> float:
         """What is made small; points are held to ``middle`` with ``strength (3,)``."""
         held = float((strength * (self.points - middle) ** 2).sum()) / _LOSS_PX**2
@@ -84,9 +90,9 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
     now, damping = _at(bundle, state, 0.0, bundle.meeting(state)), 1e-3
     hold = np.zeros(8)
     for _ in range(steps):
-        middle, strength = _home(bundle, now)
-        block = _Blocks.of(bundle, now, columns)
-        hold[7] = (_sigma(now.left) / OFFSET_PRIOR_S) ** 2
+        home = _home(bundle, now)
+        block, before = _Blocks.of(bundle, now, columns), now.cost(*home)
+        hold[7] = (now.sigma / OFFSET_PRIOR_S) ** 2
         for _ in range(_TRIES):
             move, points = block.step(damping, hold[columns], hold[columns] * now.offset)
             whole = np.zeros(8)
@@ -94,17 +100,15 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
             turned = vector_of(motion(now.state[:6]) @ np.asarray(transforms.invert(motion(whole[:6]))))
             there = np.append(turned, now.state[6] + whole[6])
             new = _at(bundle, there, now.offset + whole[7], now.points + points)
-            if new.cost(middle, strength) < now.cost(middle, strength):
+            if (after := new.cost(*home)) < before:
                 break
             damping *= 10
         else:
             break
-        before, after = now.cost(middle, strength), new.cost(middle, strength)
         now, damping = new, max(damping / 5, 1e-7)
         if before - after < _ENOUGH * after:
             break
-    sigma = _sigma(now.left)
-    information = _Blocks.of(bundle, now, columns).reduced(0.0)[0] / (sigma**2 * SHARED_STEPS)
+    information = _Blocks.of(bundle, now, columns).reduced(0.0)[0] / (now.sigma**2 * SHARED_STEPS)
     if free_offset:
         information[-1, -1] += OFFSET_PRIOR_S**-2
         spread = float(np.linalg.inv(information)[-1, -1]) ** 0.5
@@ -112,18 +116,14 @@ def adjust(bundle: Bundle, state: FloatArray, free_focal: bool, free_offset: boo
         information = information[:-1, :-1] - np.outer(across, across) / information[-1, -1]
     else:
         spread = 0.0
-    return Adjusted(now.state, now.offset, spread, information, sigma)
-
-
-def _sigma(left: FloatArray) -> float:
-    return max(1.4826 * float(np.median(np.abs(left))), 1e-3)
+    return Adjusted(now.state, now.offset, spread, information, now.sigma)
 
 
 def _home(bundle: Bundle, now: _Now) -> tuple[FloatArray, FloatArray]:
     """Where points are held to, and how strongly ``(3,)``, in units of the squared steps."""
     if bundle.home is None:
         return np.zeros(3), np.zeros(3)
-    return bundle.home.middle, _sigma(now.left) ** 2 * SHARED_STEPS * bundle.home.precision(bundle.count)
+    return bundle.home.middle, now.sigma**2 * SHARED_STEPS * bundle.home.precision(bundle.count)
 
 
 def _at(bundle: Bundle, state: FloatArray, offset: float, points: FloatArray) -> _Now:

@@ -217,45 +217,48 @@ def refine_camera(
     fitted, judged = split_sights(gathered)
     K = intrinsics(first)
     told = None if with_masks else _by_points(recorded, K, [pose, given])
-    known = None if told is None else Known(told[1].information, vector_of(_between(told[1], given)))
+    known = None
+    if told is not None:
+        away = np.asarray(transforms.invert(motion(told[1].state[:6]))) @ given
+        known = Known(told[1].information, vector_of(away))
     best = solve([fitted], [given], priors, [pose], SEARCH_PX[3:], fit_sizes=not with_masks, begin=best, known=known)
     # Judged with the gripper as it was found, so that only the pose makes the difference.
     judged = [as_found(e, best) for e in judged] if not with_masks else judged
     before, after = score([judged], [given]), score([judged], best.poses)
     pose, covariance, model = best.poses[0], best.covariance[:6, :6], shape.name
-    alone = told is not None and float(after.mean()) < MIN_SCORE
-    if told is not None and alone:
+    reason = f"the gripper fits better by {float(after.mean() - before.mean()):.2f} in frames not fitted"
+    unclear = float(after.mean()) < MIN_SCORE
+    alone = told[0] if told is not None and unclear else None
+    if told is not None and alone is not None:
         precision = np.diag(np.repeat([priors.camera_rad, priors.camera_m], 3) ** -2.0)
         pose, covariance = motion(told[1].state[:6]), np.asarray(np.linalg.inv(told[1].information + precision))
+        reason = f"{alone.bundle.count} points of the hand keep their place; its outline is not seen clearly"
         after, model = score([judged], [pose]), f"points of the hand, without edges of: {shape.name}"
     if not with_masks:
         covariance = widened(covariance, K, first.width)
-    points, working = _workspace(gathered)
-    errors = radii(covariance, working, pose, points)
+    points, _ = _workspace(gathered)
+    errors = radii(covariance, K, pose, points)
     figures: dict[str, Any] = {
         "score_before": float(before.mean()),
         "score_after": float(after.mean()),
         "moved_px": overlay_px(gathered, given, pose),
         "evidence": kept,
     }
-    scale = gathered[0].scale
-    reason = ""
-    if told is None and float(after.mean()) < MIN_SCORE:
-        reason = f"no pose near the recorded one shows the gripper model (fit {after.mean():.2f} < {MIN_SCORE})"
-    reason = reason or _doubt(pose, given, priors, figures["moved_px"], errors[0])
-    if not reason and told is not None and alone:
-        reason = doubt_points(told[0], False, K, points, first.width)
-    elif not reason:
-        reason = _doubt_edges(pose, before, after, judged)
-    if reason:
-        return refused(reason, given, **figures)
+    if unclear and alone is None:
+        text = f"no pose near the recorded one shows the gripper model (fit {after.mean():.2f} < {MIN_SCORE})"
+        return refused(text, given, **figures)
+    doubt = _doubt(pose, given, priors, figures["moved_px"], errors[0])
+    if not doubt and alone is not None:
+        doubt = doubt_points(alone, False, K, points, first.width)
+    elif not doubt:
+        doubt = _doubt_edges(pose, before, after, judged)
+    if doubt:
+        return refused(doubt, given, **figures)
     return CameraFit(
         view=name,
         episodes=tuple(r.episode for r in recorded),
         accepted=True,
-        reason=f"{told[0].bundle.count} points of the hand keep their place; its outline is not seen clearly"
-        if told is not None and alone
-        else f"the gripper fits better by {float(after.mean() - before.mean()):.2f} in frames not fitted",
+        reason=reason,
         model=model,
         masks=with_masks,
         K=K,
@@ -264,7 +267,7 @@ def refine_camera(
         height=first.height,
         recorded=given,
         refined=pose,
-        overlay_px=errors[0] / scale if scale else errors[0],
+        overlay_px=errors[0],
         position_mm=errors[1],
         rotation_deg=errors[2],
         covariance=covariance,
@@ -299,11 +302,6 @@ def _by_points(
     if found is None or found.fitting < hand_points.MIN_FITTING:
         return None
     return found, adjust(found.bundle, found.state, False, free_offset=True)
-
-
-def _between(told: Adjusted, given: FloatArray) -> FloatArray:
-    """The motion ``(4, 4)`` that takes points in the given camera's frame to where they are in the one told."""
-    return np.asarray(transforms.invert(motion(told.state[:6]))) @ given
 
 
 def _search(fitted: Sequence[Evidence], given: FloatArray, priors: Priors, fit_sizes: bool) -> Solution | None:

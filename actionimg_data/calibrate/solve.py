@@ -402,15 +402,15 @@ def _rows(evidence: Evidence, sight: Sight, seen: Seen, surface: FloatArray, rea
     )
     camera = np.concatenate([np.cross(points, along), along], 1)
     # A link is where its joints put it: besides its surface, only the camera can be elsewhere.
-    tool, sizes, surfaces = np.zeros((len(local), 6)), np.zeros((len(local), len(evidence.hand.sizes))), [per_metre]
+    tool, sizes, surfaces = (np.zeros((len(local), n)) for n in (6, len(evidence.hand.sizes), 2))
+    surfaces[:, 0 if seen.hand else 1] = per_metre
     if seen.hand:
         turned = along @ seen.camera_from_body[:3, :3]
         tool = np.concatenate([np.cross(local, turned), turned], 1)
         sizes = np.einsum("pmi,pi->pm", outline.grown[good], turned)
-    surfaces.insert(1 if seen.hand else 0, np.zeros(len(local)))
     weight = strength[good] / (_SHARED_POINTS if seen.hand else _SHARED_LINK_POINTS)
     focal = normal[:, 0] * fx * x / z + normal[:, 1] * fy * y / z
-    return _Rows(found[good], camera, tool, np.stack(surfaces, 1), sizes, focal, weight, len(outline))
+    return _Rows(found[good], camera, tool, surfaces, sizes, focal, weight, len(outline))
 
 
 def edges_along(sight: Sight, uv: FloatArray, normal: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:

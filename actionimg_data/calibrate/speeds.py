@@ -137,17 +137,16 @@ def speeds(frames: FrameSource, trajectory: GripperTrajectory, on_hand: bool = F
 def frozen(parts: Sequence[Speeds]) -> tuple[float, float] | None:
     """From when to when, in seconds, poses stand still while the pictures go on moving; None where they do not."""
     for p in parts:
-        still = (np.abs(p.told) < _STILL_M_S).all(1)
+        still = np.asarray((np.abs(p.told) < _STILL_M_S).all(1))
         flow = np.linalg.norm(p.seen, axis=1)
         if still.all() or not still.any():
             continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
-        begin, end = max(edges.reshape(-1, 2).tolist(), key=lambda run: run[1] - run[0])
-        lasts = float(p.times[end - 1] - p.times[begin])
-        if lasts < FROZEN_S or end - begin < FROZEN_SHARE * len(flow):
+        run = _longest(still)
+        begin, end = float(p.times[run[0]]), float(p.times[run[-1]])
+        if end - begin < FROZEN_S or len(run) < FROZEN_SHARE * len(flow):
             continue
-        if flow[begin:end].mean() > FROZEN_MOVES * flow[~still].mean():
-            return float(p.times[begin]), float(p.times[end - 1])
+        if flow[run].mean() > FROZEN_MOVES * flow[~still].mean():
+            return begin, end
     return None
 
 
@@ -255,9 +254,9 @@ class _Rows:
         return float(energy[speed < _STILL * np.quantile(speed, 0.9)].sum() / max(energy.sum(), 1e-12))
 
 
-def _longest(known: NDArray[np.bool_]) -> range:
-    """The longest stretch of pictures whose poses are known."""
-    ends = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2)
+def _longest(holds: NDArray[np.bool_]) -> range:
+    """The longest stretch of pictures for which something holds ``(N,)``."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8))).reshape(-1, 2)
     return range(*max(ends.tolist(), key=lambda e: e[1] - e[0], default=(0, 0)))
 
 

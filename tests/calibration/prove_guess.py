@@ -37,7 +37,6 @@ from actionimg_data.video import read_frames
 
 SET_ON = ("scene_2", "scene_3", "episode_1", "episode0")
 WRONG_PX = 6.0
-FOUND_PX = 6.0
 
 
 class Unit(NamedTuple):
@@ -291,7 +290,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> list[str]:
                 if not found:
                     continue
                 told = [r for r in found if r["verdict"] == "found"]
-                wrong = [r for r in told if r["error_px"] > WRONG_PX]
+                wrong = [r for r in told if r["error_px_256"] > WRONG_PX]
                 line = f"{half}, {kind}, focal {focal}: found {len(told)} of {len(found)}, wrong {len(wrong)}"
                 if told:
                     px = np.array([r["error_px_256"] for r in told])
