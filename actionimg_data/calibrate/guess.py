@@ -453,7 +453,10 @@ def _by_points(
         "rotation_deg": errors[2],
         "focal_px": float(K[0, 0]),
         "focal_interval_px": errors[3],
-        "gripper": _differences(sharp.found, world.shape.hand) if sharp.found and outlined else (),
+        # Where meshes of the hand's own body hide the model, little tells of its sizes.
+        "gripper": _differences(sharp.found, world.shape.hand)
+        if sharp.found and outlined and not any(b.solids for r in world.recorded for b in r.bodies[:1])
+        else (),
         "evidence": tuple(gathered) if keep else (),
         "start": start,
         "model": f"points of the {world.what}, {'with' if sharp.found else 'without'} edges of: "
