@@ -212,7 +212,7 @@ def guess_camera(
         return _off_in_time(task, parts, off)
     if task.marked or speeds.distinct_motions(told) >= speeds.MIN_DISTINCT:
         return _standing(task, parts)[0]
-    return _by_points_alone(_standing(task, parts, points_only=True)[0], "the gripper moves in too few ways")
+    return _by_points_alone(_standing(task, parts, points_only=True)[0], "too few distinct motions are seen in one go")
 
 
 def _off_in_time(task: _Task, parts: Sequence[flow_search.Moves], off: speeds.Offset) -> CameraGuess:
